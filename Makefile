@@ -1,0 +1,317 @@
+# One makefile for everything; `make help` lists the targets.
+#
+#   make                    build/release/broker
+#   make SAN=asan test      the same with AddressSanitizer and UBSan, in build/asan
+#   make unit UNIT=test_line
+#
+# Everything that is made lands below build/<variant>/.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+.SUFFIXES:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := all
+
+# ---- what the user may set --------------------------------------------------------------------
+
+SAN         ?=#             asan, tsan or cov; empty is the release build
+UNIT        ?= test_*#      which unit tests, a shell pattern
+INTEGRATION ?= test_*.py#   which integration tests, a shell pattern
+PREFIX      ?= /usr/local
+DESTDIR     ?=
+sysconfdir  ?= $(PREFIX)/etc
+bindir      ?= $(PREFIX)/bin
+mandir      ?= $(PREFIX)/share/man
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+
+# ---- variants ---------------------------------------------------------------------------------
+
+VARIANT := $(or $(strip $(SAN)),release)
+BUILD   := build/$(VARIANT)
+NPROC   := $(shell nproc)
+
+ifeq ($(VARIANT),release)
+OPTIMIZE := -O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
+else ifeq ($(VARIANT),asan)
+OPTIMIZE := -O1 -fno-omit-frame-pointer
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
+else ifeq ($(VARIANT),tsan)
+OPTIMIZE := -O1 -fno-omit-frame-pointer -DWITH_TSAN
+SANITIZE := -fsanitize=thread
+else ifeq ($(VARIANT),cov)
+OPTIMIZE := -O0
+SANITIZE := --coverage
+else
+$(error SAN=$(SAN): want asan, tsan or cov, or nothing for the release build)
+endif
+
+# ---- flags ------------------------------------------------------------------------------------
+
+# Libraries the broker cannot do without, and those it uses where they are installed: each of the
+# latter defines HAVE_<NAME>.
+PACKAGES := liburing hwloc libconfuse ck
+OPTIONAL :=
+FOUND    := $(foreach p,$(OPTIONAL),$(if $(shell pkg-config --exists $(p) 2>&1 && echo yes),$(p)))
+upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
+
+# Evaluated once, and silent when something is missing: `make deps` and `make help` must work on
+# a machine that has none of it. The rule for $(BUILD)/flags complains.
+PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) $(FOUND) 2>/dev/null)
+PKG_LIBS   := $(shell pkg-config --libs $(PACKAGES) $(FOUND) 2>/dev/null)
+
+WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
+	-Wmissing-prototypes -Wvla -Wwrite-strings -Wcast-qual -Wundef -Wformat=2 -Wswitch-enum
+
+# gcc's flow analysis misfires on instrumented code; the release build has the warning.
+ifneq ($(SANITIZE),)
+MISFIRES := $(if $(findstring gcc,$(CC)),-Wno-maybe-uninitialized)
+endif
+
+# A warning stops the build only where nobody is there to read it.
+ifneq ($(filter 1 true yes,$(CI) $(WERROR)),)
+WARNINGS += -Werror
+endif
+
+# No -march: the binaries must run on every x86-64 and every aarch64.
+CPPFLAGS_ALL := -D_GNU_SOURCE -DBROKER_VERSION='"$(shell cat VERSION)"' -Iinclude \
+	$(foreach p,$(FOUND),-DHAVE_$(call upper,$(p))) $(PKG_CFLAGS) $(CPPFLAGS)
+CFLAGS_ALL   := -std=c11 -g $(OPTIMIZE) $(SANITIZE) $(WARNINGS) $(MISFIRES) \
+	-fstack-protector-strong -fPIE -pthread $(CFLAGS)
+LDFLAGS_ALL  := -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANITIZE) -pthread $(LDFLAGS)
+
+# ---- files ------------------------------------------------------------------------------------
+
+ROOMS      := base engine topic protocol broker admin
+LIB_SRCS   := $(sort $(wildcard $(ROOMS:%=src/%/*.c)))
+LOAD_SRCS  := $(sort $(wildcard bench/load/*.c))
+UNIT_SRCS  := $(sort $(wildcard tests/unit/$(strip $(UNIT)).c))
+INTEG_SRCS := $(sort $(wildcard tests/integration/$(strip $(INTEGRATION))))
+
+object    = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
+LIB      := $(BUILD)/libbroker.a
+BROKER   := $(BUILD)/broker
+LOAD     := $(if $(LOAD_SRCS),$(BUILD)/broker-load)
+UNITS    := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRCS))
+
+C_SRCS   := $(sort $(shell find src tests bench -name '*.c' 2>/dev/null))
+C_FILES  := $(C_SRCS) $(sort $(shell find include src tests bench -name '*.h' 2>/dev/null))
+SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/run \
+	tests/lint/layers)
+MAN1     := $(wildcard docs/man/*.1)
+MAN5     := $(wildcard docs/man/*.5)
+
+# ---- build ------------------------------------------------------------------------------------
+
+.PHONY: all
+all: $(BROKER) $(LOAD) ## Build the broker (and broker-load)
+
+# These two hold the compiler with its flags, and the names of the sources, and are touched only
+# when that changes: another CC or VERSION, or a file that is gone, rebuilds what it must.
+$(BUILD)/flags: NOW   = $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(LDFLAGS_ALL) $(PKG_LIBS)
+$(BUILD)/sources: NOW = $(LIB_SRCS)
+.PHONY: FORCE
+$(BUILD)/flags $(BUILD)/sources: FORCE
+	@pkg-config --print-errors --exists $(PACKAGES) || { echo "try: make deps" >&2; exit 1; }
+	mkdir -p $(@D)
+	cat >$@.new <<'END'
+	$(NOW)
+	END
+	if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	echo "  CC    $<"
+	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+# One object per source file, so that a test can put another ring.o in front of the archive and
+# the linker leaves the real one out.
+$(LIB): $(call object,$(LIB_SRCS)) $(BUILD)/sources
+	@echo "  AR    $@"
+	rm -f $@
+	$(AR) rcs $@ $(filter %.o,$^)
+
+$(BROKER): $(call object,src/main.c) $(LIB)
+	@echo "  LD    $@"
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
+
+$(BUILD)/broker-load: $(call object,$(LOAD_SRCS)) $(LIB)
+	@echo "  LD    $@"
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
+
+$(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LIB)
+	@echo "  LD    $@"
+	mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(PKG_LIBS)
+
+# Objects are kept when a pattern rule chain made them.
+.SECONDARY:
+
+-include $(patsubst %.o,%.d,$(call object,src/main.c $(LIB_SRCS) $(LOAD_SRCS) $(UNIT_SRCS)))
+
+.PHONY: run
+run: all ## Build and start the broker on config/broker.conf
+	@exec $(BROKER) -c config/broker.conf
+
+# ---- tests ------------------------------------------------------------------------------------
+
+# A sanitizer's report ends the program with a status of its own, which no test expects.
+export ASAN_OPTIONS  ?= exitcode=99:detect_stack_use_after_return=1:strict_string_checks=1
+export LSAN_OPTIONS  ?= exitcode=99
+export UBSAN_OPTIONS ?= exitcode=99:print_stacktrace=1
+export TSAN_OPTIONS  ?= exitcode=99:halt_on_error=1:second_deadlock_stack=1$(if \
+	$(wildcard tests/tsan.supp),:suppressions=$(abspath tests/tsan.supp))
+
+# gcc 12's ThreadSanitizer gives up when the kernel spreads mappings over too many random bits;
+# it needs a fixed layout, where that is allowed (a container may refuse it).
+UNDER := $(if $(filter tsan,$(VARIANT)),$(shell setarch -R true 2>/dev/null && echo setarch -R))
+
+.PHONY: test
+test: ## Run unit and integration tests of this variant
+	@$(MAKE) unit
+	$(MAKE) integration
+
+# A program that ends well without cmocka's closing line has run nothing: that is a failure too.
+.PHONY: unit
+unit: $(UNITS) ## Run the unit tests (UNIT=pattern picks some)
+	@if test -z "$(UNITS)"; then
+		echo "unit ($(VARIANT)): no tests/unit/$(strip $(UNIT)).c" >&2
+		exit 1
+	fi
+	failed=0 tests=0
+	for t in $(UNITS); do
+		echo "$${t##*/}"
+		status=0
+		timeout -k 5 120 $(UNDER) $$t >$$t.log 2>&1 || status=$$?
+		if test $$status = 0 && grep -E '^\[  PASSED  \] [0-9]+ test' $$t.log; then
+			n=$$(awk '/^\[==========\] [0-9]+ test.* run/ { n += $$2 } END { print n + 0 }' $$t.log)
+			tests=$$((tests + n))
+		else
+			cat $$t.log
+			echo "$${t##*/}: FAILED, status $$status"
+			failed=$$((failed + 1))
+		fi
+	done
+	echo "unit ($(VARIANT)): $(words $(UNITS)) programs, $$tests tests passed, $$failed programs failed"
+	test $$failed = 0
+
+.PHONY: integration
+integration: $(BROKER) $(LOAD) ## Run the integration tests (INTEGRATION=pattern picks some)
+	@if test -z "$(INTEG_SRCS)"; then
+		echo "integration ($(VARIANT)): no tests/integration/$(strip $(INTEGRATION))" >&2
+		exit 1
+	fi
+	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
+		$(UNDER) /usr/bin/python3 -m pytest -q -p no:cacheprovider $(INTEG_SRCS)
+
+# Goes on after a failure, so that one run shows all there is to mend.
+.PHONY: check
+check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
+	@logs=build/check summary= failed=0
+	rm -rf $$logs
+	mkdir -p $$logs
+	step() {
+		name=$$1 begun=$$SECONDS result=ok
+		shift
+		echo "==== $$name"
+		$(MAKE) -j$(NPROC) "$$@" 2>&1 | tee $$logs/$$name.log || { result=FAILED; failed=1; }
+		last=$$(grep -v '^make' $$logs/$$name.log | tail -n 1 || :)
+		printf -v line '%-20s %-6s %4d s  %s\n' $$name $$result $$((SECONDS - begun)) "$$last"
+		summary+=$$line
+	}
+	step lint                lint
+	step release-build       SAN= all
+	step release-unit        SAN= unit
+	step release-integration SAN= integration
+	step asan-build          SAN=asan all
+	step asan-unit           SAN=asan unit
+	step asan-integration    SAN=asan integration
+	step tsan-build          SAN=tsan all
+	step tsan-unit           SAN=tsan UNIT='test_mailbox*' unit
+	step tsan-integration    SAN=tsan INTEGRATION='test_threads*.py' integration
+	printf '\n==== summary\n%s\n' "$$summary"
+	if test $$failed = 0; then
+		echo "check: all passed in $$SECONDS s"
+	else
+		echo "check: FAILED after $$SECONDS s"
+		exit 1
+	fi
+
+# ---- house keeping ----------------------------------------------------------------------------
+
+# clang sees every source file as well: it warns about other things than gcc. cppcheck gets no
+# --library=posix,gnu: in Debian 12 these are wrong about mmap(2) and accept4(2).
+.PHONY: lint
+lint: ## Layers, format, cppcheck, clang's warnings, shellcheck
+	@tests/lint/layers --self-test
+	tests/lint/layers .
+	if test -n "$(C_SRCS)"; then
+		clang-format --dry-run -Werror $(C_FILES)
+		echo "clang-format: $(words $(C_FILES)) files are in shape"
+		mkdir -p build/lint
+		cppcheck --quiet --std=c11 --language=c -j$(NPROC) --cppcheck-build-dir=build/lint \
+			--enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
+			-D_GNU_SOURCE -D__linux__ -DBROKER_VERSION='""' -Iinclude $(C_SRCS)
+		echo "cppcheck: no complaint"
+		printf '%s\n' $(C_SRCS) | xargs -P$(NPROC) -n8 clang $(CPPFLAGS_ALL) \
+			-std=c11 $(WARNINGS) -Werror -fsyntax-only
+		echo "clang: no warning"
+	fi
+	shellcheck $(SCRIPTS)
+	echo "lint: no complaint"
+
+.PHONY: format
+format: ## Bring all C files into shape with clang-format
+	@test -z "$(C_FILES)" || clang-format -i $(C_FILES)
+
+.PHONY: deps
+deps: ## Install the Debian packages that building and testing need
+	@deploy/deps build test
+
+.PHONY: check-bare
+check-bare: ## Prove deploy/check and deploy/up on a bare Debian 12 in a chroot (root)
+	@deploy/test-bare
+
+# ---- install ----------------------------------------------------------------------------------
+
+CONFIG_DIR := $(DESTDIR)$(sysconfdir)/broker
+
+.PHONY: install
+install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
+	@install -D -m 755 -t $(DESTDIR)$(bindir) $(BROKER) $(LOAD)
+	test -z "$(MAN1)" || install -D -m 644 -t $(DESTDIR)$(mandir)/man1 $(MAN1)
+	test -z "$(MAN5)" || install -D -m 644 -t $(DESTDIR)$(mandir)/man5 $(MAN5)
+	if test -e $(CONFIG_DIR)/broker.conf; then
+		echo "kept $(CONFIG_DIR)/broker.conf"
+	else
+		install -D -m 644 -t $(CONFIG_DIR) config/broker.conf
+	fi
+
+# A configuration that somebody has changed is theirs.
+.PHONY: uninstall
+uninstall: ## Remove what install put there, but no changed configuration
+	@rm -f $(DESTDIR)$(bindir)/broker $(DESTDIR)$(bindir)/broker-load
+	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man1/%,$(MAN1))
+	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man5/%,$(MAN5))
+	if cmp -s config/broker.conf $(CONFIG_DIR)/broker.conf; then
+		rm $(CONFIG_DIR)/broker.conf
+		rmdir --ignore-fail-on-non-empty $(CONFIG_DIR)
+	elif test -e $(CONFIG_DIR)/broker.conf; then
+		echo "left $(CONFIG_DIR)/broker.conf: it was changed"
+	fi
+
+# ---- the rest ---------------------------------------------------------------------------------
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	echo
+	echo "  SAN=asan|tsan|cov picks a variant: make SAN=asan test"
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	@rm -rf build

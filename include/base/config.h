@@ -1,0 +1,133 @@
+#ifndef BASE_CONFIG_H
+#define BASE_CONFIG_H
+
+/*
+ * The configuration file as one plain structure; parsed by libconfuse. Built-in defaults equal
+ * config/broker.conf. A loaded configuration is immutable and may be read by any thread until
+ * config_free; sizes are in bytes, times in the unit of the field's name.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/span.h"
+
+enum config_placement { PLACEMENT_CORES, PLACEMENT_THREADS, PLACEMENT_NONE };
+enum config_steer { STEER_NONE, STEER_CPU };
+enum config_slow { SLOW_DISCONNECT, SLOW_SKIP };
+enum config_last_publisher { LAST_PUBLISHER_KEEP, LAST_PUBLISHER_BYE };
+
+/* Bits of config_listen.protocols. */
+enum { CONFIG_PROTOCOL_LINE = 1 << 0, CONFIG_PROTOCOL_HTTP = 1 << 1 };
+
+enum { CONFIG_REACTORS_MAX = 1024, CONFIG_REACTORS_AUTO = 0 };
+
+struct config_listen {
+	char *title;        /* "main" */
+	char *address;      /* as written: "127.0.0.1:8080", "[::]:8080", "unix:/path" */
+	unsigned protocols; /* CONFIG_PROTOCOL_* */
+};
+
+struct config_engine {
+	unsigned sq_entries;
+	unsigned batch;
+	unsigned lane_entries; /* a power of two from 2 */
+	unsigned lane_batch;
+	unsigned turn_sends;
+	unsigned spin_us;
+	unsigned linger_us;
+	unsigned recv_buffers; /* a power of two up to 32768 */
+	size_t recv_buffer_bytes;
+	unsigned sqpoll_idle_ms;
+	enum config_steer steer;
+};
+
+struct config_topic {
+	char *pattern; /* NULL: the topics section, for every topic that no other matches */
+	uint64_t history_messages;
+	size_t history_bytes;
+	uint64_t history_seconds;
+	size_t backlog_bytes;
+	uint64_t backlog_seconds;
+	enum config_slow slow;
+	enum config_last_publisher on_last_publisher;
+	uint64_t linger_seconds;
+};
+
+struct config_limits {
+	unsigned connections;
+	unsigned connections_per_ip;
+	unsigned handshake_seconds;
+	unsigned idle_seconds;
+	size_t message_bytes;
+	size_t command_bytes;
+	size_t header_bytes;
+	size_t send_buffer_bytes;
+	size_t history_total_bytes;
+	uint64_t topics;
+	uint64_t subscriptions;
+	size_t memory_bytes; /* 0: auto */
+};
+
+struct config_http {
+	char **allowed_origins;
+	size_t allowed_origins_n;
+	char **allowed_hosts;
+	size_t allowed_hosts_n;
+	unsigned heartbeat_seconds;
+	unsigned ahead;
+	unsigned wait_seconds;
+	char *objects_dir;
+	bool page;
+	bool page_local_only;
+};
+
+struct config {
+	unsigned reactors; /* CONFIG_REACTORS_AUTO: one per physical core it may use */
+	enum config_placement placement;
+	int log_level;  /* enum log_level */
+	int log_format; /* enum log_format */
+	unsigned stats_seconds;
+	unsigned drain_seconds;
+	struct config_listen *listens;
+	size_t listens_n;
+	struct config_engine engine;
+	struct config_topic topics; /* the defaults */
+	struct config_topic *topic; /* first match wins */
+	size_t topic_n;
+	struct config_limits limits;
+	struct config_http http;
+	bool sandbox;
+};
+
+/*
+ * Reads and validates a file; include() is relative to the file that includes. On success the
+ * caller owns *out. On failure (-ENOENT, -EACCES, -EINVAL, -ENOMEM ...) *out is NULL and one or
+ * more lines "file:line: key: what is wrong, what would be right" went to errors; file:line may
+ * lack the line where none can be known (a file that cannot be opened). All bad values are
+ * reported, and the first error of syntax, which ends the reading. A file that sets nothing is the
+ * defaults; one that sets anything must have a listener. One load at a time, in any thread:
+ * libconfuse's lexer is global.
+ */
+int config_load(const char *path, struct config **out, FILE *errors);
+
+/*
+ * The built-in defaults: what an empty file would give, with the listener of config/broker.conf.
+ * NULL: out of memory.
+ */
+struct config *config_defaults(void);
+void config_free(struct config *config);
+
+/* The settings for a topic of this name; never NULL, lives as long as the configuration. */
+const struct config_topic *config_topic(const struct config *config, struct span name);
+
+/*
+ * Names for what differs but cannot be changed by a reload, "reactors, engine.batch, listen", in
+ * buf, where those that do not fit are left out; "" when old and new agree on all of them.
+ */
+const char *config_restart_keys(const struct config *old_config, const struct config *new_config,
+				char *buf, size_t size);
+
+#endif

@@ -1,0 +1,25 @@
+#ifndef BASE_NAME_H
+#define BASE_NAME_H
+
+/*
+ * Topic names and the patterns that match them: 1 to 255 bytes of valid UTF-8 without spaces or
+ * control characters (C0, DEL, C1), levels separated by '.', at most 16 levels, none of them empty.
+ * In a pattern '*' alone as a level stands for exactly one level, '>' alone as the last level for
+ * one or more; both are refused anywhere in a name that is published to. Pure functions over spans;
+ * any thread.
+ */
+
+#include "base/span.h"
+
+enum { NAME_BYTES_MAX = 255, NAME_LEVELS_MAX = 16 };
+
+bool name_valid(struct span name);
+bool name_pattern_valid(struct span pattern);
+
+/* Whether a valid name is matched by a valid pattern. */
+bool name_matches(struct span pattern, struct span name);
+
+/* Whether the bytes are well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms). */
+bool utf8_valid(struct span text);
+
+#endif

@@ -1,0 +1,38 @@
+#ifndef BASE_TABLE_H
+#define BASE_TABLE_H
+
+/*
+ * Hash table from names to pointers: open addressing with linear probing, deletion by shifting back
+ * (Knuth 6.4, algorithm R), at most three quarters full. It owns neither names nor values. One
+ * thread.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/span.h"
+
+/* What is in a table begins with this. */
+struct named {
+	uint64_t hash;    /* hash_bytes of the name */
+	struct span name; /* lives as long as the entry */
+};
+
+struct table {
+	struct named **slots;
+	size_t slots_n, entries_n; /* slots_n is a power of two, or 0 */
+};
+
+/* All zero is an empty table. */
+void table_release(struct table *table);
+struct named *table_find(const struct table *table, uint64_t hash, struct span name);
+/* The name must not be there yet. -ENOMEM. */
+int table_add(struct table *table, struct named *entry);
+/* The entry must be there. */
+void table_remove(struct table *table, struct named *entry);
+/* Every entry in turn: start with *at = 0; NULL at the end. Nothing may be added or removed in
+ * between. */
+struct named *table_next(const struct table *table, size_t *at);
+
+#endif

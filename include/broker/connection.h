@@ -1,0 +1,104 @@
+#ifndef BROKER_CONNECTION_H
+#define BROKER_CONNECTION_H
+
+/*
+ * A client's connection: a socket, what it has still to say (replies, and the stream that it
+ * subscribed to), and the session that understands its bytes. The shard's thread only. An idle
+ * subscriber is this structure and struct subscription: 512 bytes together.
+ *
+ *   OPEN -> FINISHING (says what it has to say) -> LINGERING (our FIN is out, waits for theirs) ->
+ * CLOSED
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/span.h"
+#include "broker/shard.h"
+#include "engine/socket.h"
+#include "protocol/line.h"
+
+struct publisher;
+struct subscription;
+
+enum connection_state {
+	CONNECTION_OPEN,
+	CONNECTION_FINISHING,
+	CONNECTION_LINGERING,
+	CONNECTION_CLOSED
+};
+
+struct connection {
+	struct socket socket; /* first */
+	uint8_t state;        /* enum connection_state */
+	bool counted;         /* in the limits */
+	bool awaiting;        /* an answer from a home, before which it must not finish */
+	struct shard *shard;
+	struct list link;           /* the shard's connections */
+	struct list waiting;        /* the shard's paused publishers */
+	struct deadline deadline;   /* handshake, or closing */
+	char *reply, *reply_flying; /* bytes to say, and those that the kernel has */
+	uint32_t reply_len, reply_flying_len, reply_flown;
+	uint32_t input_len;
+	char *input; /* a command that is not whole yet */
+	struct publisher *publisher;
+	struct subscription *subscription;
+	const char *farewell; /* the last thing to say, or NULL */
+	struct line_decoder line;
+	enum drop_reason reason;   /* why what it does not get is dropped */
+	unsigned char address[16]; /* of the peer, where connections are counted per address */
+};
+
+void connections_init(struct shard *shard);
+/* Ends all that are left, at once; the reactor does not turn any more. */
+void connections_release(struct shard *shard);
+/* A client has been accepted; takes the fd over. */
+void connection_open(struct shard *shard, int fd);
+/* Adds to what it has to say. False: out of memory, the connection is closed. */
+bool connection_reply(struct connection *connection, struct span text);
+/* Sends what there is to send, if nothing is in flight. Its cursor, if it is ready, becomes busy.
+ */
+void connection_flush(struct connection *connection);
+/* Nothing more is wanted from the client: say what there is to say, the farewell last, and close.
+ * farewell: static text or NULL. */
+void connection_finish(struct connection *connection, const char *farewell);
+/* The client's BYE or end of file: a publisher gets its receipt, a subscriber what is its already;
+ * then the connection ends. */
+void connection_goodbye(struct connection *connection);
+/* Bad input: "ERROR <reason>" with this static text, and finish. */
+void connection_error(struct connection *connection, const char *error_line);
+/* Closes it for good if it has not finished in two seconds. */
+void connection_limit_closing(struct connection *connection);
+/* At once; what its subscription has not got is dropped for that reason. Harmless twice. */
+void connection_close(struct connection *connection, enum drop_reason reason);
+/* A home's receipt for the publisher of this connection. */
+void connection_receipt(struct shard *shard, uint32_t slot, uint32_t generation);
+/* Publishers that had to wait may go on. */
+void connections_resume(struct shard *shard);
+/* The shard drains: no more input from anybody; subscribers stay until connections_farewell. */
+void connections_stop_publishers(struct shard *shard);
+void connections_farewell(struct shard *shard);
+
+static inline struct connection *connection_of(struct socket *socket)
+{
+	return (struct connection *)(void *)socket;
+}
+
+/* ---- the line protocol's session (line_session.c) ---- */
+
+void line_session_received(struct connection *connection, struct span bytes);
+
+/* What a connection that publishes needs. */
+struct publisher {
+	struct block *carry; /* a message that is partly there, or NULL */
+	uint64_t hash;
+	unsigned home;
+	struct span name;
+	char bytes[];
+};
+
+void publisher_free(struct publisher *publisher);
+
+#define LINE_ERROR_TEXT(reason) "ERROR " reason "\r\n"
+
+#endif

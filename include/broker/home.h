@@ -1,0 +1,63 @@
+#ifndef BROKER_HOME_H
+#define BROKER_HOME_H
+
+/*
+ * A shard as the home of its topics: gives numbers, answers subscriptions, counts publishers,
+ * forgets. The shard's thread only.
+ */
+
+#include "base/span.h"
+#include "topic/letter.h"
+#include "topic/topic.h"
+
+struct block;
+struct shard;
+
+/* LETTER_SUBSCRIBE and, the same letter on its way back, LETTER_SUBSCRIBED. */
+struct subscribe_letter {
+	struct letter letter;
+	unsigned shard;            /* who asks */
+	uint32_t slot, generation; /* for which connection there */
+	uint64_t hash;
+	struct replay replay;
+	/* the answer */
+	int error; /* -ENOSPC: no room for another topic; -ENOMEM */
+	uint64_t epoch;
+	uint64_t gap;  /* as in struct replay_answer */
+	uint32_t skip; /* messages of the first block */
+	size_t blocks_n;
+	struct block **blocks; /* held for whoever has the letter */
+	struct span name;
+	char bytes[];
+};
+
+/* LETTER_UNSUBSCRIBE, LETTER_JOIN, LETTER_LEAVE, LETTER_RECEIPT, LETTER_BYE. */
+struct topic_letter {
+	struct letter letter;
+	unsigned shard;
+	bool receipt; /* LEAVE: answer when everything before it has been sequenced */
+	uint32_t slot, generation;
+	uint64_t hash;
+	struct span name;
+	char bytes[];
+};
+
+/* NULL: out of memory. */
+struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash);
+struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash);
+
+/* Sequences a block, keeps it and sends it to every interested shard; takes the block over. */
+void home_publish(struct shard *shard, struct block *block);
+/* Each takes the letter over, and answers where there is an answer. */
+void home_subscribe(struct shard *shard, struct subscribe_letter *letter);
+void home_unsubscribe(struct shard *shard, struct topic_letter *letter);
+void home_join(struct shard *shard, struct topic_letter *letter);
+void home_leave(struct shard *shard, struct topic_letter *letter);
+
+/* Forgets topics that have had no clients for long enough. */
+void home_sweep(struct shard *shard);
+/* The configuration has changed: new settings for every topic. */
+void home_configure(struct shard *shard);
+void home_release(struct shard *shard);
+
+#endif

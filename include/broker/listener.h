@@ -1,0 +1,38 @@
+#ifndef BROKER_LISTENER_H
+#define BROKER_LISTENER_H
+
+/*
+ * Where clients come in: for every listen section one SO_REUSEPORT socket per shard (socket(7)),
+ * made by the main thread before the shards start, so that a wrong address ends the start. A unix
+ * socket cannot be shared so: shard 0 has it.
+ */
+
+#include <stddef.h>
+#include <stdint.h>
+
+struct broker;
+struct config;
+struct shard;
+
+struct listener {
+	char *address;      /* as bound: with the port that the kernel chose for port 0 */
+	unsigned protocols; /* CONFIG_PROTOCOL_* */
+	int *fds;           /* by shard; -1: none there */
+	char *unix_path;    /* to be removed at the end, or NULL */
+};
+
+/* Binds everything the configuration wants. On failure -errno and a message for people in problem.
+ */
+int listeners_open(struct broker *broker, const struct config *config, char *problem, size_t size);
+void listeners_close(struct broker *broker);
+
+/* On the shard's thread: accepts from now on, and no more. */
+void listeners_start(struct shard *shard);
+void listeners_stop(struct shard *shard);
+
+/* Counts a client in, if the limits allow: NULL, or the line that refuses it. Any thread. */
+const char *listener_enter(struct broker *broker, const struct config *config,
+			   const unsigned char address[16]);
+void listener_leave(struct broker *broker, const unsigned char address[16]);
+
+#endif

@@ -1,0 +1,154 @@
+#ifndef BROKER_SHARD_H
+#define BROKER_SHARD_H
+
+/*
+ * A shard: a reactor with the topics it is home of, its interests in everybody's topics, its
+ * connections, and its mail. It belongs to its thread; what several threads share is in struct
+ * broker and says so.
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/config.h"
+#include "base/pool.h"
+#include "base/table.h"
+#include "engine/placement.h"
+#include "engine/reactor.h"
+#include "engine/socket.h"
+#include "topic/history.h"
+#include "topic/letter.h"
+
+struct block;
+struct connection;
+struct interest;
+struct listener;
+struct stream;
+struct topic;
+
+/* Why a message that was matched with a subscriber did not go out to it. */
+enum drop_reason {
+	DROP_SLOW,
+	DROP_SKIPPED,
+	DROP_CLOSED,
+	DROP_UNENCODABLE,
+	DROP_MEMORY,
+	DROP_REASONS
+};
+extern const char *const drop_reason_names[DROP_REASONS];
+
+/* One writer, the shard. matched = delivered + the sum of dropped whenever nothing is under way. */
+struct shard_counters {
+	uint64_t published; /* messages sequenced here as home */
+	uint64_t matched; /* messages times the subscribers here that they are for, replays included
+			   */
+	uint64_t delivered; /* handed to the kernel whole */
+	uint64_t dropped[DROP_REASONS];
+	uint64_t blocks_in, blocks_delivered;
+	uint64_t received_bytes, sent_bytes;
+	uint64_t accepted, refused, errors; /* connections: refused by a limit, ended by an ERROR */
+	uint64_t pauses;                    /* publishers told to wait */
+};
+
+/* Letters for one lane of one shard that have found no room yet: at most what shard_congested
+ * allows plus what one turn receives. */
+struct outbox {
+	void **letters;
+	uint32_t n, slots_n;
+	bool waiting; /* in the list of those to be flushed */
+};
+
+/* What all shards share. Read-only once they run, but for what is atomic or has a lock. */
+struct broker {
+	unsigned shards_n;
+	struct shard *shards;
+	struct placement placement;
+	struct mailbox *mailbox; /* senders: the shards, then the main thread */
+	int *ring_fds;
+	struct listener *listeners;
+	size_t listeners_n;
+	_Atomic uint32_t connections;
+	_Atomic uint64_t subscriptions;
+	_Atomic uint32_t running; /* shards that have not ended */
+	struct address_book *addresses;
+	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */
+	void (*report)(struct shard *shard, bool last);
+};
+
+struct shard {
+	unsigned id;
+	struct broker *broker;
+	const struct config *config;
+	struct reactor reactor;
+	struct sockets sockets;
+	struct shard_counters counters;
+
+	struct table topics; /* home of */
+	struct history_total history;
+	struct list *idle_topics; /* topics without clients, oldest first: one list per topic
+				     setting of the config */
+	struct table interests;
+	struct list dirty;  /* streams with cursors that want a send */
+	struct list active; /* streams that hold chunks */
+
+	struct pool connection_pool, subscription_pool;
+	struct list connections;
+	uint32_t connections_n, subscriptions_n;
+	uint32_t refused_n; /* connections that are being told why they are refused */
+	struct list paused; /* publishers that wait for an outbox to empty */
+
+	struct outbox *outboxes[LANES]; /* by shard */
+	unsigned *mail_for[LANES];      /* shards whose outbox holds something */
+	unsigned mail_for_n[LANES];
+	uint64_t free_letters; /* in all outboxes of LANE_FREE */
+
+	struct deadline_class handshake, closing, idle, backlog, sweep, stats_class, accept, drain;
+	struct deadline backlog_deadline, sweep_deadline, stats_deadline, accept_deadline,
+		drain_deadline;
+
+	uint64_t accept_waiting; /* bit per listener (modulo 64): not armed for want of file
+				    descriptors */
+	bool draining;
+	bool marked[LANES];    /* said in every lane that nothing more will come */
+	unsigned marks[LANES]; /* heard */
+	struct stats *stats;   /* admin/stats.c */
+};
+
+/* To be called on the shard's own, bound thread: makes its ring. -errno as ring_new. */
+int shard_init(struct shard *shard, struct broker *broker, unsigned id,
+	       const struct config *config);
+/* Turns until it has drained. */
+void shard_run(struct shard *shard);
+/* After every shard has ended. */
+void shard_release(struct shard *shard);
+
+/* The home of a topic. */
+unsigned shard_home(const struct shard *shard, uint64_t hash);
+
+/* Sends a letter: it is handed over at the end of the turn. */
+void shard_post(struct shard *shard, unsigned to, enum mailbox_lane lane, struct letter *letter);
+/* Whether publishers of topics with that home must wait. */
+bool shard_congested(const struct shard *shard, unsigned home);
+
+/* A block of new messages on its way to its home; takes the block over. */
+void shard_publish(struct shard *shard, struct block *block);
+/* A stream has ready cursors: it will be served at the end of the turn. */
+void shard_dirty(struct shard *shard, struct stream *stream);
+/* A stream holds chunks: see to it that it rests when nothing comes. */
+void shard_active(struct shard *shard, struct stream *stream);
+
+/* LETTER_RELOAD: the last shard to read it frees what was before. */
+struct reload_letter {
+	struct letter letter;
+	const struct config *config;
+	struct reload {
+		_Atomic unsigned left;
+		struct config *before;
+	} * reload;
+};
+
+/* Frees a letter of any kind that nobody will read any more, with what it holds. */
+void letter_discard(struct letter *letter);
+
+#endif

@@ -1,0 +1,56 @@
+#ifndef BROKER_SUBSCRIPTION_H
+#define BROKER_SUBSCRIPTION_H
+
+/*
+ * What ties a connection to a topic: a cursor in one of the streams of this shard's interest. The
+ * shard's thread only.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "broker/shard.h"
+#include "topic/stream.h"
+#include "topic/topic.h"
+
+struct connection;
+struct subscribe_letter;
+struct topic_letter;
+
+struct subscription {
+	struct cursor cursor;
+	struct connection *connection;
+	struct interest *interest;
+	struct stream *stream; /* NULL: the home has not answered yet */
+	bool in_flight;        /* the connection's send carries bytes of it */
+	bool skip;             /* to be let go as soon as its send has ended */
+	bool leave;            /* to leave as soon as the home has answered */
+};
+
+/* Asks for a topic; the OK, and what was asked for of the past, follow when the home has answered.
+ * -ENOMEM, -ENOSPC (limit). */
+int subscription_new(struct connection *connection, struct span name, const struct replay *replay);
+/* The home's answer; takes the letter over. */
+void subscription_answered(struct shard *shard, struct subscribe_letter *letter);
+/* Nothing more for it from now on; what is its already it still gets. True: it has all that. */
+bool subscription_leave(struct subscription *subscription);
+/* Whether it has got everything it will ever get. */
+bool subscription_done(const struct subscription *subscription);
+/* Its send ended: so many bytes of it went. */
+void subscription_sent(struct subscription *subscription, size_t bytes);
+/* Ends it; nothing of it may be in flight. Messages it has not got are dropped for this reason. */
+void subscription_free(struct subscription *subscription, enum drop_reason reason);
+
+/* A sequenced block for this shard's subscribers; takes the block over. */
+void subscriptions_deliver(struct shard *shard, struct block *block);
+/* The last publisher of a topic that says goodbye has left; takes the letter over. */
+void subscriptions_bye(struct shard *shard, struct topic_letter *letter);
+/* Deals with those who have been behind too long in any stream that holds chunks, and lets streams
+ * rest. Returns whether any still holds some. */
+bool subscriptions_bound_time(struct shard *shard);
+/* New settings for every interest. */
+void subscriptions_configure(struct shard *shard);
+/* Frees the interests that are left when all connections are gone. */
+void subscriptions_release(struct shard *shard);
+
+#endif

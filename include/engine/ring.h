@@ -1,0 +1,117 @@
+#ifndef ENGINE_RING_H
+#define ENGINE_RING_H
+
+/*
+ * The seam for I/O: one io_uring (io_uring(7)) with its provided receive buffers, and the few plain
+ * system calls that a running reactor makes on sockets. A test links another implementation of this
+ * header in place of ring.c. Everything but ring_wake_from and ring_explain belongs to the thread
+ * that called ring_new (IORING_SETUP_SINGLE_ISSUER).
+ *
+ * Requests are queued and go to the kernel with the next ring_submit or ring_enter; each carries a
+ * user_data that comes back with its completion. Memory given to a send or receive stays untouched
+ * until that completion.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+enum { RING_SPANS_MAX = 16 }; /* most spans in one send */
+
+struct ring_params {
+	unsigned sq_entries;
+	unsigned batch;        /* requests queued before ring_send submits them by itself */
+	unsigned recv_buffers; /* a power of two */
+	size_t recv_buffer_bytes;
+	unsigned sqpoll_idle_ms; /* 0: no kernel submission thread */
+};
+
+struct completion {
+	uint64_t user_data;
+	int result;       /* -errno, or what the request's man page says */
+	bool more;        /* the request stays armed and will complete again */
+	const char *data; /* received bytes; valid until the callback returns; NULL for all but
+			     ring_recv */
+};
+
+typedef void ring_complete(void *context, const struct completion *completion);
+
+struct ring_counts {
+	uint64_t enters;       /* system calls */
+	uint64_t submitted;    /* requests */
+	uint64_t overflows;    /* sightings of a completion queue that overflowed: a bug each */
+	uint64_t no_buffers;   /* receives that found no buffer */
+	uint64_t enter_errors; /* io_uring_enter failed for a reason that passes (EINTR, EAGAIN,
+				  EBUSY) */
+};
+
+struct ring;
+
+/*
+ * Makes a ring with what this kernel has, probing flag by flag; halves sq_entries while the kernel
+ * says ENOMEM. -errno: -ENOSYS, -EPERM, -ENOMEM and others as io_uring_setup(2) and ring_explain
+ * have them.
+ */
+int ring_new(const struct ring_params *params, struct ring **out);
+void ring_free(struct ring *ring);
+
+/* What the ring runs with, for the log: "single_issuer defer_taskrun ..., sq 4096, cq 16384". */
+const char *ring_describe(const struct ring *ring);
+const struct ring_counts *ring_counts(const struct ring *ring);
+int ring_fd(const struct ring *ring);
+
+/* Why the kernel refused a ring and what cures it, one sentence. Any thread. */
+void ring_explain(int error, char *buf, size_t size);
+
+/* Accepts from a listener until it says so: one completion per connection, result is its fd. */
+void ring_accept(struct ring *ring, int fd, uint64_t user_data);
+/* Receives into the ring's own buffers until it says so: one completion per buffer; 0 is end of
+ * file, -ENOBUFS out of buffers. */
+void ring_recv(struct ring *ring, int fd, uint64_t user_data);
+/* Receives once, into the caller's memory. */
+void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t user_data);
+/*
+ * Sends spans as one; the kernel retries short sends by itself (MSG_WAITALL), yet the result may be
+ * less than the whole. The array may go at once, what it points to not before the completion. Fewer
+ * spans than given may be taken: a short send.
+ */
+void ring_send(struct ring *ring, int fd, const struct iovec *spans, unsigned spans_n,
+	       uint64_t user_data);
+/* Cancels the request with this user_data; the cancelled one completes with -ECANCELED or as it
+ * was. */
+void ring_cancel(struct ring *ring, uint64_t target, uint64_t user_data);
+/* Cancels everything armed on the fd. */
+void ring_cancel_fd(struct ring *ring, int fd, uint64_t user_data);
+/* Completes every period (-ETIME); without `more` it must be armed again. */
+void ring_tick(struct ring *ring, uint64_t period_ns, uint64_t user_data);
+void ring_tick_stop(struct ring *ring, uint64_t tick, uint64_t user_data);
+/* Makes a completion with this user_data appear in another ring (MSG_RING). */
+void ring_wake(struct ring *ring, int target_ring_fd, uint64_t user_data);
+
+/* Hands what is queued to the kernel without waiting or collecting. Returns how many requests. */
+unsigned ring_submit(struct ring *ring);
+/*
+ * Hands over what is queued and runs deferred work; with wait, sleeps until there is a completion
+ * (or, with linger_us, up to that long for more than one). Skips the system call when there is
+ * nothing it could do.
+ */
+void ring_enter(struct ring *ring, bool wait, unsigned linger_us);
+/* Calls back for at most max completions, in order; buffers go back to the kernel as each callback
+ * returns. Returns how many. */
+unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, void *context);
+/* Whether a completion is there or one would be after ring_enter without waiting. No system call.
+ */
+bool ring_ready(const struct ring *ring);
+/* Requests queued and not yet handed over. */
+unsigned ring_queued(const struct ring *ring);
+
+/* Plain system calls on sockets, here because tests simulate them too. */
+void ring_shutdown(struct ring *ring, int fd, int how);
+void ring_close(struct ring *ring, int fd);
+/* One attempt without waiting: bytes sent or -errno. */
+int ring_send_now(struct ring *ring, int fd, const void *data, size_t len);
+/* The peer's address as 16 bytes (IPv4 mapped), or all zero where it has none. */
+void ring_peer(struct ring *ring, int fd, unsigned char address[16]);
+
+#endif

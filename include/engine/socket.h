@@ -1,0 +1,92 @@
+#ifndef ENGINE_SOCKET_H
+#define ENGINE_SOCKET_H
+
+/*
+ * A connected socket on a reactor: receives into the ring's buffers, at most one send in flight,
+ * and a close that waits until the kernel holds nothing of it any more: shutdown(2), cancel, count
+ * down, close(2), next generation. The owner embeds struct socket as the first member of its own
+ * connection. The reactor's thread only.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "engine/reactor.h"
+
+struct socket {
+	int fd;
+	uint32_t slot;
+	uint8_t in_flight; /* requests that will complete */
+	bool recv_armed;
+	bool recv_into; /* the armed one receives into the owner's memory */
+	bool sending;
+	bool paused; /* the owner wants nothing received for now */
+	bool ended;  /* the peer's end of file, or an error, was received */
+	bool closing;
+	uint64_t sent_ns; /* when the last send was queued */
+	struct list link; /* starved, or to be closed */
+};
+
+struct sockets;
+
+/* The owner's part; none of them is called from within a call of the owner's. */
+struct socket_events {
+	/* len > 0: bytes, valid until it returns (into the owner's memory: data is that memory).
+	 * len 0: end of file, or error (-errno). */
+	void (*received)(struct socket *socket, const char *data, size_t len, int error);
+	/* A send ended: how many of its bytes went, or -errno. */
+	void (*sent)(struct socket *socket, int result);
+	/* The fd is closed, nothing is in flight: the memory is the owner's again. */
+	void (*closed)(struct socket *socket);
+};
+
+struct sockets {
+	struct reactor *reactor;
+	const struct socket_events *events;
+	struct socket_slot {
+		struct socket *socket;
+		uint32_t generation;
+		uint32_t next_free;
+	} * slots;
+	uint32_t slots_n, slots_max, free, open;
+	struct list starved; /* found no receive buffer: first come, first armed again */
+	struct list dying;   /* closing with nothing in flight */
+	uint64_t sends;
+	struct histogram send_gap; /* ns between two sends of a socket */
+};
+
+#define SOCKET_NO_SLOT UINT32_MAX
+
+/* Takes the OP_SOCKET_* handlers of the reactor. */
+int sockets_init(struct sockets *sockets, struct reactor *reactor,
+		 const struct socket_events *events, uint32_t max);
+/* All sockets must be closed. */
+void sockets_release(struct sockets *sockets);
+/* To be called once in every turn, in flush: arms the starved again and ends the dying. Returns
+ * whether it did anything. */
+bool sockets_flush(struct sockets *sockets);
+
+/* Takes over the fd (connected, blocking mode); -ENOMEM, -EMFILE (max reached): the caller still
+ * owns it. */
+int socket_open(struct sockets *sockets, struct socket *socket, int fd);
+/* Receives until told otherwise. */
+void socket_receive(struct sockets *sockets, struct socket *socket);
+/* The next receive goes into the owner's memory, once, when nothing is armed; see socket_pause. */
+void socket_receive_into(struct sockets *sockets, struct socket *socket, void *buf, size_t len);
+/* Stops receiving; what the kernel already took out of the socket is still handed over. */
+void socket_pause(struct sockets *sockets, struct socket *socket);
+/* Sends the spans; what they point to stays until `sent`. Not while another send is in flight. */
+void socket_send(struct sockets *sockets, struct socket *socket, const struct iovec *spans,
+		 unsigned spans_n);
+/* Ends the send in flight, if there is one: `sent` tells how far it came. */
+void socket_cancel_send(struct sockets *sockets, struct socket *socket);
+/* Closes, now or when nothing is in flight any more; `received` is not called again, `sent` is for
+ * what is in flight. Calling it twice is harmless. */
+void socket_close(struct sockets *sockets, struct socket *socket);
+/* The socket of a slot if its generation is still this one; NULL otherwise. */
+struct socket *socket_at(struct sockets *sockets, uint32_t slot, uint32_t generation);
+uint32_t socket_generation(const struct sockets *sockets, const struct socket *socket);
+
+#endif

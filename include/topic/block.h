@@ -1,0 +1,68 @@
+#ifndef TOPIC_BLOCK_H
+#define TOPIC_BLOCK_H
+
+/*
+ * A block: messages of one topic that came in together, with the topic's name, in one allocation.
+ * It grows while one connection receives into it, is stamped once by the topic's home, and is
+ * immutable from then on. It is shared between shards by an atomic count of holders: whoever holds
+ * one may read it from any thread and lets go with block_unref.
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "base/span.h"
+#include "base/wire.h"
+#include "topic/letter.h"
+
+struct block {
+	struct letter letter;
+	_Atomic uint32_t holders;
+	uint32_t messages;
+	uint8_t name_len;
+	bool lines;          /* the body is messages each followed by CRLF */
+	uint64_t hash;       /* of the name */
+	uint64_t epoch, seq; /* stamped by the home: seq is that of the first message */
+	uint64_t stamped_ns;
+	size_t len, capacity; /* of the body */
+	struct list age;      /* the home's: all history of a shard, oldest first */
+	char bytes[];         /* name, then body */
+};
+
+/* An empty block for a topic with room for a body of this many bytes; the caller holds it. NULL:
+ * out of memory. */
+struct block *block_new(struct span name, uint64_t hash, size_t capacity);
+/* Room for len more bytes, before it is published; the block may move. NULL: out of memory, the old
+ * one is as it was. */
+struct block *block_reserve(struct block *block, size_t len);
+
+static inline struct span block_name(const struct block *b)
+{
+	return (struct span){ b->bytes, b->name_len };
+}
+
+static inline char *block_body(struct block *b)
+{
+	return b->bytes + b->name_len;
+}
+
+/* Its messages from the skip-th on (0: all) as a run. */
+struct run block_run(const struct block *block, uint32_t skip);
+
+/* What it takes in memory. */
+static inline size_t block_bytes(const struct block *b)
+{
+	return sizeof(*b) + b->name_len + b->capacity;
+}
+
+static inline void block_ref(struct block *b, uint32_t n)
+{
+	atomic_fetch_add_explicit(&b->holders, n, memory_order_relaxed);
+}
+
+void block_unref(struct block *block);
+
+#endif

@@ -1,0 +1,42 @@
+#ifndef TOPIC_INTEREST_H
+#define TOPIC_INTEREST_H
+
+/*
+ * A shard's interest in a topic: the local half of a subscription, with one stream for each wire
+ * format that somebody here has asked for. It is asked for at the topic's home once; from the
+ * home's answer on, every block of the topic comes to this shard. The shard's thread only.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/table.h"
+#include "base/wire.h"
+
+struct config_topic;
+struct stream;
+
+enum { INTEREST_FORMATS = 4 };
+
+struct interest {
+	struct named named; /* first: it is in the shard's table */
+	const struct config_topic *settings;
+	unsigned home;        /* shard */
+	bool live;            /* the home has answered: blocks that come are for us */
+	uint32_t subscribers; /* here, those that wait for an answer included */
+	uint32_t unanswered;  /* letters under way to the home and back */
+	struct stream *streams[INTEREST_FORMATS]; /* by format; made at need */
+	char name[];
+};
+
+/* NULL: out of memory. */
+struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
+			      const struct config_topic *settings);
+/* Its streams must have no cursors. */
+void interest_free(struct interest *interest);
+
+/* The stream of this format; made if it is not there. NULL: out of memory. */
+struct stream *interest_stream(struct interest *interest, unsigned index,
+			       const struct wire_format *format);
+
+#endif

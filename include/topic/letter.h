@@ -1,0 +1,30 @@
+#ifndef TOPIC_LETTER_H
+#define TOPIC_LETTER_H
+
+/*
+ * What shards tell each other about topics. Every letter begins with its kind; a block is its own
+ * letter, so that the hot path allocates none.
+ */
+
+#include <stdint.h>
+
+enum letter_kind {
+	LETTER_BLOCK,     /* a block: to be sequenced (gated lane) or to be delivered (free lane) */
+	LETTER_SUBSCRIBE, /* shard -> home: a subscriber wants the topic, perhaps its past */
+	LETTER_SUBSCRIBED,  /* home -> shard: the same letter, answered */
+	LETTER_UNSUBSCRIBE, /* shard -> home: the last local subscriber has left */
+	LETTER_JOIN,        /* shard -> home, gated lane: a publisher begins */
+	LETTER_LEAVE,   /* shard -> home, gated lane: a publisher has ended, after all its blocks */
+	LETTER_RECEIPT, /* home -> shard: the same letter, answered: everything before it is
+			   sequenced */
+	LETTER_BYE,     /* home -> shard: the last publisher has left and the topic says goodbye */
+	LETTER_DRAINED, /* shard -> shard: nothing more will come in this lane */
+	LETTER_DRAIN,   /* main -> shard: stop taking, deliver, end */
+	LETTER_RELOAD,  /* main -> shard: another configuration */
+};
+
+struct letter {
+	enum letter_kind kind;
+};
+
+#endif

@@ -1,0 +1,123 @@
+#ifndef TOPIC_STREAM_H
+#define TOPIC_STREAM_H
+
+/*
+ * A stream: one topic's messages on one shard in one wire format, encoded once into an append-only
+ * chain of chunks. A subscriber is a cursor into it. Appending touches no cursor; a cursor is
+ * touched when something is sent for it and when that send has ended.
+ *
+ * Lists of cursors: `idle` stand at the head; `ready` are behind and want a send; `busy` have one
+ * in flight or cannot send now. Chunks live as long as somebody needs them: the stream its head, a
+ * cursor the chunk it stands in, a chunk the one after it. So a slow cursor holds the backlog up
+ * until its owner removes it, or lets it skip ahead.
+ *
+ * A replay is a chain of the same chunks, made from history, whose last link leads into the live
+ * chain. Positions and counts run on through it. One thread, no I/O: the owner turns gathered spans
+ * into sends.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "base/list.h"
+#include "base/wire.h"
+
+struct block;
+struct chunk;
+
+struct cursor {
+	struct list link;
+	struct chunk *chunk;
+	uint64_t pos;        /* next byte to send, within its chunk's numbering */
+	uint64_t counted;    /* messages delivered to it, in the stream's numbering */
+	uint64_t goal_count; /* what `counted` will be when the send in flight has all gone */
+	size_t goal_bytes;
+	struct chunk *last; /* leaving: ends at the end of this chunk; NULL: stays */
+	uint64_t last_count;
+};
+
+struct stream {
+	const struct wire_format *format;
+	struct chunk *head;  /* written; NULL while idle */
+	struct chunk *tail;  /* oldest of the live chain */
+	uint64_t pos, count; /* of the head: bytes and messages so far, from an arbitrary start */
+	size_t bytes;        /* in chunks from tail to head: the backlog */
+	size_t next_capacity;
+	uint32_t cursors; /* all but the leaving: what is appended is for them */
+	struct list idle, ready, busy;
+	struct list dirty;  /* link: the owner's list of streams with ready cursors */
+	struct list active; /* link: the owner's list of streams that hold chunks */
+	uint64_t appended_ns;
+	void *owner;              /* what the owner wants to find again from here */
+	uint64_t rewinds, chunks; /* counts, for statistics */
+};
+
+void stream_init(struct stream *stream, const struct wire_format *format);
+/* No cursor may be left. */
+void stream_release(struct stream *stream);
+
+/*
+ * Encodes a block's messages behind the head, for all cursors that do not leave. Payloads of
+ * STREAM_REFERENCE_BYTES and more are referenced (and held), not copied. All idle cursors become
+ * ready. False: this format cannot carry it, or out of memory (*error -ENOMEM).
+ */
+enum {
+	STREAM_REFERENCE_BYTES = 16 << 10,
+	STREAM_SEND_BYTES = 256 << 10,
+	STREAM_SEND_PIECE_BYTES = 1 << 20
+};
+bool stream_append(struct stream *stream, struct block *block, uint64_t now_ns, int *error);
+
+/* A new cursor at the head, idle. */
+int stream_join(struct stream *stream, struct cursor *cursor);
+/*
+ * A new cursor that gets these blocks first, the first of them without its first `skip` messages,
+ * then what is live. It is ready. *messages is how many of them the format can carry, *unencodable
+ * of the others. -ENOMEM: nothing happened.
+ */
+int stream_join_replay(struct stream *stream, struct cursor *cursor, struct block *const *blocks,
+		       size_t blocks_n, uint32_t skip, uint64_t *messages, uint64_t *unencodable);
+/* Nothing appended from now on is for this cursor; it ends where the head is now. An idle one
+ * becomes busy: it is at its end. */
+void stream_leave(struct stream *stream, struct cursor *cursor);
+/* Takes the cursor out; nothing may be in flight for it. Returns how many messages it did not get.
+ */
+uint64_t stream_remove(struct stream *stream, struct cursor *cursor);
+
+/* Whether it stands where there is nothing more for it (now, or for a leaving one ever). */
+bool stream_at_end(const struct stream *stream, const struct cursor *cursor);
+/*
+ * The next bytes for this cursor as at most max spans, 256 KiB or one piece of a large message up
+ * to 1 MiB, with memory that stays until stream_sent. 0: it is at the end. The cursor becomes busy.
+ */
+unsigned stream_gather(struct stream *stream, struct cursor *cursor, struct iovec *spans,
+		       unsigned max);
+/* So many of the gathered bytes went out. Returns how many messages that completes. The cursor
+ * becomes ready, idle, or, at its very end, stays busy. *skipped: how many it has missed by
+ * skipping, if it did. */
+uint64_t stream_sent(struct stream *stream, struct cursor *cursor, size_t bytes, uint64_t *skipped);
+/* A cursor that cannot send now (its connection is busy with something else) and one that can
+ * again. */
+void stream_hold(struct stream *stream, struct cursor *cursor);
+void stream_unhold(struct stream *stream, struct cursor *cursor);
+
+/* The position below which a cursor holds up more than bytes_max of backlog; 0: nobody does. */
+uint64_t stream_floor(const struct stream *stream, size_t bytes_max);
+/* Since when the oldest data that a ready or busy cursor lacks has been waiting for sure, in ns; 0:
+ * not known to wait. */
+uint64_t cursor_behind_since(const struct cursor *cursor);
+/* Whether it has been let go and is still at the rest of its message. */
+bool cursor_detached(const struct cursor *cursor);
+/*
+ * Lets a cursor with nothing in flight go: it keeps a copy of what is left of the message it is in
+ * the middle of, and goes on at the head after that; what it misses is told by stream_sent (or, at
+ * a message's end, at once: returned). -ENOMEM in *error: nothing happened.
+ */
+uint64_t stream_skip(struct stream *stream, struct cursor *cursor, int *error);
+/* When every cursor stands at the head, gives back all chunks. Returns whether the stream holds
+ * none now. */
+bool stream_rest(struct stream *stream);
+
+#endif

@@ -1,0 +1,69 @@
+#ifndef TOPIC_TOPIC_H
+#define TOPIC_TOPIC_H
+
+/*
+ * A topic at its home shard: the one who gives numbers, keeps the past and knows which shards have
+ * subscribers and how many publishers there are. The home shard's thread only.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/table.h"
+#include "topic/block.h"
+#include "topic/history.h"
+
+struct config_topic;
+
+struct topic {
+	struct named named; /* first: it is in the shard's table */
+	const struct config_topic *settings;
+	struct history_limits limits;
+	uint64_t epoch, seq; /* of the newest message; 0: none yet */
+	uint64_t *shards;    /* bit per interested shard */
+	uint32_t shards_n;   /* interested */
+	uint32_t publishers;
+	struct history history;
+	struct list
+		link; /* forgotten after a while without clients: the shard's list, by idle_ns */
+	uint64_t idle_ns; /* since when there have been no clients; 0: there are some */
+	char name[];
+};
+
+/* NULL: out of memory. */
+struct topic *topic_new(struct span name, uint64_t hash, unsigned shards,
+			const struct config_topic *settings);
+void topic_free(struct topic *topic, struct history_total *total);
+/* Other settings from now on. */
+void topic_configure(struct topic *topic, const struct config_topic *settings);
+
+/* Gives the block its numbers and keeps it as history. */
+void topic_sequence(struct topic *topic, struct block *block, struct history_total *total,
+		    uint64_t now_ns);
+
+void topic_add_shard(struct topic *topic, unsigned shard);
+void topic_remove_shard(struct topic *topic, unsigned shard);
+bool topic_has_shard(const struct topic *topic, unsigned shard);
+
+/* What of the past a subscriber wants. */
+enum replay_kind { REPLAY_NONE, REPLAY_FROM, REPLAY_LAST };
+
+struct replay {
+	enum replay_kind kind;
+	uint64_t epoch; /* FROM */
+	uint64_t n;     /* FROM: after this number; LAST: so many */
+};
+
+/* What it gets: blocks of the history from `first` on, the first of them without its first `skip`
+ * messages. */
+struct replay_answer {
+	uint64_t epoch;
+	uint64_t gap; /* number of the oldest message left, if what was asked for is not whole; 0:
+			 it is */
+	uint32_t first, skip;
+	uint64_t messages; /* how many that makes */
+};
+
+struct replay_answer topic_replay(const struct topic *topic, const struct replay *wanted);
+
+#endif

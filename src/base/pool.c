@@ -1,0 +1,73 @@
+#include "base/pool.h"
+
+#include <stdlib.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define POISON(p, n) __asan_poison_memory_region((p), (n))
+#define UNPOISON(p, n) __asan_unpoison_memory_region((p), (n))
+#else
+#define POISON(p, n) ((void)(p), (void)(n))
+#define UNPOISON(p, n) ((void)(p), (void)(n))
+#endif
+
+enum { SLAB_BYTES = 64 << 10, SLAB_HEADER_BYTES = 16 };
+
+void pool_init(struct pool *pool, size_t object_bytes)
+{
+	*pool = (struct pool){ .object_bytes = (object_bytes + 15) & ~(size_t)15 };
+}
+
+void pool_release(struct pool *pool)
+{
+	while (pool->slabs != NULL) {
+		void *slab = pool->slabs;
+
+		pool->slabs = *(void **)slab;
+		free(slab);
+	}
+	pool_init(pool, pool->object_bytes);
+}
+
+static int add_slab(struct pool *pool)
+{
+	size_t n = (SLAB_BYTES - SLAB_HEADER_BYTES) / pool->object_bytes;
+	void **slab;
+
+	if (n == 0)
+		n = 1;
+	slab = malloc(SLAB_HEADER_BYTES + n * pool->object_bytes);
+	if (slab == NULL)
+		return -1;
+	*slab = pool->slabs;
+	pool->slabs = slab;
+	pool->fresh = (char *)slab + SLAB_HEADER_BYTES;
+	pool->fresh_n = n;
+	POISON(pool->fresh, n * pool->object_bytes);
+	return 0;
+}
+
+void *pool_take(struct pool *pool)
+{
+	void *object = pool->free;
+
+	if (object != NULL) {
+		UNPOISON(object, pool->object_bytes);
+		pool->free = *(void **)object;
+		return object;
+	}
+	if (pool->fresh_n == 0 && add_slab(pool) != 0)
+		return NULL;
+	object = pool->fresh;
+	UNPOISON(object, pool->object_bytes);
+	pool->fresh += pool->object_bytes;
+	pool->fresh_n--;
+	return object;
+}
+
+void pool_give(struct pool *pool, void *object)
+{
+	*(void **)object = pool->free;
+	pool->free = object;
+	POISON(object, pool->object_bytes);
+}

@@ -1,0 +1,455 @@
+#include "broker/connection.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "broker/home.h"
+#include "broker/listener.h"
+#include "broker/subscription.h"
+#include "topic/block.h"
+
+enum {
+	CLOSING_SECONDS = 2,          /* for a client to take a last word and close */
+	REFUSED_CONNECTIONS_MAX = 64, /* that are told why; beyond, they are just closed */
+};
+
+static const unsigned may_become[] = {
+	[CONNECTION_OPEN] = 1 << CONNECTION_FINISHING | 1 << CONNECTION_CLOSED,
+	[CONNECTION_FINISHING] = 1 << CONNECTION_LINGERING | 1 << CONNECTION_CLOSED,
+	[CONNECTION_LINGERING] = 1 << CONNECTION_CLOSED,
+	[CONNECTION_CLOSED] = 0,
+};
+
+static void become(struct connection *c, enum connection_state state)
+{
+	assert(may_become[c->state] & 1U << state);
+	c->state = (uint8_t)state;
+}
+
+void publisher_free(struct publisher *p)
+{
+	if (p == NULL)
+		return;
+	if (p->carry != NULL)
+		block_unref(p->carry);
+	free(p);
+}
+
+/* The publisher of this connection has said its last; with a receipt the connection waits for its
+ * home's word. */
+static void end_publisher(struct connection *c, bool receipt)
+{
+	struct publisher *p = c->publisher;
+	struct shard *s = c->shard;
+	struct topic_letter *l;
+
+	if (p == NULL)
+		return;
+	c->publisher = NULL;
+	list_remove(&c->waiting);
+	l = topic_letter_new(LETTER_LEAVE, p->name, p->hash);
+	if (l != NULL) {
+		l->shard = s->id;
+		l->receipt = receipt;
+		l->slot = c->socket.slot;
+		l->generation = socket_generation(&s->sockets, &c->socket);
+		c->awaiting = receipt;
+		shard_post(s, p->home, LANE_GATED, &l->letter);
+	}
+	publisher_free(p);
+}
+
+void connection_receipt(struct shard *s, uint32_t slot, uint32_t generation)
+{
+	struct socket *socket = socket_at(&s->sockets, slot, generation);
+	struct connection *c;
+
+	if (socket == NULL)
+		return;
+	c = connection_of(socket);
+	c->awaiting = false;
+	if (c->state == CONNECTION_FINISHING)
+		connection_flush(c);
+}
+
+bool connection_reply(struct connection *c, struct span text)
+{
+	char *reply = realloc(c->reply, c->reply_len + text.len);
+
+	if (reply == NULL) {
+		connection_close(c, DROP_MEMORY);
+		return false;
+	}
+	memcpy(reply + c->reply_len, text.data, text.len);
+	c->reply = reply;
+	c->reply_len += (uint32_t)text.len;
+	return true;
+}
+
+void connection_limit_closing(struct connection *c)
+{
+	if (c->state != CONNECTION_CLOSED)
+		reactor_deadline(&c->shard->reactor, &c->shard->closing, &c->deadline);
+}
+
+/* Everything has been said: wait for the client to see it, or a reset might take the last word from
+ * it. */
+static void linger(struct connection *c)
+{
+	if (c->socket.ended) {
+		connection_close(c, DROP_CLOSED);
+		return;
+	}
+	become(c, CONNECTION_LINGERING);
+	ring_shutdown(c->shard->reactor.ring, c->socket.fd, SHUT_WR);
+	connection_limit_closing(c);
+	socket_receive(&c->shard->sockets, &c->socket);
+}
+
+/* Nothing is in flight and nothing is left to send for now: the end, if this is the end. */
+static void maybe_end(struct connection *c)
+{
+	const char *farewell = c->farewell;
+
+	if (c->state != CONNECTION_FINISHING || c->awaiting)
+		return;
+	if (c->subscription != NULL) {
+		if (!subscription_done(c->subscription))
+			return;
+		subscription_free(c->subscription, c->reason);
+	}
+	if (farewell == NULL) {
+		linger(c);
+		return;
+	}
+	c->farewell = NULL;
+	connection_limit_closing(c);
+	if (connection_reply(c, span_of(farewell)))
+		connection_flush(c);
+}
+
+void connection_flush(struct connection *c)
+{
+	struct subscription *sub = c->subscription;
+	struct iovec spans[RING_SPANS_MAX];
+	unsigned n = 0;
+
+	if (c->socket.sending || c->state == CONNECTION_CLOSED) {
+		if (sub != NULL && sub->stream != NULL && !sub->in_flight)
+			stream_hold(sub->stream, &sub->cursor);
+		return;
+	}
+	if (c->reply_flying_len == 0 && c->reply_len > 0) {
+		c->reply_flying = c->reply;
+		c->reply_flying_len = c->reply_len;
+		c->reply_flown = 0;
+		c->reply = NULL;
+		c->reply_len = 0;
+	}
+	if (c->reply_flying_len > 0)
+		spans[n++] = (struct iovec){ c->reply_flying + c->reply_flown,
+					     c->reply_flying_len - c->reply_flown };
+	if (sub != NULL && sub->stream != NULL && !stream_at_end(sub->stream, &sub->cursor)) {
+		unsigned gathered =
+			stream_gather(sub->stream, &sub->cursor, spans + n, RING_SPANS_MAX - n);
+
+		assert(gathered > 0);
+		sub->in_flight = true;
+		n += gathered;
+	}
+	if (n > 0)
+		socket_send(&c->shard->sockets, &c->socket, spans, n);
+	else
+		maybe_end(c);
+}
+
+void connection_finish(struct connection *c, const char *farewell)
+{
+	if (c->state >= CONNECTION_LINGERING)
+		return;
+	if (c->state == CONNECTION_OPEN) {
+		become(c, CONNECTION_FINISHING);
+		deadline_stop(&c->deadline);
+		c->farewell = farewell;
+		if (c->subscription == NULL && !c->awaiting)
+			connection_limit_closing(c);
+		free(c->input);
+		c->input = NULL;
+		c->input_len = 0;
+	}
+	if (c->subscription != NULL)
+		subscription_leave(c->subscription);
+	connection_flush(c);
+}
+
+void connection_goodbye(struct connection *c)
+{
+	end_publisher(c, true);
+	connection_finish(c, NULL);
+}
+
+void connection_error(struct connection *c, const char *error_line)
+{
+	if (c->state == CONNECTION_OPEN) {
+		c->shard->counters.errors++;
+		end_publisher(c, false);
+	} else if (c->state == CONNECTION_FINISHING) {
+		c->farewell = error_line;
+	}
+	c->awaiting = false;
+	if (c->subscription != NULL && c->subscription->stream == NULL)
+		subscription_free(c->subscription, DROP_CLOSED);
+	connection_finish(c, error_line);
+}
+
+void connection_close(struct connection *c, enum drop_reason reason)
+{
+	if (c->state == CONNECTION_CLOSED)
+		return;
+	become(c, CONNECTION_CLOSED);
+	c->reason = reason;
+	deadline_stop(&c->deadline);
+	end_publisher(c, false);
+	if (c->subscription != NULL) {
+		subscription_leave(c->subscription);
+		if (!c->subscription->in_flight)
+			subscription_free(c->subscription, reason);
+	}
+	socket_close(&c->shard->sockets, &c->socket);
+}
+
+static void received(struct socket *socket, const char *data, size_t len, int error)
+{
+	struct connection *c = connection_of(socket);
+	struct shard *s = c->shard;
+
+	if (len > 0) {
+		s->counters.received_bytes += len;
+		if (c->state != CONNECTION_OPEN)
+			return;
+		if (s->idle.after_ns != 0 && (c->publisher != NULL || c->subscription != NULL))
+			reactor_deadline(&s->reactor, &s->idle, &c->deadline);
+		line_session_received(c, (struct span){ data, len });
+	} else if (error != 0 || c->state == CONNECTION_LINGERING) {
+		connection_close(c, DROP_CLOSED);
+	} else if (c->state == CONNECTION_OPEN) {
+		connection_goodbye(c);
+	} else {
+		/* Finishing: it may still be reading. */
+		connection_flush(c);
+	}
+}
+
+static void sent(struct socket *socket, int result)
+{
+	struct connection *c = connection_of(socket);
+	size_t n = result > 0 ? (size_t)result : 0, left;
+
+	c->shard->counters.sent_bytes += n;
+	if (c->reply_flying_len > 0) {
+		left = c->reply_flying_len - c->reply_flown;
+		left = n < left ? n : left;
+		c->reply_flown += (uint32_t)left;
+		n -= left;
+		if (c->reply_flown == c->reply_flying_len) {
+			free(c->reply_flying);
+			c->reply_flying = NULL;
+			c->reply_flying_len = 0;
+		}
+	}
+	if (c->subscription != NULL) {
+		bool skip = c->subscription->skip;
+
+		if (c->subscription->in_flight)
+			subscription_sent(c->subscription, n);
+		else if (c->subscription->stream != NULL && c->state != CONNECTION_CLOSED) {
+			stream_unhold(c->subscription->stream, &c->subscription->cursor);
+			if (!list_empty(&c->subscription->stream->ready))
+				shard_dirty(c->shard, c->subscription->stream);
+		}
+		if (skip && result == -ECANCELED)
+			result = 0;
+	}
+	if (c->state == CONNECTION_CLOSED)
+		return;
+	if (result < 0 && result != -EINTR && result != -EAGAIN && result != -ENOBUFS &&
+	    result != -ENOMEM) {
+		connection_close(c, DROP_CLOSED);
+		return;
+	}
+	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
+	if (c->reply_len > 0 || c->reply_flying_len > 0 || c->state == CONNECTION_FINISHING)
+		connection_flush(c);
+}
+
+static void closed(struct socket *socket)
+{
+	struct connection *c = connection_of(socket);
+	struct shard *s = c->shard;
+
+	if (c->subscription != NULL)
+		subscription_free(c->subscription, c->reason);
+	if (c->counted)
+		listener_leave(s->broker, c->address);
+	else
+		s->refused_n--;
+	s->connections_n--;
+	list_remove(&c->link);
+	free(c->reply);
+	free(c->reply_flying);
+	free(c->input);
+	pool_give(&s->connection_pool, c);
+}
+
+static const struct socket_events events = { .received = received, .sent = sent, .closed = closed };
+
+static void timed_out(void *context, struct deadline *d)
+{
+	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
+
+	(void)context;
+	connection_error(c, LINE_ERROR_TEXT("timeout"));
+}
+
+static void closing_timed_out(void *context, struct deadline *d)
+{
+	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
+
+	(void)context;
+	connection_close(c, c->reason);
+}
+
+static void watch(struct shard *s)
+{
+	reactor_watch(&s->reactor, &s->handshake, timed_out, s);
+	reactor_watch(&s->reactor, &s->idle, timed_out, s);
+	reactor_watch(&s->reactor, &s->closing, closing_timed_out, s);
+}
+
+void connections_init(struct shard *s)
+{
+	/* Refused ones need a slot too, for as long as it takes to say so. */
+	sockets_init(&s->sockets, &s->reactor, &events, SOCKET_NO_SLOT);
+	pool_init(&s->connection_pool, sizeof(struct connection));
+	pool_init(&s->subscription_pool, sizeof(struct subscription));
+	list_init(&s->connections);
+	list_init(&s->paused);
+	deadline_class_init(&s->handshake, s->config->limits.handshake_seconds * NS_PER_S);
+	deadline_class_init(&s->idle, s->config->limits.idle_seconds * NS_PER_S);
+	deadline_class_init(&s->closing, CLOSING_SECONDS * NS_PER_S);
+	watch(s);
+}
+
+void connection_open(struct shard *s, int fd)
+{
+	struct connection *c = pool_take(&s->connection_pool);
+	const char *refusal;
+	struct connection fresh = { .shard = s, .reason = DROP_CLOSED };
+
+	if (c == NULL) {
+		ring_close(s->reactor.ring, fd);
+		return;
+	}
+	*c = fresh;
+	if (socket_open(&s->sockets, &c->socket, fd) != 0) {
+		ring_close(s->reactor.ring, fd);
+		pool_give(&s->connection_pool, c);
+		return;
+	}
+	list_init(&c->waiting);
+	list_init(&c->link);
+	list_append(&s->connections, &c->link);
+	deadline_init(&c->deadline);
+	s->connections_n++;
+	s->counters.accepted++;
+	if (s->config->limits.connections_per_ip > 0)
+		ring_peer(s->reactor.ring, fd, c->address);
+	refusal = s->draining ? LINE_ERROR_TEXT("draining")
+			      : listener_enter(s->broker, s->config, c->address);
+	c->counted = refusal == NULL;
+	if (refusal == NULL) {
+		reactor_deadline(&s->reactor, &s->handshake, &c->deadline);
+		socket_receive(&s->sockets, &c->socket);
+		return;
+	}
+	s->counters.refused++;
+	if (s->refused_n++ >= REFUSED_CONNECTIONS_MAX)
+		connection_close(c, DROP_CLOSED);
+	else
+		connection_finish(c, refusal);
+}
+
+void connections_resume(struct shard *s)
+{
+	struct list waiting, *l;
+
+	list_init(&waiting);
+	list_splice(&waiting, &s->paused);
+	while ((l = list_take(&waiting)) != NULL) {
+		struct connection *c = LIST_ENTRY(l, struct connection, waiting);
+
+		if (shard_congested(s, c->publisher->home))
+			list_append(&s->paused, &c->waiting);
+		else
+			socket_receive(&s->sockets, &c->socket);
+	}
+}
+
+/* Calls for every connection; the callback may end it. */
+static void each_connection(struct shard *s, void (*callback)(struct connection *))
+{
+	struct list marker, *l = s->connections.next;
+
+	list_init(&marker);
+	while (l != &s->connections) {
+		list_append(l->next, &marker);
+		callback(LIST_ENTRY(l, struct connection, link));
+		l = marker.next;
+		list_remove(&marker);
+	}
+}
+
+static void stop_publisher(struct connection *c)
+{
+	if (c->state == CONNECTION_OPEN && c->subscription == NULL)
+		connection_error(c, LINE_ERROR_TEXT("draining"));
+}
+
+static void say_farewell(struct connection *c)
+{
+	if (c->state == CONNECTION_OPEN)
+		connection_error(c, LINE_ERROR_TEXT("draining"));
+}
+
+void connections_stop_publishers(struct shard *s)
+{
+	each_connection(s, stop_publisher);
+}
+
+void connections_farewell(struct shard *s)
+{
+	each_connection(s, say_farewell);
+}
+
+static void end_now(struct connection *c)
+{
+	c->socket.in_flight = 0;
+	if (c->subscription != NULL)
+		c->subscription->in_flight = false;
+	connection_close(c, DROP_CLOSED);
+}
+
+void connections_release(struct shard *s)
+{
+	each_connection(s, end_now);
+	sockets_flush(&s->sockets);
+	sockets_release(&s->sockets);
+	pool_release(&s->connection_pool);
+	pool_release(&s->subscription_pool);
+}

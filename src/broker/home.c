@@ -1,0 +1,299 @@
+#include "broker/home.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "broker/shard.h"
+#include "broker/subscription.h"
+#include "topic/block.h"
+
+struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
+{
+	struct subscribe_letter *l = calloc(1, sizeof(*l) + name.len);
+
+	if (l == NULL)
+		return NULL;
+	l->letter.kind = LETTER_SUBSCRIBE;
+	l->hash = hash;
+	memcpy(l->bytes, name.data, name.len);
+	l->name = (struct span){ l->bytes, name.len };
+	return l;
+}
+
+struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash)
+{
+	struct topic_letter *l = calloc(1, sizeof(*l) + name.len);
+
+	if (l == NULL)
+		return NULL;
+	l->letter.kind = kind;
+	l->hash = hash;
+	memcpy(l->bytes, name.data, name.len);
+	l->name = (struct span){ l->bytes, name.len };
+	return l;
+}
+
+static struct topic *find(const struct shard *s, uint64_t hash, struct span name)
+{
+	return (struct topic *)(void *)table_find(&s->topics, hash, name);
+}
+
+/* The list of topics without clients that are forgotten after as long as this one. */
+static struct list *idle_list(const struct shard *s, const struct topic *t)
+{
+	const struct config *config = s->config;
+
+	return &s->idle_topics[t->settings == &config->topics
+				       ? config->topic_n
+				       : (size_t)(t->settings - config->topic)];
+}
+
+static void forget(struct shard *s, struct topic *t)
+{
+	table_remove(&s->topics, &t->named);
+	topic_free(t, &s->history);
+}
+
+/* Puts a topic on the list to be forgotten, or takes it off, as it has clients or not. */
+static void weigh(struct shard *s, struct topic *t)
+{
+	bool idle = t->publishers == 0 && t->shards_n == 0;
+
+	list_remove(&t->link);
+	t->idle_ns = idle ? s->reactor.now_ns : 0;
+	if (!idle)
+		return;
+	list_append(idle_list(s, t), &t->link);
+	if (!deadline_running(&s->sweep_deadline))
+		reactor_deadline(&s->reactor, &s->sweep, &s->sweep_deadline);
+}
+
+/* The oldest of the topics that nobody uses makes room. */
+static bool forget_one(struct shard *s)
+{
+	struct topic *oldest = NULL;
+
+	for (size_t i = 0; i <= s->config->topic_n; i++) {
+		struct topic *t;
+
+		if (list_empty(&s->idle_topics[i]))
+			continue;
+		t = LIST_ENTRY(s->idle_topics[i].next, struct topic, link);
+		if (oldest == NULL || t->idle_ns < oldest->idle_ns)
+			oldest = t;
+	}
+	if (oldest == NULL)
+		return false;
+	forget(s, oldest);
+	return true;
+}
+
+static struct topic *find_or_new(struct shard *s, uint64_t hash, struct span name, int *error)
+{
+	struct topic *t = find(s, hash, name);
+	uint64_t max = (s->config->limits.topics + s->broker->shards_n - 1) / s->broker->shards_n;
+
+	*error = 0;
+	if (t != NULL)
+		return t;
+	if (s->topics.entries_n >= max && !forget_one(s)) {
+		*error = -ENOSPC;
+		return NULL;
+	}
+	t = topic_new(name, hash, s->broker->shards_n, config_topic(s->config, name));
+	if (t == NULL || table_add(&s->topics, &t->named) != 0) {
+		if (t != NULL)
+			topic_free(t, &s->history);
+		*error = -ENOMEM;
+		return NULL;
+	}
+	weigh(s, t);
+	return t;
+}
+
+/* The oldest history of all topics goes first. */
+static void bound_history(struct shard *s)
+{
+	while (s->history.bytes > s->history.bytes_max) {
+		struct block *b = LIST_ENTRY(s->history.blocks.next, struct block, age);
+		struct topic *t = find(s, b->hash, block_name(b));
+
+		assert(t != NULL && history_at(&t->history, 0) == b);
+		history_drop_oldest(&t->history, &s->history);
+	}
+}
+
+void home_publish(struct shard *s, struct block *b)
+{
+	int error;
+	struct topic *t = find_or_new(s, b->hash, block_name(b), &error);
+	uint32_t left;
+
+	if (t == NULL) {
+		/* No room for the topic: nobody can be subscribed to it. */
+		block_unref(b);
+		return;
+	}
+	topic_sequence(t, b, &s->history, s->reactor.now_ns);
+	bound_history(s);
+	s->counters.published += b->messages;
+	s->counters.blocks_in++;
+	if (t->idle_ns != 0)
+		weigh(s, t);
+	/* Every receiver's hold is there before the first letter leaves. */
+	left = t->shards_n;
+	if (left > 0)
+		block_ref(b, left);
+	for (unsigned word = 0; left > 0; word++) {
+		for (uint64_t bits = t->shards[word]; bits != 0; bits &= bits - 1, left--) {
+			unsigned shard = word * 64 + (unsigned)__builtin_ctzll(bits);
+
+			if (shard == s->id)
+				subscriptions_deliver(s, b);
+			else
+				shard_post(s, shard, LANE_FREE, &b->letter);
+		}
+	}
+	block_unref(b);
+}
+
+static int hold_replay(struct shard *s, struct topic *t, struct subscribe_letter *l)
+{
+	struct replay_answer a;
+
+	history_trim(&t->history, &s->history, &t->limits, s->reactor.now_ns);
+	a = topic_replay(t, &l->replay);
+	l->gap = a.gap;
+	l->skip = a.skip;
+	l->blocks_n = t->history.blocks_n - a.first;
+	if (l->blocks_n == 0)
+		return 0;
+	l->blocks = malloc(l->blocks_n * sizeof(struct block *));
+	if (l->blocks == NULL) {
+		l->blocks_n = 0;
+		return -ENOMEM;
+	}
+	for (size_t i = 0; i < l->blocks_n; i++) {
+		l->blocks[i] = history_at(&t->history, a.first + (uint32_t)i);
+		block_ref(l->blocks[i], 1);
+	}
+	return 0;
+}
+
+void home_subscribe(struct shard *s, struct subscribe_letter *l)
+{
+	struct topic *t = find_or_new(s, l->hash, l->name, &l->error);
+
+	if (t != NULL) {
+		l->epoch = t->epoch;
+		l->error = hold_replay(s, t, l);
+		topic_add_shard(t, l->shard);
+		weigh(s, t);
+	}
+	l->letter.kind = LETTER_SUBSCRIBED;
+	shard_post(s, l->shard, LANE_FREE, &l->letter);
+}
+
+void home_unsubscribe(struct shard *s, struct topic_letter *l)
+{
+	struct topic *t = find(s, l->hash, l->name);
+
+	if (t != NULL) {
+		topic_remove_shard(t, l->shard);
+		weigh(s, t);
+	}
+	free(l);
+}
+
+void home_join(struct shard *s, struct topic_letter *l)
+{
+	int error;
+	struct topic *t = find_or_new(s, l->hash, l->name, &error);
+
+	if (t != NULL) {
+		t->publishers++;
+		weigh(s, t);
+	}
+	free(l);
+}
+
+/* The last publisher has left a topic that says goodbye then. */
+static void say_bye(struct shard *s, struct topic *t)
+{
+	for (unsigned shard = 0; shard < s->broker->shards_n; shard++) {
+		struct topic_letter *l;
+
+		if (!topic_has_shard(t, shard))
+			continue;
+		l = topic_letter_new(LETTER_BYE, t->named.name, t->named.hash);
+		/* Without memory for it this shard's subscribers just stay. */
+		if (l != NULL)
+			shard_post(s, shard, LANE_FREE, &l->letter);
+	}
+}
+
+void home_leave(struct shard *s, struct topic_letter *l)
+{
+	struct topic *t = find(s, l->hash, l->name);
+
+	if (t != NULL && t->publishers > 0) {
+		t->publishers--;
+		if (t->publishers == 0 && t->settings->on_last_publisher == LAST_PUBLISHER_BYE)
+			say_bye(s, t);
+		weigh(s, t);
+	}
+	if (!l->receipt) {
+		free(l);
+		return;
+	}
+	l->letter.kind = LETTER_RECEIPT;
+	shard_post(s, l->shard, LANE_FREE, &l->letter);
+}
+
+void home_sweep(struct shard *s)
+{
+	bool any = false;
+
+	for (size_t i = 0; i <= s->config->topic_n; i++) {
+		struct list *list = &s->idle_topics[i];
+
+		while (!list_empty(list)) {
+			struct topic *t = LIST_ENTRY(list->next, struct topic, link);
+
+			if (s->reactor.now_ns - t->idle_ns <
+			    t->settings->linger_seconds * NS_PER_S) {
+				any = true;
+				break;
+			}
+			forget(s, t);
+		}
+	}
+	if (any)
+		reactor_deadline(&s->reactor, &s->sweep, &s->sweep_deadline);
+}
+
+void home_configure(struct shard *s)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;) {
+		struct topic *t = (struct topic *)(void *)n;
+
+		topic_configure(t, config_topic(s->config, n->name));
+		history_trim(&t->history, &s->history, &t->limits, s->reactor.now_ns);
+		weigh(s, t);
+	}
+	bound_history(s);
+}
+
+void home_release(struct shard *s)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;)
+		topic_free((struct topic *)(void *)n, &s->history);
+	table_release(&s->topics);
+}

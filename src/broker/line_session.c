@@ -1,0 +1,245 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "broker/connection.h"
+#include "broker/home.h"
+#include "broker/subscription.h"
+#include "topic/block.h"
+
+static void publish(struct connection *c, struct block *b)
+{
+	struct publisher *p = c->publisher;
+	struct shard *s = c->shard;
+
+	shard_publish(s, b);
+	if (!shard_congested(s, p->home) || !list_empty(&c->waiting))
+		return;
+	/* The publisher waits, and TCP makes its client wait. */
+	s->counters.pauses++;
+	socket_pause(&s->sockets, &c->socket);
+	list_append(&s->paused, &c->waiting);
+}
+
+/* Adds bytes to the block under construction. NULL: out of memory, the connection has been told. */
+static struct block *add(struct connection *c, struct span bytes)
+{
+	struct publisher *p = c->publisher;
+	struct block *b = p->carry != NULL ? block_reserve(p->carry, bytes.len)
+					   : block_new(p->name, p->hash, bytes.len);
+
+	if (b == NULL) {
+		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+		return NULL;
+	}
+	memcpy(block_body(b) + b->len, bytes.data, bytes.len);
+	b->len += bytes.len;
+	p->carry = b;
+	return b;
+}
+
+/* Messages that are not all in the form in which they are sent: those that are go together, each of
+ * the others alone. */
+static void publish_uneven(struct connection *c, struct span raw)
+{
+	struct publisher *p = c->publisher;
+	struct block *lines = NULL;
+
+	while (raw.len > 0) {
+		const char *lf = memchr(raw.data, '\n', raw.len);
+		struct span line = { raw.data, (size_t)(lf - raw.data) };
+
+		raw = span_skip(raw, line.len + 1);
+		if (line.len > 0 && line.data[line.len - 1] == '\r')
+			line.len--;
+		if (line.len > 0 && memchr(line.data, '\r', line.len) != NULL) {
+			struct block *single = block_new(p->name, p->hash, line.len);
+
+			if (lines != NULL)
+				publish(c, lines);
+			lines = NULL;
+			if (single == NULL)
+				goto no_memory;
+			memcpy(block_body(single), line.data, line.len);
+			single->len = line.len;
+			single->messages = 1;
+			publish(c, single);
+			continue;
+		}
+		if (lines == NULL) {
+			lines = block_new(p->name, p->hash, line.len + 2 + raw.len + raw.len / 8);
+		} else {
+			struct block *more = block_reserve(lines, line.len + 2);
+
+			if (more == NULL)
+				block_unref(lines);
+			lines = more;
+		}
+		if (lines == NULL)
+			goto no_memory;
+		memcpy(block_body(lines) + lines->len, line.data, line.len);
+		memcpy(block_body(lines) + lines->len + line.len, "\r\n", 2);
+		lines->len += line.len + 2;
+		lines->messages++;
+		lines->lines = true;
+	}
+	if (lines != NULL)
+		publish(c, lines);
+	return;
+no_memory:
+	connection_error(c, LINE_ERROR_TEXT("out of memory"));
+}
+
+static void publish_messages(struct connection *c, const struct line_event *e)
+{
+	struct publisher *p = c->publisher;
+	struct block *b;
+
+	if (!e->canonical && p->carry == NULL) {
+		publish_uneven(c, e->bytes);
+		return;
+	}
+	b = add(c, e->bytes);
+	if (b == NULL)
+		return;
+	p->carry = NULL;
+	if (!e->canonical) {
+		publish_uneven(c, (struct span){ block_body(b), b->len });
+		block_unref(b);
+		return;
+	}
+	b->messages = e->messages;
+	b->lines = true;
+	publish(c, b);
+}
+
+static void begin_publishing(struct connection *c, struct span topic)
+{
+	struct publisher *p = calloc(1, sizeof(*p) + topic.len);
+	struct topic_letter *l;
+
+	if (p == NULL) {
+		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+		return;
+	}
+	memcpy(p->bytes, topic.data, topic.len);
+	p->name = (struct span){ p->bytes, topic.len };
+	p->hash = hash_bytes(topic.data, topic.len);
+	p->home = shard_home(c->shard, p->hash);
+	l = topic_letter_new(LETTER_JOIN, topic, p->hash);
+	if (l == NULL) {
+		publisher_free(p);
+		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+		return;
+	}
+	l->shard = c->shard->id;
+	c->publisher = p;
+	shard_post(c->shard, p->home, LANE_GATED, &l->letter);
+	if (connection_reply(c, SPAN("OK\r\n")))
+		connection_flush(c);
+}
+
+static void begin_subscription(struct connection *c, const struct line_event *e)
+{
+	static const enum replay_kind kinds[] = { [LINE_REPLAY_NONE] = REPLAY_NONE,
+						  [LINE_REPLAY_FROM] = REPLAY_FROM,
+						  [LINE_REPLAY_LAST] = REPLAY_LAST };
+	const struct replay replay = { .kind = kinds[e->replay], .epoch = e->epoch, .n = e->n };
+	int err = subscription_new(c, e->topic, &replay);
+
+	if (err == -ENOSPC)
+		connection_error(c, LINE_ERROR_TEXT("too many subscriptions"));
+	else if (err != 0)
+		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+}
+
+/* A whole command has come: from now on silence is allowed. */
+static void handshake_done(struct connection *c)
+{
+	struct shard *s = c->shard;
+
+	deadline_stop(&c->deadline);
+	if (s->idle.after_ns != 0)
+		reactor_deadline(&s->reactor, &s->idle, &c->deadline);
+}
+
+static void handle(struct connection *c, const struct line_event *e)
+{
+	switch (e->kind) {
+	case LINE_PUBLISH:
+		handshake_done(c);
+		begin_publishing(c, e->topic);
+		break;
+	case LINE_SUBSCRIBE:
+		handshake_done(c);
+		begin_subscription(c, e);
+		break;
+	case LINE_MESSAGES:
+		publish_messages(c, e);
+		break;
+	case LINE_PART:
+		add(c, e->bytes);
+		break;
+	case LINE_BYE:
+		connection_goodbye(c);
+		break;
+	case LINE_ERROR:
+		connection_error(c, strcmp(e->error, LINE_BAD_TOPIC) == 0
+					    ? LINE_ERROR_TEXT(LINE_BAD_TOPIC)
+				    : strcmp(e->error, LINE_TOO_LONG) == 0
+					    ? LINE_ERROR_TEXT(LINE_TOO_LONG)
+					    : LINE_ERROR_TEXT(LINE_MALFORMED));
+		break;
+	case LINE_MORE:
+	default:
+		break;
+	}
+}
+
+/* Keeps the beginning of a command until its end comes. */
+static void keep(struct connection *c, struct span bytes)
+{
+	c->input = malloc(bytes.len);
+	if (c->input == NULL) {
+		connection_close(c, DROP_MEMORY);
+		return;
+	}
+	memcpy(c->input, bytes.data, bytes.len);
+	c->input_len = (uint32_t)bytes.len;
+}
+
+void line_session_received(struct connection *c, struct span bytes)
+{
+	const struct line_limits limits = { .command_bytes = c->shard->config->limits.command_bytes,
+					    .message_bytes =
+						    c->shard->config->limits.message_bytes };
+	struct line_event e;
+	char *joined = NULL;
+	size_t used;
+
+	if (c->input_len > 0) {
+		/* The beginning of a command came before: put both together. */
+		joined = malloc(c->input_len + bytes.len);
+		if (joined == NULL) {
+			connection_close(c, DROP_MEMORY);
+			return;
+		}
+		memcpy(joined, c->input, c->input_len);
+		memcpy(joined + c->input_len, bytes.data, bytes.len);
+		bytes = (struct span){ joined, c->input_len + bytes.len };
+		free(c->input);
+		c->input = NULL;
+		c->input_len = 0;
+	}
+	while (bytes.len > 0 && c->state == CONNECTION_OPEN) {
+		line_decode(&c->line, bytes, &limits, &e, &used);
+		if (e.kind == LINE_MORE)
+			break;
+		handle(c, &e);
+		bytes = span_skip(bytes, used);
+	}
+	if (c->state == CONNECTION_OPEN && bytes.len > 0)
+		keep(c, bytes);
+	free(joined);
+}

@@ -1,0 +1,381 @@
+#include "broker/listener.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "base/table.h"
+#include "broker/connection.h"
+#include "broker/shard.h"
+
+enum {
+	OP_ACCEPT = OP_USER,
+	BACKLOG = 4096,        /* the kernel cuts it to net.core.somaxconn */
+	KEEPALIVE_IDLE_S = 60, /* a dead peer is found after 60 + 6 x 10 seconds */
+	KEEPALIVE_INTERVAL_S = 10,
+	KEEPALIVE_PROBES = 6,
+	ACCEPT_PAUSE_MS = 250, /* without file descriptors left */
+};
+
+/* How many clients each address has. Entered and left when clients come and go, never on a
+ * message's way. */
+struct address_book {
+	pthread_mutex_t lock;
+	struct table table;
+};
+
+struct address_entry {
+	struct named named;
+	uint32_t connections;
+	unsigned char address[16];
+};
+
+static int set(int fd, int level, int option, int value)
+{
+	return setsockopt(fd, level, option, &value, sizeof(value)) == 0 ? 0 : -errno;
+}
+
+/* Options that accepted sockets inherit (tcp(7)): no system call per connection. */
+static void set_inherited(int fd, const struct config *config)
+{
+	(void)set(fd, SOL_SOCKET, SO_SNDBUF, (int)config->limits.send_buffer_bytes);
+	(void)set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
+	(void)set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
+	(void)set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
+	(void)set(fd, IPPROTO_TCP, TCP_KEEPINTVL, KEEPALIVE_INTERVAL_S);
+	(void)set(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
+}
+
+static int bind_to(const struct addrinfo *ai, bool shared)
+{
+	int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), err;
+
+	if (fd < 0)
+		return -errno;
+	err = set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+	if (err == 0 && shared)
+		err = set(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+	if (err == 0 && bind(fd, ai->ai_addr, ai->ai_addrlen) != 0)
+		err = -errno;
+	/* Whoever else listens there without sharing is only met here. */
+	if (err == 0 && !shared && listen(fd, 1) != 0)
+		err = -errno;
+	if (err == 0)
+		return fd;
+	close(fd);
+	return err;
+}
+
+static int split(const char *address, char host[64], const char **port)
+{
+	const char *colon = strrchr(address, ':');
+	size_t len;
+
+	if (colon == NULL)
+		return -EINVAL;
+	*port = colon + 1;
+	len = (size_t)(colon - address);
+	if (len >= 2 && address[0] == '[' && address[len - 1] == ']') {
+		address++;
+		len -= 2;
+	}
+	if (len >= 64)
+		return -EINVAL;
+	memcpy(host, address, len);
+	host[len] = 0;
+	return 0;
+}
+
+static int open_tcp(struct listener *l, unsigned shards, const struct config_listen *listen_config,
+		    const struct config *config)
+{
+	const struct addrinfo hints = { .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,
+					.ai_socktype = SOCK_STREAM };
+	struct sockaddr_storage bound;
+	socklen_t bound_len = sizeof(bound);
+	struct addrinfo *ai;
+	char host[64], name[INET6_ADDRSTRLEN + 16];
+	const char *port;
+	int fd, err = split(listen_config->address, host, &port);
+
+	if (err != 0 || getaddrinfo(host, port, &hints, &ai) != 0)
+		return -EINVAL;
+	/* With SO_REUSEPORT a second broker would silently share the port: first ask for it alone.
+	 */
+	fd = bind_to(ai, false);
+	if (fd >= 0)
+		close(fd);
+	err = fd < 0 ? fd : 0;
+	for (unsigned i = 0; i < shards && err == 0; i++) {
+		fd = bind_to(ai, true);
+		if (fd < 0) {
+			err = fd;
+			break;
+		}
+		l->fds[i] = fd;
+		/* With port 0 the first one's port is everybody's. */
+		if (getsockname(fd, (struct sockaddr *)&bound, &bound_len) != 0)
+			err = -errno;
+		memcpy(ai->ai_addr, &bound, bound_len);
+		set_inherited(fd, config);
+		if (err == 0 && listen(fd, BACKLOG) != 0)
+			err = -errno;
+	}
+	freeaddrinfo(ai);
+	if (err != 0)
+		return err;
+	snprintf(name, sizeof(name), strchr(host, ':') != NULL ? "[%s]:%u" : "%s:%u", host,
+		 bound.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&bound)->sin6_port)
+					     : ntohs(((struct sockaddr_in *)&bound)->sin_port));
+	l->address = strdup(name);
+	return l->address != NULL ? 0 : -ENOMEM;
+}
+
+/* A socket file that nobody listens on any more is in the way: what a crash left behind. */
+static void remove_stale(const struct sockaddr_un *addr)
+{
+	struct stat st;
+	int fd;
+
+	if (stat(addr->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode))
+		return;
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0)
+		return;
+	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) != 0 && errno == ECONNREFUSED)
+		(void)unlink(addr->sun_path);
+	close(fd);
+}
+
+static int open_unix(struct listener *l, const char *path, const struct config *config)
+{
+	struct sockaddr_un addr = { .sun_family = AF_UNIX };
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), err;
+
+	if (fd < 0)
+		return -errno;
+	l->fds[0] = fd;
+	if (strlen(path) >= sizeof(addr.sun_path))
+		return -ENAMETOOLONG;
+	memcpy(addr.sun_path, path, strlen(path));
+	remove_stale(&addr);
+	set(fd, SOL_SOCKET, SO_SNDBUF, (int)config->limits.send_buffer_bytes);
+	err = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, BACKLOG) == 0
+		      ? 0
+		      : -errno;
+	if (err != 0)
+		return err;
+	l->unix_path = strdup(path);
+	l->address = malloc(strlen(path) + sizeof("unix:"));
+	if (l->unix_path == NULL || l->address == NULL)
+		return -ENOMEM;
+	sprintf(l->address, "unix:%s", path);
+	return 0;
+}
+
+int listeners_open(struct broker *b, const struct config *config, char *problem, size_t size)
+{
+	b->addresses = calloc(1, sizeof(*b->addresses));
+	b->listeners = calloc(config->listens_n, sizeof(*b->listeners));
+	if (b->listeners == NULL || b->addresses == NULL) {
+		snprintf(problem, size, "out of memory");
+		return -ENOMEM;
+	}
+	pthread_mutex_init(&b->addresses->lock, NULL);
+	for (size_t i = 0; i < config->listens_n; i++) {
+		const struct config_listen *c = &config->listens[i];
+		struct listener *l = &b->listeners[i];
+		int err;
+
+		b->listeners_n++;
+		l->protocols = c->protocols;
+		l->fds = malloc(b->shards_n * sizeof(int));
+		if (l->fds == NULL)
+			return -ENOMEM;
+		for (unsigned shard = 0; shard < b->shards_n; shard++)
+			l->fds[shard] = -1;
+		err = strncmp(c->address, "unix:", 5) == 0 ? open_unix(l, c->address + 5, config)
+							   : open_tcp(l, b->shards_n, c, config);
+		if (err == 0)
+			continue;
+		snprintf(problem, size, "cannot listen on %s (listen \"%s\"): %s%s", c->address,
+			 c->title, strerror(-err),
+			 err == -EADDRINUSE
+				 ? "; is another broker running? choose another port or stop it"
+				 : "");
+		return err;
+	}
+	return 0;
+}
+
+void listeners_close(struct broker *b)
+{
+	for (size_t i = 0; i < b->listeners_n; i++) {
+		struct listener *l = &b->listeners[i];
+
+		for (unsigned shard = 0; l->fds != NULL && shard < b->shards_n; shard++)
+			if (l->fds[shard] >= 0)
+				close(l->fds[shard]);
+		if (l->unix_path != NULL)
+			(void)unlink(l->unix_path);
+		free(l->unix_path);
+		free(l->address);
+		free(l->fds);
+	}
+	free(b->listeners);
+	if (b->addresses != NULL) {
+		table_release(&b->addresses->table);
+		pthread_mutex_destroy(&b->addresses->lock);
+		free(b->addresses);
+	}
+	b->listeners = NULL;
+	b->listeners_n = 0;
+	b->addresses = NULL;
+}
+
+static void arm(struct shard *s, uint32_t index)
+{
+	int fd = s->broker->listeners[index].fds[s->id];
+
+	if (fd >= 0)
+		ring_accept(s->reactor.ring, fd, user_data(OP_ACCEPT, 0, index));
+}
+
+static void accepted(void *context, const struct completion *c)
+{
+	struct shard *s = context;
+	uint32_t index = user_data_slot(c->user_data);
+
+	if (c->result >= 0)
+		connection_open(s, c->result);
+	if (c->more || s->draining)
+		return;
+	if (c->result == -EMFILE || c->result == -ENFILE || c->result == -ENOBUFS ||
+	    c->result == -ENOMEM) {
+		/* Armed again at once it would fail at once: wait until somebody has left. */
+		s->accept_waiting |= UINT64_C(1) << index % 64;
+		if (!deadline_running(&s->accept_deadline)) {
+			log_warn("reactor %u: cannot accept: %s; trying again every %d ms", s->id,
+				 strerror(-c->result), ACCEPT_PAUSE_MS);
+			reactor_deadline(&s->reactor, &s->accept, &s->accept_deadline);
+		}
+		return;
+	}
+	if (c->result != -ECANCELED && c->result != -EBADF && c->result != -EINVAL)
+		arm(s, index);
+}
+
+static void accept_again(void *context, struct deadline *d)
+{
+	struct shard *s = context;
+	uint64_t waiting = s->accept_waiting;
+
+	(void)d;
+	s->accept_waiting = 0;
+	if (s->draining)
+		return;
+	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
+		if (waiting & UINT64_C(1) << i % 64)
+			arm(s, i);
+}
+
+void listeners_start(struct shard *s)
+{
+	reactor_handle(&s->reactor, OP_ACCEPT, accepted, s);
+	deadline_class_init(&s->accept, ACCEPT_PAUSE_MS * NS_PER_MS);
+	deadline_init(&s->accept_deadline);
+	reactor_watch(&s->reactor, &s->accept, accept_again, s);
+	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
+		arm(s, i);
+}
+
+void listeners_stop(struct shard *s)
+{
+	deadline_stop(&s->accept_deadline);
+	for (uint32_t i = 0; i < s->broker->listeners_n; i++) {
+		int *fd = &s->broker->listeners[i].fds[s->id];
+
+		if (*fd < 0)
+			continue;
+		/* A closed listener with an accept armed would go on accepting. */
+		ring_cancel(s->reactor.ring, user_data(OP_ACCEPT, 0, i),
+			    user_data(OP_IGNORE, 0, 0));
+		ring_shutdown(s->reactor.ring, *fd, SHUT_RDWR);
+	}
+}
+
+/* A unix socket's peers, and everybody where addresses are not counted. */
+static bool nowhere(const unsigned char address[16])
+{
+	static const unsigned char zero[16];
+
+	return memcmp(address, zero, sizeof(zero)) == 0;
+}
+
+const char *listener_enter(struct broker *b, const struct config *config,
+			   const unsigned char address[16])
+{
+	struct address_book *book = b->addresses;
+	struct span name = { (const char *)address, 16 };
+	const char *refusal = NULL;
+	struct address_entry *e;
+	uint64_t hash;
+
+	if (atomic_fetch_add(&b->connections, 1) >= config->limits.connections) {
+		atomic_fetch_sub(&b->connections, 1);
+		return LINE_ERROR_TEXT("too many connections");
+	}
+	if (config->limits.connections_per_ip == 0 || nowhere(address))
+		return NULL;
+	hash = hash_bytes(address, 16);
+	pthread_mutex_lock(&book->lock);
+	e = (struct address_entry *)(void *)table_find(&book->table, hash, name);
+	if (e == NULL && (e = calloc(1, sizeof(*e))) != NULL) {
+		memcpy(e->address, address, 16);
+		e->named = (struct named){ hash, { (const char *)e->address, 16 } };
+		if (table_add(&book->table, &e->named) != 0) {
+			free(e);
+			e = NULL;
+		}
+	}
+	if (e == NULL || e->connections >= config->limits.connections_per_ip)
+		refusal = LINE_ERROR_TEXT("too many connections");
+	else
+		e->connections++;
+	pthread_mutex_unlock(&book->lock);
+	if (refusal != NULL)
+		atomic_fetch_sub(&b->connections, 1);
+	return refusal;
+}
+
+void listener_leave(struct broker *b, const unsigned char address[16])
+{
+	struct address_book *book = b->addresses;
+	struct address_entry *e;
+
+	atomic_fetch_sub(&b->connections, 1);
+	if (nowhere(address))
+		return;
+	pthread_mutex_lock(&book->lock);
+	e = (struct address_entry *)(void *)table_find(&book->table, hash_bytes(address, 16),
+						       (struct span){ (const char *)address, 16 });
+	if (e != NULL && --e->connections == 0) {
+		table_remove(&book->table, &e->named);
+		free(e);
+	}
+	pthread_mutex_unlock(&book->lock);
+}

@@ -1,0 +1,453 @@
+#include "broker/shard.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "broker/connection.h"
+#include "broker/home.h"
+#include "broker/listener.h"
+#include "broker/subscription.h"
+#include "topic/block.h"
+#include "topic/interest.h"
+#include "topic/stream.h"
+
+enum {
+	STREAM_QUOTA = 64, /* sends of one stream before the next one has its turn */
+	OUTBOX_MAX = 1024, /* letters waiting for one home: then its publishers wait */
+	FREE_LETTERS_MAX =
+		16384, /* letters waiting in all outboxes of LANE_FREE: then no more is taken in */
+	COMPLETION_BATCH = 1024, /* completions handled before anything else moves */
+	BACKLOG_CHECK_MS = 250,
+	SWEEP_SECONDS = 1,
+	OUTBOX_SLOTS_MIN = 16,
+};
+
+const char *const drop_reason_names[DROP_REASONS] = { [DROP_SLOW] = "slow",
+						      [DROP_SKIPPED] = "skipped",
+						      [DROP_CLOSED] = "closed",
+						      [DROP_UNENCODABLE] = "unencodable",
+						      [DROP_MEMORY] = "memory" };
+
+/* ---- mail ---- */
+
+void letter_discard(struct letter *letter)
+{
+	if (letter->kind == LETTER_BLOCK) {
+		block_unref((struct block *)(void *)letter);
+		return;
+	}
+	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED) {
+		struct subscribe_letter *l = (struct subscribe_letter *)(void *)letter;
+
+		for (size_t i = 0; i < l->blocks_n; i++)
+			block_unref(l->blocks[i]);
+		free(l->blocks);
+	}
+	free(letter);
+}
+
+unsigned shard_home(const struct shard *s, uint64_t hash)
+{
+	/* The upper bits choose the shard, the lower ones the place in its table. */
+	return (unsigned)((hash >> 32) * s->broker->shards_n >> 32);
+}
+
+static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *letter);
+
+void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct letter *letter)
+{
+	struct outbox *o = &s->outboxes[lane][to];
+
+	if (to == s->id) {
+		read_letter(s, lane, letter);
+		return;
+	}
+	if (o->n == o->slots_n) {
+		uint32_t n = o->slots_n == 0 ? OUTBOX_SLOTS_MIN : 2 * o->slots_n;
+		void **letters = realloc(o->letters, n * sizeof(void *));
+
+		/* A letter that cannot be kept would be lost silently, and with it somebody's order
+		 * or count. */
+		if (letters == NULL)
+			abort();
+		o->letters = letters;
+		o->slots_n = n;
+	}
+	o->letters[o->n++] = letter;
+	if (lane == LANE_FREE)
+		s->free_letters++;
+	if (o->waiting)
+		return;
+	o->waiting = true;
+	s->mail_for[lane][s->mail_for_n[lane]++] = to;
+}
+
+/* Pushes what there is room for; the rest waits until its reader rings. Returns whether any went.
+ */
+static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
+{
+	unsigned left = 0;
+	bool any = false;
+
+	for (unsigned i = 0; i < s->mail_for_n[lane]; i++) {
+		unsigned to = s->mail_for[lane][i];
+		struct outbox *o = &s->outboxes[lane][to];
+		unsigned pushed = reactor_post(&s->reactor, to, lane, o->letters, o->n);
+
+		any |= pushed > 0;
+		if (lane == LANE_FREE)
+			s->free_letters -= pushed;
+		o->n -= pushed;
+		if (o->n == 0) {
+			o->waiting = false;
+			continue;
+		}
+		memmove(o->letters, o->letters + pushed, o->n * sizeof(void *));
+		s->mail_for[lane][left++] = to;
+	}
+	s->mail_for_n[lane] = left;
+	return any;
+}
+
+static bool gate_open(void *context)
+{
+	const struct shard *s = context;
+
+	return s->free_letters < FREE_LETTERS_MAX;
+}
+
+bool shard_congested(const struct shard *s, unsigned home)
+{
+	if (home == s->id)
+		return s->free_letters >= FREE_LETTERS_MAX;
+	return s->outboxes[LANE_GATED][home].n >= OUTBOX_MAX;
+}
+
+static void drain(struct shard *s)
+{
+	if (s->draining)
+		return;
+	s->draining = true;
+	log_debug("reactor %u: draining %u connections", s->id, s->connections_n);
+	listeners_stop(s);
+	connections_stop_publishers(s);
+	reactor_deadline(&s->reactor, &s->drain, &s->drain_deadline);
+}
+
+/* Tells every shard, this one too, that nothing more will come from here in that lane. */
+static void mark(struct shard *s, enum mailbox_lane lane)
+{
+	s->marked[lane] = true;
+	for (unsigned to = 0; to < s->broker->shards_n; to++) {
+		struct letter *l = malloc(sizeof(*l));
+
+		if (l == NULL)
+			return; /* then drain_seconds ends it */
+		l->kind = LETTER_DRAINED;
+		shard_post(s, to, lane, l);
+	}
+}
+
+/*
+ * Draining takes no guess: when every shard has said that no publish will come any more, every
+ * message has its number; when every home has then said that no delivery will come any more, every
+ * message is in the streams; then subscribers get their last word.
+ */
+static void drain_on(struct shard *s)
+{
+	unsigned all = s->broker->shards_n;
+
+	if (!s->marked[LANE_GATED])
+		mark(s, LANE_GATED);
+	if (s->marks[LANE_GATED] == all && !s->marked[LANE_FREE])
+		mark(s, LANE_FREE);
+	if (s->marks[LANE_FREE] == all) {
+		s->marks[LANE_FREE]++;
+		connections_farewell(s);
+	}
+	if (s->marks[LANE_FREE] > all && s->connections_n == 0)
+		reactor_stop(&s->reactor);
+}
+
+static void give_up(void *context, struct deadline *d)
+{
+	struct shard *s = context;
+
+	(void)d;
+	log_warn("reactor %u: %u connections have not ended in drain_seconds and are cut off",
+		 s->id, s->connections_n);
+	reactor_stop(&s->reactor);
+}
+
+static void configure(struct shard *s)
+{
+	const struct config *c = s->config;
+
+	s->handshake.after_ns = c->limits.handshake_seconds * NS_PER_S;
+	s->idle.after_ns = c->limits.idle_seconds * NS_PER_S;
+	s->stats_class.after_ns = c->stats_seconds * NS_PER_S;
+	s->drain.after_ns = c->drain_seconds * NS_PER_S;
+	s->history.bytes_max = c->limits.history_total_bytes / s->broker->shards_n;
+	if (c->stats_seconds > 0)
+		reactor_deadline(&s->reactor, &s->stats_class, &s->stats_deadline);
+	else
+		deadline_stop(&s->stats_deadline);
+}
+
+static struct list *lists_new(size_t n)
+{
+	struct list *lists = malloc(n * sizeof(*lists));
+
+	for (size_t i = 0; lists != NULL && i < n; i++)
+		list_init(&lists[i]);
+	return lists;
+}
+
+static void reload(struct shard *s, struct reload_letter *l)
+{
+	struct list *idle_topics = lists_new(l->config->topic_n + 1), *before = s->idle_topics;
+
+	if (idle_topics == NULL)
+		abort();
+	s->config = l->config;
+	s->idle_topics = idle_topics;
+	home_configure(s);
+	subscriptions_configure(s);
+	configure(s);
+	free(before);
+	if (atomic_fetch_sub(&l->reload->left, 1) == 1) {
+		config_free(l->reload->before);
+		free(l->reload);
+	}
+}
+
+static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *letter)
+{
+	struct topic_letter *about = (struct topic_letter *)(void *)letter;
+
+	switch (letter->kind) {
+	case LETTER_BLOCK:
+		if (lane == LANE_GATED)
+			home_publish(s, (struct block *)(void *)letter);
+		else
+			subscriptions_deliver(s, (struct block *)(void *)letter);
+		return;
+	case LETTER_SUBSCRIBE:
+		home_subscribe(s, (struct subscribe_letter *)(void *)letter);
+		return;
+	case LETTER_SUBSCRIBED:
+		subscription_answered(s, (struct subscribe_letter *)(void *)letter);
+		return;
+	case LETTER_UNSUBSCRIBE:
+		home_unsubscribe(s, about);
+		return;
+	case LETTER_JOIN:
+		home_join(s, about);
+		return;
+	case LETTER_LEAVE:
+		home_leave(s, about);
+		return;
+	case LETTER_RECEIPT:
+		connection_receipt(s, about->slot, about->generation);
+		break;
+	case LETTER_BYE:
+		subscriptions_bye(s, about);
+		return;
+	case LETTER_DRAINED:
+		s->marks[lane]++;
+		break;
+	case LETTER_DRAIN:
+		drain(s);
+		break;
+	case LETTER_RELOAD:
+		reload(s, (struct reload_letter *)(void *)letter);
+		break;
+	default:
+		abort();
+	}
+	free(letter);
+}
+
+static void letters(void *context, unsigned sender, enum mailbox_lane lane, void **list, unsigned n)
+{
+	(void)sender;
+	for (unsigned i = 0; i < n; i++)
+		read_letter(context, lane, list[i]);
+}
+
+/* ---- messages ---- */
+
+void shard_publish(struct shard *s, struct block *b)
+{
+	shard_post(s, shard_home(s, b->hash), LANE_GATED, &b->letter);
+}
+
+void shard_dirty(struct shard *s, struct stream *stream)
+{
+	if (list_empty(&stream->dirty))
+		list_append(&s->dirty, &stream->dirty);
+}
+
+void shard_active(struct shard *s, struct stream *stream)
+{
+	if (!list_empty(&stream->active))
+		return;
+	list_append(&s->active, &stream->active);
+	if (!deadline_running(&s->backlog_deadline))
+		reactor_deadline(&s->reactor, &s->backlog, &s->backlog_deadline);
+}
+
+/* Serves dirty streams in rounds, so that a topic with ten subscribers moves in the same turn as
+ * one with ten thousand. */
+static void fan_out(struct shard *s)
+{
+	unsigned left = s->config->engine.turn_sends;
+	struct list *link;
+
+	while (left > 0 && (link = list_take(&s->dirty)) != NULL) {
+		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
+
+		for (unsigned quota = STREAM_QUOTA;
+		     quota > 0 && left > 0 && !list_empty(&stream->ready); quota--, left--) {
+			struct subscription *sub =
+				LIST_ENTRY(stream->ready.next, struct subscription, cursor.link);
+
+			connection_flush(sub->connection);
+		}
+		if (!list_empty(&stream->ready))
+			list_append(&s->dirty, &stream->dirty);
+	}
+}
+
+/* ---- the turn ---- */
+
+static bool flush(void *context)
+{
+	struct shard *s = context;
+	bool more = sockets_flush(&s->sockets);
+
+	fan_out(s);
+	if (s->draining)
+		drain_on(s);
+	/* Last, so that no letter of this turn is left behind when the reactor parks. */
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+		if (s->mail_for_n[lane] > 0 && flush_outboxes(s, lane) && !list_empty(&s->paused))
+			connections_resume(s);
+	return more || !list_empty(&s->dirty) || !list_empty(&s->sockets.dying);
+}
+
+static void check_backlogs(void *context, struct deadline *d)
+{
+	struct shard *s = context;
+
+	if (subscriptions_bound_time(s))
+		reactor_deadline(&s->reactor, &s->backlog, d);
+}
+
+static void sweep(void *context, struct deadline *d)
+{
+	(void)d;
+	home_sweep(context);
+}
+
+static void report(void *context, struct deadline *d)
+{
+	struct shard *s = context;
+
+	s->broker->report(s, false);
+	reactor_deadline(&s->reactor, &s->stats_class, d);
+}
+
+static void watch(struct shard *s)
+{
+	deadline_class_init(&s->backlog, BACKLOG_CHECK_MS * NS_PER_MS);
+	deadline_class_init(&s->sweep, SWEEP_SECONDS * NS_PER_S);
+	deadline_class_init(&s->stats_class, 0);
+	deadline_class_init(&s->drain, 0);
+	deadline_init(&s->backlog_deadline);
+	deadline_init(&s->sweep_deadline);
+	deadline_init(&s->stats_deadline);
+	deadline_init(&s->drain_deadline);
+	reactor_watch(&s->reactor, &s->backlog, check_backlogs, s);
+	reactor_watch(&s->reactor, &s->sweep, sweep, s);
+	reactor_watch(&s->reactor, &s->stats_class, report, s);
+	reactor_watch(&s->reactor, &s->drain, give_up, s);
+}
+
+int shard_init(struct shard *s, struct broker *b, unsigned id, const struct config *config)
+{
+	const struct config_engine *e = &config->engine;
+	const struct reactor_params params = {
+		.id = id,
+		.completion_batch = COMPLETION_BATCH,
+		.lane_batch = e->lane_batch,
+		.spin_us = e->spin_us,
+		.linger_us = e->linger_us,
+		.oversubscribed = b->placement.oversubscribed,
+		.ring = { .sq_entries = e->sq_entries,
+			  .batch = e->batch,
+			  .recv_buffers = e->recv_buffers,
+			  .recv_buffer_bytes = e->recv_buffer_bytes,
+			  .sqpoll_idle_ms = e->sqpoll_idle_ms },
+	};
+	const struct reactor_owner owner = {
+		.letters = letters, .gate_open = gate_open, .flush = flush, .context = s
+	};
+	int err;
+
+	*s = (struct shard){ .id = id, .broker = b, .config = config };
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
+		s->outboxes[lane] = calloc(b->shards_n, sizeof(struct outbox));
+		s->mail_for[lane] = calloc(b->shards_n, sizeof(unsigned));
+		if (s->outboxes[lane] == NULL || s->mail_for[lane] == NULL)
+			return -ENOMEM;
+	}
+	s->idle_topics = lists_new(config->topic_n + 1);
+	if (s->idle_topics == NULL)
+		return -ENOMEM;
+	list_init(&s->dirty);
+	list_init(&s->active);
+	list_init(&s->connections);
+	history_total_init(&s->history, config->limits.history_total_bytes / b->shards_n);
+	err = reactor_init(&s->reactor, &params, b->mailbox, b->ring_fds, &owner);
+	if (err != 0)
+		return err;
+	b->ring_fds[id] = ring_fd(s->reactor.ring);
+	watch(s);
+	connections_init(s);
+	configure(s);
+	listeners_start(s);
+	return 0;
+}
+
+void shard_run(struct shard *s)
+{
+	reactor_run(&s->reactor);
+	s->broker->report(s, true);
+}
+
+void shard_release(struct shard *s)
+{
+	if (s->reactor.ring != NULL) {
+		connections_release(s);
+		subscriptions_release(s);
+		home_release(s);
+		reactor_release(&s->reactor);
+	}
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
+		for (unsigned to = 0; s->outboxes[lane] != NULL && to < s->broker->shards_n; to++) {
+			struct outbox *o = &s->outboxes[lane][to];
+
+			for (uint32_t i = 0; i < o->n; i++)
+				letter_discard(o->letters[i]);
+			free(o->letters);
+		}
+		free(s->outboxes[lane]);
+		free(s->mail_for[lane]);
+	}
+	free(s->idle_topics);
+}

@@ -1,0 +1,419 @@
+#include "broker/subscription.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "broker/connection.h"
+#include "broker/home.h"
+#include "topic/block.h"
+#include "topic/interest.h"
+
+enum { FORMAT_LINE, REST_AFTER_MS = 1000 };
+
+static struct shard *shard_of(const struct subscription *sub)
+{
+	return sub->connection->shard;
+}
+
+static struct interest *find(const struct shard *s, uint64_t hash, struct span name)
+{
+	return (struct interest *)(void *)table_find(&s->interests, hash, name);
+}
+
+/* An interest that nobody has any more ends, once no answer is under way that counts on it. */
+static void let_go(struct shard *s, struct interest *i)
+{
+	struct topic_letter *l;
+
+	if (i->subscribers > 0 || i->unanswered > 0)
+		return;
+	l = topic_letter_new(LETTER_UNSUBSCRIBE, i->named.name, i->named.hash);
+	/* Without memory the home goes on sending blocks that find nobody: wasteful, not wrong. */
+	if (l != NULL) {
+		l->shard = s->id;
+		shard_post(s, i->home, LANE_FREE, &l->letter);
+	}
+	table_remove(&s->interests, &i->named);
+	interest_free(i);
+}
+
+static struct interest *find_or_new(struct shard *s, struct span name)
+{
+	uint64_t hash = hash_bytes(name.data, name.len);
+	struct interest *i = find(s, hash, name);
+
+	if (i != NULL)
+		return i;
+	i = interest_new(name, hash, shard_home(s, hash), config_topic(s->config, name));
+	if (i != NULL && table_add(&s->interests, &i->named) != 0) {
+		interest_free(i);
+		i = NULL;
+	}
+	return i;
+}
+
+/* Says OK, with a GAP if there is one, and puts the cursor where it belongs. */
+static int activate(struct subscription *sub, struct subscribe_letter *l)
+{
+	struct connection *c = sub->connection;
+	struct shard *s = c->shard;
+	struct stream *stream = interest_stream(sub->interest, FORMAT_LINE, &line_format);
+	uint64_t messages = 0, unencodable = 0;
+	char gap[64];
+	int err;
+
+	if (stream == NULL)
+		return -ENOMEM;
+	err = l != NULL && l->blocks_n > 0
+		      ? stream_join_replay(stream, &sub->cursor, l->blocks, l->blocks_n, l->skip,
+					   &messages, &unencodable)
+		      : stream_join(stream, &sub->cursor);
+	if (err != 0)
+		return err;
+	stream->owner = sub->interest;
+	sub->stream = stream;
+	shard_active(s, stream);
+	s->counters.matched += messages + unencodable;
+	s->counters.dropped[DROP_UNENCODABLE] += unencodable;
+	if (!connection_reply(c, SPAN("OK\r\n")))
+		return 0;
+	if (l != NULL && l->gap != 0) {
+		snprintf(gap, sizeof(gap), "GAP %016" PRIx64 ":%" PRIu64 "\r\n", l->epoch, l->gap);
+		if (!connection_reply(c, span_of(gap)))
+			return 0;
+	}
+	if (sub->leave)
+		connection_finish(c, c->farewell);
+	else
+		connection_flush(c);
+	return 0;
+}
+
+int subscription_new(struct connection *c, struct span name, const struct replay *replay)
+{
+	struct shard *s = c->shard;
+	struct subscribe_letter *l;
+	struct subscription *sub;
+	struct interest *i;
+
+	if (atomic_load(&s->broker->subscriptions) >= s->config->limits.subscriptions)
+		return -ENOSPC;
+	i = find_or_new(s, name);
+	if (i == NULL)
+		return -ENOMEM;
+	sub = pool_take(&s->subscription_pool);
+	if (sub == NULL) {
+		let_go(s, i);
+		return -ENOMEM;
+	}
+	*sub = (struct subscription){ .connection = c, .interest = i };
+	list_init(&sub->cursor.link);
+	c->subscription = sub;
+	i->subscribers++;
+	s->subscriptions_n++;
+	atomic_fetch_add(&s->broker->subscriptions, 1);
+	if (i->live && replay->kind == REPLAY_NONE)
+		return activate(sub, NULL);
+	l = subscribe_letter_new(name, i->named.hash);
+	if (l == NULL)
+		return -ENOMEM;
+	l->shard = s->id;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&s->sockets, &c->socket);
+	l->replay = *replay;
+	i->unanswered++;
+	c->awaiting = true;
+	shard_post(s, i->home, LANE_FREE, &l->letter);
+	return 0;
+}
+
+void subscription_answered(struct shard *s, struct subscribe_letter *l)
+{
+	struct interest *i = find(s, l->hash, l->name);
+	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
+	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
+
+	assert(i != NULL && i->unanswered > 0);
+	i->unanswered--;
+	if (l->error == 0)
+		i->live = true;
+	if (c != NULL && c->state != CONNECTION_CLOSED && c->subscription != NULL) {
+		assert(c->subscription->interest == i);
+		c->awaiting = false;
+		if (l->error == 0)
+			l->error = activate(c->subscription, l);
+		if (l->error != 0)
+			connection_error(c, l->error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
+								: LINE_ERROR_TEXT("out of memory"));
+	}
+	let_go(s, i);
+	letter_discard(&l->letter);
+}
+
+bool subscription_leave(struct subscription *sub)
+{
+	sub->leave = true;
+	if (sub->stream == NULL)
+		return false;
+	if (sub->cursor.last_count == 0)
+		stream_leave(sub->stream, &sub->cursor);
+	return subscription_done(sub);
+}
+
+bool subscription_done(const struct subscription *sub)
+{
+	return sub->leave && sub->stream != NULL && !sub->in_flight &&
+	       stream_at_end(sub->stream, &sub->cursor);
+}
+
+/*
+ * Lets a subscriber that holds up too much go: it keeps the rest of the message that it is in the
+ * middle of and misses what comes after; then it goes on at the head or, if its topic wants that,
+ * is told so and closed.
+ */
+static void let_skip(struct subscription *sub)
+{
+	struct connection *c = sub->connection;
+	struct shard *s = c->shard;
+	bool disconnect = sub->interest->settings->slow == SLOW_DISCONNECT;
+	uint64_t skipped;
+	int err;
+
+	sub->skip = false;
+	if (disconnect) {
+		c->reason = DROP_SLOW;
+		stream_leave(sub->stream, &sub->cursor);
+	}
+	skipped = stream_skip(sub->stream, &sub->cursor, &err);
+	s->counters.dropped[disconnect ? DROP_SLOW : DROP_SKIPPED] += skipped;
+	if (err != 0) {
+		connection_close(c, DROP_SLOW);
+	} else if (disconnect) {
+		connection_finish(c, LINE_ERROR_TEXT("slow consumer"));
+		connection_limit_closing(c);
+	} else if (!list_empty(&sub->stream->ready)) {
+		shard_dirty(s, sub->stream);
+	}
+}
+
+void subscription_sent(struct subscription *sub, size_t bytes)
+{
+	struct shard *s = shard_of(sub);
+	uint64_t skipped;
+
+	sub->in_flight = false;
+	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes, &skipped);
+	s->counters.dropped[sub->connection->reason == DROP_SLOW ? DROP_SLOW : DROP_SKIPPED] +=
+		skipped;
+	if (sub->skip && sub->connection->state != CONNECTION_CLOSED)
+		let_skip(sub);
+	else if (!list_empty(&sub->stream->ready))
+		shard_dirty(s, sub->stream);
+}
+
+void subscription_free(struct subscription *sub, enum drop_reason reason)
+{
+	struct shard *s = shard_of(sub);
+
+	assert(!sub->in_flight);
+	if (sub->stream != NULL)
+		s->counters.dropped[reason] += stream_remove(sub->stream, &sub->cursor);
+	sub->interest->subscribers--;
+	s->subscriptions_n--;
+	atomic_fetch_sub(&s->broker->subscriptions, 1);
+	sub->connection->subscription = NULL;
+	let_go(s, sub->interest);
+	pool_give(&s->subscription_pool, sub);
+}
+
+/* Calls for each subscription of a stream whose cursor is in that list; the callback may take it
+ * out of any list. */
+static void each_in(struct list *list, void (*callback)(struct subscription *, void *),
+		    void *argument)
+{
+	struct list marker, *l = list->next;
+
+	/* The callback may remove this one and others too: a marker keeps the place. */
+	list_init(&marker);
+	while (l != list) {
+		list_append(l->next, &marker);
+		callback(LIST_ENTRY(l, struct subscription, cursor.link), argument);
+		l = marker.next;
+		list_remove(&marker);
+	}
+}
+
+static void say_bye(struct subscription *sub, void *argument)
+{
+	(void)argument;
+	if (sub->cursor.last_count == 0 && sub->connection->state == CONNECTION_OPEN)
+		connection_finish(sub->connection, "BYE\r\n");
+}
+
+void subscriptions_bye(struct shard *s, struct topic_letter *l)
+{
+	struct interest *i = find(s, l->hash, l->name);
+
+	if (i != NULL) {
+		/* It must outlive its subscribers' leaving here. */
+		i->subscribers++;
+		for (unsigned f = 0; f < INTEREST_FORMATS; f++) {
+			struct stream *stream = i->streams[f];
+
+			if (stream == NULL)
+				continue;
+			each_in(&stream->idle, say_bye, NULL);
+			each_in(&stream->ready, say_bye, NULL);
+			each_in(&stream->busy, say_bye, NULL);
+		}
+		i->subscribers--;
+		let_go(s, i);
+	}
+	letter_discard(&l->letter);
+}
+
+/* Too far behind. */
+static void overtake(struct subscription *sub)
+{
+	struct connection *c = sub->connection;
+
+	if (c->state == CONNECTION_CLOSED || sub->skip || cursor_detached(&sub->cursor))
+		return;
+	if (c->state != CONNECTION_OPEN) {
+		connection_close(c, DROP_SLOW);
+	} else if (sub->in_flight) {
+		/* Its send may never end by itself. */
+		sub->skip = true;
+		socket_cancel_send(&c->shard->sockets, &c->socket);
+	} else {
+		let_skip(sub);
+	}
+}
+
+struct bound {
+	uint64_t floor, before_ns;
+};
+
+static void bound_bytes(struct subscription *sub, void *argument)
+{
+	const struct bound *bound = argument;
+
+	if (sub->cursor.pos < bound->floor)
+		overtake(sub);
+}
+
+/* Deals with those who hold up more bytes of this stream than they may. */
+static void bound_stream_bytes(struct stream *stream, const struct interest *i)
+{
+	struct bound bound = { .floor = stream_floor(stream, i->settings->backlog_bytes) };
+
+	if (bound.floor == 0)
+		return;
+	each_in(&stream->ready, bound_bytes, &bound);
+	each_in(&stream->busy, bound_bytes, &bound);
+}
+
+static void append(struct shard *s, struct stream *stream, struct block *b)
+{
+	uint64_t receivers = b->messages * (uint64_t)stream->cursors;
+	int error;
+
+	s->counters.matched += receivers;
+	if (!stream_append(stream, b, s->reactor.now_ns, &error)) {
+		s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] += receivers;
+		return;
+	}
+	shard_active(s, stream);
+	shard_dirty(s, stream);
+}
+
+void subscriptions_deliver(struct shard *s, struct block *b)
+{
+	struct interest *i = find(s, b->hash, block_name(b));
+
+	s->counters.blocks_delivered++;
+	if (i != NULL && i->live) {
+		/* Bounding a backlog may end subscriptions, but not the interest under our feet. */
+		i->subscribers++;
+		for (unsigned f = 0; f < INTEREST_FORMATS; f++) {
+			struct stream *stream = i->streams[f];
+
+			if (stream == NULL || stream->cursors == 0)
+				continue;
+			append(s, stream, b);
+			bound_stream_bytes(stream, i);
+		}
+		i->subscribers--;
+		let_go(s, i);
+	}
+	block_unref(b);
+}
+
+static void bound_time(struct subscription *sub, void *argument)
+{
+	const struct bound *bound = argument;
+	uint64_t since = cursor_behind_since(&sub->cursor);
+
+	if ((since != 0 && since < bound->before_ns) ||
+	    (sub->in_flight && sub->connection->socket.sent_ns < bound->before_ns))
+		overtake(sub);
+}
+
+static void bound_stream_time(struct stream *stream, uint64_t now_ns)
+{
+	const struct interest *i = stream->owner;
+	uint64_t limit_ns = i->settings->backlog_seconds * NS_PER_S;
+	struct bound bound = { .before_ns = now_ns > limit_ns ? now_ns - limit_ns : 0 };
+
+	each_in(&stream->ready, bound_time, &bound);
+	each_in(&stream->busy, bound_time, &bound);
+	if (now_ns - stream->appended_ns >= REST_AFTER_MS * NS_PER_MS && stream_rest(stream))
+		list_remove(&stream->active);
+}
+
+bool subscriptions_bound_time(struct shard *s)
+{
+	struct list marker, *l = s->active.next;
+
+	/* Whoever is closed may take the stream with it: a marker keeps the place, a count the
+	 * interest. */
+	list_init(&marker);
+	while (l != &s->active) {
+		struct stream *stream = LIST_ENTRY(l, struct stream, active);
+		struct interest *i = stream->owner;
+
+		list_append(l->next, &marker);
+		i->subscribers++;
+		bound_stream_time(stream, s->reactor.now_ns);
+		i->subscribers--;
+		let_go(s, i);
+		l = marker.next;
+		list_remove(&marker);
+	}
+	return !list_empty(&s->active);
+}
+
+void subscriptions_configure(struct shard *s)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&s->interests, &at)) != NULL;) {
+		struct interest *i = (struct interest *)(void *)n;
+
+		i->settings = config_topic(s->config, n->name);
+	}
+}
+
+void subscriptions_release(struct shard *s)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&s->interests, &at)) != NULL;)
+		interest_free((struct interest *)(void *)n);
+	table_release(&s->interests);
+}

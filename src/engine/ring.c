@@ -1,0 +1,571 @@
+#include "engine/ring.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <liburing.h>
+#include <netinet/in.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+
+/* Newer than liburing 2.3; values from linux/io_uring.h of Linux 6.18. */
+#define TIMEOUT_MULTISHOT (1U << 6)
+
+enum {
+	BUFFER_GROUP = 1,
+	CQ_PER_SQ = 4,           /* a multishot request answers many times for one submission */
+	POSTED_BUFFERS_MIN = 32, /* the kernel cycles through what is posted: few stay in cache */
+	SQ_ENTRIES_MIN = 16,
+	SUBMIT_TRIES = 1000,
+};
+
+struct ring {
+	struct io_uring uring;
+	struct ring_counts counts;
+	unsigned batch;
+	bool sqpoll;
+	bool tick_multishot;
+	struct __kernel_timespec tick;
+
+	/* Receive buffers: all of them in one mapping, of which only posted_n are the kernel's at a
+	 * time. */
+	struct io_uring_buf_ring *buffer_ring;
+	char *buffers;
+	size_t buffer_bytes;
+	unsigned buffers_n, posted_n, post_max;
+	uint16_t *spare; /* stack of buffers that are not posted: the warmest on top */
+	unsigned spare_n;
+	unsigned pending_advance;
+
+	/* Headers of queued sends of several spans: the kernel copies them when it takes the
+	 * request. */
+	struct send_header {
+		struct msghdr msg;
+		struct iovec spans[RING_SPANS_MAX];
+	} * headers;
+	unsigned headers_n;
+
+	char description[160];
+};
+
+static size_t buffer_ring_bytes(const struct ring *ring)
+{
+	return ring->buffers_n * sizeof(struct io_uring_buf);
+}
+
+static void *map(size_t bytes)
+{
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void post_buffer(struct ring *ring, uint16_t id)
+{
+	io_uring_buf_ring_add(ring->buffer_ring, ring->buffers + id * ring->buffer_bytes,
+			      (unsigned)ring->buffer_bytes, id,
+			      io_uring_buf_ring_mask(ring->buffers_n),
+			      (int)ring->pending_advance++);
+	ring->posted_n++;
+}
+
+static void publish_buffers(struct ring *ring)
+{
+	if (ring->pending_advance == 0)
+		return;
+	io_uring_buf_ring_advance(ring->buffer_ring, (int)ring->pending_advance);
+	ring->pending_advance = 0;
+}
+
+/* Gives the kernel spare buffers until it has as many as it may have now. */
+static void post_spare_buffers(struct ring *ring)
+{
+	while (ring->posted_n < ring->post_max && ring->spare_n > 0)
+		post_buffer(ring, ring->spare[--ring->spare_n]);
+	publish_buffers(ring);
+}
+
+static int buffers_init(struct ring *ring, const struct ring_params *params)
+{
+	struct io_uring_buf_reg reg = { .bgid = BUFFER_GROUP };
+	int err;
+
+	ring->buffers_n = params->recv_buffers;
+	ring->buffer_bytes = params->recv_buffer_bytes;
+	ring->buffer_ring = map(buffer_ring_bytes(ring));
+	ring->buffers = map(ring->buffers_n * ring->buffer_bytes);
+	ring->spare = malloc(ring->buffers_n * sizeof(*ring->spare));
+	if (ring->buffer_ring == NULL || ring->buffers == NULL || ring->spare == NULL)
+		return -ENOMEM;
+	reg.ring_addr = (uint64_t)(uintptr_t)ring->buffer_ring;
+	reg.ring_entries = ring->buffers_n;
+	err = io_uring_register_buf_ring(&ring->uring, &reg, 0);
+	if (err != 0)
+		return err;
+	io_uring_buf_ring_init(ring->buffer_ring);
+	for (unsigned i = ring->buffers_n; i-- > 0;)
+		ring->spare[ring->spare_n++] = (uint16_t)i;
+	ring->post_max =
+		ring->buffers_n < POSTED_BUFFERS_MIN ? ring->buffers_n : POSTED_BUFFERS_MIN;
+	post_spare_buffers(ring);
+	return 0;
+}
+
+static const struct {
+	unsigned flag;
+	const char *name;
+} flag_names[] = {
+	{ IORING_SETUP_SQPOLL, "sqpoll" },
+	{ IORING_SETUP_SINGLE_ISSUER, "single_issuer" },
+	{ IORING_SETUP_DEFER_TASKRUN, "defer_taskrun" },
+	{ IORING_SETUP_COOP_TASKRUN, "coop_taskrun" },
+	{ IORING_SETUP_TASKRUN_FLAG, "taskrun_flag" },
+	{ IORING_SETUP_SUBMIT_ALL, "submit_all" },
+};
+
+/* Sets up with the best flags that the kernel takes: on EINVAL the newest goes first. */
+static int setup(struct ring *ring, const struct ring_params *params)
+{
+	static const unsigned best[] = {
+		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
+			IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG |
+			IORING_SETUP_SUBMIT_ALL,
+		IORING_SETUP_COOP_TASKRUN | IORING_SETUP_TASKRUN_FLAG | IORING_SETUP_SUBMIT_ALL,
+		IORING_SETUP_SUBMIT_ALL,
+		0,
+	};
+	static const unsigned best_sqpoll[] = {
+		IORING_SETUP_SQPOLL | IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_SUBMIT_ALL,
+		IORING_SETUP_SQPOLL | IORING_SETUP_SUBMIT_ALL,
+		IORING_SETUP_SQPOLL,
+	};
+	const unsigned *flags = params->sqpoll_idle_ms > 0 ? best_sqpoll : best;
+	size_t n = params->sqpoll_idle_ms > 0 ? sizeof(best_sqpoll) / sizeof(*best_sqpoll)
+					      : sizeof(best) / sizeof(*best);
+	unsigned entries = params->sq_entries;
+	int err = -EINVAL;
+	size_t used;
+
+	for (size_t i = 0; i < n;) {
+		struct io_uring_params p = { .flags = flags[i] | IORING_SETUP_CQSIZE |
+						      IORING_SETUP_CLAMP,
+					     .cq_entries = CQ_PER_SQ * entries,
+					     .sq_thread_idle = params->sqpoll_idle_ms };
+
+		err = io_uring_queue_init_params(entries, &ring->uring, &p);
+		if (err == -ENOMEM && entries / 2 >= SQ_ENTRIES_MIN) {
+			entries /= 2;
+			continue;
+		}
+		if (err != -EINVAL)
+			break;
+		i++;
+	}
+	if (err != 0)
+		return err;
+
+	ring->sqpoll = params->sqpoll_idle_ms > 0;
+	used = 0;
+	for (size_t i = 0; i < sizeof(flag_names) / sizeof(*flag_names); i++)
+		if (ring->uring.flags & flag_names[i].flag)
+			used += (size_t)snprintf(ring->description + used,
+						 sizeof(ring->description) - used, "%s ",
+						 flag_names[i].name);
+	snprintf(ring->description + used, sizeof(ring->description) - used, "sq %u%s cq %u",
+		 ring->uring.sq.ring_entries,
+		 entries < params->sq_entries ? " (less than asked for: RLIMIT_MEMLOCK)" : "",
+		 ring->uring.cq.ring_entries);
+	return 0;
+}
+
+int ring_new(const struct ring_params *params, struct ring **out)
+{
+	struct ring *ring = calloc(1, sizeof(*ring));
+	int err;
+
+	*out = NULL;
+	if (ring == NULL)
+		return -ENOMEM;
+	err = setup(ring, params);
+	if (err != 0) {
+		free(ring);
+		return err;
+	}
+	/* Saves a look-up of the ring's file in every enter; nothing is lost without it. */
+	(void)io_uring_register_ring_fd(&ring->uring);
+	ring->tick_multishot = true;
+	ring->batch = params->batch;
+	ring->headers = malloc(params->batch * sizeof(*ring->headers));
+	if (ring->headers == NULL)
+		err = -ENOMEM;
+	else if (params->recv_buffers > 0)
+		err = buffers_init(ring, params);
+	if (err != 0) {
+		ring_free(ring);
+		return err;
+	}
+	*out = ring;
+	return 0;
+}
+
+void ring_free(struct ring *ring)
+{
+	if (ring == NULL)
+		return;
+	io_uring_queue_exit(&ring->uring);
+	if (ring->buffer_ring != NULL)
+		munmap(ring->buffer_ring, buffer_ring_bytes(ring));
+	if (ring->buffers != NULL)
+		munmap(ring->buffers, ring->buffers_n * ring->buffer_bytes);
+	free(ring->spare);
+	free(ring->headers);
+	free(ring);
+}
+
+const char *ring_describe(const struct ring *ring)
+{
+	return ring->description;
+}
+
+const struct ring_counts *ring_counts(const struct ring *ring)
+{
+	return &ring->counts;
+}
+
+int ring_fd(const struct ring *ring)
+{
+	return ring->uring.ring_fd;
+}
+
+static int read_number(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	int value = -1;
+
+	if (f == NULL)
+		return -1;
+	if (fscanf(f, "%d", &value) != 1)
+		value = -1;
+	fclose(f);
+	return value;
+}
+
+void ring_explain(int error, char *buf, size_t size)
+{
+	int disabled = read_number("/proc/sys/kernel/io_uring_disabled");
+	struct rlimit memlock = { 0, 0 };
+
+	getrlimit(RLIMIT_MEMLOCK, &memlock);
+	if (error == -EPERM && disabled > 0)
+		snprintf(buf, size,
+			 "io_uring is switched off on this host: set kernel.io_uring_disabled to 0 "
+			 "(it is %d) with "
+			 "sysctl",
+			 disabled);
+	else if (error == -EPERM || error == -EACCES)
+		snprintf(buf, size,
+			 "io_uring is refused (%s), most likely by a seccomp profile: containers "
+			 "need one that allows "
+			 "io_uring_setup, io_uring_enter and io_uring_register",
+			 strerror(-error));
+	else if (error == -ENOSYS)
+		snprintf(buf, size,
+			 "this kernel has no io_uring, or a seccomp profile hides it: Linux 6.1 or "
+			 "newer is needed, and "
+			 "in a container a profile that allows io_uring_setup, io_uring_enter and "
+			 "io_uring_register");
+	else if (error == -ENOMEM)
+		snprintf(buf, size,
+			 "no memory for an io_uring: raise RLIMIT_MEMLOCK (it is %llu KiB; "
+			 "LimitMEMLOCK= in a systemd "
+			 "unit, ulimit -l in a shell) or lower engine.sq_entries and "
+			 "engine.recv_buffers",
+			 (unsigned long long)memlock.rlim_cur / 1024);
+	else if (error == -EINVAL)
+		snprintf(buf, size,
+			 "this kernel's io_uring is too old: Linux 6.1 or newer is needed");
+	else if (error == -EMFILE || error == -ENFILE)
+		snprintf(
+			buf, size,
+			"no file descriptor left for an io_uring: raise RLIMIT_NOFILE (ulimit -n)");
+	else
+		snprintf(buf, size, "io_uring cannot be set up: %s", strerror(-error));
+}
+
+unsigned ring_submit(struct ring *ring)
+{
+	int n;
+
+	if (io_uring_sq_ready(&ring->uring) == 0)
+		return 0;
+	n = io_uring_submit(&ring->uring);
+	ring->counts.enters++;
+	if (n < 0) {
+		ring->counts.enter_errors++;
+		return 0;
+	}
+	ring->counts.submitted += (unsigned)n;
+	if (io_uring_sq_ready(&ring->uring) == 0)
+		ring->headers_n = 0;
+	return (unsigned)n;
+}
+
+static struct io_uring_sqe *next_sqe(struct ring *ring)
+{
+	for (int i = 0; i < SUBMIT_TRIES; i++) {
+		struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+
+		if (sqe != NULL)
+			return sqe;
+		if (ring->sqpoll)
+			io_uring_sqring_wait(&ring->uring);
+		else
+			ring_submit(ring);
+	}
+	/* The kernel has taken nothing a thousand times over: there is no way on. */
+	abort();
+}
+
+void ring_accept(struct ring *ring, int fd, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	io_uring_prep_multishot_accept(sqe, fd, NULL, NULL, SOCK_CLOEXEC);
+	sqe->user_data = user_data;
+}
+
+void ring_recv(struct ring *ring, int fd, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = BUFFER_GROUP;
+	sqe->user_data = user_data;
+}
+
+void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	io_uring_prep_recv(sqe, fd, buf, len, 0);
+	sqe->user_data = user_data;
+}
+
+void ring_send(struct ring *ring, int fd, const struct iovec *spans, unsigned spans_n,
+	       uint64_t user_data)
+{
+	struct io_uring_sqe *sqe;
+
+	assert(spans_n > 0 && spans_n <= RING_SPANS_MAX);
+	if (io_uring_sq_ready(&ring->uring) >= ring->batch || ring->headers_n == ring->batch)
+		ring_submit(ring);
+	sqe = next_sqe(ring);
+	/* A submission thread reads the headers whenever it likes, so there the first span must do;
+	 * so it must if the kernel has refused the last batch. */
+	if (spans_n == 1 || ring->sqpoll || ring->headers_n == ring->batch) {
+		io_uring_prep_send(sqe, fd, spans[0].iov_base, spans[0].iov_len,
+				   MSG_NOSIGNAL | MSG_WAITALL);
+	} else {
+		struct send_header *h = &ring->headers[ring->headers_n++];
+
+		memcpy(h->spans, spans, spans_n * sizeof(*spans));
+		h->msg = (struct msghdr){ .msg_iov = h->spans, .msg_iovlen = spans_n };
+		io_uring_prep_sendmsg(sqe, fd, &h->msg, MSG_NOSIGNAL | MSG_WAITALL);
+	}
+	sqe->user_data = user_data;
+}
+
+void ring_cancel(struct ring *ring, uint64_t target, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	io_uring_prep_cancel64(sqe, target, 0);
+	sqe->user_data = user_data;
+}
+
+void ring_cancel_fd(struct ring *ring, int fd, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	io_uring_prep_cancel_fd(sqe, fd, IORING_ASYNC_CANCEL_ALL);
+	sqe->user_data = user_data;
+}
+
+void ring_tick(struct ring *ring, uint64_t period_ns, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	ring->tick.tv_sec = (long long)(period_ns / NS_PER_S);
+	ring->tick.tv_nsec = (long long)(period_ns % NS_PER_S);
+	io_uring_prep_timeout(sqe, &ring->tick, 0, ring->tick_multishot ? TIMEOUT_MULTISHOT : 0);
+	sqe->user_data = user_data;
+}
+
+void ring_tick_stop(struct ring *ring, uint64_t tick, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	io_uring_prep_timeout_remove(sqe, tick, 0);
+	sqe->user_data = user_data;
+}
+
+void ring_wake(struct ring *ring, int target_ring_fd, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	io_uring_prep_msg_ring(sqe, target_ring_fd, 0, user_data, 0);
+	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+	/* Only a failure comes back: the target has ended, and then nobody needs it awake. */
+	sqe->user_data = UINT64_MAX;
+}
+
+/* Whether the kernel holds completions that only an enter brings out. Without TASKRUN_FLAG it does
+ * not say. */
+static bool deferred_work(const struct ring *ring)
+{
+	return (IO_URING_READ_ONCE(*ring->uring.sq.kflags) &
+		(IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
+	       (!(ring->uring.flags & IORING_SETUP_TASKRUN_FLAG) && !ring->sqpoll);
+}
+
+bool ring_ready(const struct ring *ring)
+{
+	return io_uring_cq_ready(&ring->uring) > 0 || (IO_URING_READ_ONCE(*ring->uring.sq.kflags) &
+						       (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+}
+
+unsigned ring_queued(const struct ring *ring)
+{
+	return io_uring_sq_ready(&ring->uring);
+}
+
+void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
+{
+	int n;
+
+	/* What is there comes first; waiting would only put it off. */
+	if (io_uring_cq_ready(&ring->uring) > 0)
+		wait = false;
+	if (!wait && io_uring_sq_ready(&ring->uring) == 0 && !deferred_work(ring))
+		return;
+	ring->counts.enters++;
+	if (wait && linger_us > 0) {
+		/* Minimum wait: 64 completions or the time, then one. liburing 2.3 has no call that
+		 * sets it. */
+		struct io_uring_getevents_arg arg = { .pad = linger_us };
+
+		n = io_uring_submit(&ring->uring);
+		if (n >= 0 && io_uring_cq_ready(&ring->uring) == 0)
+			(void)io_uring_enter2((unsigned)ring->uring.ring_fd, 0, 64,
+					      IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+					      (sigset_t *)(void *)&arg, sizeof(arg));
+	} else if (wait) {
+		n = io_uring_submit_and_wait(&ring->uring, 1);
+	} else {
+		n = io_uring_submit_and_get_events(&ring->uring);
+	}
+	if (n < 0) {
+		ring->counts.enter_errors++;
+		return;
+	}
+	ring->counts.submitted += (unsigned)n;
+	if (io_uring_sq_ready(&ring->uring) == 0)
+		ring->headers_n = 0;
+}
+
+/* Takes the buffer back: into the kernel's hands again, or on the stack if it has enough. */
+static void recycle(struct ring *ring, uint16_t id)
+{
+	ring->posted_n--;
+	if (ring->posted_n < ring->post_max)
+		post_buffer(ring, id);
+	else
+		ring->spare[ring->spare_n++] = id;
+}
+
+unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, void *context)
+{
+	unsigned n = 0;
+
+	if (io_uring_cq_has_overflow(&ring->uring))
+		ring->counts.overflows++;
+	while (n < max) {
+		struct io_uring_cqe *cqe;
+		struct completion c = { 0 };
+		uint32_t flags;
+
+		if (io_uring_cq_ready(&ring->uring) == 0)
+			break;
+		cqe = &ring->uring.cq.cqes[*ring->uring.cq.khead & *ring->uring.cq.kring_mask];
+		c.user_data = cqe->user_data;
+		c.result = cqe->res;
+		flags = cqe->flags;
+		io_uring_cq_advance(&ring->uring, 1);
+		n++;
+		if (c.user_data == UINT64_MAX)
+			continue;
+		c.more = flags & IORING_CQE_F_MORE;
+		if (flags & IORING_CQE_F_BUFFER)
+			c.data = ring->buffers +
+				 (flags >> IORING_CQE_BUFFER_SHIFT) * ring->buffer_bytes;
+		if (c.result == -ENOBUFS) {
+			ring->counts.no_buffers++;
+			ring->post_max = 2 * ring->post_max < ring->buffers_n ? 2 * ring->post_max
+									      : ring->buffers_n;
+		} else if (c.result == -EINVAL && ring->tick_multishot && !c.more) {
+			/* Before Linux 6.4 a timeout fires once; whoever armed it arms it again. */
+			ring->tick_multishot = false;
+		}
+		callback(context, &c);
+		if (flags & IORING_CQE_F_BUFFER)
+			recycle(ring, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
+	}
+	if (n > 0 && ring->buffers_n > 0)
+		post_spare_buffers(ring);
+	return n;
+}
+
+void ring_shutdown(struct ring *ring, int fd, int how)
+{
+	(void)ring;
+	(void)shutdown(fd, how);
+}
+
+void ring_close(struct ring *ring, int fd)
+{
+	(void)ring;
+	(void)close(fd);
+}
+
+int ring_send_now(struct ring *ring, int fd, const void *data, size_t len)
+{
+	ssize_t n = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
+
+	(void)ring;
+	return n < 0 ? -errno : (int)n;
+}
+
+void ring_peer(struct ring *ring, int fd, unsigned char address[16])
+{
+	struct sockaddr_storage peer;
+	socklen_t len = sizeof(peer);
+
+	(void)ring;
+	memset(address, 0, 16);
+	if (getpeername(fd, (struct sockaddr *)&peer, &len) != 0)
+		return;
+	if (peer.ss_family == AF_INET6) {
+		memcpy(address, &((struct sockaddr_in6 *)&peer)->sin6_addr, 16);
+	} else if (peer.ss_family == AF_INET) {
+		address[10] = address[11] = 0xff;
+		memcpy(address + 12, &((struct sockaddr_in *)&peer)->sin_addr, 4);
+	}
+}

@@ -1,0 +1,255 @@
+#include "engine/socket.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+static uint64_t data_for(const struct sockets *t, const struct socket *s, unsigned op)
+{
+	return user_data(op, t->slots[s->slot].generation, s->slot);
+}
+
+static void arm(struct sockets *t, struct socket *s)
+{
+	ring_recv(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_RECV));
+	s->recv_armed = true;
+	s->in_flight++;
+}
+
+/* One request less in the kernel; the last one lets a closing socket die. */
+static void landed(struct sockets *t, struct socket *s)
+{
+	assert(s->in_flight > 0);
+	if (--s->in_flight == 0 && s->closing)
+		list_append(&t->dying, &s->link);
+}
+
+static struct socket *owner_of(struct sockets *t, const struct completion *c)
+{
+	struct socket *s =
+		socket_at(t, user_data_slot(c->user_data), user_data_generation(c->user_data));
+
+	if (s == NULL)
+		t->reactor->stats.late_completions++;
+	return s;
+}
+
+static void recv_completed(void *context, const struct completion *c)
+{
+	struct sockets *t = context;
+	struct socket *s = owner_of(t, c);
+
+	if (s == NULL)
+		return;
+	if (!c->more) {
+		s->recv_armed = false;
+		landed(t, s);
+	}
+	if (s->closing)
+		return;
+	if (c->result > 0) {
+		s->recv_into = false;
+		t->events->received(s, c->data, (size_t)c->result, 0);
+	} else if (c->result == -ENOBUFS) {
+		if (!c->more && list_empty(&s->link))
+			list_append(&t->starved, &s->link);
+		return;
+	} else if (c->result == 0 ||
+		   (c->result != -ECANCELED && c->result != -EINTR && c->result != -EAGAIN)) {
+		s->ended = true;
+		t->events->received(s, NULL, 0, c->result);
+	}
+	/* Multishot ends by itself now and then; and a pause may be over before its cancellation
+	 * is. */
+	if (!s->recv_armed && !s->paused && !s->ended && !s->closing && list_empty(&s->link))
+		arm(t, s);
+}
+
+static void send_completed(void *context, const struct completion *c)
+{
+	struct sockets *t = context;
+	struct socket *s = owner_of(t, c);
+
+	if (s == NULL)
+		return;
+	s->sending = false;
+	landed(t, s);
+	t->events->sent(s, c->result);
+}
+
+static void cancel_completed(void *context, const struct completion *c)
+{
+	struct sockets *t = context;
+	struct socket *s = owner_of(t, c);
+
+	if (s != NULL)
+		landed(t, s);
+}
+
+int sockets_init(struct sockets *t, struct reactor *reactor, const struct socket_events *events,
+		 uint32_t max)
+{
+	*t = (struct sockets){
+		.reactor = reactor, .events = events, .slots_max = max, .free = SOCKET_NO_SLOT
+	};
+	list_init(&t->starved);
+	list_init(&t->dying);
+	reactor_handle(reactor, OP_SOCKET_RECV, recv_completed, t);
+	reactor_handle(reactor, OP_SOCKET_SEND, send_completed, t);
+	reactor_handle(reactor, OP_SOCKET_CANCEL, cancel_completed, t);
+	return 0;
+}
+
+void sockets_release(struct sockets *t)
+{
+	assert(t->open == 0);
+	free(t->slots);
+}
+
+static int grow(struct sockets *t)
+{
+	uint32_t n = t->slots_n == 0 ? 64 : 2 * t->slots_n;
+	struct socket_slot *slots;
+
+	if (n > t->slots_max)
+		n = t->slots_max;
+	if (n == t->slots_n)
+		return -EMFILE;
+	slots = realloc(t->slots, n * sizeof(*slots));
+	if (slots == NULL)
+		return -ENOMEM;
+	for (uint32_t i = n; i-- > t->slots_n;) {
+		slots[i] = (struct socket_slot){ .next_free = t->free };
+		t->free = i;
+	}
+	t->slots = slots;
+	t->slots_n = n;
+	return 0;
+}
+
+int socket_open(struct sockets *t, struct socket *s, int fd)
+{
+	int err = t->free == SOCKET_NO_SLOT ? grow(t) : 0;
+
+	if (err != 0)
+		return err;
+	*s = (struct socket){ .fd = fd, .slot = t->free, .paused = true };
+	list_init(&s->link);
+	t->free = t->slots[s->slot].next_free;
+	t->slots[s->slot].socket = s;
+	t->open++;
+	return 0;
+}
+
+void socket_receive(struct sockets *t, struct socket *s)
+{
+	s->paused = false;
+	if (!s->recv_armed && !s->ended && !s->closing && list_empty(&s->link))
+		arm(t, s);
+}
+
+void socket_receive_into(struct sockets *t, struct socket *s, void *buf, size_t len)
+{
+	assert(!s->recv_armed && !s->closing && !s->ended);
+	ring_recv_into(t->reactor->ring, s->fd, buf, len, data_for(t, s, OP_SOCKET_RECV));
+	s->recv_armed = true;
+	s->recv_into = true;
+	s->in_flight++;
+}
+
+void socket_pause(struct sockets *t, struct socket *s)
+{
+	if (s->paused)
+		return;
+	s->paused = true;
+	if (s->closing)
+		return;
+	list_remove(&s->link);
+	if (!s->recv_armed)
+		return;
+	ring_cancel(t->reactor->ring, data_for(t, s, OP_SOCKET_RECV),
+		    data_for(t, s, OP_SOCKET_CANCEL));
+	s->in_flight++;
+}
+
+void socket_send(struct sockets *t, struct socket *s, const struct iovec *spans, unsigned spans_n)
+{
+	uint64_t now_ns = t->reactor->now_ns;
+
+	assert(!s->sending && !s->closing);
+	ring_send(t->reactor->ring, s->fd, spans, spans_n, data_for(t, s, OP_SOCKET_SEND));
+	s->sending = true;
+	s->in_flight++;
+	if (s->sent_ns != 0)
+		histogram_add(&t->send_gap, now_ns - s->sent_ns);
+	s->sent_ns = now_ns;
+	t->sends++;
+}
+
+void socket_cancel_send(struct sockets *t, struct socket *s)
+{
+	if (!s->sending || s->closing)
+		return;
+	ring_cancel(t->reactor->ring, data_for(t, s, OP_SOCKET_SEND),
+		    data_for(t, s, OP_SOCKET_CANCEL));
+	s->in_flight++;
+}
+
+void socket_close(struct sockets *t, struct socket *s)
+{
+	if (s->closing)
+		return;
+	s->closing = true;
+	list_remove(&s->link);
+	if (s->in_flight == 0) {
+		list_append(&t->dying, &s->link);
+		return;
+	}
+	ring_shutdown(t->reactor->ring, s->fd, SHUT_RDWR);
+	ring_cancel_fd(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_CANCEL));
+	s->in_flight++;
+}
+
+struct socket *socket_at(struct sockets *t, uint32_t slot, uint32_t generation)
+{
+	if (slot >= t->slots_n || t->slots[slot].generation != generation)
+		return NULL;
+	return t->slots[slot].socket;
+}
+
+uint32_t socket_generation(const struct sockets *t, const struct socket *s)
+{
+	return t->slots[s->slot].generation;
+}
+
+static void end(struct sockets *t, struct socket *s)
+{
+	struct socket_slot *slot = &t->slots[s->slot];
+
+	ring_close(t->reactor->ring, s->fd);
+	slot->socket = NULL;
+	/* A late completion for the old owner must miss. */
+	slot->generation = (slot->generation + 1) & REACTOR_GENERATION_MASK;
+	slot->next_free = t->free;
+	t->free = s->slot;
+	t->open--;
+	t->events->closed(s);
+}
+
+bool sockets_flush(struct sockets *t)
+{
+	struct list starved, dying, *link;
+	bool any = !list_empty(&t->starved) || !list_empty(&t->dying);
+
+	list_init(&starved);
+	list_init(&dying);
+	list_splice(&starved, &t->starved);
+	list_splice(&dying, &t->dying);
+	while ((link = list_take(&starved)) != NULL)
+		socket_receive(t, LIST_ENTRY(link, struct socket, link));
+	while ((link = list_take(&dying)) != NULL)
+		end(t, LIST_ENTRY(link, struct socket, link));
+	return any;
+}

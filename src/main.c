@@ -1,0 +1,537 @@
+#include <errno.h>
+#include <getopt.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "admin/stats.h"
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "broker/listener.h"
+#include "broker/shard.h"
+#include "engine/mailbox.h"
+#include "engine/placement.h"
+#include "engine/ring.h"
+
+enum { EXIT_CLEAN = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_IO_URING = 3 };
+
+enum { SPARE_FDS = 64 }; /* beside those of connections: rings, listeners, log */
+
+static const char usage[] =
+	"Usage: broker -c FILE            run in the foreground, log to standard error\n"
+	"       broker -c FILE --check    check the configuration, show what would run, exit 0 or "
+	"2\n"
+	"       broker --topology         show the cores of this machine and which ones reactors "
+	"would get\n"
+	"       broker --version | --help\n"
+	"\n"
+	"  -c, --config FILE   configuration; config/broker.conf shows every key with its default\n"
+	"\n"
+	"Signals: TERM or INT delivers what has been published and ends, a second one ends at "
+	"once;\n"
+	"         HUP reads the configuration again and keeps the old one if the new one is bad.\n"
+	"Exit codes: 0 clean stop, 1 failed while running, 2 bad arguments or configuration,\n"
+	"            3 the kernel or its limits refuse io_uring.\n"
+	"\n"
+	"Try it: nc 127.0.0.1 8080 and type SUBSCRIBE demo; in a second one PUBLISH demo, then "
+	"messages.\n";
+
+struct options {
+	const char *config_path;
+	bool check, topology;
+};
+
+static const enum placement_mode placement_modes[] = { [PLACEMENT_CORES] = PLACE_CORES,
+						       [PLACEMENT_THREADS] = PLACE_THREADS,
+						       [PLACEMENT_NONE] = PLACE_NONE };
+
+/* ---- starting ---- */
+
+/* Reactors start together: each makes its ring on its own thread, then waits for all the others. */
+struct start {
+	pthread_mutex_t lock;
+	pthread_cond_t changed;
+	unsigned made, failed;
+	int error;
+	bool go, stop;
+};
+
+struct thread {
+	pthread_t id;
+	struct broker *broker;
+	const struct config *config;
+	struct start *start;
+	unsigned shard;
+};
+
+static void *run_shard(void *argument)
+{
+	struct thread *t = argument;
+	struct broker *b = t->broker;
+	struct start *start = t->start;
+	struct shard *s = &b->shards[t->shard];
+	int err = placement_bind(&b->placement.slots[t->shard]);
+	char name[16];
+	bool go;
+
+	if (err != 0)
+		log_warn("reactor %u: cannot be pinned to cpu %d: %s", t->shard,
+			 b->placement.slots[t->shard].cpu, strerror(-err));
+	snprintf(name, sizeof(name), "reactor %u", t->shard % 100000);
+	pthread_setname_np(pthread_self(), name);
+	err = shard_init(s, b, t->shard, t->config);
+	pthread_mutex_lock(&start->lock);
+	start->made++;
+	if (err != 0) {
+		start->failed++;
+		start->error = err;
+	}
+	pthread_cond_broadcast(&start->changed);
+	while (!start->go && !start->stop)
+		pthread_cond_wait(&start->changed, &start->lock);
+	go = start->go;
+	pthread_mutex_unlock(&start->lock);
+	if (go)
+		shard_run(s);
+	/* The main thread may be waiting for the last one. */
+	if (atomic_fetch_sub(&b->running, 1) == 1)
+		kill(getpid(), SIGUSR2);
+	return NULL;
+}
+
+static void raise_file_limit(const struct config *config)
+{
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		return;
+	if (limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	if (limit.rlim_cur != RLIM_INFINITY &&
+	    limit.rlim_cur < (rlim_t)config->limits.connections + SPARE_FDS)
+		log_warn("limits.connections is %u but RLIMIT_NOFILE allows %llu files: raise it "
+			 "(ulimit -n, LimitNOFILE=)",
+			 config->limits.connections, (unsigned long long)limit.rlim_cur);
+}
+
+/* ---- what people read ---- */
+
+static void append(char *buf, size_t size, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static void append(char *buf, size_t size, const char *format, ...)
+{
+	size_t used = strlen(buf);
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(buf + used, size - used, format, args);
+	va_end(args);
+}
+
+static const char *protocol_names(unsigned protocols)
+{
+	static const char *const names[] = { "", "line", "http", "line http" };
+
+	return names[protocols & 3];
+}
+
+static void log_ready(const struct broker *b)
+{
+	char where[1024] = "", cpus[1024] = "";
+	const char *line_address = NULL;
+
+	for (unsigned i = 0; i < b->shards_n; i++)
+		if (b->placement.slots[i].cpu >= 0)
+			append(cpus, sizeof(cpus), " %d", b->placement.slots[i].cpu);
+	for (size_t i = 0; i < b->listeners_n; i++) {
+		const struct listener *l = &b->listeners[i];
+
+		append(where, sizeof(where), "%s%s (%s)", i > 0 ? ", " : "", l->address,
+		       protocol_names(l->protocols));
+		if (line_address == NULL && (l->protocols & CONFIG_PROTOCOL_LINE))
+			line_address = l->address;
+		if (strncmp(l->address, "127.", 4) != 0 && strncmp(l->address, "[::1]", 5) != 0 &&
+		    l->unix_path == NULL)
+			log_warn("%s takes clients from other hosts and there is no authentication "
+				 "yet: keep it behind a "
+				 "firewall",
+				 l->address);
+	}
+	log_info("ring: %s", ring_describe(b->shards[0].reactor.ring));
+	if (line_address != NULL) {
+		char nc[256] = "";
+		const char *colon = strrchr(line_address, ':');
+
+		if (strncmp(line_address, "unix:", 5) == 0)
+			append(nc, sizeof(nc), "nc -U %s", line_address + 5);
+		else if (strncmp(line_address, "0.0.0.0:", 8) == 0 ||
+			 strncmp(line_address, "[::]:", 5) == 0)
+			append(nc, sizeof(nc), "nc 127.0.0.1 %s", colon + 1);
+		else if (line_address[0] == '[')
+			append(nc, sizeof(nc), "nc %.*s %s", (int)(colon - line_address - 2),
+			       line_address + 1, colon + 1);
+		else
+			append(nc, sizeof(nc), "nc %.*s %s", (int)(colon - line_address),
+			       line_address, colon + 1);
+		log_info("ready: %u reactor%s on %s%s; listening on %s; try: %s  then type "
+			 "SUBSCRIBE demo, and in a second "
+			 "%s  type PUBLISH demo, then messages, BYE ends",
+			 b->shards_n, b->shards_n == 1 ? "" : "s",
+			 cpus[0] != 0 ? "cpus" : "any cpu", cpus, where, nc, nc);
+		return;
+	}
+	log_info("ready: %u reactor%s on %s%s; listening on %s; try: curl http://%s/", b->shards_n,
+		 b->shards_n == 1 ? "" : "s", cpus[0] != 0 ? "cpus" : "any cpu", cpus, where,
+		 b->listeners_n > 0 ? b->listeners[0].address : "");
+}
+
+static int print_check(const struct options *o, const struct config *config)
+{
+	struct placement placement;
+	int err = placement_init(&placement, placement_modes[config->placement], config->reactors);
+
+	if (err != 0) {
+		fprintf(stderr, "broker: the machine's cores cannot be read: %s\n", strerror(-err));
+		return EXIT_FAILED;
+	}
+	printf("%s: valid\n", o->config_path);
+	printf("reactors: %u on %u cores, %u threads%s\n", placement.slots_n, placement.cores,
+	       placement.threads,
+	       placement.oversubscribed
+		       ? " (more reactors than threads: correct, but slower than one per core)"
+		       : "");
+	for (unsigned i = 0; i < placement.slots_n; i++) {
+		const struct placement_slot *slot = &placement.slots[i];
+
+		if (slot->cpu < 0)
+			printf("  reactor %u: not pinned\n", i);
+		else
+			printf("  reactor %u: cpu %d (core %d, node %d)\n", i, slot->cpu,
+			       slot->core, slot->numa);
+	}
+	if (placement.quota > 0)
+		printf("cpu quota: %.2f cores\n", placement.quota);
+	for (size_t i = 0; i < config->listens_n; i++)
+		printf("listen \"%s\": %s (%s)\n", config->listens[i].title,
+		       config->listens[i].address, protocol_names(config->listens[i].protocols));
+	printf("limits: %u connections, %zu bytes a message, %llu topics, %llu subscriptions, %zu "
+	       "bytes of history\n",
+	       config->limits.connections, config->limits.message_bytes,
+	       (unsigned long long)config->limits.topics,
+	       (unsigned long long)config->limits.subscriptions,
+	       config->limits.history_total_bytes);
+	for (size_t i = 0; i <= config->topic_n; i++) {
+		const struct config_topic *t =
+			i < config->topic_n ? &config->topic[i] : &config->topics;
+
+		printf("topics %s: history %llu messages, %zu bytes, %llu s; backlog %zu bytes, "
+		       "%llu s, then %s\n",
+		       t->pattern != NULL ? t->pattern : "(all others)",
+		       (unsigned long long)t->history_messages, t->history_bytes,
+		       (unsigned long long)t->history_seconds, t->backlog_bytes,
+		       (unsigned long long)t->backlog_seconds,
+		       t->slow == SLOW_SKIP ? "skip" : "disconnect");
+	}
+	placement_release(&placement);
+	return EXIT_CLEAN;
+}
+
+/* ---- running ---- */
+
+/* The main thread's post: it has no reactor, only a small ring to wake the parked with. */
+static void post(struct broker *b, struct ring *ring, unsigned to, struct letter *letter)
+{
+	void *letters[1] = { letter };
+
+	while (mailbox_push(b->mailbox, to, b->shards_n, LANE_FREE, letters, 1) == 0)
+		usleep(1000);
+	if (mailbox_ring(b->mailbox, to, b->shards_n)) {
+		ring_wake(ring, b->ring_fds[to], user_data(OP_WAKE, 0, 0));
+		ring_submit(ring);
+	}
+}
+
+static bool post_drain(struct broker *b, struct ring *ring)
+{
+	for (unsigned i = 0; i < b->shards_n; i++) {
+		struct letter *l = malloc(sizeof(*l));
+
+		if (l == NULL)
+			return false;
+		l->kind = LETTER_DRAIN;
+		post(b, ring, i, l);
+	}
+	return true;
+}
+
+/* Reads the configuration again; returns the one in force from now on. */
+static struct config *reload(struct broker *b, struct ring *ring, const char *path,
+			     struct config *before)
+{
+	struct reload *shared = calloc(1, sizeof(*shared));
+	struct config *after = NULL;
+	char keys[512];
+	int err = config_load(path, &after, stderr);
+
+	if (err != 0 || shared == NULL) {
+		log_error("reload: %s is bad and the old configuration stays in force", path);
+		free(shared);
+		config_free(after);
+		return before;
+	}
+	config_restart_keys(before, after, keys, sizeof(keys));
+	if (keys[0] != 0)
+		log_warn("reload: %s changed, which takes a restart", keys);
+	/* What takes a restart stays as it is. */
+	after->engine = before->engine;
+	log_configure((enum log_level)after->log_level, (enum log_format)after->log_format);
+	shared->before = before;
+	atomic_init(&shared->left, b->shards_n);
+	for (unsigned i = 0; i < b->shards_n; i++) {
+		struct reload_letter *l = malloc(sizeof(*l));
+
+		if (l == NULL)
+			abort();
+		*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
+					     .config = after,
+					     .reload = shared };
+		post(b, ring, i, &l->letter);
+	}
+	log_info("reload: %s is in force", path);
+	return after;
+}
+
+/* Waits for signals until the last reactor has ended. */
+static struct config *serve(struct broker *b, struct ring *ring, const char *path,
+			    struct config *config, const sigset_t *signals)
+{
+	bool draining = false;
+
+	while (atomic_load(&b->running) > 0) {
+		int sig;
+
+		if (sigwait(signals, &sig) != 0)
+			continue;
+		if (sig == SIGHUP && !draining) {
+			config = reload(b, ring, path, config);
+		} else if ((sig == SIGTERM || sig == SIGINT) && !draining) {
+			log_info("draining: delivering what has been published, at most %u s; a "
+				 "second signal ends at once",
+				 config->drain_seconds);
+			draining = true;
+			if (!post_drain(b, ring))
+				_exit(EXIT_FAILED);
+		} else if (sig == SIGTERM || sig == SIGINT) {
+			log_warn("ended at once by a second signal");
+			_exit(EXIT_CLEAN);
+		}
+	}
+	return config;
+}
+
+static void release(struct broker *b)
+{
+	for (unsigned i = 0; b->shards != NULL && i < b->shards_n; i++)
+		shard_release(&b->shards[i]);
+	for (unsigned to = 0; b->mailbox != NULL && to < b->shards_n; to++)
+		for (unsigned from = 0; from <= b->shards_n; from++)
+			for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
+				bool again;
+				void *letter;
+
+				while (mailbox_pop(b->mailbox, to, from, lane, &letter, 1,
+						   &again) == 1)
+					letter_discard(letter);
+			}
+	mailbox_free(b->mailbox);
+	listeners_close(b);
+	placement_release(&b->placement);
+	free(b->ring_fds);
+	free(b->shards);
+}
+
+static int explain_ring(int err)
+{
+	char why[512];
+
+	ring_explain(err, why, sizeof(why));
+	log_error("%s", why);
+	return EXIT_IO_URING;
+}
+
+static int start_and_serve(struct broker *b, const char *path, struct config **config,
+			   const sigset_t *signals)
+{
+	const struct ring_params tiny = { .sq_entries = 16, .batch = 16 };
+	struct start start = { .lock = PTHREAD_MUTEX_INITIALIZER,
+			       .changed = PTHREAD_COND_INITIALIZER };
+	struct thread *threads = calloc(b->shards_n, sizeof(*threads));
+	struct ring *ring = NULL;
+	unsigned started = 0;
+	int code = EXIT_FAILED, err = ring_new(&tiny, &ring);
+
+	if (err != 0) {
+		free(threads);
+		return explain_ring(err);
+	}
+	atomic_init(&b->running, b->shards_n);
+	for (; threads != NULL && started < b->shards_n; started++) {
+		threads[started] = (struct thread){
+			.broker = b, .config = *config, .start = &start, .shard = started
+		};
+		err = pthread_create(&threads[started].id, NULL, run_shard, &threads[started]);
+		if (err != 0) {
+			log_error("a thread cannot be started: %s", strerror(err));
+			break;
+		}
+	}
+	pthread_mutex_lock(&start.lock);
+	while (start.made < started)
+		pthread_cond_wait(&start.changed, &start.lock);
+	start.go = started == b->shards_n && start.failed == 0;
+	start.stop = !start.go;
+	if (start.go)
+		log_ready(b);
+	pthread_cond_broadcast(&start.changed);
+	pthread_mutex_unlock(&start.lock);
+	if (start.go) {
+		*config = serve(b, ring, path, *config, signals);
+		code = EXIT_CLEAN;
+	} else if (start.failed > 0) {
+		code = explain_ring(start.error);
+	}
+	for (unsigned i = 0; i < started; i++)
+		pthread_join(threads[i].id, NULL);
+	if (code == EXIT_CLEAN)
+		log_info("stopped");
+	ring_free(ring);
+	free(threads);
+	return code;
+}
+
+static int run(const struct options *o, struct config *config)
+{
+	struct broker b = { .report = stats_report };
+	char problem[512] = "out of memory";
+	sigset_t signals;
+	int code = EXIT_FAILED, err;
+
+	/* Blocked before any thread starts, so that only the main thread takes them. */
+	sigemptyset(&signals);
+	sigaddset(&signals, SIGTERM);
+	sigaddset(&signals, SIGINT);
+	sigaddset(&signals, SIGHUP);
+	sigaddset(&signals, SIGUSR2);
+	pthread_sigmask(SIG_BLOCK, &signals, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	log_configure((enum log_level)config->log_level, (enum log_format)config->log_format);
+	hash_seed();
+	raise_file_limit(config);
+	err = placement_init(&b.placement, placement_modes[config->placement], config->reactors);
+	if (err != 0) {
+		log_error("the machine's cores cannot be read: %s", strerror(-err));
+		return EXIT_FAILED;
+	}
+	b.shards_n = b.placement.slots_n;
+	b.shards = calloc(b.shards_n, sizeof(*b.shards));
+	b.ring_fds = calloc(b.shards_n, sizeof(*b.ring_fds));
+	b.mailbox = mailbox_new(b.shards_n, b.shards_n + 1, config->engine.lane_entries);
+	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL)
+		log_error("out of memory for %u reactors: lower reactors or engine.lane_entries",
+			  b.shards_n);
+	else if (listeners_open(&b, config, problem, sizeof(problem)) != 0)
+		log_error("%s", problem);
+	else
+		code = start_and_serve(&b, o->config_path, &config, &signals);
+	release(&b);
+	config_free(config);
+	return code;
+}
+
+/* ---- arguments ---- */
+
+static int parse(int argc, char **argv, struct options *o)
+{
+	enum { OPT_CHECK = 256, OPT_TOPOLOGY, OPT_VERSION, OPT_HELP };
+	static const struct option options[] = { { "config", required_argument, NULL, 'c' },
+						 { "check", no_argument, NULL, OPT_CHECK },
+						 { "topology", no_argument, NULL, OPT_TOPOLOGY },
+						 { "version", no_argument, NULL, OPT_VERSION },
+						 { "help", no_argument, NULL, OPT_HELP },
+						 { NULL, 0, NULL, 0 } };
+	int opt;
+
+	while ((opt = getopt_long(argc, argv, "c:h", options, NULL)) != -1) {
+		switch (opt) {
+		case 'c':
+			o->config_path = optarg;
+			break;
+		case OPT_CHECK:
+			o->check = true;
+			break;
+		case OPT_TOPOLOGY:
+			o->topology = true;
+			break;
+		case OPT_VERSION:
+			puts("broker " BROKER_VERSION);
+			exit(EXIT_CLEAN);
+		case OPT_HELP:
+		case 'h':
+			fputs(usage, stdout);
+			exit(EXIT_CLEAN);
+		default:
+			return -EINVAL;
+		}
+	}
+	if (optind < argc) {
+		fprintf(stderr, "broker: what is \"%s\"?\n", argv[optind]);
+		return -EINVAL;
+	}
+	if (o->config_path == NULL && !o->topology) {
+		fputs("broker: no configuration given\n", stderr);
+		return -EINVAL;
+	}
+	return 0;
+}
+
+int main(int argc, char **argv)
+{
+	struct options o = { 0 };
+	struct config *config = NULL;
+	int code;
+
+	if (parse(argc, argv, &o) != 0) {
+		fputs("Try: broker -c config/broker.conf, or broker --help\n", stderr);
+		return EXIT_USAGE;
+	}
+	if (o.config_path != NULL && config_load(o.config_path, &config, stderr) != 0)
+		return EXIT_USAGE;
+	if (o.topology) {
+		int err = placement_print(
+			stdout, config != NULL ? placement_modes[config->placement] : PLACE_CORES,
+			config != NULL ? config->reactors : 0);
+
+		config_free(config);
+		if (err != 0)
+			fprintf(stderr, "broker: the machine's cores cannot be read: %s\n",
+				strerror(-err));
+		return err == 0 ? EXIT_CLEAN : EXIT_FAILED;
+	}
+	if (o.check) {
+		code = print_check(&o, config);
+		config_free(config);
+		return code;
+	}
+	return run(&o, config);
+}

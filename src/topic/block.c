@@ -1,0 +1,65 @@
+#include "topic/block.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/name.h"
+
+struct block *block_new(struct span name, uint64_t hash, size_t capacity)
+{
+	struct block *b = malloc(sizeof(*b) + name.len + capacity);
+
+	assert(name.len <= NAME_BYTES_MAX);
+	if (b == NULL)
+		return NULL;
+	*b = (struct block){ .letter = { LETTER_BLOCK },
+			     .holders = 1,
+			     .name_len = (uint8_t)name.len,
+			     .hash = hash,
+			     .capacity = capacity };
+	list_init(&b->age);
+	memcpy(b->bytes, name.data, name.len);
+	return b;
+}
+
+struct block *block_reserve(struct block *b, size_t len)
+{
+	size_t capacity;
+
+	if (b->capacity - b->len >= len)
+		return b;
+	capacity = b->len + len;
+	/* Doubling, so that a message that arrives in pieces is not moved once per piece. */
+	if (capacity < 2 * b->capacity)
+		capacity = 2 * b->capacity;
+	b = realloc(b, sizeof(*b) + b->name_len + capacity);
+	if (b == NULL)
+		return NULL;
+	list_init(&b->age);
+	b->capacity = capacity;
+	return b;
+}
+
+struct run block_run(const struct block *b, uint32_t skip)
+{
+	struct run run = { .body = { b->bytes + b->name_len, b->len },
+			   .messages = b->messages,
+			   .lines = b->lines,
+			   .epoch = b->epoch,
+			   .seq = b->seq };
+
+	if (skip > 0) {
+		run.body = span_skip(run.body, run_skip(&run, skip));
+		run.messages -= skip;
+		run.seq += skip;
+	}
+	return run;
+}
+
+void block_unref(struct block *b)
+{
+	/* The last one must see what the others did before it frees the memory under them. */
+	if (atomic_fetch_sub_explicit(&b->holders, 1, memory_order_acq_rel) == 1)
+		free(b);
+}

@@ -1,0 +1,46 @@
+import resource
+import signal
+
+import pytest
+
+from harness import FACTOR, Broker
+
+TEST_SECONDS = 60  # the most that one test may take, times FACTOR
+
+_, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@pytest.fixture(autouse=True)
+def bounded():
+    """No test hangs, whatever it waits for."""
+
+    def over(*_):
+        pytest.fail(f"the test took more than {TEST_SECONDS * FACTOR:g} s")
+
+    signal.signal(signal.SIGALRM, over)
+    signal.setitimer(signal.ITIMER_REAL, TEST_SECONDS * FACTOR)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts brokers; each one stops cleanly, with counters that balance, when the test is over."""
+    brokers = []
+
+    def start(**config):
+        directory = tmp_path / f"broker-{len(brokers)}"
+        directory.mkdir()
+        brokers.append(Broker(directory, **config))
+        return brokers[-1]
+
+    yield start
+    errors = []
+    for broker in brokers:
+        try:
+            broker.close()
+        except BaseException as error:  # the others must be ended too
+            errors.append(error)
+    if errors:
+        raise errors[0]

@@ -1,0 +1,384 @@
+"""What an operator sees: exit codes, checks, readiness, drain, reload, and what an idle broker costs."""
+
+import ctypes
+import errno
+import re
+import signal
+import socket
+import struct
+import time
+
+import pytest
+
+from harness import DEFAULTS, FACTOR, PATIENCE, ROOT, config_text, line_listener, numbered, release_only, run
+
+SHIPPED = ROOT / "config/broker.conf"
+
+
+@pytest.fixture
+def conf(tmp_path):
+    """Writes a configuration file and returns its path."""
+
+    def write(text, name="test.conf"):
+        path = tmp_path / name
+        path.write_text(text)
+        return path
+
+    return write
+
+
+# --- the command line --------------------------------------------------------------------------------
+
+
+def test_version_and_help_say_what_they_should():
+    version, usage = run("--version"), run("--help")
+    assert version.returncode == usage.returncode == 0
+    assert re.search(r"broker.*\d+\.\d+", version.stdout)
+    assert all(option in usage.stdout for option in ("-c", "--check", "--topology", "--version", "--help"))
+
+
+def test_topology_shows_cores_and_reactors():
+    shown = run("--topology")
+    assert shown.returncode == 0
+    assert re.search(r"core", shown.stdout, re.I) and re.search(r"reactor", shown.stdout, re.I)
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["--nonsense"], ["-x"], ["-c"], ["--check"], ["-c", "/nonexistent/broker.conf"],
+    ["-c", "/nonexistent/broker.conf", "--check"], ["-c", "/"],
+], ids=" ".join)  # fmt: skip
+def test_bad_arguments_exit_2_and_say_why(arguments):
+    ended = run(*arguments)
+    assert ended.returncode == 2
+    assert ended.stderr.strip()
+
+
+def test_check_of_a_good_configuration_shows_what_would_run(conf):
+    path = conf(config_text(**{**DEFAULTS, "reactors": 3, "listen": {"main": line_listener("127.0.0.1:8123")}}))
+    checked = run("-c", path, "--check")
+    assert checked.returncode == 0 and not checked.stderr
+    for word in ("3", "reactor", "127.0.0.1:8123", "line", "65536"):
+        assert word in checked.stdout
+
+
+def test_check_opens_nothing(conf):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        address = "127.0.0.1:%d" % held.getsockname()[1]
+        path = conf(config_text(**{**DEFAULTS, "listen": {"main": line_listener(address)}}))
+        assert run("-c", path, "--check").returncode == 0
+
+
+def test_the_shipped_configuration_is_good():
+    checked = run("-c", SHIPPED, "--check")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_an_empty_configuration_is_the_shipped_one(conf):
+    shown = [run("-c", path, "--check").stdout.replace(str(path), "") for path in (conf(""), SHIPPED)]
+    assert shown[0] == shown[1]
+
+
+GOOD_LISTENER = 'listen "main" { address = "127.0.0.1:0" protocols = { "line" } }\n'
+
+# text after a good listener, the line in it (the first is 1) and the key that the message has to name
+BAD_CONFIGURATIONS = {
+    "unknown key": ("reactors = 2\nreactorz = 2\n", 2, "reactorz"),
+    "unknown key in a section": ("engine {\n\tbatch = 64\n\tbach = 64\n}\n", 3, "bach"),
+    "unknown section": ("\nmotor {\n}\n", 2, "motor"),
+    "no reactors": ("reactors = 0\n", 1, "reactors"),
+    "too many reactors": ("reactors = 5000\n", 1, "reactors"),
+    "reactors in words": ('reactors = "many"\n', 1, "reactors"),
+    "negative": ("\n\nstats_seconds = -1\n", 3, "stats_seconds"),
+    "word for a number": ('limits {\n\tconnections = "lots"\n}\n', 2, "connections"),
+    "unknown choice": ('placement = "nodes"\n', 1, "placement"),
+    "unknown policy": ('topics {\n\n\tslow = "ignore"\n}\n', 3, "slow"),
+    "unknown size": ('topics {\n\tbacklog_bytes = "8Q"\n}\n', 2, "backlog_bytes"),
+    "message too large": ('limits {\n\tmessage_bytes = "65M"\n}\n', 2, "message_bytes"),
+    "lane of three": ("engine {\n\tlane_entries = 3\n}\n", 2, "lane_entries"),
+    "buffers not a power": ("engine {\n\trecv_buffers = 1000\n}\n", 2, "recv_buffers"),
+    "bad switch": ('sandbox = "perhaps"\n', 1, "sandbox"),
+    "unknown protocol": ('listen "x" {\n\taddress = "127.0.0.1:0"\n\tprotocols = { "gopher" }\n}\n', 3, "protocols"),
+    "bad address": ('listen "x" {\n\taddress = "localhost"\n\tprotocols = { "line" }\n}\n', 2, "address"),
+    "bad port": ('listen "x" {\n\taddress = "127.0.0.1:99999"\n\tprotocols = { "line" }\n}\n', 2, "address"),
+    "rest before the end": ('topic "a.>.b" {\n}\n', None, "topic"),
+    "star within a level": ('topic "a*.b" {\n}\n', None, "topic"),
+    "same address twice": (
+        'listen "x" { address = "127.0.0.1:8123" protocols = { "line" } }\n'
+        'listen "y" { address = "127.0.0.1:8123" protocols = { "line" } }\n', None, "(address|listen)",
+    ),
+    "open section": ("engine {\n\tbatch = 64\n", None, ".*"),
+    "no value": ("reactors =\n", None, ".*"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_CONFIGURATIONS)
+def test_a_bad_configuration_exits_2_and_says_where_what_and_why(conf, name):
+    text, line, key = BAD_CONFIGURATIONS[name]
+    path = conf(GOOD_LISTENER + text)
+    where = r"\d+" if line is None else str(line + 1)
+    for arguments in (["--check"], []):
+        ended = run("-c", path, *arguments)
+        assert ended.returncode == 2
+        assert re.search(rf"{re.escape(str(path))}:{where}: {key}: \S", ended.stderr), ended.stderr
+
+
+def test_a_mistake_in_an_included_file_is_found_there(conf):
+    included = conf("\nreactors = 0\n", "included.conf")
+    ended = run("-c", conf(f'{GOOD_LISTENER}include("{included}")\n'), "--check")
+    assert ended.returncode == 2
+    assert re.search(r"included\.conf:2: reactors: \S", ended.stderr), ended.stderr
+
+
+# --- the start ---------------------------------------------------------------------------------------
+
+
+def test_the_readiness_line_says_where_and_how_to_try(start):
+    broker = start(reactors=2, listen={"one": line_listener(), "two": line_listener("127.0.0.2:0")})
+    line = broker.says("ready: ")
+    assert "2 reactors" in line and "cpus" in line and "nc" in line
+    assert [a.rsplit(":", 1)[0] for a, _ in broker.addresses] == ["127.0.0.1", "127.0.0.2"]
+    assert all(protocols == "line" for _, protocols in broker.addresses)
+    port = broker.address().rsplit(":", 1)[1]
+    assert port != "0" and port in line.split("try:")[1], "the commands to try have the real port"
+    subscriber = broker.subscribe("t", index=0)
+    publisher = broker.publisher("t", index=1)
+    publisher.send_lines(b"across listeners")
+    assert subscriber.take(1) == [b"across listeners"]
+
+
+@pytest.mark.parametrize("reactors", [1, 3])
+def test_a_unix_socket_is_a_listener_like_any_other(start, tmp_path, reactors):
+    path = tmp_path / "socket"
+    broker = start(reactors=reactors, listen={"u": line_listener(f"unix:{path}"), "t": line_listener()})
+    assert broker.address() == f"unix:{path}"
+    subscribers = [broker.subscribe("t", index=i % 2) for i in range(8)]
+    for i in range(8):
+        publisher = broker.publisher("t", index=i % 2)
+        publisher.send_lines(b"%d" % i)
+        assert publisher.leave() == []
+    assert all(sorted(s.take(8)) == [b"%d" % i for i in range(8)] for s in subscribers)
+    broker.stop()
+    assert not path.exists(), "it cleans up"
+
+
+def test_a_stale_unix_socket_is_replaced(start, tmp_path):
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    start(listen={"u": line_listener(f"unix:{path}")}).works()
+
+
+def test_ipv6_is_listened_on(start):
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    broker = start(listen={"six": line_listener("[::1]:0")})
+    assert broker.address().startswith("[::1]:")
+    broker.works()
+
+
+def test_a_listener_beyond_loopback_is_warned_about(start):
+    assert not re.search("WARN.*authenticat", start().log())
+    assert re.search("WARN.*authenticat", start(listen={"open": line_listener("0.0.0.0:0")}).log())
+
+
+@pytest.mark.parametrize("holder", ["another program", "another broker"])
+def test_an_address_in_use_exits_1_and_says_which(start, conf, holder):
+    if holder == "another broker":
+        address = start().address()
+    else:
+        held = socket.create_server(("127.0.0.1", 0))
+        address = "127.0.0.1:%d" % held.getsockname()[1]
+    path = conf(config_text(**{**DEFAULTS, "reactors": 2, "listen": {"main": line_listener(address)}}))
+    ended = run("-c", path)
+    assert ended.returncode == 1
+    assert re.search(rf"{re.escape(address)}.*in use", ended.stderr), ended.stderr
+
+
+def test_an_address_that_is_not_ours_exits_1(conf):
+    ended = run("-c", conf(config_text(**{**DEFAULTS, "listen": {"main": line_listener("192.0.2.1:8123")}})))
+    assert ended.returncode == 1
+    assert "192.0.2.1:8123" in ended.stderr
+
+
+def refuse_io_uring(error):
+    """For preexec: a seccomp filter under which io_uring_setup fails with this error."""
+    load, jump_if_equal, answer = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+    code = [(load, 0, 0, 0), (jump_if_equal, 0, 1, 425), (answer, 0, 0, 0x00050000 | error), (answer, 0, 0, 0x7FFF0000)]
+    instructions = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *i) for i in code))
+    program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), ctypes.addressof(instructions)))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def refuse():
+        zero = ctypes.c_ulong(0)
+        if prctl(38, ctypes.c_ulong(1), zero, zero, zero):  # PR_SET_NO_NEW_PRIVS
+            raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS")
+        if prctl(22, ctypes.c_ulong(2), ctypes.byref(program), zero, zero):  # PR_SET_SECCOMP, filter
+            raise OSError(ctypes.get_errno(), "PR_SET_SECCOMP")
+
+    refuse.keeps = instructions  # the program points to them
+    return refuse
+
+
+@pytest.mark.parametrize("error, cause", [
+    (errno.EPERM, "seccomp"), (errno.ENOSYS, "kernel"), (errno.ENOMEM, "RLIMIT_MEMLOCK"),
+], ids=["EPERM", "ENOSYS", "ENOMEM"])  # fmt: skip
+def test_a_kernel_that_refuses_io_uring_exits_3_and_names_the_cause(conf, error, cause):
+    ended = run("-c", conf(config_text(**DEFAULTS)), preexec=refuse_io_uring(error))
+    assert ended.returncode == 3, ended.stderr
+    assert "io_uring" in ended.stderr and re.search(cause, ended.stderr), ended.stderr
+
+
+# --- the end -----------------------------------------------------------------------------------------
+
+
+def backlog(broker, count=4000):
+    """A subscriber that does not read, and what the broker holds for it."""
+    subscriber = broker.subscribe("draining", rcvbuf=64 << 10)
+    subscriber.stall()
+    messages = numbered(b"m", count, size=1000)
+    broker.publish("draining", *messages)
+    return subscriber, messages
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("reactors", [1, 3])
+def test_a_stop_delivers_what_was_sequenced_and_says_draining(start, reactors, number):
+    broker = start(reactors=reactors)
+    slow, messages = backlog(broker)
+    idle, publisher = broker.subscribe("idle"), broker.publisher("idle")
+    broker.send_signal(number)
+    assert slow.rest() == messages + [b"ERROR draining"]
+    assert idle.rest() == [b"ERROR draining"]
+    assert publisher.rest() == [b"ERROR draining"]
+    broker.finish(published=4000, matched=4000, delivered=4000, dropped=0)
+
+
+def test_what_publishers_sent_before_the_stop_reaches_everyone_in_whole_messages(start):
+    broker = start(reactors=2, topics={"backlog_bytes": "64M"})
+    subscribers = broker.subscribe_many(["stopping"] * 3)
+    publisher = broker.publisher("stopping")
+    messages = numbered(b"m", 20_000)
+    publisher.send_lines(*messages)
+    broker.loop.wait(lambda: subscribers[0].newlines, "the first messages")
+    broker.stop()
+    got = [s.rest() for s in subscribers]
+    assert got[0] == got[1] == got[2], "what one got all got"
+    assert got[0].pop() == b"ERROR draining" and got[0] == messages[: len(got[0])]
+
+
+def test_a_drain_ends_in_drain_seconds_and_counts_what_could_not_be_delivered(start):
+    broker = start(reactors=2, drain_seconds=1)
+    backlog(broker)
+    begin = time.monotonic()
+    final = broker.stop(published=4000, matched=4000)
+    assert 0.5 < time.monotonic() - begin < 1 + 2 * FACTOR
+    assert final["dropped"] > 0
+
+
+def test_a_draining_broker_takes_nobody_new(start):
+    broker = start(drain_seconds=30)
+    slow, messages = backlog(broker)
+    bystander = broker.subscribe("idle")
+    broker.send_signal(signal.SIGTERM)
+    assert bystander.rest() == [b"ERROR draining"]
+    try:
+        assert broker.say("SUBSCRIBE late\r\n").rest() in ([b"ERROR draining"], [])
+    except ConnectionRefusedError:
+        pass
+    assert slow.rest() == messages + [b"ERROR draining"]
+    broker.finish(PATIENCE)
+
+
+def test_a_second_signal_ends_at_once(start):
+    broker = start(reactors=2, drain_seconds=60)
+    backlog(broker)
+    broker.send_signal(signal.SIGTERM)
+    broker.loop.sleep(0.5)
+    assert broker.running(), "it waits for who is behind"
+    broker.send_signal(signal.SIGTERM)
+    broker.finish(2 * FACTOR, codes=(0, 1), counters=False)
+
+
+def test_a_stop_of_an_idle_broker_takes_no_time(start):
+    broker = start(reactors=8, drain_seconds=30)
+    broker.works()
+    begin = time.monotonic()
+    broker.stop()
+    assert time.monotonic() - begin < 2 * FACTOR
+
+
+# --- reload ------------------------------------------------------------------------------------------
+
+
+def test_a_reload_takes_a_good_configuration_and_says_so(start):
+    broker = start(reactors=2)
+    subscriber, publisher = broker.subscribe("reload"), broker.publisher("reload")
+    since = broker.log_size()
+    broker.configure(log_level="debug")
+    broker.send_signal(signal.SIGHUP)
+    broker.says("INFO.*reload", since)
+    publisher.send_lines(b"all along")
+    assert subscriber.take(1) == [b"all along"]
+
+
+def test_a_reload_of_a_bad_configuration_keeps_the_old_one_whole_and_says_which(start):
+    broker = start(reactors=2, limits={"connections": 7})
+    bystanders = [broker.subscribe("reload") for _ in range(3)]
+    since = broker.log_size()
+    broker.configure(text="log_level = \"error\"\nlimits {\n\tconnections = 3\n}\nreactorz = 2\n")
+    broker.send_signal(signal.SIGHUP)
+    broker.says(rf"{re.escape(str(broker.config_path))}:5: reactorz: ", since)
+    broker.says("(keep|kept|old|unchanged)", since)
+    for i in range(3):
+        broker.works(f"after.{i}")  # five connections are allowed still
+    broker.publish("reload", b"undisturbed")
+    assert all(b.take(1) == [b"undisturbed"] for b in bystanders)
+    broker.eventually(subscriptions=3)  # statistics at level info go on too
+    broker.configure()
+    broker.send_signal(signal.SIGHUP)
+    broker.says("INFO.*reload", since)
+
+
+def test_a_reload_names_what_needs_a_restart(start):
+    broker = start(reactors=2)
+    since = broker.log_size()
+    text = config_text(**{**broker.config, "reactors": 3})
+    broker.configure(text=text)
+    broker.send_signal(signal.SIGHUP)
+    broker.says("reactors.*restart|restart.*reactors", since)
+    broker.works()
+
+
+# --- what it costs -----------------------------------------------------------------------------------
+
+
+@release_only
+def test_an_idle_broker_takes_no_cpu(start):
+    brokers = [start(reactors=n, stats_seconds=0) for n in (1, 2, 8, 64)]
+    for broker in brokers:
+        broker.works()
+    time.sleep(0.2)
+    before = [b.cpu_ticks() for b in brokers]
+    time.sleep(3)
+    used = [b.cpu_ticks() - ticks for b, ticks in zip(brokers, before)]
+    assert all(ticks < 3 * b.config["reactors"] for b, ticks in zip(brokers, used)), used
+
+
+@release_only
+def test_10000_idle_subscribers_cost_512_bytes_each_and_no_cpu(start):
+    broker = start(reactors=2, stats_seconds=0, engine={"recv_buffers": 64})
+    warm_up, count = 1000, 10_000
+    subscribers = broker.subscribe_many(["idle"] * warm_up)
+    before = broker.memory()
+    subscribers += broker.subscribe_many(["idle"] * count)
+    grown = broker.memory() - before
+    time.sleep(0.2)
+    ticks = broker.cpu_ticks()
+    time.sleep(3)
+    ticks = broker.cpu_ticks() - ticks
+    assert grown / count <= 512 and ticks < 3 * 2, (grown / count, ticks)
+    broker.publish("idle", b"wake up")
+    broker.loop.wait_each(subscribers, lambda c: c.has(1), "the message", 2 * PATIENCE)
+    assert all(c.take_waiting() == [b"wake up"] for c in subscribers)
