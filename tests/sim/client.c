@@ -249,7 +249,7 @@ static bool think(struct client *c)
 		if (c->ending == END_STAY && sim.calm < CALM_ALL)
 			return false;
 		/* Listens for a while. */
-		if (c->patience > 0) {
+		if (c->patience > 0 && sim.calm < CALM_ALL) {
 			c->patience--;
 			return false;
 		}
@@ -305,7 +305,7 @@ static bool speak(struct client *c)
 			sim_trace("client  %" PRIu64 " half closes", c->id, 0, 0, 0);
 			return true;
 		}
-		if (c->ending == END_CLOSE) {
+		if (c->ending == END_CLOSE || (c->role == ROLE_GARBAGE && sim.calm == CALM_ALL)) {
 			w->client_fin = w->client_closed = true;
 			c->over = true;
 			sim_trace("client  %" PRIu64 " closes", c->id, 0, 0, 0);

@@ -17,12 +17,14 @@
 #include "sim.h"
 #include "topic/interest.h"
 #include "topic/stream.h"
+#include "topic/topic.h"
 
 enum {
-	EVENTS_MAX = 256,    /* kept for the dump */
+	EVENTS_MAX = 80,     /* kept for the dump */
 	REST_ROUNDS = 40000, /* in which everything must come to rest when faults stop */
 	PROBE_MESSAGES = 3,
-	PROBE_ROUNDS = 600, /* in which a new publish must arrive at a broker at rest */
+	/* in which a new publish must arrive at a broker at rest, if its bytes come one by one */
+	PROBE_ROUNDS = 100,
 	MAIL_MAX = 1024,
 	RELOADS_MAX = 3,
 };
@@ -163,7 +165,7 @@ static void configure_engine(struct config_engine *e)
 	e->turn_sends = random_from(&r, 1, 40);
 	e->spin_us = random_one_in(&r, 8) ? 1 : 0;
 	e->recv_buffers = few ? power(&r, 0, 2) : power(&r, 2, 6);
-	e->recv_buffer_bytes = random_from(&r, 1, random_one_in(&r, 3) ? 64 : 4096);
+	e->recv_buffer_bytes = random_from(&r, 16, random_one_in(&r, 3) ? 64 : 4096);
 }
 
 static struct config *make_config(unsigned version)
@@ -186,6 +188,7 @@ static struct config *make_config(unsigned version)
 		c->limits.subscriptions = random_from(&r, 1, sim.params.clients);
 		c->limits.history_total_bytes = random_size(&r, 100000);
 	}
+	c->topics.linger_seconds = random_below(&r, 5);
 	c->topic_n = 6;
 	c->topic = calloc(c->topic_n, sizeof(*c->topic));
 	if (c->topic == NULL)
@@ -570,6 +573,8 @@ static struct client *new_client(enum role role, unsigned topic)
 static void probe(void)
 {
 	bool limited = sim.params.faults & 1u << FAULT_LIMITS;
+	unsigned rounds = PROBE_ROUNDS + 2 * PROBE_MESSAGES * SIM_MESSAGE_BYTES_MAX /
+						 (unsigned)newest->engine.recv_buffer_bytes;
 
 	for (unsigned topic = 0; topic < sim.topics_n; topic++) {
 		struct client *subscriber = new_client(ROLE_SUBSCRIBER, topic), *publisher;
@@ -577,18 +582,20 @@ static void probe(void)
 
 		client_calm(subscriber);
 		subscriber->wire.in.max = SIM_PIPE_BYTES_MAX;
-		rest(PROBE_ROUNDS);
+		rest(rounds);
 		check_rest();
 		if (!subscriber->ok && !limited)
 			sim_fail("a new subscriber gets no OK");
 		publisher = new_client(ROLE_PUBLISHER, topic);
-		rest(PROBE_ROUNDS);
+		rest(rounds);
 		check_rest();
 		if (limited)
 			continue;
 		if (!publisher->over || publisher->sequenced != PROBE_MESSAGES)
 			sim_fail("a new publisher gets no receipt");
-		if (subscriber->received != orders[topic].encodable_n - encodable)
+		/* A backlog of a few bytes may be too small for three messages. */
+		if (!subscriber->error &&
+		    subscriber->received != orders[topic].encodable_n - encodable)
 			sim_fail("topic %u: a new subscriber gets %" PRIu64 " of %" PRIu64
 				 " messages",
 				 topic, subscriber->received,
@@ -621,6 +628,18 @@ static size_t slabs_of(const struct pool *pool)
 	return n;
 }
 
+static void check_no_topic(const struct shard *s)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;) {
+		const struct topic *t = (struct topic *)(void *)n;
+
+		sim_fail("shard %u still has the topic %.*s, with %u publishers and %u shards",
+			 s->id, (int)n->name.len, n->name.data, t->publishers, t->shards_n);
+	}
+}
+
 /* Nothing is left but what is kept for the next client. */
 static void check_empty(long before)
 {
@@ -640,7 +659,7 @@ static void check_empty(long before)
 		if (s->interests.entries_n != 0)
 			sim_fail("shard %u still has interests", i);
 		if (s->topics.entries_n != 0)
-			sim_fail("shard %u still has %zu topics", i, s->topics.entries_n);
+			check_no_topic(s);
 		if (s->history.bytes != 0)
 			sim_fail("shard %u still has history", i);
 		if (kernel_timers(i) != 0)
@@ -678,7 +697,12 @@ static void end_calmly(long before)
 	let_time_pass(40);
 	for (unsigned i = 0; i < sim.clients_n; i++)
 		if (!sim.clients[i].over)
-			sim_fail("client %u is never let go", i);
+			sim_fail("client %u is never let go (role %d, ending %d, said all %d, fin "
+				 "%d, "
+				 "%zu bytes unread)",
+				 i, sim.clients[i].role, sim.clients[i].ending,
+				 sim.clients[i].said_all, sim.clients[i].wire.client_fin,
+				 sim.clients[i].wire.in.len);
 	check_counters();
 	check_empty(before);
 	for (unsigned i = 0; i < sim.broker.shards_n; i++)
