@@ -140,6 +140,9 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 
 	assert(i != NULL && i->unanswered > 0);
 	i->unanswered--;
+	/* An error or a lack of memory may end the subscription, but not the interest under our
+	 * feet. */
+	i->subscribers++;
 	if (l->error == 0)
 		i->live = true;
 	if (c != NULL && c->state != CONNECTION_CLOSED && c->subscription != NULL) {
@@ -151,6 +154,7 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 			connection_error(c, l->error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
 								: LINE_ERROR_TEXT("out of memory"));
 	}
+	i->subscribers--;
 	let_go(s, i);
 	letter_discard(&l->letter);
 }
