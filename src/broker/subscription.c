@@ -214,9 +214,20 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes, &skipped);
 	s->counters.dropped[sub->connection->reason == DROP_SLOW ? DROP_SLOW : DROP_SKIPPED] +=
 		skipped;
-	if (sub->skip && sub->connection->state != CONNECTION_CLOSED)
+	if (sub->skip && sub->connection->state == CONNECTION_OPEN &&
+	    !stream_at_end(sub->stream, &sub->cursor)) {
 		let_skip(sub);
-	else if (!list_empty(&sub->stream->ready))
+		return;
+	}
+	/* A client that has said goodbye in the meantime cannot be told that it is slow. */
+	if (sub->skip && sub->connection->state == CONNECTION_FINISHING &&
+	    !subscription_done(sub)) {
+		connection_close(sub->connection, DROP_SLOW);
+		return;
+	}
+	/* Its send has brought it to the head after all. */
+	sub->skip = false;
+	if (!list_empty(&sub->stream->ready))
 		shard_dirty(s, sub->stream);
 }
 
