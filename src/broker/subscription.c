@@ -184,21 +184,24 @@ static void let_skip(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	bool disconnect = sub->interest->settings->slow == SLOW_DISCONNECT;
+	/* One that is leaving anyway has no head to go on at. */
+	bool disconnect = sub->leave || sub->interest->settings->slow == SLOW_DISCONNECT;
 	uint64_t skipped;
 	int err;
 
 	sub->skip = false;
 	if (disconnect) {
 		c->reason = DROP_SLOW;
-		stream_leave(sub->stream, &sub->cursor);
+		if (!sub->leave)
+			stream_leave(sub->stream, &sub->cursor);
 	}
 	skipped = stream_skip(sub->stream, &sub->cursor, &err);
 	s->counters.dropped[disconnect ? DROP_SLOW : DROP_SKIPPED] += skipped;
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
-		connection_finish(c, LINE_ERROR_TEXT("slow consumer"));
+		c->farewell = LINE_ERROR_TEXT("slow consumer");
+		connection_finish(c, c->farewell);
 		connection_limit_closing(c);
 	} else if (!list_empty(&sub->stream->ready)) {
 		shard_dirty(s, sub->stream);
@@ -214,15 +217,9 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes, &skipped);
 	s->counters.dropped[sub->connection->reason == DROP_SLOW ? DROP_SLOW : DROP_SKIPPED] +=
 		skipped;
-	if (sub->skip && sub->connection->state == CONNECTION_OPEN &&
+	if (sub->skip && sub->connection->state != CONNECTION_CLOSED &&
 	    !stream_at_end(sub->stream, &sub->cursor)) {
 		let_skip(sub);
-		return;
-	}
-	/* A client that has said goodbye in the meantime cannot be told that it is slow. */
-	if (sub->skip && sub->connection->state == CONNECTION_FINISHING &&
-	    !subscription_done(sub)) {
-		connection_close(sub->connection, DROP_SLOW);
 		return;
 	}
 	/* Its send has brought it to the head after all. */
@@ -297,11 +294,10 @@ static void overtake(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 
-	if (c->state == CONNECTION_CLOSED || sub->skip || cursor_detached(&sub->cursor))
+	if (c->state == CONNECTION_CLOSED || sub->skip || cursor_detached(&sub->cursor) ||
+	    subscription_done(sub))
 		return;
-	if (c->state != CONNECTION_OPEN) {
-		connection_close(c, DROP_SLOW);
-	} else if (sub->in_flight) {
+	if (sub->in_flight) {
 		/* Its send may never end by itself. */
 		sub->skip = true;
 		socket_cancel_send(&c->shard->sockets, &c->socket);

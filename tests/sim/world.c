@@ -712,6 +712,23 @@ static void end_calmly(long before)
 			fiber_resume(i);
 }
 
+/* Outboxes are all that the broker cannot do without. */
+static void reserve_outboxes(void)
+{
+	enum { LETTERS = 1 << 16 };
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+			for (unsigned to = 0; to < sim.broker.shards_n; to++) {
+				struct outbox *o = &sim.broker.shards[i].outboxes[lane][to];
+
+				o->letters = malloc(LETTERS * sizeof(void *));
+				o->slots_n = LETTERS;
+				if (o->letters == NULL)
+					abort();
+			}
+}
+
 static bool all_ended(void)
 {
 	for (unsigned i = 0; i < sim.broker.shards_n; i++)
@@ -780,6 +797,8 @@ uint64_t sim_run(const struct sim_params *params, bool verbose)
 	before = alloc_outstanding();
 	start_broker();
 	started = alloc_outstanding();
+	if (params->faults & 1u << FAULT_MEMORY)
+		reserve_outboxes();
 	play();
 	if (draining)
 		end_by_draining();
