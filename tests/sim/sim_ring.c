@@ -162,6 +162,8 @@ static size_t pipe_size(void)
 {
 	static const size_t sizes[] = { 64, 1000, 4096, 30000, SIM_PIPE_BYTES_MAX };
 
+	if (sim.calm != CALM_NONE)
+		return SIM_PIPE_BYTES_MAX;
 	return sizes[random_below(&sim.random, sizeof(sizes) / sizeof(*sizes))];
 }
 

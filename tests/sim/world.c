@@ -580,8 +580,6 @@ static void probe(void)
 		struct client *subscriber = new_client(ROLE_SUBSCRIBER, topic), *publisher;
 		uint64_t encodable = orders[topic].encodable_n;
 
-		client_calm(subscriber);
-		subscriber->wire.in.max = SIM_PIPE_BYTES_MAX;
 		rest(rounds);
 		check_rest();
 		if (!subscriber->ok && !limited)
