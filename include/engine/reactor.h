@@ -99,7 +99,7 @@ struct reactor {
 		void *context;
 	} deadlines[REACTOR_DEADLINE_CLASSES];
 	unsigned deadlines_n;
-	bool ticking;
+	bool ticking; /* armed, or being stopped */
 
 	uint64_t pending[LANES]; /* doorbell bits whose lanes may still hold letters */
 	uint64_t gap_ns;         /* moving average of idle times, for spinning */

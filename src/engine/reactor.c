@@ -43,15 +43,17 @@ static void ticked(void *context, const struct completion *c)
 
 	if (c->result == -ETIME)
 		expire_deadlines(r);
-	if (!deadlines_running(r)) {
-		if (c->more)
+	if (c->more) {
+		if (!deadlines_running(r))
 			ring_tick_stop(r->ring, tick_data, user_data(OP_IGNORE, 0, 0));
-		/* A tick that was already on its way when stopped completes with -ECANCELED. */
-		r->ticking = false;
-	} else if (!c->more) {
-		ring_tick(r->ring, TICK_MS * NS_PER_MS, tick_data);
-		r->ticking = true;
+		return;
 	}
+	/* Only now is it gone: armed again while it is being stopped, there would be two, then four. */
+	r->ticking = false;
+	if (!deadlines_running(r))
+		return;
+	ring_tick(r->ring, TICK_MS * NS_PER_MS, tick_data);
+	r->ticking = true;
 }
 
 int reactor_init(struct reactor *r, const struct reactor_params *params, struct mailbox *mailbox,
