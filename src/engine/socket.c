@@ -212,6 +212,15 @@ void socket_close(struct sockets *t, struct socket *s)
 	s->in_flight++;
 }
 
+void socket_abandon(struct sockets *t, struct socket *s)
+{
+	s->in_flight = 0;
+	s->sending = s->recv_armed = false;
+	list_remove(&s->link);
+	s->closing = true;
+	list_append(&t->dying, &s->link);
+}
+
 struct socket *socket_at(struct sockets *t, uint32_t slot, uint32_t generation)
 {
 	if (slot >= t->slots_n || t->slots[slot].generation != generation)
