@@ -16,10 +16,7 @@
 #include "topic/stream.h"
 
 enum {
-	STREAM_QUOTA = 64, /* sends of one stream before the next one has its turn */
-	OUTBOX_MAX = 1024, /* letters waiting for one home: then its publishers wait */
-	FREE_LETTERS_MAX =
-		16384, /* letters waiting in all outboxes of LANE_FREE: then no more is taken in */
+	STREAM_QUOTA = 64,       /* sends of one stream before the next one has its turn */
 	COMPLETION_BATCH = 1024, /* completions handled before anything else moves */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
@@ -113,18 +110,30 @@ static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
 	return any;
 }
 
+/* Most letters waiting in all outboxes of LANE_FREE: then no more is taken in. */
+static uint64_t free_letters_max(const struct shard *s)
+{
+	return UINT64_C(4) * s->config->engine.lane_entries;
+}
+
+/* Most letters waiting for one home: then its publishers wait. */
+static uint32_t outbox_max(const struct shard *s)
+{
+	return (s->config->engine.lane_entries + 3) / 4;
+}
+
 static bool gate_open(void *context)
 {
 	const struct shard *s = context;
 
-	return s->free_letters < FREE_LETTERS_MAX;
+	return s->free_letters < free_letters_max(s);
 }
 
 bool shard_congested(const struct shard *s, unsigned home)
 {
 	if (home == s->id)
-		return s->free_letters >= FREE_LETTERS_MAX;
-	return s->outboxes[LANE_GATED][home].n >= OUTBOX_MAX;
+		return s->free_letters >= free_letters_max(s);
+	return s->outboxes[LANE_GATED][home].n >= outbox_max(s);
 }
 
 static void drain(struct shard *s)

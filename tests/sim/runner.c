@@ -28,6 +28,7 @@ enum {
 static const char usage[] =
 	"Usage: sim [--seeds N] [--first S] [--jobs J] [--regressions FILE]\n"
 	"       sim --seed S [--shards N] [--clients N] [--steps N] [--faults none|kind,kind...]\n"
+	"           [--events N]\n"
 	"\n"
 	"The first plays N seeds and, before them, those of the file; the second plays one and "
 	"shows\n"
@@ -369,6 +370,8 @@ int main(int argc, char **argv)
 			o.first = strtoull(argv[i + 1], NULL, 10);
 		} else if (strcmp(argv[i], "--jobs") == 0) {
 			o.jobs = (unsigned)strtoul(argv[i + 1], NULL, 10);
+		} else if (strcmp(argv[i], "--events") == 0) {
+			sim_events = (unsigned)strtoul(argv[i + 1], NULL, 10);
 		} else if (strcmp(argv[i], "--regressions") == 0) {
 			o.regressions = argv[i + 1];
 		} else if (!parse_option(&o, argv[i], argv[i + 1])) {

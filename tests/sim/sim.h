@@ -128,7 +128,9 @@ bool fault(enum fault kind);
 
 /* An event: the format takes these four as PRIu64. */
 void sim_trace(const char *format, uint64_t a, uint64_t b, uint64_t c, uint64_t d);
+/* Prints the last of them, as many as sim_events says. */
 void sim_trace_dump(void);
+extern unsigned sim_events;
 void sim_fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
 
 /* ---- fibers ---- */

@@ -376,6 +376,7 @@ static bool accept_goes_on(struct request *r)
 	memmove(f->waiting, f->waiting + 1, --f->waiting_n * sizeof(*f->waiting));
 	fd = open_file(false, f->shard, (int)client);
 	sim.clients[client].wire.waiting = false;
+	sim_trace("kernel  client %" PRIu64 " becomes fd %" PRIu64, client, (uint64_t)fd, 0, 0);
 	return complete(r, fd, may_go_on(), -1);
 }
 
