@@ -769,6 +769,22 @@ static void end_by_draining(void)
 	check_counters();
 }
 
+/* What is true at any time. */
+static void check_always(void)
+{
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		struct shard *s = &sim.broker.shards[i];
+
+		for (struct list *l = s->paused.next; l != &s->paused; l = l->next) {
+			const struct connection *c = LIST_ENTRY(l, struct connection, waiting);
+
+			if (!c->socket.paused)
+				sim_fail("client %d should wait and is listened to",
+					 kernel_client_of(c->socket.fd));
+		}
+	}
+}
+
 static void play(void)
 {
 	struct random r = random_for(sim.params.seed, 6, 0);
@@ -776,6 +792,8 @@ static void play(void)
 
 	while (sim.step < sim.params.steps) {
 		step();
+		if (sim.step % 16 == 0)
+			check_always();
 		if (drain_at > 0 && sim.step == drain_at)
 			drain();
 		if ((sim.params.faults & 1u << FAULT_RELOAD) &&
