@@ -20,10 +20,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BROKER = Path(os.environ.get("BROKER", ROOT / "build/release/broker")).resolve()
-SANITIZER = next((name for name in ("asan", "tsan") if name in str(BROKER.parent.name)), None)
+SANITIZER = next((name for name in ("asan", "tsan", "cov") if name in BROKER.parent.name), None)
 
-# Sanitizers slow the broker down: every bound on time stretches with them.
-FACTOR = float(os.environ.get("TEST_TIME_FACTOR", {"asan": 4, "tsan": 10}.get(SANITIZER, 1)))
+# Instruments slow the broker down: every bound on time stretches with them.
+FACTOR = float(os.environ.get("TEST_TIME_FACTOR", {"asan": 4, "tsan": 10, "cov": 2}.get(SANITIZER, 1)))
 PATIENCE = 10 * FACTOR  # the longest that a single wait may take, unless a test says otherwise
 
 release_only = pytest.mark.skipif(SANITIZER is not None, reason="memory and CPU are bounds of the release build")
