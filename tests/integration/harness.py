@@ -178,6 +178,7 @@ class Line:
         self.newlines = 0  # in the buffer
         self.sink = None  # an Expect in place of the buffer
         self.reading = True
+        self.holds = False  # keeps its side open when the broker has closed
         self.ended = False
         self.reset = False
         self.watched = 0
@@ -210,6 +211,8 @@ class Line:
         if mask & selectors.EVENT_READ:
             self.receive()
         self.watch()
+        if self.ended and not self.holds:
+            self.socket.close()
 
     def flush(self):
         try:
@@ -242,8 +245,9 @@ class Line:
     def send(self, data):
         """Queues bytes; they leave now or while something is waited for."""
         self.out += data.encode() if isinstance(data, str) else data
-        self.flush()
-        self.watch()
+        if not self.ended:
+            self.flush()
+            self.watch()
 
     def send_lines(self, *messages):
         self.send(b"".join(m + b"\r\n" for m in messages))
@@ -258,7 +262,8 @@ class Line:
 
     def half_close(self):
         self.loop.wait(lambda: not self.out, "everything is sent before the half-close")
-        self.socket.shutdown(socket.SHUT_WR)
+        if not self.ended:
+            self.socket.shutdown(socket.SHUT_WR)
 
     def has(self, n):
         """n lines are here; fails at once when they cannot come any more."""
@@ -309,7 +314,8 @@ class Line:
 
     def abort(self):
         """Ends with a reset."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if not self.ended:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
 
