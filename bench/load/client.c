@@ -68,7 +68,7 @@ static void handshake_advance(struct client *c)
 	c->worker->handshakes--;
 	h->ready(c);
 	/* What came behind the answer. */
-	if (h->answer_len > e.used)
+	if (h->answer_len > e.used && !c->socket.closing)
 		c->received(c, h->answer + e.used, h->answer_len - e.used, 0);
 	handshake_free(h);
 }
