@@ -67,7 +67,8 @@ void stream_release(struct stream *stream);
  * ready. False: this format cannot carry it, or out of memory (*error -ENOMEM).
  */
 enum {
-	STREAM_REFERENCE_BYTES = 16 << 10,
+	STREAM_REFERENCE_BYTES = 16 << 10,      /* of one message */
+	STREAM_REFERENCE_LINES_BYTES = 4 << 10, /* of lines that go out as they came in */
 	STREAM_SEND_BYTES = 256 << 10,
 	STREAM_SEND_PIECE_BYTES = 1 << 20
 };

@@ -176,14 +176,23 @@ static int append_reference(struct stream *s, const struct run *run, struct bloc
 	c->block = block;
 	block_ref(block, 1);
 	c->used = prefix_len + body.len + suffix_len;
-	c->messages = 1;
+	c->messages = run->messages;
 	c->opened_ns = now_ns;
 	c->sealed = true;
 	if (counts)
 		s->bytes += chunk_bytes(c);
 	s->pos += c->used;
-	s->count++;
+	s->count += c->messages;
 	return 0;
+}
+
+/* Whether not copying saves more than a chunk of its own costs. */
+static bool worth_referring(const struct wire_format *format, const struct run *run)
+{
+	if (run->lines && format->lines_verbatim)
+		return run->body.len >= STREAM_REFERENCE_LINES_BYTES;
+	return run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
+	       format->enclose != NULL;
 }
 
 static int append_run(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
@@ -192,8 +201,7 @@ static int append_run(struct stream *s, const struct run *run, struct block *blo
 	struct chunk *c;
 	size_t n;
 
-	if (run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
-	    s->format->enclose != NULL)
+	if (worth_referring(s->format, run))
 		return append_reference(s, run, block, now_ns, counts);
 	c = room(s, s->format->encoded_max(run), now_ns, counts);
 	if (c == NULL)
@@ -348,6 +356,17 @@ void stream_leave(struct stream *s, struct cursor *c)
 	c->last = s->head;
 }
 
+/* The first end of a message at or after an offset into a chunk. */
+static size_t boundary(const struct stream *s, const struct chunk *k, size_t at)
+{
+	struct span lines = k->block == NULL ? (struct span){ k->data, k->used } : k->body;
+
+	/* One message, between prefix and suffix or what is left of one. */
+	if (k->detached || (k->block != NULL && k->messages == 1))
+		return at == 0 ? 0 : k->used;
+	return s->format->boundary(lines, at);
+}
+
 uint64_t stream_settle(struct stream *s, struct cursor *c)
 {
 	const struct chunk *k = c->chunk;
@@ -357,14 +376,8 @@ uint64_t stream_settle(struct stream *s, struct cursor *c)
 	if (k == NULL)
 		return 0;
 	at = (size_t)(c->pos - k->base);
-	if (k->block != NULL || k->detached) {
-		counted = k->first + (at == k->used);
-	} else {
-		counted = k->first;
-		while (end < at && (end = s->format->boundary((struct span){ k->data, k->used },
-							      end + 1)) <= at)
-			counted++;
-	}
+	for (counted = k->first; end < at && (end = boundary(s, k, end + 1)) <= at; counted++)
+		;
 	if (counted <= c->counted)
 		return 0;
 	counted -= c->counted;
@@ -530,6 +543,35 @@ bool cursor_detached(const struct cursor *c)
 	return c->chunk != NULL && c->chunk->detached;
 }
 
+/* The same referenced message again. */
+static struct chunk *chunk_again(const struct chunk *from)
+{
+	struct chunk *c = chunk_new(from->prefix_len + from->suffix_len, from->base, from->first);
+
+	if (c == NULL)
+		return NULL;
+	memcpy(c->data, from->data, c->capacity);
+	c->prefix_len = from->prefix_len;
+	c->suffix_len = from->suffix_len;
+	c->body = from->body;
+	c->block = from->block;
+	c->used = from->used;
+	block_ref(c->block, 1);
+	return c;
+}
+
+/* A copy of bytes in which one message ends. */
+static struct chunk *chunk_copy(const struct chunk *from, size_t at, size_t end)
+{
+	struct chunk *c = chunk_new(end - at, from->base + at, from->first);
+
+	if (c == NULL)
+		return NULL;
+	memcpy(c->data, (from->block != NULL ? from->body.data : from->data) + at, end - at);
+	c->used = end - at;
+	return c;
+}
+
 /* Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
  * between. Returns by how much that is later. */
 static uint64_t lead_to_head(struct stream *s, struct cursor *c)
@@ -564,10 +606,7 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 	from = c->chunk;
 	assert(c->goal_bytes == 0);
 	at = (size_t)(c->pos - from->base);
-	if (from->block != NULL)
-		end = at == 0 ? 0 : from->used;
-	else
-		end = s->format->boundary((struct span){ from->data, from->used }, at);
+	end = boundary(s, from, at);
 	if (end == at) {
 		before = c->counted;
 		stand_at_head(s, c);
@@ -575,27 +614,15 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 		stream_unhold(s, c);
 		return c->counted - before;
 	}
-	own = chunk_new(from->block != NULL ? from->prefix_len + from->suffix_len : end - at,
-			c->pos, c->counted);
+	own = from->block != NULL && from->messages == 1 ? chunk_again(from)
+							 : chunk_copy(from, at, end);
 	if (own == NULL) {
 		*error = -ENOMEM;
 		return 0;
 	}
 	own->sealed = own->detached = true;
 	own->messages = 1;
-	if (from->block != NULL) {
-		memcpy(own->data, from->data, own->capacity);
-		own->prefix_len = from->prefix_len;
-		own->suffix_len = from->suffix_len;
-		own->body = from->body;
-		own->block = from->block;
-		block_ref(own->block, 1);
-		own->base = from->base;
-		own->used = from->used;
-	} else {
-		memcpy(own->data, from->data + at, end - at);
-		own->used = end - at;
-	}
+	own->first = c->counted;
 	c->chunk = own;
 	before = lead_to_head(s, c);
 	chunk_unref(from);
