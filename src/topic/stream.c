@@ -448,7 +448,8 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 				break;
 		}
 		c->goal_count = k->first + k->messages;
-		if (k == c->last)
+		/* What follows a rest may change while that is in flight (stream_skip). */
+		if (k == c->last || k->detached)
 			break;
 	}
 	return n;
