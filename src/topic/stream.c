@@ -573,16 +573,23 @@ static struct chunk *chunk_copy(const struct chunk *from, size_t at, size_t end)
 	return c;
 }
 
-/* Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
- * between. Returns by how much that is later. */
+/* Has the reader of a cursor's own chunk go on at the head, or end there if it is leaving, and
+ * numbers it so that nothing lies between. Returns by how much that is later. */
 static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 {
 	struct chunk *own = c->chunk, *before = own->next;
-	uint64_t skipped = s->count - own->messages - own->first;
+	uint64_t end = c->last_count != 0 ? c->last_count : s->count;
+	uint64_t skipped = end - own->messages - own->first;
 	uint64_t at = c->pos - own->base;
 
-	own->next = s->head;
-	own->next->refs++;
+	if (c->last_count != 0) {
+		/* What comes after its last message is not for it. */
+		c->last = own;
+		own->next = NULL;
+	} else {
+		own->next = s->head;
+		own->next->refs++;
+	}
 	own->next_pos = s->pos;
 	own->base = s->pos - own->used;
 	own->first += skipped;
@@ -591,6 +598,22 @@ static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 	c->goal_count += skipped;
 	chunk_unref(before);
 	return skipped;
+}
+
+/* At the end of a message there is nothing to keep. */
+static uint64_t jump(struct stream *s, struct cursor *c)
+{
+	struct chunk *from = c->chunk;
+	uint64_t before = c->counted;
+
+	if (c->last_count != 0) {
+		c->chunk = NULL;
+		c->counted = c->last_count;
+	} else {
+		stand_at_head(s, c);
+	}
+	chunk_unref(from);
+	return c->counted - before;
 }
 
 uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
@@ -605,15 +628,15 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 	find_chunk(s, c);
 	step(c);
 	from = c->chunk;
+	if (from == NULL)
+		return 0; /* it is at the head, or at its end */
 	assert(c->goal_bytes == 0);
 	at = (size_t)(c->pos - from->base);
 	end = boundary(s, from, at);
 	if (end == at) {
-		before = c->counted;
-		stand_at_head(s, c);
-		chunk_unref(from);
+		before = jump(s, c);
 		stream_unhold(s, c);
-		return c->counted - before;
+		return before;
 	}
 	own = from->block != NULL && from->messages == 1 ? chunk_again(from)
 							 : chunk_copy(from, at, end);
