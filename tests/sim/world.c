@@ -479,7 +479,9 @@ static void check_rest(void)
 
 		if (fiber_ended(i))
 			continue;
-		if (s->mail_for_n[LANE_FREE] + s->mail_for_n[LANE_GATED] + s->waiting[LANE_FREE].letters != 0)
+		if (s->mail_for_n[LANE_FREE] + s->mail_for_n[LANE_GATED] +
+			    s->waiting[LANE_FREE].letters !=
+		    0)
 			sim_fail("shard %u sleeps with letters in its outboxes", i);
 		if (!list_empty(&s->dirty))
 			sim_fail("shard %u sleeps with dirty streams", i);
