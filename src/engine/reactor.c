@@ -48,7 +48,8 @@ static void ticked(void *context, const struct completion *c)
 			ring_tick_stop(r->ring, tick_data, user_data(OP_IGNORE, 0, 0));
 		return;
 	}
-	/* Only now is it gone: armed again while it is being stopped, there would be two, then four. */
+	/* Only now is it gone: armed again while it is being stopped, there would be two, then
+	 * four. */
 	r->ticking = false;
 	if (!deadlines_running(r))
 		return;
