@@ -435,7 +435,8 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 				break;
 		}
 		c->goal_count = k->first + k->messages;
-		if (k == c->last)
+		/* Where a cursor's own chunk leads may change while this is in flight. */
+		if (k == c->last || k->detached)
 			break;
 	}
 	return n;
