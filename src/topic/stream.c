@@ -402,11 +402,15 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 		size_t at = (size_t)(pos - k->base), left = k->used - at, before = c->goal_bytes;
 
 		if (left > 0 && k->block == NULL) {
+			size_t piece = left < STREAM_SEND_BYTES ? left : STREAM_SEND_BYTES;
+
 			if (c->goal_bytes > 0 && c->goal_bytes + left > STREAM_SEND_BYTES)
 				break;
 			/* The data is only read by the kernel; iovec knows no const. */
-			spans[n++] = (struct iovec){ (void *)(uintptr_t)(k->data + at), left };
-			c->goal_bytes += left;
+			spans[n++] = (struct iovec){ (void *)(uintptr_t)(k->data + at), piece };
+			c->goal_bytes += piece;
+			if (piece < left)
+				break;
 		} else if (left > 0) {
 			const struct span parts[3] = { { k->data, k->prefix_len },
 						       k->body,
