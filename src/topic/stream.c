@@ -532,19 +532,27 @@ uint64_t cursor_behind_since(const struct cursor *c)
 
 bool cursor_detached(const struct cursor *c)
 {
-	return c->chunk != NULL && c->chunk->detached;
+	return c->chunk != NULL && c->chunk->detached && c->pos != chunk_end(c->chunk);
 }
 
-/* Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
- * between. Returns by how much that is later. */
+/*
+ * Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
+ * between; a leaving one's ends there. Returns by how much that is later.
+ */
 static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 {
 	struct chunk *own = c->chunk, *before = own->next;
-	uint64_t skipped = s->count - own->messages - own->first;
+	uint64_t end = c->last_count != 0 ? c->last_count : s->count;
+	uint64_t skipped = end - own->messages - own->first;
 	uint64_t at = c->pos - own->base;
 
-	own->next = s->head;
-	own->next->refs++;
+	if (c->last_count != 0) {
+		c->last = own;
+		own->next = NULL;
+	} else {
+		own->next = s->head;
+		own->next->refs++;
+	}
 	own->next_pos = s->pos;
 	own->base = s->pos - own->used;
 	own->first += skipped;
@@ -555,15 +563,34 @@ static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 	return skipped;
 }
 
+/* Skips from the end of a message. */
+static uint64_t skip_to_end(struct stream *s, struct cursor *c)
+{
+	struct chunk *from = c->chunk;
+	uint64_t before = c->counted;
+
+	if (c->last_count != 0) {
+		c->chunk = NULL;
+		c->counted = c->last_count;
+	} else {
+		stand_at_head(s, c);
+	}
+	chunk_unref(from);
+	stream_unhold(s, c);
+	return c->counted - before;
+}
+
 uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 {
 	struct chunk *from, *own;
 	size_t at, end;
-	uint64_t before;
+	uint64_t skipped;
 
 	*error = 0;
 	if (cursor_detached(c))
 		return lead_to_head(s, c);
+	if (stream_at_end(s, c))
+		return 0;
 	find_chunk(s, c);
 	step(c);
 	from = c->chunk;
@@ -573,13 +600,8 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 		end = at == 0 ? 0 : from->used;
 	else
 		end = s->format->boundary((struct span){ from->data, from->used }, at);
-	if (end == at) {
-		before = c->counted;
-		stand_at_head(s, c);
-		chunk_unref(from);
-		stream_unhold(s, c);
-		return c->counted - before;
-	}
+	if (end == at)
+		return skip_to_end(s, c);
 	own = chunk_new(from->block != NULL ? from->prefix_len + from->suffix_len : end - at,
 			c->pos, c->counted);
 	if (own == NULL) {
@@ -602,10 +624,10 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 		own->used = end - at;
 	}
 	c->chunk = own;
-	before = lead_to_head(s, c);
+	skipped = lead_to_head(s, c);
 	chunk_unref(from);
 	stream_unhold(s, c);
-	return before;
+	return skipped;
 }
 
 bool stream_rest(struct stream *s)
