@@ -31,6 +31,7 @@ struct cursor {
 	struct list link;
 	struct chunk *chunk;
 	uint64_t pos;        /* next byte to send, within its chunk's numbering */
+	uint64_t live_pos;   /* what is before that is a replay */
 	uint64_t counted;    /* messages delivered to it, in the stream's numbering */
 	uint64_t goal_count; /* what `counted` will be when the send in flight has all gone */
 	size_t goal_bytes;

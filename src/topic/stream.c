@@ -287,7 +287,9 @@ int stream_join_replay(struct stream *s, struct cursor *c, struct block *const *
 	chain.head->next = s->head;
 	chain.head->next_pos = s->pos;
 	s->head->refs++;
-	*c = (struct cursor){ .chunk = first, .pos = first->base, .counted = first->first };
+	*c = (struct cursor){
+		.chunk = first, .pos = first->base, .live_pos = s->pos, .counted = first->first
+	};
 	chunk_unref(chain.head);
 	s->cursors++;
 	list_append(&s->ready, &c->link);
@@ -489,15 +491,11 @@ void stream_unhold(struct stream *s, struct cursor *c)
 		list_append(&s->idle, &c->link);
 }
 
-/* Where the cursor, or the replay it is still in, stands in the live chain. */
-static uint64_t live_pos(const struct stream *s, const struct cursor *c)
-{
-	return s->tail != NULL && c->pos < s->tail->base ? s->tail->base : c->pos;
-}
-
 uint64_t cursor_lag(const struct stream *s, const struct cursor *c)
 {
-	return s->pos - (cursor_detached(c) ? c->chunk->next_pos : live_pos(s, c));
+	uint64_t pos = cursor_detached(c) ? c->chunk->next_pos : c->pos;
+
+	return s->pos - (pos < c->live_pos ? c->live_pos : pos);
 }
 
 uint64_t stream_ready_lag(const struct stream *s)
