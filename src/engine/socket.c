@@ -53,7 +53,7 @@ static void recv_completed(void *context, const struct completion *c)
 		s->recv_into = false;
 		t->events->received(s, c->data, (size_t)c->result, 0);
 	} else if (c->result == -ENOBUFS) {
-		if (!c->more && list_empty(&s->link))
+		if (!c->more && !s->paused && list_empty(&s->link))
 			list_append(&t->starved, &s->link);
 		return;
 	} else if (c->result == 0 ||
