@@ -20,11 +20,11 @@ struct socket {
 	uint32_t slot;
 	uint8_t in_flight; /* requests that will complete */
 	bool recv_armed;
-	bool recv_into; /* the armed one receives into the owner's memory */
 	bool sending;
 	bool paused; /* the owner wants nothing received for now */
 	bool ended;  /* the peer's end of file, or an error, was received */
 	bool closing;
+	char *into;       /* the armed receive goes into the owner's memory; or NULL */
 	uint64_t sent_ns; /* when the last send was queued */
 	struct list link; /* starved, or to be closed */
 };

@@ -40,18 +40,20 @@ static void recv_completed(void *context, const struct completion *c)
 {
 	struct sockets *t = context;
 	struct socket *s = owner_of(t, c);
+	const char *data;
 
 	if (s == NULL)
 		return;
+	data = s->into != NULL ? s->into : c->data;
 	if (!c->more) {
 		s->recv_armed = false;
+		s->into = NULL;
 		landed(t, s);
 	}
 	if (s->closing)
 		return;
 	if (c->result > 0) {
-		s->recv_into = false;
-		t->events->received(s, c->data, (size_t)c->result, 0);
+		t->events->received(s, data, (size_t)c->result, 0);
 	} else if (c->result == -ENOBUFS) {
 		if (!c->more && !s->paused && list_empty(&s->link))
 			list_append(&t->starved, &s->link);
@@ -155,7 +157,7 @@ void socket_receive_into(struct sockets *t, struct socket *s, void *buf, size_t 
 	assert(!s->recv_armed && !s->closing && !s->ended);
 	ring_recv_into(t->reactor->ring, s->fd, buf, len, data_for(t, s, OP_SOCKET_RECV));
 	s->recv_armed = true;
-	s->recv_into = true;
+	s->into = buf;
 	s->in_flight++;
 }
 
