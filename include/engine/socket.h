@@ -21,11 +21,11 @@ struct socket {
 	uint8_t in_flight; /* requests that will complete */
 	bool recv_armed;
 	bool multishot; /* receives need not be stopped: armed once for many */
-	char *into;     /* where the armed receive puts its bytes, if that is the owner's memory */
 	bool sending;
 	bool paused; /* the owner wants nothing received for now */
 	bool ended;  /* the peer's end of file, or an error, was received */
 	bool closing;
+	char *into;       /* the armed receive goes into the owner's memory; or NULL */
 	uint64_t sent_ns; /* when the last send was queued */
 	struct list link; /* starved, or to be closed */
 };

@@ -203,7 +203,8 @@ static void let_skip(struct subscription *sub)
 	s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 	if (disconnect) {
 		c->reason = DROP_SLOW;
-		stream_leave(sub->stream, &sub->cursor);
+		/* It may have said goodbye while its send was being cancelled. */
+		subscription_leave(sub);
 	}
 	skipped = stream_skip(sub->stream, &sub->cursor, &err);
 	s->counters.dropped[disconnect ? DROP_SLOW : DROP_SKIPPED] += skipped;
@@ -248,19 +249,18 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 }
 
 /* Calls for each subscription of a stream whose cursor is in that list; the callback may take it
- * out of any list. */
+ * out of any list, and others too. */
 static void each_in(struct list *list, void (*callback)(struct subscription *, void *),
 		    void *argument)
 {
-	struct list marker, *l = list->next;
+	struct list todo, *l;
 
-	/* The callback may remove this one and others too: a marker keeps the place. */
-	list_init(&marker);
-	while (l != list) {
-		list_append(l->next, &marker);
+	/* No marker may stand among cursors: the callback looks at who is first. */
+	list_init(&todo);
+	list_splice(&todo, list);
+	while ((l = list_take(&todo)) != NULL) {
+		list_append(list, l);
 		callback(LIST_ENTRY(l, struct subscription, cursor.link), argument);
-		l = marker.next;
-		list_remove(&marker);
 	}
 }
 

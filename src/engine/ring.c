@@ -31,6 +31,7 @@ struct ring {
 	unsigned batch;
 	bool sqpoll;
 	bool tick_multishot;
+	uint64_t tick_data;
 	struct __kernel_timespec tick, alarm;
 
 	/* Receive buffers: all of them in one mapping, of which only posted_n are the kernel's at a
@@ -413,6 +414,7 @@ void ring_tick(struct ring *ring, uint64_t period_ns, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(ring);
 
+	ring->tick_data = user_data;
 	ring->tick.tv_sec = (long long)(period_ns / NS_PER_S);
 	ring->tick.tv_nsec = (long long)(period_ns % NS_PER_S);
 	io_uring_prep_timeout(sqe, &ring->tick, 0, ring->tick_multishot ? TIMEOUT_MULTISHOT : 0);
@@ -541,7 +543,7 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 			ring->counts.no_buffers++;
 			ring->post_max = 2 * ring->post_max < ring->buffers_n ? 2 * ring->post_max
 									      : ring->buffers_n;
-		} else if (c.result == -EINVAL && ring->tick_multishot && !c.more) {
+		} else if (c.result == -EINVAL && c.user_data == ring->tick_data) {
 			/* Before Linux 6.4 a timeout fires once; whoever armed it arms it again. */
 			ring->tick_multishot = false;
 		}

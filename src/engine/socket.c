@@ -43,15 +43,14 @@ static void recv_completed(void *context, const struct completion *c)
 {
 	struct sockets *t = context;
 	struct socket *s = owner_of(t, c);
-	const char *data = c->data;
+	const char *data;
 
 	if (s == NULL)
 		return;
-	if (s->into != NULL)
-		data = s->into;
+	data = s->into != NULL ? s->into : c->data;
 	if (!c->more) {
-		s->into = NULL;
 		s->recv_armed = false;
+		s->into = NULL;
 		landed(t, s);
 	}
 	if (s->closing)
@@ -59,7 +58,7 @@ static void recv_completed(void *context, const struct completion *c)
 	if (c->result > 0) {
 		t->events->received(s, data, (size_t)c->result, 0);
 	} else if (c->result == -ENOBUFS) {
-		if (!c->more && list_empty(&s->link))
+		if (!c->more && !s->paused && list_empty(&s->link))
 			list_append(&t->starved, &s->link);
 		return;
 	} else if (c->result == 0 ||
