@@ -88,6 +88,9 @@ void socket_cancel_send(struct sockets *sockets, struct socket *socket);
 /* Closes, now or when nothing is in flight any more; `received` is not called again, `sent` is for
  * what is in flight. Calling it twice is harmless. */
 void socket_close(struct sockets *sockets, struct socket *socket);
+/* The ring takes part no more: nothing in flight will complete, and the socket closes with the next
+ * sockets_flush. */
+void socket_abandon(struct sockets *sockets, struct socket *socket);
 /* The socket of a slot if its generation is still this one; NULL otherwise. */
 struct socket *socket_at(struct sockets *sockets, uint32_t slot, uint32_t generation);
 uint32_t socket_generation(const struct sockets *sockets, const struct socket *socket);

@@ -458,9 +458,9 @@ void connections_farewell(struct shard *s)
 
 static void end_now(struct connection *c)
 {
-	c->socket.in_flight = 0;
 	if (c->subscription != NULL)
 		c->subscription->in_flight = false;
+	socket_abandon(&c->shard->sockets, &c->socket);
 	connection_close(c, DROP_CLOSED);
 }
 

@@ -17,11 +17,9 @@
 
 enum {
 	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
-	OUTBOX_LETTERS_MAX = 1024,  /* waiting for one home: then its publishers wait */
-	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks in them: likewise */
-	FREE_LETTERS_MAX = 16384,   /* waiting for all shards: then nothing more is sequenced */
-	FREE_BYTES_MAX = 16 << 20,  /* of blocks in them: likewise */
-	COMPLETION_BATCH = 8192,    /* handled before anything else moves: all, but for floods */
+	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
+	FREE_BYTES_MAX = 16 << 20, /* of blocks waiting for all shards: then no more is sequenced */
+	COMPLETION_BATCH = 8192,   /* handled before anything else moves: all, but for floods */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
 	CLOSING_MS = 500, /* for clients to close, while draining */
@@ -128,9 +126,21 @@ static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
 	return any;
 }
 
+/* Most letters waiting in all outboxes of LANE_FREE: then no more is taken in. */
+static uint64_t free_letters_max(const struct shard *s)
+{
+	return UINT64_C(4) * s->config->engine.lane_entries;
+}
+
+/* Most letters waiting for one home: then its publishers wait. */
+static uint32_t outbox_max(const struct shard *s)
+{
+	return (s->config->engine.lane_entries + 3) / 4;
+}
+
 static bool neighbours_lag(const struct shard *s)
 {
-	return s->waiting[LANE_FREE].letters >= FREE_LETTERS_MAX ||
+	return s->waiting[LANE_FREE].letters >= free_letters_max(s) ||
 	       s->waiting[LANE_FREE].bytes >= FREE_BYTES_MAX;
 }
 
@@ -150,7 +160,7 @@ bool shard_congested(const struct shard *s, unsigned home)
 {
 	if (home == s->id)
 		return s->pressed > 0 || neighbours_lag(s);
-	return s->outboxes[LANE_GATED][home].n >= OUTBOX_LETTERS_MAX ||
+	return s->outboxes[LANE_GATED][home].n >= outbox_max(s) ||
 	       s->outboxes[LANE_GATED][home].bytes >= OUTBOX_BYTES_MAX;
 }
 

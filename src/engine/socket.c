@@ -58,6 +58,7 @@ static void recv_completed(void *context, const struct completion *c)
 	if (c->result > 0) {
 		t->events->received(s, data, (size_t)c->result, 0);
 	} else if (c->result == -ENOBUFS) {
+		/* One that is paused will be armed when it is resumed. */
 		if (!c->more && !s->paused && list_empty(&s->link))
 			list_append(&t->starved, &s->link);
 		return;
@@ -215,6 +216,15 @@ void socket_close(struct sockets *t, struct socket *s)
 	ring_shutdown(t->reactor->ring, s->fd, SHUT_RDWR);
 	ring_cancel_fd(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_CANCEL));
 	s->in_flight++;
+}
+
+void socket_abandon(struct sockets *t, struct socket *s)
+{
+	s->in_flight = 0;
+	s->sending = s->recv_armed = false;
+	list_remove(&s->link);
+	s->closing = true;
+	list_append(&t->dying, &s->link);
 }
 
 struct socket *socket_at(struct sockets *t, uint32_t slot, uint32_t generation)
