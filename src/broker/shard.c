@@ -18,8 +18,8 @@
 enum {
 	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
 	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
-	FREE_BYTES_MAX = 16 << 20, /* of blocks waiting for all shards: then no more is sequenced */
-	COMPLETION_BATCH = 8192,   /* handled before anything else moves: all, but for floods */
+	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
+	COMPLETION_BATCH = 8192,    /* handled before anything else moves: all, but for floods */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
 	CLOSING_MS = 500, /* for clients to close, while draining */
@@ -126,14 +126,14 @@ static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
 	return any;
 }
 
-/* Most letters waiting in all outboxes of LANE_FREE: then no more is taken in. */
+/* Most letters waiting for all shards: then nothing more is sequenced. */
 static uint64_t free_letters_max(const struct shard *s)
 {
 	return UINT64_C(4) * s->config->engine.lane_entries;
 }
 
 /* Most letters waiting for one home: then its publishers wait. */
-static uint32_t outbox_max(const struct shard *s)
+static uint32_t outbox_letters_max(const struct shard *s)
 {
 	return (s->config->engine.lane_entries + 3) / 4;
 }
@@ -160,7 +160,7 @@ bool shard_congested(const struct shard *s, unsigned home)
 {
 	if (home == s->id)
 		return s->pressed > 0 || neighbours_lag(s);
-	return s->outboxes[LANE_GATED][home].n >= outbox_max(s) ||
+	return s->outboxes[LANE_GATED][home].n >= outbox_letters_max(s) ||
 	       s->outboxes[LANE_GATED][home].bytes >= OUTBOX_BYTES_MAX;
 }
 

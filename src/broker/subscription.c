@@ -199,9 +199,9 @@ static void let_skip(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	/* One that is leaving anyway has no head to go on at. */
-	bool disconnect =
-		c->state != CONNECTION_OPEN || sub->interest->settings->slow == SLOW_DISCONNECT;
+	/* One that is about to end has nothing to go on to. */
+	bool disconnect = c->state == CONNECTION_FINISHING ||
+			  sub->interest->settings->slow == SLOW_DISCONNECT;
 	uint64_t skipped;
 	int err;
 
@@ -209,7 +209,6 @@ static void let_skip(struct subscription *sub)
 	s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 	if (disconnect) {
 		c->reason = DROP_SLOW;
-		/* It may have said goodbye while its send was being cancelled. */
 		subscription_leave(sub);
 	}
 	skipped = stream_skip(sub->stream, &sub->cursor, &err);
@@ -227,11 +226,12 @@ static void let_skip(struct subscription *sub)
 
 void subscription_sent(struct subscription *sub, size_t bytes)
 {
-	struct shard *s = shard_of(sub);
+	struct connection *c = sub->connection;
+	struct shard *s = c->shard;
 
 	sub->in_flight = false;
 	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes);
-	if (sub->skip && sub->connection->state != CONNECTION_CLOSED &&
+	if (sub->skip && c->state != CONNECTION_CLOSED &&
 	    !stream_at_end(sub->stream, &sub->cursor)) {
 		let_skip(sub);
 		return;
@@ -310,13 +310,13 @@ static void overtake(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 
-	if (c->state == CONNECTION_CLOSED || sub->skip || subscription_done(sub))
+	if (c->state == CONNECTION_CLOSED || sub->skip)
 		return;
-	if (cursor_detached(&sub->cursor)) {
-		/* It has skipped already and holds up only what came after. */
-		if (c->state == CONNECTION_OPEN)
-			let_skip(sub);
-	} else if (sub->in_flight) {
+	/* One that ends and has skipped already holds nothing up any more. */
+	if (c->state != CONNECTION_OPEN &&
+	    (cursor_detached(&sub->cursor) || subscription_done(sub)))
+		return;
+	if (sub->in_flight && !cursor_detached(&sub->cursor)) {
 		/* Its send may never end by itself. */
 		sub->skip = true;
 		socket_cancel_send(&c->shard->sockets, &c->socket);
