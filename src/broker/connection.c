@@ -38,6 +38,7 @@ void publisher_free(struct publisher *p)
 		return;
 	if (p->carry != NULL)
 		block_unref(p->carry);
+	free(p->leave);
 	free(p);
 }
 
@@ -57,15 +58,14 @@ static void end_publisher(struct connection *c, bool receipt)
 		c->receiving_into = p->carry;
 		p->carry = NULL;
 	}
-	l = topic_letter_new(LETTER_LEAVE, p->name, p->hash);
-	if (l != NULL) {
-		l->shard = s->id;
-		l->receipt = receipt;
-		l->slot = c->socket.slot;
-		l->generation = socket_generation(&s->sockets, &c->socket);
-		c->awaiting = receipt;
-		shard_post(s, p->home, LANE_GATED, &l->letter);
-	}
+	l = p->leave;
+	p->leave = NULL;
+	l->shard = s->id;
+	l->receipt = receipt;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&s->sockets, &c->socket);
+	c->awaiting = receipt;
+	shard_post(s, p->home, LANE_GATED, &l->letter);
 	publisher_free(p);
 }
 

@@ -32,12 +32,10 @@ static void let_go(struct shard *s, struct interest *i)
 
 	if (i->subscribers > 0 || i->unanswered > 0)
 		return;
-	l = topic_letter_new(LETTER_UNSUBSCRIBE, i->named.name, i->named.hash);
-	/* Without memory the home goes on sending blocks that find nobody: wasteful, not wrong. */
-	if (l != NULL) {
-		l->shard = s->id;
-		shard_post(s, i->home, LANE_FREE, &l->letter);
-	}
+	l = i->unsubscribe;
+	i->unsubscribe = NULL;
+	l->shard = s->id;
+	shard_post(s, i->home, LANE_FREE, &l->letter);
 	table_remove(&s->interests, &i->named);
 	interest_free(i);
 }
@@ -50,9 +48,12 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 	if (i != NULL)
 		return i;
 	i = interest_new(name, hash, shard_home(s, hash), config_topic(s->config, name));
-	if (i != NULL && table_add(&s->interests, &i->named) != 0) {
+	if (i == NULL)
+		return NULL;
+	i->unsubscribe = topic_letter_new(LETTER_UNSUBSCRIBE, name, hash);
+	if (i->unsubscribe == NULL || table_add(&s->interests, &i->named) != 0) {
 		interest_free(i);
-		i = NULL;
+		return NULL;
 	}
 	return i;
 }
