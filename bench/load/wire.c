@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const struct wire *const wires[] = { &wire_line };
+static const struct wire *const wires[] = { &wire_line, &wire_resp, &wire_nats, &wire_sse };
 
 const struct wire *wire_find(const char *name)
 {
