@@ -65,7 +65,8 @@ static struct wire_event bad_line(struct span in)
 
 	if (wire_line_in(in, &line, &used))
 		return wire_bad(line);
-	return in.len < 200 ? wire_more() : wire_bad(in);
+	/* An error is worth waiting for its end. */
+	return in.data[0] == '-' && in.len < 200 ? wire_more() : wire_bad(in);
 }
 
 /* The three items of a push; the last is a number where the kind is not "message". */
