@@ -296,7 +296,8 @@ void options_parse(struct options *o, int argc, char **argv)
 		case OPT_PROTOCOL:
 			o->wire = wire_find(optarg);
 			if (o->wire == NULL)
-				complain("--protocol %s: want line, resp, nats or sse", optarg);
+				complain("--protocol %s: want line, sse, resp, nats or mqtt",
+					 optarg);
 			break;
 		case OPT_THREADS:
 			o->threads = whole("threads", optarg, 1, 1024);

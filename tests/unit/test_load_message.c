@@ -152,7 +152,8 @@ static struct flow_params window_of(unsigned window, const struct wire *wire)
 
 static void flow_knows_what_comes_back(void **state)
 {
-	static const struct wire *const wires[] = { &wire_line, &wire_resp, &wire_nats };
+	static const struct wire *const wires[] = { &wire_line, &wire_resp, &wire_nats,
+						    &wire_mqtt };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(wires) / sizeof(*wires); i++) {

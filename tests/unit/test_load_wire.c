@@ -121,6 +121,34 @@ static void sse_events(void **state)
 	bad(wire_sse.reply, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
 }
 
+static struct wire_event parse_bytes(parser *p, const char *bytes, size_t len)
+{
+	return parse(p, bytes, len, NULL, 0);
+}
+
+static void mqtt_packets(void **state)
+{
+	static const char publish[] = "\x30\x06\0\1txyz", acks[] = "\x20\2\0\0\x90\3\0\1\0";
+	char payload[8];
+	struct wire_event e;
+
+	(void)state;
+	for (size_t n = 0; n < 8; n++)
+		assert_int_equal(parse_bytes(wire_mqtt.receive, publish, n).result, WIRE_MORE);
+	e = parse(wire_mqtt.receive, publish, 8, payload, sizeof(payload));
+	assert_int_equal(e.result, WIRE_MESSAGE);
+	assert_string_equal(payload, "xyz");
+	for (size_t n = 0; n < 9; n++)
+		assert_int_equal(parse_bytes(wire_mqtt.subscribed, acks, n).result, WIRE_MORE);
+	e = parse_bytes(wire_mqtt.subscribed, acks, 9);
+	assert_int_equal(e.result, WIRE_MESSAGE);
+	assert_int_equal(e.used, 9);
+	assert_int_equal(parse_bytes(wire_mqtt.subscribed, "\x20\2\0\5", 4).result, WIRE_BAD);
+	assert_int_equal(parse_bytes(wire_mqtt.receive, "\x30\2\0\7", 4).result, WIRE_BAD);
+	assert_int_equal(parse_bytes(wire_mqtt.receive, "\x30\xff\xff\xff\xff\x01", 6).result,
+			 WIRE_BAD);
+}
+
 /* Fed in pieces of every size, a stream falls into the same things. */
 static void stream_in_pieces(void **state)
 {
@@ -179,6 +207,7 @@ int main(void)
 		cmocka_unit_test(resp_pushes),
 		cmocka_unit_test(nats_messages),
 		cmocka_unit_test(sse_events),
+		cmocka_unit_test(mqtt_packets),
 		cmocka_unit_test(stream_in_pieces),
 		cmocka_unit_test(what_is_longer_than_the_stash_is_bad),
 		cmocka_unit_test(protocols_are_found_by_name),
