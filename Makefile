@@ -160,6 +160,10 @@ $(BUILD)/sim: $(call object,$(SIM_SRCS)) $(LIB)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ $(PKG_LIBS)
 
+$(BUILD)/limit: $(call object,bench/limit/limit.c)
+	@echo "  LD    $@"
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
+
 $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
 	mkdir -p $(@D)
@@ -257,6 +261,24 @@ check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
 		echo "check: FAILED after $$SECONDS s"
 		exit 1
 	fi
+
+# ---- bench ------------------------------------------------------------------------------------
+
+.PHONY: bench
+bench: $(BROKER) $(LOAD) $(BUILD)/limit ## Measure broker, peers and limit, write a report (QUICK=1: 5 minutes)
+	@test "$(VARIANT)" = release || { echo "bench: SAN=$(SAN) measures nothing" >&2; exit 1; }
+	bench/peers/build --no-install || echo "bench: goes on with the peers that are there" >&2
+	bench/run.py $(if $(filter 1 true yes,$(QUICK)),--quick) $(BENCH)
+
+# The newest full report in the tree is what a change is held against.
+BASELINE ?= $(lastword $(sort $(filter-out %-quick,$(wildcard bench/reports/*))))
+
+.PHONY: bench-gate
+bench-gate: ## Fail when the main figures are worse than in the newest report (BASELINE=directory)
+	@test -n "$(BASELINE)" || { echo "bench-gate: no report in bench/reports; try: make bench" >&2; exit 1; }
+	$(MAKE) bench QUICK=1 BENCH="--rounds 4 --out build/bench-gate \
+		--only fan100,fan1000,many,one2one,seg8k,seg1m"
+	bench/compare --gate $(BASELINE) build/bench-gate
 
 # ---- house keeping ----------------------------------------------------------------------------
 
