@@ -24,6 +24,8 @@ DESTDIR     ?=
 sysconfdir  ?= $(PREFIX)/etc
 bindir      ?= $(PREFIX)/bin
 mandir      ?= $(PREFIX)/share/man
+bashdir     ?= $(PREFIX)/share/bash-completion/completions
+zshdir      ?= $(PREFIX)/share/zsh/site-functions
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -101,7 +103,7 @@ UNITS    := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRCS))
 C_SRCS   := $(sort $(shell find src tests bench -name '*.c' 2>/dev/null))
 C_FILES  := $(C_SRCS) $(sort $(shell find include src tests bench -name '*.h' 2>/dev/null))
 SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/run \
-	tests/lint/layers)
+	tests/lint/layers deploy/completion/broker.bash)
 MAN1     := $(wildcard docs/man/*.1)
 MAN5     := $(wildcard docs/man/*.5)
 
@@ -262,6 +264,7 @@ lint: ## Layers, format, cppcheck, clang's warnings, shellcheck
 		echo "clang: no warning"
 	fi
 	shellcheck $(SCRIPTS)
+	mandoc -Tlint -Wwarning $(MAN1) $(MAN5)
 	echo "lint: no complaint"
 
 .PHONY: format
@@ -285,6 +288,9 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	@install -D -m 755 -t $(DESTDIR)$(bindir) $(BROKER) $(LOAD)
 	test -z "$(MAN1)" || install -D -m 644 -t $(DESTDIR)$(mandir)/man1 $(MAN1)
 	test -z "$(MAN5)" || install -D -m 644 -t $(DESTDIR)$(mandir)/man5 $(MAN5)
+	install -D -m 644 deploy/completion/broker.bash $(DESTDIR)$(bashdir)/broker
+	$(if $(LOAD),ln -sf broker $(DESTDIR)$(bashdir)/broker-load)
+	install -D -m 644 deploy/completion/broker.zsh $(DESTDIR)$(zshdir)/_broker
 	if test -e $(CONFIG_DIR)/broker.conf; then
 		echo "kept $(CONFIG_DIR)/broker.conf"
 	else
@@ -297,6 +303,7 @@ uninstall: ## Remove what install put there, but no changed configuration
 	@rm -f $(DESTDIR)$(bindir)/broker $(DESTDIR)$(bindir)/broker-load
 	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man1/%,$(MAN1))
 	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man5/%,$(MAN5))
+	rm -f $(DESTDIR)$(bashdir)/broker $(DESTDIR)$(bashdir)/broker-load $(DESTDIR)$(zshdir)/_broker
 	if cmp -s config/broker.conf $(CONFIG_DIR)/broker.conf; then
 		rm $(CONFIG_DIR)/broker.conf
 		rmdir --ignore-fail-on-non-empty $(CONFIG_DIR)
