@@ -26,6 +26,8 @@ bindir      ?= $(PREFIX)/bin
 mandir      ?= $(PREFIX)/share/man
 bashdir     ?= $(PREFIX)/share/bash-completion/completions
 zshdir      ?= $(PREFIX)/share/zsh/site-functions
+unitdir     ?= $(PREFIX)/lib/systemd/system
+sysusersdir ?= $(PREFIX)/lib/sysusers.d
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -57,7 +59,7 @@ endif
 # Libraries the broker cannot do without, and those it uses where they are installed: each of the
 # latter defines HAVE_<NAME>.
 PACKAGES := liburing hwloc libconfuse ck
-OPTIONAL :=
+OPTIONAL := libsystemd
 FOUND    := $(foreach p,$(OPTIONAL),$(if $(shell pkg-config --exists $(p) 2>&1 && echo yes),$(p)))
 upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 
@@ -291,6 +293,10 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	install -D -m 644 deploy/completion/broker.bash $(DESTDIR)$(bashdir)/broker
 	$(if $(LOAD),ln -sf broker $(DESTDIR)$(bashdir)/broker-load)
 	install -D -m 644 deploy/completion/broker.zsh $(DESTDIR)$(zshdir)/_broker
+	install -D -m 644 deploy/broker.sysusers $(DESTDIR)$(sysusersdir)/broker.conf
+	mkdir -p $(DESTDIR)$(unitdir)
+	sed -e 's|/usr/bin/broker|$(bindir)/broker|; s|/etc/broker|$(sysconfdir)/broker|' \
+		deploy/broker.service >$(DESTDIR)$(unitdir)/broker.service
 	if test -e $(CONFIG_DIR)/broker.conf; then
 		echo "kept $(CONFIG_DIR)/broker.conf"
 	else
@@ -304,6 +310,7 @@ uninstall: ## Remove what install put there, but no changed configuration
 	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man1/%,$(MAN1))
 	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man5/%,$(MAN5))
 	rm -f $(DESTDIR)$(bashdir)/broker $(DESTDIR)$(bashdir)/broker-load $(DESTDIR)$(zshdir)/_broker
+	rm -f $(DESTDIR)$(unitdir)/broker.service $(DESTDIR)$(sysusersdir)/broker.conf
 	if cmp -s config/broker.conf $(CONFIG_DIR)/broker.conf; then
 		rm $(CONFIG_DIR)/broker.conf
 		rmdir --ignore-fail-on-non-empty $(CONFIG_DIR)

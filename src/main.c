@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "admin/service.h"
 #include "admin/stats.h"
 #include "base/clock.h"
 #include "base/config.h"
@@ -275,6 +276,22 @@ static bool post_drain(struct broker *b, struct ring *ring)
 	return true;
 }
 
+struct office {
+	struct broker *broker;
+	struct ring *ring;
+};
+
+static void ask_heartbeat(void *context, unsigned shard, uint64_t round)
+{
+	struct office *office = context;
+	struct heartbeat_letter *l = malloc(sizeof(*l));
+
+	if (l == NULL)
+		return; /* then the watchdog bites: without memory nothing else goes on either */
+	*l = (struct heartbeat_letter){ { LETTER_HEARTBEAT }, round };
+	post(office->broker, office->ring, shard, &l->letter);
+}
+
 /* Reads the configuration again; returns the one in force from now on. */
 static struct config *reload(struct broker *b, struct ring *ring, const char *path,
 			     struct config *before)
@@ -316,20 +333,24 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 static struct config *serve(struct broker *b, struct ring *ring, const char *path,
 			    struct config *config, const sigset_t *signals)
 {
+	struct office office = { b, ring };
+	struct watchdog watchdog;
 	bool draining = false;
 
+	watchdog_init(&watchdog, clock_now_ns());
 	while (atomic_load(&b->running) > 0) {
-		int sig;
+		int sig = service_wait(signals, &watchdog, b, ask_heartbeat, &office);
 
-		if (sigwait(signals, &sig) != 0)
-			continue;
 		if (sig == SIGHUP && !draining) {
+			service_reloading();
 			config = reload(b, ring, path, config);
+			service_ready();
 		} else if ((sig == SIGTERM || sig == SIGINT) && !draining) {
 			log_info("draining: delivering what has been published, at most %u s; a "
 				 "second signal ends at once",
 				 config->drain_seconds);
 			draining = true;
+			service_stopping();
 			if (!post_drain(b, ring))
 				_exit(EXIT_FAILED);
 		} else if (sig == SIGTERM || sig == SIGINT) {
@@ -406,6 +427,7 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 	pthread_cond_broadcast(&start.changed);
 	pthread_mutex_unlock(&start.lock);
 	if (start.go) {
+		service_ready();
 		*config = serve(b, ring, path, *config, signals);
 		code = EXIT_CLEAN;
 	} else if (start.failed > 0) {

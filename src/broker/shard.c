@@ -266,6 +266,9 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 	case LETTER_RELOAD:
 		reload(s, (struct reload_letter *)(void *)letter);
 		break;
+	case LETTER_HEARTBEAT:
+		atomic_store(&s->heartbeat, ((struct heartbeat_letter *)(void *)letter)->round);
+		break;
 	default:
 		abort();
 	}
@@ -427,6 +430,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 void shard_run(struct shard *s)
 {
 	reactor_run(&s->reactor);
+	atomic_store(&s->heartbeat, UINT64_MAX);
 	s->broker->report(s, true);
 }
 
