@@ -42,13 +42,13 @@ NPROC   := $(shell nproc)
 ifeq ($(VARIANT),release)
 OPTIMIZE := -O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 else ifeq ($(VARIANT),asan)
-OPTIMIZE := -O1 -fno-omit-frame-pointer
+OPTIMIZE := -O1 -fno-omit-frame-pointer -DWITH_ASAN
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
 else ifeq ($(VARIANT),tsan)
 OPTIMIZE := -O1 -fno-omit-frame-pointer -DWITH_TSAN
 SANITIZE := -fsanitize=thread
 else ifeq ($(VARIANT),cov)
-OPTIMIZE := -O0
+OPTIMIZE := -O0 -DWITH_COVERAGE
 SANITIZE := --coverage
 else
 $(error SAN=$(SAN): want asan, tsan or cov, or nothing for the release build)
@@ -59,7 +59,7 @@ endif
 # Libraries the broker cannot do without, and those it uses where they are installed: each of the
 # latter defines HAVE_<NAME>.
 PACKAGES := liburing hwloc libconfuse ck
-OPTIONAL := libsystemd
+OPTIONAL := libsystemd libseccomp
 FOUND    := $(foreach p,$(OPTIONAL),$(if $(shell pkg-config --exists $(p) 2>&1 && echo yes),$(p)))
 upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 

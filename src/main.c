@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "admin/sandbox.h"
 #include "admin/service.h"
 #include "admin/stats.h"
 #include "base/clock.h"
@@ -382,6 +383,20 @@ static void release(struct broker *b)
 	free(b->shards);
 }
 
+static void enter_sandbox(const struct broker *b, bool wanted)
+{
+	bool rings = ring_restricted(b->shards[0].reactor.ring);
+	int err = wanted ? sandbox_enter() : 0;
+
+	if (!wanted)
+		log_info("sandbox: off");
+	else
+		log_write(rings && err == 0 ? LOG_INFO : LOG_WARN,
+			  "sandbox: rings %s, system calls %s%s",
+			  rings ? "restricted" : "NOT restricted",
+			  err == 0 ? "filtered" : "NOT filtered: ", err == 0 ? "" : strerror(-err));
+}
+
 static int explain_ring(int err)
 {
 	char why[512];
@@ -394,7 +409,9 @@ static int explain_ring(int err)
 static int start_and_serve(struct broker *b, const char *path, struct config **config,
 			   const sigset_t *signals)
 {
-	const struct ring_params tiny = { .sq_entries = 16, .batch = 16 };
+	const struct ring_params tiny = { .sq_entries = 16,
+					  .batch = 16,
+					  .restricted = (*config)->sandbox };
 	struct start start = { .lock = PTHREAD_MUTEX_INITIALIZER,
 			       .changed = PTHREAD_COND_INITIALIZER };
 	struct thread *threads = calloc(b->shards_n, sizeof(*threads));
@@ -422,8 +439,11 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 		pthread_cond_wait(&start.changed, &start.lock);
 	start.go = started == b->shards_n && start.failed == 0;
 	start.stop = !start.go;
-	if (start.go)
+	if (start.go) {
+		/* Every thread has its ring and waits: from now on nobody needs to open more. */
+		enter_sandbox(b, (*config)->sandbox);
 		log_ready(b);
+	}
 	pthread_cond_broadcast(&start.changed);
 	pthread_mutex_unlock(&start.lock);
 	if (start.go) {

@@ -395,7 +395,8 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 			  .batch = e->batch,
 			  .recv_buffers = e->recv_buffers,
 			  .recv_buffer_bytes = e->recv_buffer_bytes,
-			  .sqpoll_idle_ms = e->sqpoll_idle_ms },
+			  .sqpoll_idle_ms = e->sqpoll_idle_ms,
+			  .restricted = config->sandbox },
 	};
 	const struct reactor_owner owner = {
 		.letters = letters, .gate_open = gate_open, .flush = flush, .context = s
