@@ -31,7 +31,7 @@ struct subscribe_letter {
 	char bytes[];
 };
 
-/* LETTER_UNSUBSCRIBE, LETTER_JOIN, LETTER_LEAVE, LETTER_RECEIPT, LETTER_BYE. */
+/* LETTER_UNSUBSCRIBE, LETTER_JOIN, LETTER_LEAVE, LETTER_SYNC, LETTER_RECEIPT, LETTER_BYE. */
 struct topic_letter {
 	struct letter letter;
 	unsigned shard;
@@ -53,6 +53,7 @@ void home_subscribe(struct shard *shard, struct subscribe_letter *letter);
 void home_unsubscribe(struct shard *shard, struct topic_letter *letter);
 void home_join(struct shard *shard, struct topic_letter *letter);
 void home_leave(struct shard *shard, struct topic_letter *letter);
+void home_sync(struct shard *shard, struct topic_letter *letter);
 
 /* Forgets topics that have had no clients for long enough. */
 void home_sweep(struct shard *shard);

@@ -89,8 +89,10 @@ struct shard {
 	struct list *idle_topics; /* topics without clients, oldest first: one list per topic
 				     setting of the config */
 	struct table interests;
-	struct list dirty;  /* streams with cursors that want a send */
-	struct list active; /* streams that hold chunks */
+	struct list dirty;    /* streams with cursors that want a send */
+	struct list active;   /* streams that hold chunks */
+	struct list appended; /* streams that something was appended to in this turn */
+	uint32_t pressed; /* streams that fan-out does not keep up with: then less is taken in */
 
 	struct pool connection_pool, subscription_pool;
 	struct list connections;

@@ -23,6 +23,7 @@ enum {
 	COMPLETION_BATCH = 1024, /* completions handled before anything else moves */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
+	CLOSING_MS = 500, /* for clients to close, while draining */
 	OUTBOX_SLOTS_MIN = 16,
 };
 
@@ -113,17 +114,22 @@ static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
 	return any;
 }
 
-static bool gate_open(void *context)
+/*
+ * While fan-out does not keep up with some stream nothing is taken in: that needs nobody's mail to
+ * get better. While neighbours do not take what is delivered to them, only what is to be published
+ * waits.
+ */
+static bool gate_open(void *context, enum mailbox_lane lane)
 {
 	const struct shard *s = context;
 
-	return s->free_letters < FREE_LETTERS_MAX;
+	return s->pressed == 0 && (lane == LANE_FREE || s->free_letters < FREE_LETTERS_MAX);
 }
 
 bool shard_congested(const struct shard *s, unsigned home)
 {
 	if (home == s->id)
-		return s->free_letters >= FREE_LETTERS_MAX;
+		return s->pressed > 0 || s->free_letters >= FREE_LETTERS_MAX;
 	return s->outboxes[LANE_GATED][home].n >= OUTBOX_MAX;
 }
 
@@ -134,6 +140,7 @@ static void drain(struct shard *s)
 	s->draining = true;
 	log_debug("reactor %u: draining %u connections", s->id, s->connections_n);
 	listeners_stop(s);
+	s->closing.after_ns = CLOSING_MS * NS_PER_MS;
 	connections_stop_publishers(s);
 	reactor_deadline(&s->reactor, &s->drain, &s->drain_deadline);
 }
@@ -251,6 +258,9 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 	case LETTER_LEAVE:
 		home_leave(s, about);
 		return;
+	case LETTER_SYNC:
+		home_sync(s, about);
+		return;
 	case LETTER_RECEIPT:
 		connection_receipt(s, about->slot, about->generation);
 		break;
@@ -323,6 +333,8 @@ static void fan_out(struct shard *s)
 		}
 		if (!list_empty(&stream->ready))
 			list_append(&s->dirty, &stream->dirty);
+		if (stream->pressed)
+			subscriptions_press(s, stream);
 	}
 }
 
@@ -331,15 +343,18 @@ static void fan_out(struct shard *s)
 static bool flush(void *context)
 {
 	struct shard *s = context;
-	bool more = sockets_flush(&s->sockets);
+	bool more = sockets_flush(&s->sockets), room = s->pressed > 0;
 
+	subscriptions_bound_bytes(s);
 	fan_out(s);
 	if (s->draining)
 		drain_on(s);
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
-		if (s->mail_for_n[lane] > 0 && flush_outboxes(s, lane) && !list_empty(&s->paused))
-			connections_resume(s);
+		if (s->mail_for_n[lane] > 0)
+			room |= flush_outboxes(s, lane);
+	if (room && !list_empty(&s->paused))
+		connections_resume(s);
 	return more || !list_empty(&s->dirty) || !list_empty(&s->sockets.dying);
 }
 
@@ -415,6 +430,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 		return -ENOMEM;
 	list_init(&s->dirty);
 	list_init(&s->active);
+	list_init(&s->appended);
 	list_init(&s->connections);
 	history_total_init(&s->history, config->limits.history_total_bytes / b->shards_n);
 	err = reactor_init(&s->reactor, &params, b->mailbox, b->ring_fds, &owner);
@@ -431,6 +447,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 void shard_run(struct shard *s)
 {
 	reactor_run(&s->reactor);
+	connections_release(s);
 	atomic_store(&s->heartbeat, UINT64_MAX);
 	s->broker->report(s, true);
 }
@@ -438,7 +455,6 @@ void shard_run(struct shard *s)
 void shard_release(struct shard *s)
 {
 	if (s->reactor.ring != NULL) {
-		connections_release(s);
 		subscriptions_release(s);
 		home_release(s);
 		reactor_release(&s->reactor);

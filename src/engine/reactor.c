@@ -146,6 +146,11 @@ static void hear(struct reactor *r, uint64_t rung)
 		r->pending[lane] |= rung;
 }
 
+static bool gate_open(const struct reactor *r, enum mailbox_lane lane)
+{
+	return r->owner.gate_open == NULL || r->owner.gate_open(r->owner.context, lane);
+}
+
 static unsigned drain_lanes(struct reactor *r)
 {
 	unsigned senders, drained = 0;
@@ -160,8 +165,7 @@ static unsigned drain_lanes(struct reactor *r)
 
 		if (bits == 0)
 			continue;
-		if (lane == LANE_GATED && r->owner.gate_open != NULL &&
-		    !r->owner.gate_open(r->owner.context))
+		if (!gate_open(r, lane))
 			continue;
 		for (unsigned s = 0; s < senders; s++)
 			if ((bits & mailbox_bit(s)) && drain_lane(r, s, lane, &drained))
@@ -173,10 +177,10 @@ static unsigned drain_lanes(struct reactor *r)
 
 static bool lanes_pending(const struct reactor *r)
 {
-	if (r->pending[LANE_FREE] != 0)
-		return true;
-	return r->pending[LANE_GATED] != 0 &&
-	       (r->owner.gate_open == NULL || r->owner.gate_open(r->owner.context));
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+		if (r->pending[lane] != 0 && gate_open(r, lane))
+			return true;
+	return false;
 }
 
 static bool anything_ready(const struct reactor *r)
@@ -210,7 +214,8 @@ static void enter(struct reactor *r, bool wait)
 		histogram_add(&r->stats.requests_per_submit, counts->submitted - before);
 }
 
-/* Looks once more before sleeping, in the ways that are asked for. Work that the kernel has put off is run. */
+/* Looks once more before sleeping, in the ways that are asked for. Work that the kernel has put off
+ * is run. */
 static bool look_again(struct reactor *r)
 {
 	bool ready = spin(r);

@@ -138,21 +138,25 @@ static size_t before_goodbye(struct span in, size_t whole)
 	return whole;
 }
 
-/* Bytes of whole lines before the first that is too long; the first has had `part` bytes already.
- */
-static size_t before_too_long(struct span in, size_t whole, size_t part, size_t max)
+/* Bytes of whole lines before the first that is too long; the first continues what the decoder has
+ * seen. */
+static size_t before_too_long(const struct line_decoder *d, struct span in, size_t whole,
+			      size_t max)
 {
 	const char *line = in.data, *end = in.data + whole;
+	size_t part = d->part;
+	bool cr = d->cr;
 
 	while (line < end) {
 		const char *lf = memchr(line, '\n', (size_t)(end - line));
 		size_t len = part + (size_t)(lf - line);
 
-		if (lf > line && lf[-1] == '\r')
+		if (lf > line ? lf[-1] == '\r' : cr)
 			len--;
 		if (len > max)
 			break;
 		part = 0;
+		cr = false;
 		line = lf + 1;
 	}
 	return (size_t)(line - in.data);
@@ -208,7 +212,7 @@ static void publishing(struct line_decoder *d, struct span in, const struct line
 		size_t whole = s.short_lines ? before_goodbye(in, s.whole) : s.whole;
 
 		if (d->part + in.len > limits->message_bytes) {
-			whole = before_too_long(in, whole, d->part, limits->message_bytes);
+			whole = before_too_long(d, in, whole, limits->message_bytes);
 			if (whole == 0)
 				goto too_long;
 		}
