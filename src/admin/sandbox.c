@@ -163,8 +163,8 @@ static int rules(scmp_filter_ctx filter)
 	for (size_t i = 0; i < sizeof(refused) / sizeof(refused[0]); i++)
 		err |= seccomp_rule_add(filter, SCMP_ACT_ERRNO(EPERM), refused[i], 0);
 	/* Its own threads end it by a signal, and so does abort. */
-	err |= refuse(filter, SCMP_SYS(kill), SCMP_A0(SCMP_CMP_NE, self));
-	err |= refuse(filter, SCMP_SYS(tgkill), SCMP_A0(SCMP_CMP_NE, self));
+	err |= refuse(filter, SCMP_SYS(kill), SCMP_A0(SCMP_CMP_NE, self, 0));
+	err |= refuse(filter, SCMP_SYS(tgkill), SCMP_A0(SCMP_CMP_NE, self, 0));
 	if (!COVERED)
 		err |= refuse_writing(filter);
 	if (!SANITIZED) {
