@@ -10,6 +10,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "admin/host.h"
 #include "admin/sandbox.h"
 #include "admin/service.h"
 #include "admin/stats.h"
@@ -245,6 +246,7 @@ static int print_check(const struct options *o, const struct config *config)
 		       (unsigned long long)t->backlog_seconds,
 		       t->slow == SLOW_SKIP ? "skip" : "disconnect");
 	}
+	host_print(stdout, config, &placement);
 	placement_release(&placement);
 	return EXIT_CLEAN;
 }
