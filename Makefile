@@ -27,6 +27,8 @@ mandir      ?= $(PREFIX)/share/man
 bashdir     ?= $(PREFIX)/share/bash-completion/completions
 zshdir      ?= $(PREFIX)/share/zsh/site-functions
 unitdir     ?= $(PREFIX)/lib/systemd/system
+sysctldir   ?= $(PREFIX)/lib/sysctl.d
+datadir     ?= $(PREFIX)/share/broker
 sysusersdir ?= $(PREFIX)/lib/sysusers.d
 
 ifeq ($(origin CC),default)
@@ -106,7 +108,8 @@ UNITS    := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRCS))
 C_SRCS   := $(sort $(shell find src tests bench -name '*.c' 2>/dev/null))
 C_FILES  := $(C_SRCS) $(sort $(shell find include src tests bench -name '*.h' 2>/dev/null))
 SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/run \
-	tests/lint/layers deploy/completion/broker.bash)
+	tests/lint/layers deploy/completion/broker.bash \
+	deploy/tune.sh deploy/deb/build deploy/test-deb)
 MAN1     := $(wildcard docs/man/*.1)
 MAN5     := $(wildcard docs/man/*.5)
 
@@ -301,6 +304,8 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	$(if $(LOAD),ln -sf broker $(DESTDIR)$(bashdir)/broker-load)
 	install -D -m 644 deploy/completion/broker.zsh $(DESTDIR)$(zshdir)/_broker
 	install -D -m 644 deploy/broker.sysusers $(DESTDIR)$(sysusersdir)/broker.conf
+	install -D -m 644 -t $(DESTDIR)$(sysctldir) deploy/sysctl.d/60-broker.conf
+	install -D -m 755 -t $(DESTDIR)$(datadir) deploy/tune.sh
 	mkdir -p $(DESTDIR)$(unitdir)
 	sed -e 's|/usr/bin/broker|$(bindir)/broker|; s|/etc/broker|$(sysconfdir)/broker|' \
 		deploy/broker.service >$(DESTDIR)$(unitdir)/broker.service
@@ -317,6 +322,8 @@ uninstall: ## Remove what install put there, but no changed configuration
 	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man1/%,$(MAN1))
 	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man5/%,$(MAN5))
 	rm -f $(DESTDIR)$(bashdir)/broker $(DESTDIR)$(bashdir)/broker-load $(DESTDIR)$(zshdir)/_broker
+	rm -f $(DESTDIR)$(sysctldir)/60-broker.conf
+	rm -rf $(DESTDIR)$(datadir)
 	rm -f $(DESTDIR)$(unitdir)/broker.service $(DESTDIR)$(sysusersdir)/broker.conf
 	if cmp -s config/broker.conf $(CONFIG_DIR)/broker.conf; then
 		rm $(CONFIG_DIR)/broker.conf
