@@ -109,7 +109,7 @@ C_SRCS   := $(sort $(shell find src tests bench -name '*.c' 2>/dev/null))
 C_FILES  := $(C_SRCS) $(sort $(shell find include src tests bench -name '*.h' 2>/dev/null))
 SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/run \
 	tests/lint/layers deploy/completion/broker.bash \
-	deploy/tune.sh deploy/deb/build deploy/test-deb)
+	deploy/tune.sh deploy/deb/build deploy/test-deb deploy/chroot.sh)
 MAN1     := $(wildcard docs/man/*.1)
 MAN5     := $(wildcard docs/man/*.5)
 
@@ -275,7 +275,7 @@ lint: ## Layers, format, cppcheck, clang's warnings, shellcheck
 			-std=c11 $(WARNINGS) -Werror -fsyntax-only
 		echo "clang: no warning"
 	fi
-	shellcheck $(SCRIPTS)
+	shellcheck -x $(SCRIPTS)
 	mandoc -Tlint -Wwarning $(MAN1) $(MAN5)
 	echo "lint: no complaint"
 
@@ -331,6 +331,14 @@ uninstall: ## Remove what install put there, but no changed configuration
 	elif test -e $(CONFIG_DIR)/broker.conf; then
 		echo "left $(CONFIG_DIR)/broker.conf: it was changed"
 	fi
+
+.PHONY: deb
+deb: ## Build the Debian package in build/deb, and have lintian look at it
+	@deploy/deb/build
+
+.PHONY: check-deb
+check-deb: ## Prove the package on a bare Debian 12 in a chroot (root)
+	@deploy/test-deb
 
 # ---- the rest ---------------------------------------------------------------------------------
 
