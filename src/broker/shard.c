@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/listener.h"
@@ -301,8 +302,10 @@ void shard_publish(struct shard *s, struct block *b)
 
 void shard_dirty(struct shard *s, struct stream *stream)
 {
-	if (list_empty(&stream->dirty))
-		list_append(&s->dirty, &stream->dirty);
+	if (!list_empty(&stream->dirty))
+		return;
+	PROBE(dirty, s->id, stream);
+	list_append(&s->dirty, &stream->dirty);
 }
 
 void shard_active(struct shard *s, struct stream *stream)
@@ -323,6 +326,7 @@ static void fan_out(struct shard *s)
 
 	while (left > 0 && (link = list_take(&s->dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
+		unsigned before = left;
 
 		for (unsigned quota = STREAM_QUOTA;
 		     quota > 0 && left > 0 && !list_empty(&stream->ready); quota--, left--) {
@@ -331,6 +335,7 @@ static void fan_out(struct shard *s)
 
 			connection_flush(sub->connection);
 		}
+		PROBE(fan_out, s->id, stream, before - left, list_empty(&stream->ready));
 		if (!list_empty(&stream->ready))
 			list_append(&s->dirty, &stream->dirty);
 		if (stream->pressed)
