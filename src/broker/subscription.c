@@ -141,6 +141,9 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 
 	assert(i != NULL && i->unanswered > 0);
 	i->unanswered--;
+	/* An error or a lack of memory may end the subscription, but not the interest under our
+	 * feet. */
+	i->subscribers++;
 	if (l->error == 0)
 		i->live = true;
 	if (c != NULL && c->state != CONNECTION_CLOSED && c->subscription != NULL) {
@@ -152,6 +155,7 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 			connection_error(c, l->error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
 								: LINE_ERROR_TEXT("out of memory"));
 	}
+	i->subscribers--;
 	let_go(s, i);
 	letter_discard(&l->letter);
 }
@@ -196,7 +200,9 @@ static void let_skip(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	bool disconnect = sub->interest->settings->slow == SLOW_DISCONNECT;
+	/* One that is leaving anyway has no head to go on at. */
+	bool disconnect =
+		c->state != CONNECTION_OPEN || sub->interest->settings->slow == SLOW_DISCONNECT;
 	uint64_t skipped;
 	int err;
 
@@ -204,7 +210,8 @@ static void let_skip(struct subscription *sub)
 	s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 	if (disconnect) {
 		c->reason = DROP_SLOW;
-		stream_leave(sub->stream, &sub->cursor);
+		/* It may have said goodbye while its send was being cancelled. */
+		subscription_leave(sub);
 	}
 	skipped = stream_skip(sub->stream, &sub->cursor, &err);
 	s->counters.dropped[disconnect ? DROP_SLOW : DROP_SKIPPED] += skipped;
@@ -213,7 +220,8 @@ static void let_skip(struct subscription *sub)
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
-		connection_finish(c, LINE_ERROR_TEXT("slow consumer"));
+		c->farewell = LINE_ERROR_TEXT("slow consumer");
+		connection_finish(c, c->farewell);
 		connection_limit_closing(c);
 	} else if (!list_empty(&sub->stream->ready)) {
 		shard_dirty(s, sub->stream);
@@ -229,9 +237,14 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	      sub->interest->named.name.len, bytes,
 	      s->reactor.now_ns - sub->connection->socket.sent_ns);
 	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes);
-	if (sub->skip && sub->connection->state != CONNECTION_CLOSED)
+	if (sub->skip && sub->connection->state != CONNECTION_CLOSED &&
+	    !stream_at_end(sub->stream, &sub->cursor)) {
 		let_skip(sub);
-	else if (!list_empty(&sub->stream->ready))
+		return;
+	}
+	/* Its send has brought it to the head after all. */
+	sub->skip = false;
+	if (!list_empty(&sub->stream->ready))
 		shard_dirty(s, sub->stream);
 }
 
@@ -254,19 +267,18 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 }
 
 /* Calls for each subscription of a stream whose cursor is in that list; the callback may take it
- * out of any list. */
+ * out of any list, and others too. */
 static void each_in(struct list *list, void (*callback)(struct subscription *, void *),
 		    void *argument)
 {
-	struct list marker, *l = list->next;
+	struct list todo, *l;
 
-	/* The callback may remove this one and others too: a marker keeps the place. */
-	list_init(&marker);
-	while (l != list) {
-		list_append(l->next, &marker);
+	/* No marker may stand among cursors: the callback looks at who is first. */
+	list_init(&todo);
+	list_splice(&todo, list);
+	while ((l = list_take(&todo)) != NULL) {
+		list_append(list, l);
 		callback(LIST_ENTRY(l, struct subscription, cursor.link), argument);
-		l = marker.next;
-		list_remove(&marker);
 	}
 }
 
@@ -304,13 +316,13 @@ static void overtake(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 
-	if (c->state == CONNECTION_CLOSED || sub->skip)
+	if (c->state == CONNECTION_CLOSED || sub->skip || subscription_done(sub))
 		return;
-	if (c->state != CONNECTION_OPEN) {
-		/* It has been told to end; one that has skipped holds nothing up any more. */
-		if (!cursor_detached(&sub->cursor))
-			connection_close(c, DROP_SLOW);
-	} else if (sub->in_flight && !cursor_detached(&sub->cursor)) {
+	if (cursor_detached(&sub->cursor)) {
+		/* It has skipped already and holds up only what came after. */
+		if (c->state == CONNECTION_OPEN)
+			let_skip(sub);
+	} else if (sub->in_flight) {
 		/* Its send may never end by itself. */
 		sub->skip = true;
 		socket_cancel_send(&c->shard->sockets, &c->socket);

@@ -12,8 +12,6 @@
 
 enum { TICK_MS = 250 };
 
-static const uint64_t tick_data = (uint64_t)OP_TICK << 56;
-
 static void ignore(void *context, const struct completion *completion)
 {
 	(void)context;
@@ -38,21 +36,30 @@ static void expire_deadlines(struct reactor *r)
 	}
 }
 
+static void tick(struct reactor *r)
+{
+	ring_tick(r->ring, TICK_MS * NS_PER_MS, user_data(OP_TICK, r->tick_generation, 0));
+	r->ticking = true;
+}
+
 static void ticked(void *context, const struct completion *c)
 {
 	struct reactor *r = context;
 
+	/* The end of one that was stopped must not arm another beside the one that runs now. */
+	if (user_data_generation(c->user_data) != r->tick_generation)
+		return;
 	if (c->result == -ETIME)
 		expire_deadlines(r);
-	if (!deadlines_running(r)) {
-		if (c->more)
-			ring_tick_stop(r->ring, tick_data, user_data(OP_IGNORE, 0, 0));
-		/* A tick that was already on its way when stopped completes with -ECANCELED. */
-		r->ticking = false;
-	} else if (!c->more) {
-		ring_tick(r->ring, TICK_MS * NS_PER_MS, tick_data);
-		r->ticking = true;
+	if (deadlines_running(r)) {
+		if (!c->more)
+			tick(r);
+		return;
 	}
+	if (c->more)
+		ring_tick_stop(r->ring, c->user_data, user_data(OP_IGNORE, 0, 0));
+	r->tick_generation = (r->tick_generation + 1) & REACTOR_GENERATION_MASK;
+	r->ticking = false;
 }
 
 int reactor_init(struct reactor *r, const struct reactor_params *params, struct mailbox *mailbox,
@@ -108,10 +115,8 @@ void reactor_watch(struct reactor *r, struct deadline_class *class,
 void reactor_deadline(struct reactor *r, struct deadline_class *class, struct deadline *d)
 {
 	deadline_start(class, d, r->now_ns);
-	if (r->ticking)
-		return;
-	ring_tick(r->ring, TICK_MS * NS_PER_MS, tick_data);
-	r->ticking = true;
+	if (!r->ticking)
+		tick(r);
 }
 
 static void dispatch(void *context, const struct completion *c)

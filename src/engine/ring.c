@@ -33,6 +33,7 @@ struct ring {
 	bool sqpoll;
 	bool tick_multishot;
 	bool restricted;
+	uint64_t tick_data;
 	struct __kernel_timespec tick, alarm;
 
 	/* Receive buffers: all of them in one mapping, of which only posted_n are the kernel's at a
@@ -397,6 +398,16 @@ void ring_recv(struct ring *ring, int fd, uint64_t user_data)
 	sqe->user_data = user_data;
 }
 
+void ring_recv_once(struct ring *ring, int fd, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	io_uring_prep_recv(sqe, fd, NULL, 0, 0);
+	sqe->flags |= IOSQE_BUFFER_SELECT;
+	sqe->buf_group = BUFFER_GROUP;
+	sqe->user_data = user_data;
+}
+
 void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(ring);
@@ -449,6 +460,7 @@ void ring_tick(struct ring *ring, uint64_t period_ns, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(ring);
 
+	ring->tick_data = user_data;
 	ring->tick.tv_sec = (long long)(period_ns / NS_PER_S);
 	ring->tick.tv_nsec = (long long)(period_ns % NS_PER_S);
 	io_uring_prep_timeout(sqe, &ring->tick, 0, ring->tick_multishot ? TIMEOUT_MULTISHOT : 0);
@@ -577,7 +589,7 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 			ring->counts.no_buffers++;
 			ring->post_max = 2 * ring->post_max < ring->buffers_n ? 2 * ring->post_max
 									      : ring->buffers_n;
-		} else if (c.result == -EINVAL && ring->tick_multishot && !c.more) {
+		} else if (c.result == -EINVAL && c.user_data == ring->tick_data) {
 			/* Before Linux 6.4 a timeout fires once; whoever armed it arms it again. */
 			ring->tick_multishot = false;
 		}

@@ -176,14 +176,23 @@ static int append_reference(struct stream *s, const struct run *run, struct bloc
 	c->block = block;
 	block_ref(block, 1);
 	c->used = prefix_len + body.len + suffix_len;
-	c->messages = 1;
+	c->messages = run->messages;
 	c->opened_ns = now_ns;
 	c->sealed = true;
 	if (counts)
 		s->bytes += chunk_bytes(c);
 	s->pos += c->used;
-	s->count++;
+	s->count += c->messages;
 	return 0;
+}
+
+/* Whether not copying saves more than a chunk of its own costs. */
+static bool worth_referring(const struct wire_format *format, const struct run *run)
+{
+	if (run->lines && format->lines_verbatim)
+		return run->body.len >= STREAM_REFERENCE_LINES_BYTES;
+	return run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
+	       format->enclose != NULL;
 }
 
 static int append_run(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
@@ -192,8 +201,7 @@ static int append_run(struct stream *s, const struct run *run, struct block *blo
 	struct chunk *c;
 	size_t n;
 
-	if (run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
-	    s->format->enclose != NULL)
+	if (worth_referring(s->format, run))
 		return append_reference(s, run, block, now_ns, counts);
 	c = room(s, s->format->encoded_max(run), now_ns, counts);
 	if (c == NULL)
@@ -287,7 +295,9 @@ int stream_join_replay(struct stream *s, struct cursor *c, struct block *const *
 	chain.head->next = s->head;
 	chain.head->next_pos = s->pos;
 	s->head->refs++;
-	*c = (struct cursor){ .chunk = first, .pos = first->base, .counted = first->first };
+	*c = (struct cursor){
+		.chunk = first, .pos = first->base, .live_pos = s->pos, .counted = first->first
+	};
 	chunk_unref(chain.head);
 	s->cursors++;
 	list_append(&s->ready, &c->link);
@@ -348,6 +358,17 @@ void stream_leave(struct stream *s, struct cursor *c)
 	c->last = s->head;
 }
 
+/* The first end of a message at or after an offset into a chunk. */
+static size_t boundary(const struct stream *s, const struct chunk *k, size_t at)
+{
+	struct span lines = k->block == NULL ? (struct span){ k->data, k->used } : k->body;
+
+	/* One message, between prefix and suffix or what is left of one. */
+	if (k->detached || (k->block != NULL && k->messages == 1))
+		return at == 0 ? 0 : k->used;
+	return s->format->boundary(lines, at);
+}
+
 uint64_t stream_settle(struct stream *s, struct cursor *c)
 {
 	const struct chunk *k = c->chunk;
@@ -357,14 +378,8 @@ uint64_t stream_settle(struct stream *s, struct cursor *c)
 	if (k == NULL)
 		return 0;
 	at = (size_t)(c->pos - k->base);
-	if (k->block != NULL || k->detached) {
-		counted = k->first + (at == k->used);
-	} else {
-		counted = k->first;
-		while (end < at && (end = s->format->boundary((struct span){ k->data, k->used },
-							      end + 1)) <= at)
-			counted++;
-	}
+	for (counted = k->first; end < at && (end = boundary(s, k, end + 1)) <= at; counted++)
+		;
 	if (counted <= c->counted)
 		return 0;
 	counted -= c->counted;
@@ -402,16 +417,21 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 		size_t at = (size_t)(pos - k->base), left = k->used - at, before = c->goal_bytes;
 
 		if (left > 0 && k->block == NULL) {
+			size_t piece = left < STREAM_SEND_BYTES ? left : STREAM_SEND_BYTES;
+
 			if (c->goal_bytes > 0 && c->goal_bytes + left > STREAM_SEND_BYTES)
 				break;
 			/* The data is only read by the kernel; iovec knows no const. */
-			spans[n++] = (struct iovec){ (void *)(uintptr_t)(k->data + at), left };
-			c->goal_bytes += left;
+			spans[n++] = (struct iovec){ (void *)(uintptr_t)(k->data + at), piece };
+			c->goal_bytes += piece;
+			if (piece < left)
+				break;
 		} else if (left > 0) {
 			const struct span parts[3] = { { k->data, k->prefix_len },
 						       k->body,
 						       { k->data + k->prefix_len, k->suffix_len } };
-			size_t piece = STREAM_SEND_PIECE_BYTES;
+			size_t piece =
+				left <= STREAM_SEND_PIECE_MAX ? left : STREAM_SEND_PIECE_BYTES;
 
 			if (c->goal_bytes > 0 && c->goal_bytes + left > STREAM_SEND_BYTES)
 				break;
@@ -435,7 +455,8 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 				break;
 		}
 		c->goal_count = k->first + k->messages;
-		if (k == c->last)
+		/* Where a cursor's own chunk leads may change while this is in flight. */
+		if (k == c->last || k->detached)
 			break;
 	}
 	return n;
@@ -484,15 +505,11 @@ void stream_unhold(struct stream *s, struct cursor *c)
 		list_append(&s->idle, &c->link);
 }
 
-/* Where the cursor, or the replay it is still in, stands in the live chain. */
-static uint64_t live_pos(const struct stream *s, const struct cursor *c)
-{
-	return s->tail != NULL && c->pos < s->tail->base ? s->tail->base : c->pos;
-}
-
 uint64_t cursor_lag(const struct stream *s, const struct cursor *c)
 {
-	return s->pos - (cursor_detached(c) ? c->chunk->next_pos : live_pos(s, c));
+	uint64_t pos = cursor_detached(c) ? c->chunk->next_pos : c->pos;
+
+	return s->pos - (pos < c->live_pos ? c->live_pos : pos);
 }
 
 uint64_t stream_ready_lag(const struct stream *s)
@@ -527,19 +544,56 @@ uint64_t cursor_behind_since(const struct cursor *c)
 
 bool cursor_detached(const struct cursor *c)
 {
-	return c->chunk != NULL && c->chunk->detached;
+	return c->chunk != NULL && c->chunk->detached && c->pos != chunk_end(c->chunk);
 }
 
-/* Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
- * between. Returns by how much that is later. */
+/* The same referenced message again. */
+static struct chunk *chunk_again(const struct chunk *from)
+{
+	struct chunk *c = chunk_new(from->prefix_len + from->suffix_len, from->base, from->first);
+
+	if (c == NULL)
+		return NULL;
+	memcpy(c->data, from->data, c->capacity);
+	c->prefix_len = from->prefix_len;
+	c->suffix_len = from->suffix_len;
+	c->body = from->body;
+	c->block = from->block;
+	c->used = from->used;
+	block_ref(c->block, 1);
+	return c;
+}
+
+/* A copy of bytes in which one message ends. */
+static struct chunk *chunk_copy(const struct chunk *from, size_t at, size_t end)
+{
+	struct chunk *c = chunk_new(end - at, from->base + at, from->first);
+
+	if (c == NULL)
+		return NULL;
+	memcpy(c->data, (from->block != NULL ? from->body.data : from->data) + at, end - at);
+	c->used = end - at;
+	return c;
+}
+
+/*
+ * Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
+ * between; a leaving one's ends there. Returns by how much that is later.
+ */
 static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 {
 	struct chunk *own = c->chunk, *before = own->next;
-	uint64_t skipped = s->count - own->messages - own->first;
+	uint64_t end = c->last_count != 0 ? c->last_count : s->count;
+	uint64_t skipped = end - own->messages - own->first;
 	uint64_t at = c->pos - own->base;
 
-	own->next = s->head;
-	own->next->refs++;
+	if (c->last_count != 0) {
+		c->last = own;
+		own->next = NULL;
+	} else {
+		own->next = s->head;
+		own->next->refs++;
+	}
 	own->next_pos = s->pos;
 	own->base = s->pos - own->used;
 	own->first += skipped;
@@ -550,57 +604,56 @@ static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 	return skipped;
 }
 
+/* Skips from the end of a message. */
+static uint64_t skip_to_end(struct stream *s, struct cursor *c)
+{
+	struct chunk *from = c->chunk;
+	uint64_t before = c->counted;
+
+	if (c->last_count != 0) {
+		c->chunk = NULL;
+		c->counted = c->last_count;
+	} else {
+		stand_at_head(s, c);
+	}
+	chunk_unref(from);
+	stream_unhold(s, c);
+	return c->counted - before;
+}
+
 uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 {
 	struct chunk *from, *own;
 	size_t at, end;
-	uint64_t before;
+	uint64_t skipped;
 
 	*error = 0;
 	if (cursor_detached(c))
 		return lead_to_head(s, c);
+	if (stream_at_end(s, c))
+		return 0;
 	find_chunk(s, c);
 	step(c);
 	from = c->chunk;
 	assert(c->goal_bytes == 0);
 	at = (size_t)(c->pos - from->base);
-	if (from->block != NULL)
-		end = at == 0 ? 0 : from->used;
-	else
-		end = s->format->boundary((struct span){ from->data, from->used }, at);
-	if (end == at) {
-		before = c->counted;
-		stand_at_head(s, c);
-		chunk_unref(from);
-		stream_unhold(s, c);
-		return c->counted - before;
-	}
-	own = chunk_new(from->block != NULL ? from->prefix_len + from->suffix_len : end - at,
-			c->pos, c->counted);
+	end = boundary(s, from, at);
+	if (end == at)
+		return skip_to_end(s, c);
+	own = from->block != NULL && from->messages == 1 ? chunk_again(from)
+							 : chunk_copy(from, at, end);
 	if (own == NULL) {
 		*error = -ENOMEM;
 		return 0;
 	}
 	own->sealed = own->detached = true;
 	own->messages = 1;
-	if (from->block != NULL) {
-		memcpy(own->data, from->data, own->capacity);
-		own->prefix_len = from->prefix_len;
-		own->suffix_len = from->suffix_len;
-		own->body = from->body;
-		own->block = from->block;
-		block_ref(own->block, 1);
-		own->base = from->base;
-		own->used = from->used;
-	} else {
-		memcpy(own->data, from->data + at, end - at);
-		own->used = end - at;
-	}
+	own->first = c->counted;
 	c->chunk = own;
-	before = lead_to_head(s, c);
+	skipped = lead_to_head(s, c);
 	chunk_unref(from);
 	stream_unhold(s, c);
-	return before;
+	return skipped;
 }
 
 bool stream_rest(struct stream *s)
