@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/probe.h"
 #include "broker/home.h"
 #include "broker/listener.h"
 #include "broker/subscription.h"
@@ -190,6 +191,7 @@ void connection_finish(struct connection *c, const char *farewell)
 		return;
 	if (c->state == CONNECTION_OPEN) {
 		become(c, CONNECTION_FINISHING);
+		PROBE(finish, c->shard->id, c->socket.fd, farewell);
 		deadline_stop(&c->deadline);
 		c->farewell = farewell;
 		if (c->subscription == NULL && !c->awaiting)
@@ -230,6 +232,7 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	if (c->state == CONNECTION_CLOSED)
 		return;
 	become(c, CONNECTION_CLOSED);
+	PROBE(close, c->shard->id, c->socket.fd, drop_reason_names[reason]);
 	c->reason = reason;
 	deadline_stop(&c->deadline);
 	end_publisher(c, false);

@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "topic/block.h"
@@ -214,6 +215,8 @@ static void let_skip(struct subscription *sub)
 	}
 	skipped = stream_skip(sub->stream, &sub->cursor, &err);
 	s->counters.dropped[disconnect ? DROP_SLOW : DROP_SKIPPED] += skipped;
+	PROBE(slow, s->id, c->socket.fd, sub->interest->named.name.data,
+	      sub->interest->named.name.len, skipped, disconnect);
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
@@ -231,6 +234,9 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	struct shard *s = c->shard;
 
 	sub->in_flight = false;
+	PROBE(sent, s->id, sub->connection->socket.fd, sub->interest->named.name.data,
+	      sub->interest->named.name.len, bytes,
+	      s->reactor.now_ns - sub->connection->socket.sent_ns);
 	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes);
 	if (sub->skip && c->state != CONNECTION_CLOSED &&
 	    !stream_at_end(sub->stream, &sub->cursor)) {
