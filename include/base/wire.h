@@ -40,6 +40,8 @@ struct wire_format {
 	 */
 	void (*enclose)(const struct run *run, char *prefix, size_t *prefix_len, struct span *body,
 			char *suffix, size_t *suffix_len);
+	/* Whether enclose can do it for this one; NULL: for every one. */
+	bool (*enclosable)(const struct run *run);
 	/* The first end of a message at or after an offset into encoded bytes; these begin with the
 	 * start of a message, and 0 is an end too. */
 	size_t (*boundary)(struct span encoded, size_t offset);

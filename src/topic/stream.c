@@ -191,7 +191,8 @@ static int append_run(struct stream *s, const struct run *run, struct block *blo
 	size_t n;
 
 	if (run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
-	    s->format->enclose != NULL)
+	    s->format->enclose != NULL &&
+	    (s->format->enclosable == NULL || s->format->enclosable(run)))
 		return append_reference(s, run, block, now_ns, counts);
 	c = room(s, s->format->encoded_max(run), now_ns, counts);
 	if (c == NULL)
