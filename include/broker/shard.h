@@ -24,6 +24,8 @@ struct block;
 struct connection;
 struct interest;
 struct listener;
+struct objects;
+struct route;
 struct stream;
 struct topic;
 
@@ -72,6 +74,9 @@ struct broker {
 	_Atomic uint64_t subscriptions;
 	_Atomic uint32_t running; /* shards that have not ended */
 	struct address_book *addresses;
+	const struct route *routes[32]; /* broker/routes.h */
+	unsigned routes_n;
+	struct objects *objects; /* what shards start with */
 	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */
 	void (*report)(struct shard *shard, bool last);
 };
@@ -106,6 +111,13 @@ struct shard {
 	struct deadline_class handshake, closing, idle, backlog, sweep, stats_class, accept, drain;
 	struct deadline backlog_deadline, sweep_deadline, stats_deadline, accept_deadline,
 		drain_deadline;
+
+	struct deadline_class heartbeat, stall, wait; /* http_session.c, fetch.c */
+	struct list answers; /* fetched for those who waited, to be given in the next turns */
+	uint32_t waiting_n;  /* requests that wait at topics here */
+	char date[32];       /* for HTTP, of this second */
+	uint64_t date_second;
+	struct objects *objects; /* static files */
 
 	uint64_t accept_waiting; /* bit per listener (modulo 64): not armed for want of file
 				    descriptors */
@@ -142,6 +154,7 @@ void shard_active(struct shard *shard, struct stream *stream);
 struct reload_letter {
 	struct letter letter;
 	const struct config *config;
+	struct objects *objects; /* held for the reader */
 	struct reload {
 		_Atomic unsigned left;
 		struct config *before;

@@ -25,6 +25,7 @@ struct interest {
 	bool live;            /* the home has answered: blocks that come are for us */
 	uint32_t subscribers; /* here, those that wait for an answer included */
 	uint32_t unanswered;  /* letters under way to the home and back */
+	uint64_t epoch, seq;  /* of the newest message that has come here */
 	struct stream *streams[INTEREST_FORMATS]; /* by format; made at need */
 	char name[];
 };

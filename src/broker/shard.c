@@ -8,8 +8,11 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "broker/connection.h"
+#include "broker/fetch.h"
 #include "broker/home.h"
 #include "broker/listener.h"
+#include "broker/objects.h"
+#include "broker/routes.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -40,6 +43,13 @@ void letter_discard(struct letter *letter)
 		block_unref((struct block *)(void *)letter);
 		return;
 	}
+	if (letter->kind == LETTER_FETCH || letter->kind == LETTER_COUNT ||
+	    letter->kind == LETTER_FETCHED) {
+		fetch_letter_free((struct fetch_letter *)(void *)letter);
+		return;
+	}
+	if (letter->kind == LETTER_SEQUENCED)
+		block_unref(((struct sequenced_letter *)(void *)letter)->block);
 	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED) {
 		struct subscribe_letter *l = (struct subscribe_letter *)(void *)letter;
 
@@ -189,6 +199,8 @@ static void configure(struct shard *s)
 
 	s->handshake.after_ns = c->limits.handshake_seconds * NS_PER_S;
 	s->idle.after_ns = c->limits.idle_seconds * NS_PER_S;
+	s->heartbeat.after_ns = c->http.heartbeat_seconds * NS_PER_S;
+	s->wait.after_ns = c->http.wait_seconds * NS_PER_S;
 	s->stats_class.after_ns = c->stats_seconds * NS_PER_S;
 	s->drain.after_ns = c->drain_seconds * NS_PER_S;
 	s->history.bytes_max = c->limits.history_total_bytes / s->broker->shards_n;
@@ -214,6 +226,8 @@ static void reload(struct shard *s, struct reload_letter *l)
 	if (idle_topics == NULL)
 		abort();
 	s->config = l->config;
+	objects_unref(s->objects);
+	s->objects = l->objects;
 	s->idle_topics = idle_topics;
 	home_configure(s);
 	subscriptions_configure(s);
@@ -254,6 +268,18 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 	case LETTER_RECEIPT:
 		connection_receipt(s, about->slot, about->generation);
 		break;
+	case LETTER_SEQUENCED:
+		route_sequenced(s, (struct sequenced_letter *)(void *)letter);
+		return;
+	case LETTER_FETCH:
+		home_fetch(s, (struct fetch_letter *)(void *)letter);
+		return;
+	case LETTER_COUNT:
+		fetch_count(s, (struct fetch_letter *)(void *)letter);
+		return;
+	case LETTER_FETCHED:
+		fetch_answered(s, (struct fetch_letter *)(void *)letter);
+		return;
 	case LETTER_BYE:
 		subscriptions_bye(s, about);
 		return;
@@ -330,6 +356,7 @@ static bool flush(void *context)
 	struct shard *s = context;
 	bool more = sockets_flush(&s->sockets);
 
+	more |= fetch_flush(s);
 	fan_out(s);
 	if (s->draining)
 		drain_on(s);
@@ -419,6 +446,8 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	b->ring_fds[id] = ring_fd(s->reactor.ring);
 	watch(s);
 	connections_init(s);
+	fetch_init(s);
+	s->objects = objects_ref(b->objects);
 	configure(s);
 	listeners_start(s);
 	return 0;
@@ -433,7 +462,11 @@ void shard_run(struct shard *s)
 void shard_release(struct shard *s)
 {
 	if (s->reactor.ring != NULL) {
+		struct list *l;
+
 		connections_release(s);
+		while ((l = list_take(&s->answers)) != NULL)
+			fetch_letter_free(LIST_ENTRY(l, struct fetch_letter, link));
 		subscriptions_release(s);
 		home_release(s);
 		reactor_release(&s->reactor);
@@ -450,4 +483,5 @@ void shard_release(struct shard *s)
 		free(s->mail_for[lane]);
 	}
 	free(s->idle_topics);
+	objects_unref(s->objects);
 }

@@ -258,7 +258,7 @@ static size_t sse_plain_encode(const struct run *run, char *out)
 static struct span only_message(const struct run *run)
 {
 	struct run rest = *run;
-	struct span message;
+	struct span message = { NULL, 0 };
 
 	(void)next_message(&rest, &message);
 	return message;
