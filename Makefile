@@ -130,6 +130,9 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	echo "  CC    $<"
 	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
+# The page is part of the object.
+$(BUILD)/obj/src/admin/page.o: src/admin/page.html
+
 # One object per source file, so that a test can put another ring.o in front of the archive and
 # the linker leaves the real one out.
 $(LIB): $(call object,$(LIB_SRCS)) $(BUILD)/sources

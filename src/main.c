@@ -10,6 +10,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "admin/metrics.h"
+#include "admin/page.h"
+#include "admin/snapshot.h"
 #include "admin/stats.h"
 #include "base/clock.h"
 #include "base/config.h"
@@ -371,6 +374,7 @@ static void release(struct broker *b)
 	free(b->ring_fds);
 	free(b->shards);
 	objects_unref(b->objects);
+	snapshots_release(b);
 }
 
 static int explain_ring(int err)
@@ -457,10 +461,12 @@ static int run(const struct options *o, struct config *config)
 	}
 	b.shards_n = b.placement.slots_n;
 	routes_init(&b);
+	metrics_init(&b);
+	page_init(&b);
 	b.shards = calloc(b.shards_n, sizeof(*b.shards));
 	b.ring_fds = calloc(b.shards_n, sizeof(*b.ring_fds));
 	b.mailbox = mailbox_new(b.shards_n, b.shards_n + 1, config->engine.lane_entries);
-	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL)
+	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL || snapshots_init(&b) != 0)
 		log_error("out of memory for %u reactors: lower reactors or engine.lane_entries",
 			  b.shards_n);
 	else if (listeners_open(&b, config, problem, sizeof(problem)) != 0)

@@ -26,6 +26,7 @@ struct interest;
 struct listener;
 struct objects;
 struct route;
+struct snapshots;
 struct stream;
 struct topic;
 
@@ -79,6 +80,9 @@ struct broker {
 	struct objects *objects; /* what shards start with */
 	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */
 	void (*report)(struct shard *shard, bool last);
+	/* Called on a shard's thread every second; NULL: nobody cares. Set by floor 4. */
+	void (*second)(struct shard *shard);
+	struct snapshots *snapshots; /* admin/snapshot.c */
 };
 
 struct shard {
@@ -112,6 +116,8 @@ struct shard {
 	struct deadline backlog_deadline, sweep_deadline, stats_deadline, accept_deadline,
 		drain_deadline;
 
+	struct deadline_class second;
+	struct deadline second_deadline;
 	struct deadline_class heartbeat, stall, wait; /* http_session.c, fetch.c */
 	struct list answers; /* fetched for those who waited, to be given in the next turns */
 	uint32_t waiting_n;  /* requests that wait at topics here */

@@ -389,8 +389,21 @@ static void report(void *context, struct deadline *d)
 	reactor_deadline(&s->reactor, &s->stats_class, d);
 }
 
+static void second(void *context, struct deadline *d)
+{
+	struct shard *s = context;
+
+	s->broker->second(s);
+	reactor_deadline(&s->reactor, &s->second, d);
+}
+
 static void watch(struct shard *s)
 {
+	deadline_class_init(&s->second, NS_PER_S);
+	deadline_init(&s->second_deadline);
+	reactor_watch(&s->reactor, &s->second, second, s);
+	if (s->broker->second != NULL)
+		reactor_deadline(&s->reactor, &s->second, &s->second_deadline);
 	deadline_class_init(&s->backlog, BACKLOG_CHECK_MS * NS_PER_MS);
 	deadline_class_init(&s->sweep, SWEEP_SECONDS * NS_PER_S);
 	deadline_class_init(&s->stats_class, 0);

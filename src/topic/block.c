@@ -32,10 +32,10 @@ struct block *block_new_labelled(struct span name, uint64_t hash, struct span ty
 			     .capacity = capacity };
 	list_init(&b->age);
 	memcpy(b->bytes, name.data, name.len);
-	if (head_len > name.len) {
+	if (type.len > 0)
 		memcpy(b->bytes + name.len, type.data, type.len);
+	if (version.len > 0)
 		memcpy(b->bytes + name.len + type.len, version.data, version.len);
-	}
 	return b;
 }
 
