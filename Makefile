@@ -80,7 +80,7 @@ WARNINGS += -Werror
 endif
 
 # No -march: the binaries must run on every x86-64 and every aarch64.
-CPPFLAGS_ALL := -D_GNU_SOURCE -DBROKER_VERSION='"$(shell cat VERSION)"' -Iinclude \
+CPPFLAGS_ALL := -D_GNU_SOURCE -DBROKER_VERSION='"$(shell cat VERSION)"' -Iinclude -Ibench \
 	$(foreach p,$(FOUND),-DHAVE_$(call upper,$(p))) $(PKG_CFLAGS) $(CPPFLAGS)
 CFLAGS_ALL   := -std=c11 -g $(OPTIMIZE) $(SANITIZE) $(WARNINGS) $(MISFIRES) \
 	-fstack-protector-strong -fPIE -pthread $(CFLAGS)
@@ -96,6 +96,7 @@ INTEG_SRCS := $(sort $(wildcard tests/integration/$(strip $(INTEGRATION))))
 
 object    = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB      := $(BUILD)/libbroker.a
+LOAD_LIB := $(if $(LOAD_SRCS),$(BUILD)/libload.a)
 BROKER   := $(BUILD)/broker
 LOAD     := $(if $(LOAD_SRCS),$(BUILD)/broker-load)
 UNITS    := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRCS))
@@ -115,7 +116,7 @@ all: $(BROKER) $(LOAD) ## Build the broker (and broker-load)
 # These two hold the compiler with its flags, and the names of the sources, and are touched only
 # when that changes: another CC or VERSION, or a file that is gone, rebuilds what it must.
 $(BUILD)/flags: NOW   = $(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(LDFLAGS_ALL) $(PKG_LIBS)
-$(BUILD)/sources: NOW = $(LIB_SRCS)
+$(BUILD)/sources: NOW = $(LIB_SRCS) $(LOAD_SRCS)
 .PHONY: FORCE
 $(BUILD)/flags $(BUILD)/sources: FORCE
 	@pkg-config --print-errors --exists $(PACKAGES) || { echo "try: make deps" >&2; exit 1; }
@@ -140,15 +141,21 @@ $(LIB): $(call object,$(LIB_SRCS)) $(BUILD)/sources
 	rm -f $@
 	$(AR) rcs $@ $(filter %.o,$^)
 
+# The load generator without its main, so that tests can link its parts.
+$(BUILD)/libload.a: $(call object,$(filter-out %/main.c,$(LOAD_SRCS))) $(BUILD)/sources
+	@echo "  AR    $@"
+	rm -f $@
+	$(AR) rcs $@ $(filter %.o,$^)
+
 $(BROKER): $(call object,src/main.c) $(LIB)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
 
-$(BUILD)/broker-load: $(call object,$(LOAD_SRCS)) $(LIB)
+$(BUILD)/broker-load: $(call object,bench/load/main.c) $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
 
-$(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LIB)
+$(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
 	mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ -lcmocka $(PKG_LIBS)
@@ -260,7 +267,7 @@ lint: ## Layers, format, cppcheck, clang's warnings, shellcheck
 		mkdir -p build/lint
 		cppcheck --quiet --std=c11 --language=c -j$(NPROC) --cppcheck-build-dir=build/lint \
 			--enable=warning,performance,portability --inline-suppr --error-exitcode=1 \
-			-D_GNU_SOURCE -D__linux__ -DBROKER_VERSION='""' -Iinclude $(C_SRCS)
+			-D_GNU_SOURCE -D__linux__ -DBROKER_VERSION='""' -Iinclude -Ibench $(C_SRCS)
 		echo "cppcheck: no complaint"
 		printf '%s\n' $(C_SRCS) | xargs -P$(NPROC) -n8 clang $(CPPFLAGS_ALL) \
 			-std=c11 $(WARNINGS) -Werror -fsyntax-only

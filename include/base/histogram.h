@@ -32,13 +32,18 @@ static inline unsigned histogram_bucket(uint64_t value)
 	return (power << HISTOGRAM_STEP_BITS) + (unsigned)(value >> power);
 }
 
-static inline void histogram_add(struct histogram *h, uint64_t value)
+static inline void histogram_add_many(struct histogram *h, uint64_t value, uint64_t times)
 {
-	h->count++;
-	h->sum += value;
+	h->count += times;
+	h->sum += value * times;
 	if (value > h->max)
 		h->max = value;
-	h->buckets[histogram_bucket(value)]++;
+	h->buckets[histogram_bucket(value)] += times;
+}
+
+static inline void histogram_add(struct histogram *h, uint64_t value)
+{
+	histogram_add_many(h, value, 1);
 }
 
 /* The value below which this part (0.0 to 1.0) of what was added lies; 0 when nothing was. */

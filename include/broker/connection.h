@@ -29,10 +29,12 @@ enum connection_state {
 	CONNECTION_CLOSED
 };
 
+enum connection_counts { COUNTS_NOT, COUNTS_AS_CLIENT, COUNTS_AS_REFUSED };
+
 struct connection {
 	struct socket socket; /* first */
 	uint8_t state;        /* enum connection_state */
-	bool counted;         /* in the limits */
+	uint8_t counts;       /* enum connection_counts: in which limit */
 	uint8_t protocols;    /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
 	bool awaiting;        /* an answer from a home, before which it must not finish */
 	struct shard *shard;
@@ -70,7 +72,7 @@ void connection_finish(struct connection *connection, const char *farewell);
 void connection_goodbye(struct connection *connection);
 /* Bad input: "ERROR <reason>" with this static text, and finish. */
 void connection_error(struct connection *connection, const char *error_line);
-/* Closes it for good if it has not finished in two seconds. */
+/* Closes it for good if it has not finished in a few seconds. */
 void connection_limit_closing(struct connection *connection);
 /* At once; what its subscription has not got is dropped for that reason. Harmless twice. */
 void connection_close(struct connection *connection, enum drop_reason reason);

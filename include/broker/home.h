@@ -31,7 +31,7 @@ struct subscribe_letter {
 	char bytes[];
 };
 
-/* LETTER_UNSUBSCRIBE, LETTER_JOIN, LETTER_LEAVE, LETTER_RECEIPT, LETTER_BYE. */
+/* LETTER_UNSUBSCRIBE, LETTER_JOIN, LETTER_LEAVE, LETTER_SYNC, LETTER_RECEIPT, LETTER_BYE. */
 struct topic_letter {
 	struct letter letter;
 	unsigned shard;
@@ -62,6 +62,7 @@ void home_subscribe(struct shard *shard, struct subscribe_letter *letter);
 void home_unsubscribe(struct shard *shard, struct topic_letter *letter);
 void home_join(struct shard *shard, struct topic_letter *letter);
 void home_leave(struct shard *shard, struct topic_letter *letter);
+void home_sync(struct shard *shard, struct topic_letter *letter);
 
 /* The topic, if it is there; home_topic_or_new makes it: NULL with *error -ENOSPC or -ENOMEM. */
 struct topic *home_topic(const struct shard *shard, uint64_t hash, struct span name);

@@ -59,6 +59,7 @@ struct shard_counters {
 struct outbox {
 	void **letters;
 	uint32_t n, slots_n;
+	size_t bytes; /* of blocks */
 	bool waiting; /* in the list of those to be flushed */
 };
 
@@ -98,8 +99,10 @@ struct shard {
 	struct list *idle_topics; /* topics without clients, oldest first: one list per topic
 				     setting of the config */
 	struct table interests;
-	struct list dirty;  /* streams with cursors that want a send */
-	struct list active; /* streams that hold chunks */
+	struct list dirty;    /* streams with cursors that want a send */
+	struct list active;   /* streams that hold chunks */
+	struct list appended; /* streams that something was appended to in this turn */
+	uint32_t pressed; /* streams that fan-out does not keep up with: then less is taken in */
 
 	struct pool connection_pool, subscription_pool;
 	struct list connections;
@@ -110,7 +113,9 @@ struct shard {
 	struct outbox *outboxes[LANES]; /* by shard */
 	unsigned *mail_for[LANES];      /* shards whose outbox holds something */
 	unsigned mail_for_n[LANES];
-	uint64_t free_letters; /* in all outboxes of LANE_FREE */
+	struct waiting {
+		uint64_t letters, bytes;
+	} waiting[LANES]; /* in all outboxes */
 
 	struct deadline_class handshake, closing, idle, backlog, sweep, stats_class, accept, drain;
 	struct deadline backlog_deadline, sweep_deadline, stats_deadline, accept_deadline,

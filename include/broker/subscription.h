@@ -28,7 +28,6 @@ struct subscription {
 	uint8_t format;        /* enum format */
 	bool in_flight;        /* the connection's send carries bytes of it */
 	bool skip;             /* to be let go as soon as its send has ended */
-	bool leave;            /* to leave as soon as the home has answered */
 };
 
 /* Asks for a topic in this format; the OK, and what was asked for of the past, follow when the home
@@ -37,8 +36,11 @@ int subscription_new(struct connection *connection, struct span name, enum forma
 		     const struct replay *replay);
 /* The home's answer; takes the letter over. */
 void subscription_answered(struct shard *shard, struct subscribe_letter *letter);
-/* Nothing more for it from now on; what is its already it still gets. True: it has all that. */
-bool subscription_leave(struct subscription *subscription);
+/* Asks the topic's home for a receipt: when it comes, everything sequenced before has come too.
+ * False: there is nothing to wait for. */
+bool subscription_ask_last(struct subscription *subscription);
+/* Nothing more for it from now on; what is its already it still gets. */
+void subscription_leave(struct subscription *subscription);
 /* Whether it has got everything it will ever get. */
 bool subscription_done(const struct subscription *subscription);
 /* Its send ended: so many bytes of it went. */
@@ -50,6 +52,12 @@ void subscription_free(struct subscription *subscription, enum drop_reason reaso
 void subscriptions_deliver(struct shard *shard, struct block *block);
 /* The last publisher of a topic that says goodbye has left; takes the letter over. */
 void subscriptions_bye(struct shard *shard, struct topic_letter *letter);
+/* At the end of a turn: deals with those who have more bytes before them than they may, in the
+ * streams that something was appended to. */
+void subscriptions_bound_bytes(struct shard *shard);
+/* Takes note of whether the shard keeps up with a stream: while it does not with some, it takes
+ * less in. */
+void subscriptions_press(struct shard *shard, struct stream *stream);
 /* Deals with those who have been behind too long in any stream that holds chunks, and lets streams
  * rest. Returns whether any still holds some. */
 bool subscriptions_bound_time(struct shard *shard);

@@ -60,8 +60,9 @@ struct reactor_owner {
 	/* Letters popped from one lane, in order; they are the owner's now. */
 	void (*letters)(void *context, unsigned sender, enum mailbox_lane lane, void **letters,
 			unsigned n);
-	/* Whether LANE_GATED may be drained in this turn; NULL: always. */
-	bool (*gate_open)(void *context);
+	/* Whether that lane may be drained in this turn; NULL: always. LANE_FREE may only ever be
+	 * left for work that needs no mail to be done. */
+	bool (*gate_open)(void *context, enum mailbox_lane lane);
 	/* The end of a turn: queue sends and push letters. True: more is left, do not park. */
 	bool (*flush)(void *context);
 	void *context;

@@ -86,6 +86,9 @@ void ring_cancel_fd(struct ring *ring, int fd, uint64_t user_data);
 /* Completes every period (-ETIME); without `more` it must be armed again. */
 void ring_tick(struct ring *ring, uint64_t period_ns, uint64_t user_data);
 void ring_tick_stop(struct ring *ring, uint64_t tick, uint64_t user_data);
+/* Completes once (-ETIME) when clock_now_ns() has come to at_ns. One at a time: not before the last
+ * one has completed. */
+void ring_alarm(struct ring *ring, uint64_t at_ns, uint64_t user_data);
 /* Makes a completion with this user_data appear in another ring (MSG_RING). */
 void ring_wake(struct ring *ring, int target_ring_fd, uint64_t user_data);
 

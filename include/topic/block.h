@@ -49,6 +49,9 @@ struct block *block_new_labelled(struct span name, uint64_t hash, struct span ty
  * one is as it was. */
 struct block *block_reserve(struct block *block, size_t len);
 
+/* Gives back room that a finished block has too much of; the block may move. */
+struct block *block_trim(struct block *block);
+
 static inline struct span block_name(const struct block *b)
 {
 	return (struct span){ b->bytes, b->name_len };

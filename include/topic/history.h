@@ -20,14 +20,14 @@ struct history_limits {
 
 /* All histories of a shard. */
 struct history_total {
-	struct list blocks; /* by age: oldest first */
-	uint64_t bytes, bytes_max;
+	struct list blocks;        /* by age: oldest first */
+	uint64_t bytes, bytes_max; /* of memory */
 };
 
 struct history {
 	struct block **blocks; /* ring of power-of-two size, oldest at first */
 	uint32_t slots_n, first, blocks_n;
-	uint64_t messages, bytes;
+	uint64_t messages, bytes; /* bytes of messages, line ends included */
 };
 
 void history_total_init(struct history_total *total, uint64_t bytes_max);

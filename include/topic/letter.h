@@ -15,6 +15,8 @@ enum letter_kind {
 	LETTER_UNSUBSCRIBE, /* shard -> home: the last local subscriber has left */
 	LETTER_JOIN,        /* shard -> home, gated lane: a publisher begins */
 	LETTER_LEAVE,   /* shard -> home, gated lane: a publisher has ended, after all its blocks */
+	LETTER_SYNC,    /* shard -> home: a subscriber is leaving: a receipt, behind all that is
+			   sequenced */
 	LETTER_RECEIPT, /* home -> shard: the same letter, answered: everything before it is
 			   sequenced */
 	LETTER_SEQUENCED, /* home -> shard: a message that asked for a receipt has its number */

@@ -47,10 +47,13 @@ struct stream {
 	size_t next_capacity;
 	uint32_t cursors; /* all but the leaving: what is appended is for them */
 	struct list idle, ready, busy;
-	struct list dirty;  /* link: the owner's list of streams with ready cursors */
-	struct list active; /* link: the owner's list of streams that hold chunks */
+	struct list dirty;    /* link: the owner's list of streams with ready cursors */
+	struct list active;   /* link: the owner's list of streams that hold chunks */
+	struct list appended; /* link: the owner's list of streams appended to in this turn */
 	uint64_t appended_ns;
-	void *owner;              /* what the owner wants to find again from here */
+	uint64_t oldest_pos; /* no cursor was before it when last looked at */
+	bool pressed;        /* the owner's: ready cursors lag so far that less should come in */
+	void *owner;         /* what the owner wants to find again from here */
 	uint64_t rewinds, chunks; /* counts, for statistics */
 };
 
@@ -64,7 +67,8 @@ void stream_release(struct stream *stream);
  * ready. False: this format cannot carry it, or out of memory (*error -ENOMEM).
  */
 enum {
-	STREAM_REFERENCE_BYTES = 16 << 10,
+	STREAM_REFERENCE_BYTES = 16 << 10,      /* of one message */
+	STREAM_REFERENCE_LINES_BYTES = 4 << 10, /* of lines that go out as they came in */
 	STREAM_SEND_BYTES = 256 << 10,
 	STREAM_SEND_PIECE_BYTES = 1 << 20
 };
@@ -82,6 +86,9 @@ int stream_join_replay(struct stream *stream, struct cursor *cursor, struct bloc
 /* Nothing appended from now on is for this cursor; it ends where the head is now. An idle one
  * becomes busy: it is at its end. */
 void stream_leave(struct stream *stream, struct cursor *cursor);
+/* Counts what has gone out of a cursor that stopped between two ends of chunks: returns how many
+ * messages that are whole were not told of by stream_sent. */
+uint64_t stream_settle(struct stream *stream, struct cursor *cursor);
 /* Takes the cursor out; nothing may be in flight for it. Returns how many messages it did not get.
  */
 uint64_t stream_remove(struct stream *stream, struct cursor *cursor);
@@ -95,25 +102,34 @@ bool stream_at_end(const struct stream *stream, const struct cursor *cursor);
 unsigned stream_gather(struct stream *stream, struct cursor *cursor, struct iovec *spans,
 		       unsigned max);
 /* So many of the gathered bytes went out. Returns how many messages that completes. The cursor
- * becomes ready, idle, or, at its very end, stays busy. *skipped: how many it has missed by
- * skipping, if it did. */
-uint64_t stream_sent(struct stream *stream, struct cursor *cursor, size_t bytes, uint64_t *skipped);
+ * becomes ready, idle, or, at its very end, stays busy. */
+uint64_t stream_sent(struct stream *stream, struct cursor *cursor, size_t bytes);
 /* A cursor that cannot send now (its connection is busy with something else) and one that can
  * again. */
 void stream_hold(struct stream *stream, struct cursor *cursor);
 void stream_unhold(struct stream *stream, struct cursor *cursor);
 
-/* The position below which a cursor holds up more than bytes_max of backlog; 0: nobody does. */
-uint64_t stream_floor(const struct stream *stream, size_t bytes_max);
+/*
+ * Whether a cursor may be more than bytes_max behind; cheap, and errs only towards yes. Who it is,
+ * is found by looking at all that are ready or busy (cursor_lag); then stream_looked says how far
+ * behind the furthest of the others is.
+ */
+bool stream_overrun(const struct stream *stream, size_t bytes_max);
+void stream_looked(struct stream *stream, uint64_t lag_max);
+/* How many bytes that were appended live the cursor has not sent; what it replays does not count.
+ */
+uint64_t cursor_lag(const struct stream *stream, const struct cursor *cursor);
+/* The same of the ready cursor that has waited longest; 0: none is ready. */
+uint64_t stream_ready_lag(const struct stream *stream);
 /* Since when the oldest data that a ready or busy cursor lacks has been waiting for sure, in ns; 0:
  * not known to wait. */
 uint64_t cursor_behind_since(const struct cursor *cursor);
-/* Whether it has been let go and is still at the rest of its message. */
+/* Whether it has skipped and is still at the rest of the message that it was in then. */
 bool cursor_detached(const struct cursor *cursor);
 /*
- * Lets a cursor with nothing in flight go: it keeps a copy of what is left of the message it is in
- * the middle of, and goes on at the head after that; what it misses is told by stream_sent (or, at
- * a message's end, at once: returned). -ENOMEM in *error: nothing happened.
+ * Lets a cursor skip to the head: it keeps a copy of what is left of the message it is in the
+ * middle of. Nothing may be in flight for it, unless it is still at that rest of an earlier skip.
+ * Returns how many messages it misses. -ENOMEM in *error: nothing happened.
  */
 uint64_t stream_skip(struct stream *stream, struct cursor *cursor, int *error);
 /* When every cursor stands at the head, gives back all chunks. Returns whether the stream holds

@@ -17,7 +17,7 @@
 #include "topic/block.h"
 
 enum {
-	CLOSING_SECONDS = 2,          /* for a client to take a last word and close */
+	CLOSING_SECONDS = 5,          /* for a client to take a last word and close */
 	REFUSED_CONNECTIONS_MAX = 64, /* that are told why; beyond, they are just closed */
 };
 
@@ -77,7 +77,7 @@ void connection_receipt(struct shard *s, uint32_t slot, uint32_t generation)
 	c = connection_of(socket);
 	c->awaiting = false;
 	if (c->state == CONNECTION_FINISHING)
-		connection_flush(c);
+		connection_finish(c, c->farewell);
 }
 
 bool connection_reply(struct connection *c, struct span text)
@@ -92,6 +92,16 @@ bool connection_reply(struct connection *c, struct span text)
 	c->reply = reply;
 	c->reply_len += (uint32_t)text.len;
 	return true;
+}
+
+/* It is no client any more, as far as limits go. */
+static void uncount(struct connection *c)
+{
+	if (c->counts == COUNTS_AS_CLIENT)
+		listener_leave(c->shard->broker, c->address);
+	else if (c->counts == COUNTS_AS_REFUSED)
+		c->shard->refused_n--;
+	c->counts = COUNTS_NOT;
 }
 
 void connection_limit_closing(struct connection *c)
@@ -109,6 +119,7 @@ static void linger(struct connection *c)
 		return;
 	}
 	become(c, CONNECTION_LINGERING);
+	uncount(c);
 	ring_shutdown(c->shard->reactor.ring, c->socket.fd, SHUT_WR);
 	connection_limit_closing(c);
 	socket_receive(&c->shard->sockets, &c->socket);
@@ -189,7 +200,7 @@ void connection_finish(struct connection *c, const char *farewell)
 		c->input = NULL;
 		c->input_len = 0;
 	}
-	if (c->subscription != NULL)
+	if (c->subscription != NULL && !c->awaiting)
 		subscription_leave(c->subscription);
 	connection_flush(c);
 }
@@ -197,7 +208,9 @@ void connection_finish(struct connection *c, const char *farewell)
 void connection_goodbye(struct connection *c)
 {
 	end_publisher(c, true);
-	connection_finish(c, NULL);
+	if (c->subscription != NULL && !c->awaiting)
+		c->awaiting = subscription_ask_last(c->subscription);
+	connection_finish(c, c->http != NULL ? http_session_farewell(c) : NULL);
 }
 
 static bool speaks_http(const struct connection *c)
@@ -358,10 +371,7 @@ static void closed(struct socket *socket)
 
 	if (c->subscription != NULL)
 		subscription_free(c->subscription, c->reason);
-	if (c->counted)
-		listener_leave(s->broker, c->address);
-	else
-		s->refused_n--;
+	uncount(c);
 	s->connections_n--;
 	list_remove(&c->link);
 	free(c->reply);
@@ -451,7 +461,7 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 		ring_peer(s->reactor.ring, fd, c->address);
 	refusal = s->draining ? LINE_ERROR_TEXT("draining")
 			      : listener_enter(s->broker, s->config, c->address);
-	c->counted = refusal == NULL;
+	c->counts = refusal == NULL ? COUNTS_AS_CLIENT : COUNTS_AS_REFUSED;
 	if (refusal == NULL) {
 		reactor_deadline(&s->reactor, &s->handshake, &c->deadline);
 		socket_receive(&s->sockets, &c->socket);
@@ -505,6 +515,9 @@ static void stop_publisher(struct connection *c)
 	}
 	if (c->state == CONNECTION_OPEN && c->subscription == NULL)
 		connection_error(c, LINE_ERROR_TEXT("draining"));
+	else if (c->state != CONNECTION_OPEN && deadline_running(&c->deadline))
+		/* All of them, or the old ones would stand before the new ones. */
+		connection_limit_closing(c);
 }
 
 static void say_farewell(struct connection *c)

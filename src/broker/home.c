@@ -289,10 +289,14 @@ void home_leave(struct shard *s, struct topic_letter *l)
 			say_bye(s, t);
 		home_weigh(s, t);
 	}
-	if (!l->receipt) {
+	if (l->receipt)
+		home_sync(s, l);
+	else
 		free(l);
-		return;
-	}
+}
+
+void home_sync(struct shard *s, struct topic_letter *l)
+{
 	l->letter.kind = LETTER_RECEIPT;
 	shard_post(s, l->shard, LANE_FREE, &l->letter);
 }

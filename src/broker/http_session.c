@@ -292,7 +292,7 @@ size_t http_session_sent(struct connection *c, size_t bytes)
 
 const char *http_session_farewell(const struct connection *c)
 {
-	return c->http->chunked ? CHUNKED_END : NULL;
+	return c->http->state == HTTP_STREAMING && c->http->chunked ? CHUNKED_END : NULL;
 }
 
 static void start_heartbeats(struct connection *c)
@@ -307,6 +307,7 @@ void http_session_subscribed(struct connection *c, const struct subscribe_letter
 	char text[SSE_TEXT_MAX];
 	struct head h;
 
+	c->awaiting = false;
 	http->state = HTTP_STREAMING;
 	http->chunked = c->subscription->format != FORMAT_SSE_PLAIN;
 	if (!http->chunked)
@@ -469,7 +470,7 @@ static void publish(struct connection *c)
 	b->slot = c->socket.slot;
 	b->generation = socket_generation(&s->sockets, &c->socket);
 	(void)http_wait(c);
-	shard_publish(s, b);
+	shard_publish(s, block_trim(b));
 }
 
 static void handle(struct connection *c, const struct http_event *e)
@@ -630,7 +631,9 @@ void http_session_resume(struct connection *c)
 {
 	struct http_session *http = c->http;
 
-	if (!http->running && ready(c) && (c->input_len > 0 || http->ended))
+	if (http->state == HTTP_STREAMING && http->ended && c->state == CONNECTION_OPEN)
+		connection_goodbye(c);
+	else if (!http->running && ready(c) && (c->input_len > 0 || http->ended))
 		run(c, (struct span){ "", 0 });
 }
 
@@ -638,9 +641,7 @@ void http_session_ended(struct connection *c)
 {
 	struct http_session *http = c->http;
 
-	if (http != NULL && http->state == HTTP_STREAMING)
-		connection_finish(c, http_session_farewell(c));
-	else if (http == NULL || ready(c))
+	if (http == NULL || http->state == HTTP_STREAMING || ready(c))
 		connection_goodbye(c);
 	else
 		http->ended = true;

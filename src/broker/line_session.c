@@ -57,7 +57,7 @@ static void publish_uneven(struct connection *c, struct span raw)
 			struct block *single = block_new(p->name, p->hash, line.len);
 
 			if (lines != NULL)
-				publish(c, lines);
+				publish(c, block_trim(lines));
 			lines = NULL;
 			if (single == NULL)
 				goto no_memory;
@@ -85,7 +85,7 @@ static void publish_uneven(struct connection *c, struct span raw)
 		lines->lines = true;
 	}
 	if (lines != NULL)
-		publish(c, lines);
+		publish(c, block_trim(lines));
 	return;
 no_memory:
 	connection_error(c, LINE_ERROR_TEXT("out of memory"));
@@ -111,7 +111,7 @@ static void publish_messages(struct connection *c, const struct line_event *e)
 	}
 	b->messages = e->messages;
 	b->lines = true;
-	publish(c, b);
+	publish(c, block_trim(b));
 }
 
 static void begin_publishing(struct connection *c, struct span topic)

@@ -19,13 +19,15 @@
 #include "topic/stream.h"
 
 enum {
-	STREAM_QUOTA = 64, /* sends of one stream before the next one has its turn */
-	OUTBOX_MAX = 1024, /* letters waiting for one home: then its publishers wait */
-	FREE_LETTERS_MAX =
-		16384, /* letters waiting in all outboxes of LANE_FREE: then no more is taken in */
-	COMPLETION_BATCH = 1024, /* completions handled before anything else moves */
+	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
+	OUTBOX_LETTERS_MAX = 1024,  /* waiting for one home: then its publishers wait */
+	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks in them: likewise */
+	FREE_LETTERS_MAX = 16384,   /* waiting for all shards: then nothing more is sequenced */
+	FREE_BYTES_MAX = 16 << 20,  /* of blocks in them: likewise */
+	COMPLETION_BATCH = 8192,    /* handled before anything else moves: all, but for floods */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
+	CLOSING_MS = 500, /* for clients to close, while draining */
 	OUTBOX_SLOTS_MIN = 16,
 };
 
@@ -66,6 +68,13 @@ unsigned shard_home(const struct shard *s, uint64_t hash)
 	return (unsigned)((hash >> 32) * s->broker->shards_n >> 32);
 }
 
+static size_t letter_bytes(const struct letter *letter)
+{
+	return letter->kind == LETTER_BLOCK
+		       ? block_bytes((const struct block *)(const void *)letter)
+		       : 0;
+}
+
 static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *letter);
 
 void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct letter *letter)
@@ -88,8 +97,9 @@ void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct let
 		o->slots_n = n;
 	}
 	o->letters[o->n++] = letter;
-	if (lane == LANE_FREE)
-		s->free_letters++;
+	o->bytes += letter_bytes(letter);
+	s->waiting[lane].letters++;
+	s->waiting[lane].bytes += letter_bytes(letter);
 	if (o->waiting)
 		return;
 	o->waiting = true;
@@ -109,32 +119,49 @@ static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
 		unsigned pushed = reactor_post(&s->reactor, to, lane, o->letters, o->n);
 
 		any |= pushed > 0;
-		if (lane == LANE_FREE)
-			s->free_letters -= pushed;
 		o->n -= pushed;
+		memmove(o->letters, o->letters + pushed, o->n * sizeof(void *));
+		s->waiting[lane].letters -= pushed;
+		s->waiting[lane].bytes -= o->bytes;
+		/* What has gone may be read no more; what is left says what it weighs. */
+		o->bytes = 0;
+		for (uint32_t j = 0; j < o->n; j++)
+			o->bytes += letter_bytes(o->letters[j]);
+		s->waiting[lane].bytes += o->bytes;
 		if (o->n == 0) {
 			o->waiting = false;
 			continue;
 		}
-		memmove(o->letters, o->letters + pushed, o->n * sizeof(void *));
 		s->mail_for[lane][left++] = to;
 	}
 	s->mail_for_n[lane] = left;
 	return any;
 }
 
-static bool gate_open(void *context)
+static bool neighbours_lag(const struct shard *s)
+{
+	return s->waiting[LANE_FREE].letters >= FREE_LETTERS_MAX ||
+	       s->waiting[LANE_FREE].bytes >= FREE_BYTES_MAX;
+}
+
+/*
+ * While fan-out does not keep up with some stream nothing is taken in: that needs nobody's mail to
+ * get better. While neighbours do not take what is delivered to them, only what is to be published
+ * waits.
+ */
+static bool gate_open(void *context, enum mailbox_lane lane)
 {
 	const struct shard *s = context;
 
-	return s->free_letters < FREE_LETTERS_MAX;
+	return s->pressed == 0 && (lane == LANE_FREE || !neighbours_lag(s));
 }
 
 bool shard_congested(const struct shard *s, unsigned home)
 {
 	if (home == s->id)
-		return s->free_letters >= FREE_LETTERS_MAX;
-	return s->outboxes[LANE_GATED][home].n >= OUTBOX_MAX;
+		return s->pressed > 0 || neighbours_lag(s);
+	return s->outboxes[LANE_GATED][home].n >= OUTBOX_LETTERS_MAX ||
+	       s->outboxes[LANE_GATED][home].bytes >= OUTBOX_BYTES_MAX;
 }
 
 static void drain(struct shard *s)
@@ -144,6 +171,7 @@ static void drain(struct shard *s)
 	s->draining = true;
 	log_debug("reactor %u: draining %u connections", s->id, s->connections_n);
 	listeners_stop(s);
+	s->closing.after_ns = CLOSING_MS * NS_PER_MS;
 	connections_stop_publishers(s);
 	reactor_deadline(&s->reactor, &s->drain, &s->drain_deadline);
 }
@@ -265,6 +293,9 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 	case LETTER_LEAVE:
 		home_leave(s, about);
 		return;
+	case LETTER_SYNC:
+		home_sync(s, about);
+		return;
 	case LETTER_RECEIPT:
 		connection_receipt(s, about->slot, about->generation);
 		break;
@@ -346,6 +377,8 @@ static void fan_out(struct shard *s)
 		}
 		if (!list_empty(&stream->ready))
 			list_append(&s->dirty, &stream->dirty);
+		if (stream->pressed)
+			subscriptions_press(s, stream);
 	}
 }
 
@@ -354,16 +387,19 @@ static void fan_out(struct shard *s)
 static bool flush(void *context)
 {
 	struct shard *s = context;
-	bool more = sockets_flush(&s->sockets);
+	bool more = sockets_flush(&s->sockets), room = s->pressed > 0;
 
 	more |= fetch_flush(s);
+	subscriptions_bound_bytes(s);
 	fan_out(s);
 	if (s->draining)
 		drain_on(s);
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
-		if (s->mail_for_n[lane] > 0 && flush_outboxes(s, lane) && !list_empty(&s->paused))
-			connections_resume(s);
+		if (s->mail_for_n[lane] > 0)
+			room |= flush_outboxes(s, lane);
+	if (room && !list_empty(&s->paused))
+		connections_resume(s);
 	return more || !list_empty(&s->dirty) || !list_empty(&s->sockets.dying);
 }
 
@@ -451,6 +487,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 		return -ENOMEM;
 	list_init(&s->dirty);
 	list_init(&s->active);
+	list_init(&s->appended);
 	list_init(&s->connections);
 	history_total_init(&s->history, config->limits.history_total_bytes / b->shards_n);
 	err = reactor_init(&s->reactor, &params, b->mailbox, b->ring_fds, &owner);
@@ -469,6 +506,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 void shard_run(struct shard *s)
 {
 	reactor_run(&s->reactor);
+	connections_release(s);
 	s->broker->report(s, true);
 }
 
@@ -477,7 +515,6 @@ void shard_release(struct shard *s)
 	if (s->reactor.ring != NULL) {
 		struct list *l;
 
-		connections_release(s);
 		while ((l = list_take(&s->answers)) != NULL)
 			fetch_letter_free(LIST_ENTRY(l, struct fetch_letter, link));
 		subscriptions_release(s);

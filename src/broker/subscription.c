@@ -107,9 +107,9 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 		reply_ok(c, l);
 	if (c->state == CONNECTION_CLOSED)
 		return 0;
-	if (sub->leave && c->http != NULL)
+	if (c->state == CONNECTION_FINISHING && c->http != NULL)
 		connection_finish(c, http_session_farewell(c));
-	else if (sub->leave)
+	else if (c->state == CONNECTION_FINISHING)
 		connection_finish(c, c->farewell);
 	else
 		connection_flush(c);
@@ -181,19 +181,34 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 	letter_discard(&l->letter);
 }
 
-bool subscription_leave(struct subscription *sub)
+bool subscription_ask_last(struct subscription *sub)
 {
-	sub->leave = true;
-	if (sub->stream == NULL)
+	struct connection *c = sub->connection;
+	struct interest *i = sub->interest;
+	struct topic_letter *l;
+
+	/* What this shard is home of it has already. */
+	if (i->home == c->shard->id)
 		return false;
-	if (sub->cursor.last_count == 0)
+	l = topic_letter_new(LETTER_SYNC, i->named.name, i->named.hash);
+	if (l == NULL)
+		return false;
+	l->shard = c->shard->id;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&c->shard->sockets, &c->socket);
+	shard_post(c->shard, i->home, LANE_FREE, &l->letter);
+	return true;
+}
+
+void subscription_leave(struct subscription *sub)
+{
+	if (sub->stream != NULL && sub->cursor.last_count == 0)
 		stream_leave(sub->stream, &sub->cursor);
-	return subscription_done(sub);
 }
 
 bool subscription_done(const struct subscription *sub)
 {
-	return sub->leave && sub->stream != NULL && !sub->in_flight &&
+	return sub->stream != NULL && sub->cursor.last_count != 0 && !sub->in_flight &&
 	       stream_at_end(sub->stream, &sub->cursor);
 }
 
@@ -211,6 +226,7 @@ static void let_skip(struct subscription *sub)
 	int err;
 
 	sub->skip = false;
+	s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 	if (disconnect) {
 		c->reason = DROP_SLOW;
 		stream_leave(sub->stream, &sub->cursor);
@@ -232,12 +248,9 @@ static void let_skip(struct subscription *sub)
 void subscription_sent(struct subscription *sub, size_t bytes)
 {
 	struct shard *s = shard_of(sub);
-	uint64_t skipped;
 
 	sub->in_flight = false;
-	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes, &skipped);
-	s->counters.dropped[sub->connection->reason == DROP_SLOW ? DROP_SLOW : DROP_SKIPPED] +=
-		skipped;
+	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes);
 	if (sub->skip && sub->connection->state != CONNECTION_CLOSED)
 		let_skip(sub);
 	else if (!list_empty(&sub->stream->ready))
@@ -249,8 +262,11 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 	struct shard *s = shard_of(sub);
 
 	assert(!sub->in_flight);
-	if (sub->stream != NULL)
+	if (sub->stream != NULL) {
+		s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 		s->counters.dropped[reason] += stream_remove(sub->stream, &sub->cursor);
+		subscriptions_press(s, sub->stream);
+	}
 	sub->interest->subscribers--;
 	s->subscriptions_n--;
 	atomic_fetch_sub(&s->broker->subscriptions, 1);
@@ -312,11 +328,13 @@ static void overtake(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 
-	if (c->state == CONNECTION_CLOSED || sub->skip || cursor_detached(&sub->cursor))
+	if (c->state == CONNECTION_CLOSED || sub->skip)
 		return;
 	if (c->state != CONNECTION_OPEN) {
-		connection_close(c, DROP_SLOW);
-	} else if (sub->in_flight) {
+		/* It has been told to end; one that has skipped holds nothing up any more. */
+		if (!cursor_detached(&sub->cursor))
+			connection_close(c, DROP_SLOW);
+	} else if (sub->in_flight && !cursor_detached(&sub->cursor)) {
 		/* Its send may never end by itself. */
 		sub->skip = true;
 		socket_cancel_send(&c->shard->sockets, &c->socket);
@@ -326,26 +344,64 @@ static void overtake(struct subscription *sub)
 }
 
 struct bound {
-	uint64_t floor, before_ns;
+	uint64_t bytes_max, lag_max;
+	uint64_t before_ns;
 };
 
 static void bound_bytes(struct subscription *sub, void *argument)
 {
-	const struct bound *bound = argument;
+	struct bound *bound = argument;
+	uint64_t lag = cursor_lag(sub->stream, &sub->cursor);
 
-	if (sub->cursor.pos < bound->floor)
+	if (lag > bound->bytes_max)
 		overtake(sub);
+	else if (lag > bound->lag_max)
+		bound->lag_max = lag;
 }
 
-/* Deals with those who hold up more bytes of this stream than they may. */
-static void bound_stream_bytes(struct stream *stream, const struct interest *i)
+/* Deals with those who have more bytes of this stream before them than they may. */
+static void bound_stream_bytes(struct stream *stream)
 {
-	struct bound bound = { .floor = stream_floor(stream, i->settings->backlog_bytes) };
+	const struct interest *i = stream->owner;
+	struct bound bound = { .bytes_max = i->settings->backlog_bytes };
 
-	if (bound.floor == 0)
+	if (!stream_overrun(stream, bound.bytes_max))
 		return;
-	each_in(&stream->ready, bound_bytes, &bound);
+	/* Only those with a send in flight are slow themselves; the ready ones wait for us, and
+	 * hold up what comes in (relieve). */
 	each_in(&stream->busy, bound_bytes, &bound);
+	if (stream_ready_lag(stream) > bound.lag_max)
+		bound.lag_max = stream_ready_lag(stream);
+	stream_looked(stream, bound.lag_max < bound.bytes_max ? bound.lag_max : bound.bytes_max);
+}
+
+void subscriptions_bound_bytes(struct shard *s)
+{
+	struct list *link;
+
+	while ((link = list_take(&s->appended)) != NULL) {
+		struct stream *stream = LIST_ENTRY(link, struct stream, appended);
+		struct interest *i = stream->owner;
+
+		i->subscribers++;
+		bound_stream_bytes(stream);
+		i->subscribers--;
+		let_go(s, i);
+	}
+}
+
+void subscriptions_press(struct shard *s, struct stream *stream)
+{
+	const struct interest *i = stream->owner;
+	uint64_t lag = stream_ready_lag(stream), half = i->settings->backlog_bytes / 2;
+
+	if (!stream->pressed && lag > half)
+		s->pressed++;
+	else if (stream->pressed && lag <= half / 2)
+		s->pressed--;
+	else
+		return;
+	stream->pressed = !stream->pressed;
 }
 
 static void append(struct shard *s, struct stream *stream, struct block *b)
@@ -360,6 +416,9 @@ static void append(struct shard *s, struct stream *stream, struct block *b)
 	}
 	shard_active(s, stream);
 	shard_dirty(s, stream);
+	if (list_empty(&stream->appended))
+		list_append(&s->appended, &stream->appended);
+	subscriptions_press(s, stream);
 }
 
 void subscriptions_deliver(struct shard *s, struct block *b)
@@ -370,18 +429,9 @@ void subscriptions_deliver(struct shard *s, struct block *b)
 	if (i != NULL && i->live) {
 		i->epoch = b->epoch;
 		i->seq = b->seq + b->messages - 1;
-		/* Bounding a backlog may end subscriptions, but not the interest under our feet. */
-		i->subscribers++;
-		for (unsigned f = 0; f < INTEREST_FORMATS; f++) {
-			struct stream *stream = i->streams[f];
-
-			if (stream == NULL || stream->cursors == 0)
-				continue;
-			append(s, stream, b);
-			bound_stream_bytes(stream, i);
-		}
-		i->subscribers--;
-		let_go(s, i);
+		for (unsigned f = 0; f < INTEREST_FORMATS; f++)
+			if (i->streams[f] != NULL && i->streams[f]->cursors > 0)
+				append(s, i->streams[f], b);
 	}
 	block_unref(b);
 }
@@ -392,7 +442,8 @@ static void bound_time(struct subscription *sub, void *argument)
 	uint64_t since = cursor_behind_since(&sub->cursor);
 
 	if ((since != 0 && since < bound->before_ns) ||
-	    (sub->in_flight && sub->connection->socket.sent_ns < bound->before_ns))
+	    (sub->in_flight && !cursor_detached(&sub->cursor) &&
+	     sub->connection->socket.sent_ns < bound->before_ns))
 		overtake(sub);
 }
 

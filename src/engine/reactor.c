@@ -146,6 +146,11 @@ static void hear(struct reactor *r, uint64_t rung)
 		r->pending[lane] |= rung;
 }
 
+static bool gate_open(const struct reactor *r, enum mailbox_lane lane)
+{
+	return r->owner.gate_open == NULL || r->owner.gate_open(r->owner.context, lane);
+}
+
 static unsigned drain_lanes(struct reactor *r)
 {
 	unsigned senders, drained = 0;
@@ -160,8 +165,7 @@ static unsigned drain_lanes(struct reactor *r)
 
 		if (bits == 0)
 			continue;
-		if (lane == LANE_GATED && r->owner.gate_open != NULL &&
-		    !r->owner.gate_open(r->owner.context))
+		if (!gate_open(r, lane))
 			continue;
 		for (unsigned s = 0; s < senders; s++)
 			if ((bits & mailbox_bit(s)) && drain_lane(r, s, lane, &drained))
@@ -173,10 +177,10 @@ static unsigned drain_lanes(struct reactor *r)
 
 static bool lanes_pending(const struct reactor *r)
 {
-	if (r->pending[LANE_FREE] != 0)
-		return true;
-	return r->pending[LANE_GATED] != 0 &&
-	       (r->owner.gate_open == NULL || r->owner.gate_open(r->owner.context));
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+		if (r->pending[lane] != 0 && gate_open(r, lane))
+			return true;
+	return false;
 }
 
 static bool anything_ready(const struct reactor *r)
@@ -210,32 +214,35 @@ static void enter(struct reactor *r, bool wait)
 		histogram_add(&r->stats.requests_per_submit, counts->submitted - before);
 }
 
+/* Looks once more before sleeping, in the ways that are asked for. Work that the kernel has put off
+ * is run. */
+static bool look_again(struct reactor *r)
+{
+	bool ready = spin(r);
+
+	if (!ready && r->params.oversubscribed) {
+		/* Whoever has letters for us may be waiting for this very core. */
+		sched_yield();
+		ready = anything_ready(r);
+	}
+	if (ready)
+		enter(r, false);
+	return ready;
+}
+
 static void park(struct reactor *r)
 {
-	uint64_t start, idle_ns;
+	uint64_t start = clock_now_ns(), idle_ns;
 
-	if (ring_queued(r->ring) > 0) {
-		/* Sends mostly complete while they are handed over: look before sleeping. */
-		enter(r, false);
-		if (anything_ready(r))
-			return;
-	}
-	start = clock_now_ns();
-	if (!spin(r)) {
-		if (r->params.oversubscribed) {
-			/* Whoever has letters for us may be waiting for this very core. */
-			sched_yield();
-			if (anything_ready(r))
-				return;
-		}
+	if (!look_again(r)) {
 		if (r->mailbox != NULL && !mailbox_park(r->mailbox, r->id))
 			return;
 		enter(r, true);
 		/* Whoever woke us, from now on nobody needs to. */
 		if (r->mailbox != NULL)
 			hear(r, mailbox_take(r->mailbox, r->id));
-		r->stats.parks++;
 		idle_ns = clock_now_ns() - start;
+		r->stats.parks++;
 		r->stats.parked_ns += idle_ns;
 		histogram_add(&r->stats.parked, idle_ns);
 	} else {

@@ -31,7 +31,7 @@ struct ring {
 	unsigned batch;
 	bool sqpoll;
 	bool tick_multishot;
-	struct __kernel_timespec tick;
+	struct __kernel_timespec tick, alarm;
 
 	/* Receive buffers: all of them in one mapping, of which only posted_n are the kernel's at a
 	 * time. */
@@ -414,6 +414,17 @@ void ring_tick_stop(struct ring *ring, uint64_t tick, uint64_t user_data)
 	struct io_uring_sqe *sqe = next_sqe(ring);
 
 	io_uring_prep_timeout_remove(sqe, tick, 0);
+	sqe->user_data = user_data;
+}
+
+void ring_alarm(struct ring *ring, uint64_t at_ns, uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	ring->alarm.tv_sec = (long long)(at_ns / NS_PER_S);
+	ring->alarm.tv_nsec = (long long)(at_ns % NS_PER_S);
+	/* The clock of an absolute timeout is CLOCK_MONOTONIC unless it asks for another. */
+	io_uring_prep_timeout(sqe, &ring->alarm, 0, IORING_TIMEOUT_ABS);
 	sqe->user_data = user_data;
 }
 

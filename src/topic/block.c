@@ -6,6 +6,8 @@
 
 #include "base/name.h"
 
+enum { TRIM_BYTES = 4 << 10 };
+
 struct block *block_new(struct span name, uint64_t hash, size_t capacity)
 {
 	return block_new_labelled(name, hash, (struct span){ NULL, 0 }, (struct span){ NULL, 0 },
@@ -55,6 +57,21 @@ struct block *block_reserve(struct block *b, size_t len)
 	list_init(&b->age);
 	b->capacity = capacity;
 	return b;
+}
+
+struct block *block_trim(struct block *b)
+{
+	struct block *trimmed;
+
+	/* Small ones are not worth a call, and most have just what they need. */
+	if (b->capacity - b->len < TRIM_BYTES)
+		return b;
+	trimmed = realloc(b, sizeof(*b) + b->head_len + b->len);
+	if (trimmed == NULL)
+		return b;
+	list_init(&trimmed->age);
+	trimmed->capacity = trimmed->len;
+	return trimmed;
 }
 
 struct run block_run(const struct block *b, uint32_t skip)

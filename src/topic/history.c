@@ -19,7 +19,7 @@ void history_drop_oldest(struct history *h, struct history_total *total)
 	h->first++;
 	h->blocks_n--;
 	h->messages -= b->messages;
-	h->bytes -= block_bytes(b);
+	h->bytes -= b->len;
 	total->bytes -= block_bytes(b);
 	list_remove(&b->age);
 	block_unref(b);
@@ -67,8 +67,7 @@ void history_trim(struct history *h, struct history_total *total,
 void history_add(struct history *h, struct history_total *total, struct block *b,
 		 const struct history_limits *limits)
 {
-	if (limits->messages == 0 || block_bytes(b) > limits->bytes ||
-	    block_bytes(b) > total->bytes_max) {
+	if (limits->messages == 0 || b->len > limits->bytes || block_bytes(b) > total->bytes_max) {
 		/* What cannot be kept must not leave a hole before what comes next. */
 		history_release(h, total);
 		return;
@@ -80,7 +79,7 @@ void history_add(struct history *h, struct history_total *total, struct block *b
 	block_ref(b, 1);
 	h->blocks[(h->first + h->blocks_n++) & (h->slots_n - 1)] = b;
 	h->messages += b->messages;
-	h->bytes += block_bytes(b);
+	h->bytes += b->len;
 	total->bytes += block_bytes(b);
 	list_append(&total->blocks, &b->age);
 	history_trim(h, total, limits, b->stamped_ns);

@@ -82,6 +82,7 @@ void stream_init(struct stream *s, const struct wire_format *format)
 	list_init(&s->busy);
 	list_init(&s->dirty);
 	list_init(&s->active);
+	list_init(&s->appended);
 }
 
 void stream_release(struct stream *s)
@@ -91,6 +92,7 @@ void stream_release(struct stream *s)
 	s->head = NULL;
 	list_remove(&s->dirty);
 	list_remove(&s->active);
+	list_remove(&s->appended);
 }
 
 static bool all_idle(const struct stream *s)
@@ -174,14 +176,23 @@ static int append_reference(struct stream *s, const struct run *run, struct bloc
 	c->block = block;
 	block_ref(block, 1);
 	c->used = prefix_len + body.len + suffix_len;
-	c->messages = 1;
+	c->messages = run->messages;
 	c->opened_ns = now_ns;
 	c->sealed = true;
 	if (counts)
 		s->bytes += chunk_bytes(c);
 	s->pos += c->used;
-	s->count++;
+	s->count += c->messages;
 	return 0;
+}
+
+/* Whether not copying saves more than a chunk of its own costs. */
+static bool worth_referring(const struct wire_format *format, const struct run *run)
+{
+	if (run->lines && format->lines_verbatim)
+		return run->body.len >= STREAM_REFERENCE_LINES_BYTES;
+	return run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
+	       format->enclose != NULL && (format->enclosable == NULL || format->enclosable(run));
 }
 
 static int append_run(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
@@ -190,9 +201,7 @@ static int append_run(struct stream *s, const struct run *run, struct block *blo
 	struct chunk *c;
 	size_t n;
 
-	if (run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
-	    s->format->enclose != NULL &&
-	    (s->format->enclosable == NULL || s->format->enclosable(run)))
+	if (worth_referring(s->format, run))
 		return append_reference(s, run, block, now_ns, counts);
 	c = room(s, s->format->encoded_max(run), now_ns, counts);
 	if (c == NULL)
@@ -323,7 +332,7 @@ bool stream_at_end(const struct stream *s, const struct cursor *c)
 {
 	if (c->chunk == NULL)
 		return c->last_count != 0 || c->pos == s->pos;
-	if (c->pos != chunk_end(c->chunk) || c->chunk->detached)
+	if (c->pos != chunk_end(c->chunk))
 		return false;
 	return c->chunk == c->last || c->chunk->next == NULL;
 }
@@ -345,6 +354,35 @@ void stream_leave(struct stream *s, struct cursor *c)
 	/* What is appended from now on goes elsewhere. */
 	s->head->sealed = true;
 	c->last = s->head;
+}
+
+/* The first end of a message at or after an offset into a chunk. */
+static size_t boundary(const struct stream *s, const struct chunk *k, size_t at)
+{
+	struct span lines = k->block == NULL ? (struct span){ k->data, k->used } : k->body;
+
+	/* One message, between prefix and suffix or what is left of one. */
+	if (k->detached || (k->block != NULL && k->messages == 1))
+		return at == 0 ? 0 : k->used;
+	return s->format->boundary(lines, at);
+}
+
+uint64_t stream_settle(struct stream *s, struct cursor *c)
+{
+	const struct chunk *k = c->chunk;
+	uint64_t counted = c->counted;
+	size_t at, end = 0;
+
+	if (k == NULL)
+		return 0;
+	at = (size_t)(c->pos - k->base);
+	for (counted = k->first; end < at && (end = boundary(s, k, end + 1)) <= at; counted++)
+		;
+	if (counted <= c->counted)
+		return 0;
+	counted -= c->counted;
+	c->counted += counted;
+	return counted;
 }
 
 uint64_t stream_remove(struct stream *s, struct cursor *c)
@@ -410,37 +448,18 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 				break;
 		}
 		c->goal_count = k->first + k->messages;
-		if (k == c->last || k->detached)
+		if (k == c->last)
 			break;
 	}
 	return n;
 }
 
-/* From a cursor's own chunk to wherever the head is now. Returns how many messages lie between. */
-static uint64_t jump(struct stream *s, struct cursor *c)
-{
-	struct chunk *own = c->chunk;
-	uint64_t before = c->counted;
-
-	if (c->last_count != 0) {
-		/* It was to end before the head: then it ends here. */
-		own->detached = false;
-		c->last = own;
-		c->counted = c->last_count;
-		return c->last_count - before;
-	}
-	stand_at_head(s, c);
-	chunk_unref(own);
-	return c->counted - before;
-}
-
-uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes, uint64_t *skipped)
+uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes)
 {
 	bool whole = bytes == c->goal_bytes;
-	uint64_t before = c->counted, delivered;
+	uint64_t before = c->counted;
 
 	assert(bytes <= c->goal_bytes);
-	*skipped = 0;
 	while (bytes > 0) {
 		size_t left = (size_t)(chunk_end(c->chunk) - c->pos),
 		       n = bytes < left ? bytes : left;
@@ -454,12 +473,9 @@ uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes, uint64_t 
 		c->counted = c->goal_count;
 	else if (c->chunk->first > c->counted)
 		c->counted = c->chunk->first;
-	delivered = c->counted - before;
 	c->goal_bytes = 0;
-	if (c->chunk->detached && c->pos == chunk_end(c->chunk))
-		*skipped = jump(s, c);
 	stream_unhold(s, c);
-	return delivered;
+	return c->counted - before;
 }
 
 void stream_hold(struct stream *s, struct cursor *c)
@@ -481,16 +497,38 @@ void stream_unhold(struct stream *s, struct cursor *c)
 		list_append(&s->idle, &c->link);
 }
 
-uint64_t stream_floor(const struct stream *s, size_t bytes_max)
+/* Where the cursor, or the replay it is still in, stands in the live chain. */
+static uint64_t live_pos(const struct stream *s, const struct cursor *c)
 {
-	size_t left = s->bytes;
-	const struct chunk *c = s->tail;
+	return s->tail != NULL && c->pos < s->tail->base ? s->tail->base : c->pos;
+}
 
-	if (left <= bytes_max)
+uint64_t cursor_lag(const struct stream *s, const struct cursor *c)
+{
+	return s->pos - (cursor_detached(c) ? c->chunk->next_pos : live_pos(s, c));
+}
+
+uint64_t stream_ready_lag(const struct stream *s)
+{
+	if (list_empty(&s->ready))
 		return 0;
-	for (; c != s->head && left > bytes_max; c = c->next)
-		left -= chunk_bytes(c);
-	return c->base;
+	return cursor_lag(s, LIST_ENTRY(s->ready.next, struct cursor, link));
+}
+
+bool stream_overrun(const struct stream *s, size_t bytes_max)
+{
+	uint64_t oldest = s->oldest_pos;
+
+	if (s->tail == NULL)
+		return false;
+	if (oldest < s->tail->base)
+		oldest = s->tail->base;
+	return s->pos - oldest > bytes_max;
+}
+
+void stream_looked(struct stream *s, uint64_t lag_max)
+{
+	s->oldest_pos = s->pos - lag_max;
 }
 
 uint64_t cursor_behind_since(const struct cursor *c)
@@ -505,52 +543,91 @@ bool cursor_detached(const struct cursor *c)
 	return c->chunk != NULL && c->chunk->detached;
 }
 
+/* The same referenced message again. */
+static struct chunk *chunk_again(const struct chunk *from)
+{
+	struct chunk *c = chunk_new(from->prefix_len + from->suffix_len, from->base, from->first);
+
+	if (c == NULL)
+		return NULL;
+	memcpy(c->data, from->data, c->capacity);
+	c->prefix_len = from->prefix_len;
+	c->suffix_len = from->suffix_len;
+	c->body = from->body;
+	c->block = from->block;
+	c->used = from->used;
+	block_ref(c->block, 1);
+	return c;
+}
+
+/* A copy of bytes in which one message ends. */
+static struct chunk *chunk_copy(const struct chunk *from, size_t at, size_t end)
+{
+	struct chunk *c = chunk_new(end - at, from->base + at, from->first);
+
+	if (c == NULL)
+		return NULL;
+	memcpy(c->data, (from->block != NULL ? from->body.data : from->data) + at, end - at);
+	c->used = end - at;
+	return c;
+}
+
+/* Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
+ * between. Returns by how much that is later. */
+static uint64_t lead_to_head(struct stream *s, struct cursor *c)
+{
+	struct chunk *own = c->chunk, *before = own->next;
+	uint64_t skipped = s->count - own->messages - own->first;
+	uint64_t at = c->pos - own->base;
+
+	own->next = s->head;
+	own->next->refs++;
+	own->next_pos = s->pos;
+	own->base = s->pos - own->used;
+	own->first += skipped;
+	c->pos = own->base + at;
+	c->counted += skipped;
+	c->goal_count += skipped;
+	chunk_unref(before);
+	return skipped;
+}
+
 uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 {
 	struct chunk *from, *own;
 	size_t at, end;
+	uint64_t before;
 
 	*error = 0;
+	if (cursor_detached(c))
+		return lead_to_head(s, c);
 	find_chunk(s, c);
 	step(c);
 	from = c->chunk;
 	assert(c->goal_bytes == 0);
-	if (from->detached)
-		return 0;
 	at = (size_t)(c->pos - from->base);
-	end = from->block != NULL
-		      ? (at == 0 ? 0 : from->used)
-		      : s->format->boundary((struct span){ from->data, from->used }, at);
-	own = chunk_new(from->block != NULL ? from->prefix_len + from->suffix_len : end - at,
-			c->pos, c->counted);
+	end = boundary(s, from, at);
+	if (end == at) {
+		before = c->counted;
+		stand_at_head(s, c);
+		chunk_unref(from);
+		stream_unhold(s, c);
+		return c->counted - before;
+	}
+	own = from->block != NULL && from->messages == 1 ? chunk_again(from)
+							 : chunk_copy(from, at, end);
 	if (own == NULL) {
 		*error = -ENOMEM;
 		return 0;
 	}
 	own->sealed = own->detached = true;
-	if (from->block != NULL && end > at) {
-		memcpy(own->data, from->data, own->capacity);
-		own->prefix_len = from->prefix_len;
-		own->suffix_len = from->suffix_len;
-		own->body = from->body;
-		own->block = from->block;
-		block_ref(own->block, 1);
-		own->base = from->base;
-		own->used = from->used;
-	} else {
-		memcpy(own->data, from->data + at, end - at);
-		own->used = end - at;
-	}
-	own->messages = end > at ? 1 : 0;
+	own->messages = 1;
+	own->first = c->counted;
 	c->chunk = own;
+	before = lead_to_head(s, c);
 	chunk_unref(from);
-	if (end > at) {
-		stream_unhold(s, c);
-		return 0;
-	}
-	at = (size_t)jump(s, c);
 	stream_unhold(s, c);
-	return at;
+	return before;
 }
 
 bool stream_rest(struct stream *s)

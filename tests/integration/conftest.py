@@ -3,12 +3,23 @@ import signal
 
 import pytest
 
-from harness import FACTOR, Broker
+from harness import FACTOR, SANITIZER, Broker
 
 TEST_SECONDS = 60  # the most that one test may take, times FACTOR
 
 _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "release_only: bounds memory or CPU of the release build")
+
+
+def pytest_collection_modifyitems(config, items):
+    left_out = [item for item in items if SANITIZER and item.get_closest_marker("release_only")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(autouse=True)

@@ -20,13 +20,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BROKER = Path(os.environ.get("BROKER", ROOT / "build/release/broker")).resolve()
-SANITIZER = next((name for name in ("asan", "tsan") if name in str(BROKER.parent.name)), None)
+SANITIZER = next((name for name in ("asan", "tsan", "cov") if name in BROKER.parent.name), None)
 
-# Sanitizers slow the broker down: every bound on time stretches with them.
-FACTOR = float(os.environ.get("TEST_TIME_FACTOR", {"asan": 4, "tsan": 10}.get(SANITIZER, 1)))
+# Instruments slow the broker down: every bound on time stretches with them.
+FACTOR = float(os.environ.get("TEST_TIME_FACTOR", {"asan": 4, "tsan": 10, "cov": 2}.get(SANITIZER, 1)))
 PATIENCE = 10 * FACTOR  # the longest that a single wait may take, unless a test says otherwise
 
-release_only = pytest.mark.skipif(SANITIZER is not None, reason="memory and CPU are bounds of the release build")
+# Memory and CPU are bounds of the release build: conftest leaves these tests out of the others.
+release_only = pytest.mark.release_only
 
 SANITIZER_OUTPUT = re.compile(r"Sanitizer|runtime error:|Assertion .* failed")
 LISTENING = re.compile(r"ready: .*?listening on ([^;]+);")
@@ -178,6 +179,7 @@ class Line:
         self.newlines = 0  # in the buffer
         self.sink = None  # an Expect in place of the buffer
         self.reading = True
+        self.holds = False  # keeps its side open when the broker has closed
         self.ended = False
         self.reset = False
         self.watched = 0
@@ -210,6 +212,8 @@ class Line:
         if mask & selectors.EVENT_READ:
             self.receive()
         self.watch()
+        if self.ended and not self.holds:
+            self.socket.close()
 
     def flush(self):
         try:
@@ -242,8 +246,9 @@ class Line:
     def send(self, data):
         """Queues bytes; they leave now or while something is waited for."""
         self.out += data.encode() if isinstance(data, str) else data
-        self.flush()
-        self.watch()
+        if not self.ended:
+            self.flush()
+            self.watch()
 
     def send_lines(self, *messages):
         self.send(b"".join(m + b"\r\n" for m in messages))
@@ -258,7 +263,8 @@ class Line:
 
     def half_close(self):
         self.loop.wait(lambda: not self.out, "everything is sent before the half-close")
-        self.socket.shutdown(socket.SHUT_WR)
+        if not self.ended:
+            self.socket.shutdown(socket.SHUT_WR)
 
     def has(self, n):
         """n lines are here; fails at once when they cannot come any more."""
@@ -309,7 +315,8 @@ class Line:
 
     def abort(self):
         """Ends with a reset."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if not self.ended:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
 
 

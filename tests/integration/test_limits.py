@@ -121,6 +121,18 @@ def test_bad_input_gets_an_error_and_a_close_and_nobody_else_notices(start, reac
     assert broker.descriptors() == descriptors, "nothing is leaked"
 
 
+def test_a_client_that_never_closes_its_side_holds_nothing(start):
+    broker = start(reactors=2)
+    descriptors = broker.descriptors()
+    clients = [broker.connect() for _ in range(30)]
+    for i, client in enumerate(clients):
+        client.holds = True
+        client.send([b"NONSENSE\r\n", b"PUBLISH held\r\nBYE\r\n", b"SUBSCRIBE held\r\nBYE\r\n"][i % 3])
+    broker.loop.wait_each(clients, lambda c: c.ended, "the broker's close")
+    broker.eventually(connections=0)
+    assert broker.descriptors() == descriptors
+
+
 def test_random_bytes_get_an_error_or_a_timeout(start):
     broker = start(reactors=2, limits={"handshake_seconds": whole_seconds(1)})
     bystanders = Bystanders(broker)

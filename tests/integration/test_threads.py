@@ -12,7 +12,7 @@ def test_two_reactors_exchange_messages_while_clients_come_and_go(start):
     stay = dict(zip(names, broker.subscribe_many(names)))
     pass_by = []
     publishers = {name: [broker.publisher(name) for _ in range(2)] for name in names}
-    for step in range(20):
+    for step in range(100):
         for name in names:
             for p, publisher in enumerate(publishers[name]):
                 publisher.send_lines(*(b"p%d %d" % (p, n) for n in range(step * 12, step * 12 + 12)))
@@ -22,10 +22,10 @@ def test_two_reactors_exchange_messages_while_clients_come_and_go(start):
             leaving = pass_by.pop(0)
             chance.choice([leaving.leave, leaving.close, leaving.abort])()
     for name in names:
-        lines = stay[name].take(480)
+        lines = stay[name].take(2400)
         for p in range(2):
-            assert [x for x in lines if x.startswith(b"p%d " % p)] == [b"p%d %d" % (p, n) for n in range(240)]
-    broker.stop(published=8 * 480)
+            assert [x for x in lines if x.startswith(b"p%d " % p)] == [b"p%d %d" % (p, n) for n in range(1200)]
+    broker.stop(published=8 * 2400)
     assert all(stay[name].rest() == [b"ERROR draining"] for name in names)
 
 

@@ -1,0 +1,221 @@
+#include "load/client.h"
+
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "load/worker.h"
+
+enum { ANSWER_MAX = 4096 }; /* bytes; more than any broker says before it is ready */
+
+struct handshake {
+	struct wire_event (*opened)(struct span in);
+	void (*ready)(struct client *client);
+	struct wire_text hello;
+	bool said; /* the hello has left */
+	char *answer;
+	size_t answer_len;
+};
+
+static void handshake_free(struct handshake *h)
+{
+	if (h != NULL)
+		free(h->answer);
+	free(h);
+}
+
+void client_fail(struct client *c, const char *format, ...)
+{
+	char what[384];
+	va_list args;
+
+	va_start(args, format);
+	vsnprintf(what, sizeof(what), format, args);
+	va_end(args);
+	run_fail(c->worker->run, "%s %u of topic %u: %s", c->kind, c->number, c->topic, what);
+}
+
+void client_lost(struct client *c, int error)
+{
+	if (error != 0)
+		client_fail(c, "the connection broke: %s", strerror(-error));
+	else
+		client_fail(c, "the broker closed the connection");
+}
+
+/* The client is its owner's once the hello has left and the broker has agreed. */
+static void handshake_advance(struct client *c)
+{
+	struct handshake *h = c->handshake;
+	struct wire_event e = h->opened((struct span){ h->answer, h->answer_len });
+
+	if (e.result == WIRE_BAD || (e.result == WIRE_MORE && h->answer_len > ANSWER_MAX)) {
+		if (e.result == WIRE_MORE)
+			e.payload = (struct span){ h->answer, h->answer_len };
+		client_fail(c, "the broker refuses: %.*s",
+			    (int)(e.payload.len < 200 ? e.payload.len : 200), e.payload.data);
+		return;
+	}
+	if (e.result != WIRE_MESSAGE || !h->said)
+		return;
+	c->handshake = NULL;
+	c->worker->handshakes--;
+	h->ready(c);
+	/* What came behind the answer. */
+	if (h->answer_len > e.used && !c->socket.closing)
+		c->received(c, h->answer + e.used, h->answer_len - e.used, 0);
+	handshake_free(h);
+}
+
+static void handshake_sent(struct client *c, int result)
+{
+	struct handshake *h = c->handshake;
+
+	if (result != (int)h->hello.len) {
+		client_lost(c, result < 0 ? result : -EPIPE);
+		return;
+	}
+	h->said = true;
+	handshake_advance(c);
+}
+
+static void handshake_received(struct client *c, const char *data, size_t len, int error)
+{
+	struct handshake *h = c->handshake;
+	char *answer;
+
+	if (len == 0) {
+		client_lost(c, error);
+		return;
+	}
+	answer = realloc(h->answer, h->answer_len + len);
+	if (answer == NULL) {
+		client_fail(c, "out of memory");
+		return;
+	}
+	memcpy(answer + h->answer_len, data, len);
+	h->answer = answer;
+	h->answer_len += len;
+	handshake_advance(c);
+}
+
+static int dial(const struct options *o)
+{
+	int one = 1, fd = socket(o->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int err;
+
+	if (fd < 0)
+		return -errno;
+	while (connect(fd, (const struct sockaddr *)&o->address, o->address_len) != 0) {
+		if (errno == EINTR)
+			continue;
+		err = -errno;
+		close(fd);
+		return err;
+	}
+	if (o->address.ss_family != AF_UNIX)
+		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	return fd;
+}
+
+static void explain_dial(struct client *c, int err)
+{
+	const char *hint = "";
+
+	if (err == -EMFILE || err == -ENFILE)
+		hint = "; raise the limit of open files (ulimit -n)";
+	else if (err == -EADDRNOTAVAIL)
+		hint = "; no local port is left: see net.ipv4.ip_local_port_range";
+	else if (err == -ECONNREFUSED || err == -ENOENT)
+		hint = "; is the broker running there?";
+	run_fail(c->worker->run, "cannot connect to %s: %s%s", c->worker->run->options->endpoint,
+		 strerror(-err), hint);
+}
+
+bool client_open(struct worker *w, struct client *c, const struct client_handshake *p)
+{
+	struct handshake *h = calloc(1, sizeof(*h));
+	struct iovec span;
+	int fd, err;
+
+	c->worker = w;
+	if (h == NULL) {
+		run_fail(w->run, "out of memory");
+		return false;
+	}
+	fd = dial(w->run->options);
+	if (fd < 0) {
+		explain_dial(c, fd);
+		handshake_free(h);
+		return false;
+	}
+	err = socket_open(&w->sockets, &c->socket, fd);
+	if (err != 0) {
+		run_fail(w->run, "cannot take another connection: %s", strerror(-err));
+		close(fd);
+		handshake_free(h);
+		return false;
+	}
+	h->opened = p->opened;
+	h->ready = p->ready;
+	h->hello = *p->hello;
+	c->handshake = h;
+	c->received = handshake_received;
+	c->sent = handshake_sent;
+	c->open = true;
+	w->handshakes++;
+	span = (struct iovec){ h->hello.bytes, h->hello.len };
+	socket_send(&w->sockets, &c->socket, &span, 1);
+	socket_receive(&w->sockets, &c->socket);
+	return true;
+}
+
+bool client_pong(struct client *c)
+{
+	const char *pong = c->worker->run->options->wire->pong;
+	struct iovec span;
+	char *bytes;
+
+	if (!c->pong || c->socket.sending || c->socket.closing)
+		return c->answering;
+	/* An iovec wants bytes that may be written to; nobody does. */
+	memcpy(&bytes, &pong, sizeof(bytes));
+	span = (struct iovec){ bytes, strlen(pong) };
+	c->pong = false;
+	c->answering = true;
+	socket_send(&c->worker->sockets, &c->socket, &span, 1);
+	return true;
+}
+
+static void received(struct socket *socket, const char *data, size_t len, int error)
+{
+	struct client *c = (struct client *)(void *)socket;
+
+	c->received(c, data, len, error);
+}
+
+static void sent(struct socket *socket, int result)
+{
+	struct client *c = (struct client *)(void *)socket;
+
+	c->sent(c, result);
+}
+
+static void closed(struct socket *socket)
+{
+	struct client *c = (struct client *)(void *)socket;
+
+	c->open = false;
+	handshake_free(c->handshake);
+	c->handshake = NULL;
+	if (c->closed != NULL)
+		c->closed(c);
+}
+
+const struct socket_events client_events = { .received = received, .sent = sent, .closed = closed };

@@ -1,0 +1,338 @@
+#include "load/options.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <math.h>
+#include <netdb.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+
+#include "base/clock.h"
+#include "load/message.h"
+#include "load/wire.h"
+
+static const char usage[] =
+	"Usage: broker-load [OPTION...] [ENDPOINT]\n"
+	"\n"
+	"Publishes to a broker, subscribes to what it publishes, checks every byte that comes "
+	"back,\n"
+	"and says how fast that went. ENDPOINT is HOST:PORT, [IPV6]:PORT or unix:PATH\n"
+	"(127.0.0.1:8080).\n"
+	"\n"
+	"Load:\n"
+	"  --topics N           topics (1)\n"
+	"  --subscribers N      of each topic (5)\n"
+	"  --publishers N       of each topic (1)\n"
+	"  --bytes N            of a message; K and M are powers of 1024 (8K, at least 48)\n"
+	"  --rate N             messages per second of each publisher, sent when they are due "
+	"whether\n"
+	"                       or not the broker keeps up (20)\n"
+	"  --window N           instead of a rate: as fast as it goes, at most N messages of a\n"
+	"                       publisher out before all its subscribers have them\n"
+	"  --duration SECONDS   measured (10)\n"
+	"  --warmup SECONDS     before that, not measured (1)\n"
+	"  --idle N             subscribers more, to a topic that nothing is published to\n"
+	"  --churn N            connections per second that subscribe, and leave at once\n"
+	"  --stall PERCENT      of each topic's subscribers stop reading\n"
+	"\n"
+	"Connections:\n"
+	"  --host HOST, --port PORT   instead of ENDPOINT\n"
+	"  --protocol NAME      line, resp (Redis), nats or sse (HTTP and server-sent events) "
+	"(line)\n"
+	"  --threads N          reactors of the generator's own (1)\n"
+	"  --spin               never sleep: more exact times, a core's worth of CPU\n"
+	"\n"
+	"Report:\n"
+	"  --pid PID            the broker's, if it runs here: its CPU time, memory and context\n"
+	"                       switches\n"
+	"  --json               one JSON object on standard output instead of the table\n"
+	"  --jsonl FILE         a line of JSON for every second (- is standard output)\n"
+	"  --quiet              no progress on the terminal\n"
+	"  --version, --help\n"
+	"\n"
+	"Exit codes: 0 all that was published arrived, in order, once and unharmed; 1 it did not, "
+	"or\n"
+	"the run failed; 2 bad arguments; 3 the kernel or its limits refuse io_uring.\n"
+	"\n"
+	"Try it: broker-load --subscribers 100 --bytes 128 --window 64 --pid $(pidof broker)\n";
+
+static _Noreturn void complain(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+static _Noreturn void complain(const char *format, ...)
+{
+	va_list args;
+
+	fputs("broker-load: ", stderr);
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fputs("\nTry: broker-load --help\n", stderr);
+	exit(2);
+}
+
+static double number(const char *option, const char *text, double least, double most)
+{
+	char *end;
+	double n;
+
+	errno = 0;
+	n = strtod(text, &end);
+	if (end == text || *end != 0 || !isfinite(n) || n < least || n > most)
+		complain("--%s %s: want a number from %.10g to %.10g", option, text, least, most);
+	return n;
+}
+
+static unsigned whole(const char *option, const char *text, unsigned least, unsigned most)
+{
+	double n = number(option, text, least, most);
+
+	if (n != floor(n))
+		complain("--%s %s: want a whole number", option, text);
+	return (unsigned)n;
+}
+
+static size_t bytes(const char *option, const char *text, size_t least, size_t most)
+{
+	char *end;
+	unsigned long long n = strtoull(text, &end, 10), unit = 1;
+
+	if (*end == 'K' || *end == 'k')
+		unit = 1024;
+	else if (*end == 'M' || *end == 'm')
+		unit = 1024 * 1024;
+	end += unit > 1;
+	if (text[0] < '0' || text[0] > '9' || *end != 0 || n > most || n * unit < least ||
+	    n * unit > most)
+		complain("--%s %s: want %zu to %zu bytes, with K or M if you like", option, text,
+			 least, most);
+	return (size_t)(n * unit);
+}
+
+static uint64_t seconds(const char *option, const char *text, double least)
+{
+	return (uint64_t)(number(option, text, least, 86400) * (double)NS_PER_S);
+}
+
+static void resolve(struct options *o, const char *host, const char *port)
+{
+	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV };
+	struct addrinfo *found;
+	int err = getaddrinfo(host, port, &hints, &found);
+
+	if (err != 0)
+		complain("%s:%s: %s", host, port, gai_strerror(err));
+	memcpy(&o->address, found->ai_addr, found->ai_addrlen);
+	o->address_len = found->ai_addrlen;
+	freeaddrinfo(found);
+}
+
+static void resolve_endpoint(struct options *o, const char *endpoint)
+{
+	const char *colon = strrchr(endpoint, ':'), *end = colon;
+	char host[256];
+
+	if (strncmp(endpoint, "unix:", 5) == 0) {
+		struct sockaddr_un un = { .sun_family = AF_UNIX };
+
+		if (strlen(endpoint + 5) >= sizeof(un.sun_path))
+			complain("%s: the path is too long for a socket", endpoint);
+		strcpy(un.sun_path, endpoint + 5);
+		memcpy(&o->address, &un, sizeof(un));
+		o->address_len = sizeof(un);
+		return;
+	}
+	if (colon == NULL)
+		complain("%s: want HOST:PORT, [IPV6]:PORT or unix:PATH", endpoint);
+	if (endpoint[0] == '[' && colon > endpoint && colon[-1] == ']') {
+		endpoint++;
+		end--;
+	}
+	if (end <= endpoint || (size_t)(end - endpoint) >= sizeof(host))
+		complain("%s: want HOST:PORT, [IPV6]:PORT or unix:PATH", o->endpoint);
+	memcpy(host, endpoint, (size_t)(end - endpoint));
+	host[end - endpoint] = 0;
+	resolve(o, host, colon + 1);
+}
+
+static void check(struct options *o, bool rate_given)
+{
+	if (o->window > 0 && rate_given)
+		complain("--rate and --window exclude each other");
+	if (o->window > 0) {
+		o->rate_per_s = 0;
+		if (o->subscribers == 0)
+			complain("--window needs subscribers: nobody else opens it again");
+	}
+	if (o->stall_percent > 0 && o->subscribers * o->stall_percent / 100 == o->subscribers &&
+	    o->window > 0)
+		complain("--window needs subscribers that read: lower --stall");
+	if ((uint64_t)o->topics * (o->subscribers + o->publishers) + o->idle > 4000000)
+		complain("that would be more than 4,000,000 connections");
+	if (o->window > 0 && (double)o->window * (double)o->message_bytes > (double)(1 << 30))
+		complain("--window times --bytes must stay below 1 GiB");
+}
+
+void options_parse(struct options *o, int argc, char **argv)
+{
+	enum {
+		OPT_TOPICS = 256,
+		OPT_SUBSCRIBERS,
+		OPT_PUBLISHERS,
+		OPT_BYTES,
+		OPT_RATE,
+		OPT_WINDOW,
+		OPT_DURATION,
+		OPT_WARMUP,
+		OPT_IDLE,
+		OPT_CHURN,
+		OPT_STALL,
+		OPT_HOST,
+		OPT_PORT,
+		OPT_PROTOCOL,
+		OPT_THREADS,
+		OPT_SPIN,
+		OPT_PID,
+		OPT_JSON,
+		OPT_JSONL,
+		OPT_QUIET,
+		OPT_VERSION,
+	};
+	static const struct option known[] = {
+		{ "topics", required_argument, NULL, OPT_TOPICS },
+		{ "subscribers", required_argument, NULL, OPT_SUBSCRIBERS },
+		{ "publishers", required_argument, NULL, OPT_PUBLISHERS },
+		{ "bytes", required_argument, NULL, OPT_BYTES },
+		{ "rate", required_argument, NULL, OPT_RATE },
+		{ "window", required_argument, NULL, OPT_WINDOW },
+		{ "duration", required_argument, NULL, OPT_DURATION },
+		{ "warmup", required_argument, NULL, OPT_WARMUP },
+		{ "idle", required_argument, NULL, OPT_IDLE },
+		{ "churn", required_argument, NULL, OPT_CHURN },
+		{ "stall", required_argument, NULL, OPT_STALL },
+		{ "host", required_argument, NULL, OPT_HOST },
+		{ "port", required_argument, NULL, OPT_PORT },
+		{ "protocol", required_argument, NULL, OPT_PROTOCOL },
+		{ "threads", required_argument, NULL, OPT_THREADS },
+		{ "spin", no_argument, NULL, OPT_SPIN },
+		{ "pid", required_argument, NULL, OPT_PID },
+		{ "json", no_argument, NULL, OPT_JSON },
+		{ "jsonl", required_argument, NULL, OPT_JSONL },
+		{ "quiet", no_argument, NULL, OPT_QUIET },
+		{ "version", no_argument, NULL, OPT_VERSION },
+		{ "help", no_argument, NULL, 'h' },
+		{ NULL, 0, NULL, 0 },
+	};
+	const char *host = NULL, *port = NULL;
+	bool rate_given = false;
+	static char text[300];
+	int c;
+
+	*o = (struct options){ .wire = &wire_line,
+			       .topics = 1,
+			       .subscribers = 5,
+			       .publishers = 1,
+			       .message_bytes = 8192,
+			       .rate_per_s = 20,
+			       .duration_ns = 10 * NS_PER_S,
+			       .warmup_ns = NS_PER_S,
+			       .threads = 1 };
+	while ((c = getopt_long(argc, argv, "h", known, NULL)) != -1) {
+		switch (c) {
+		case OPT_TOPICS:
+			o->topics = whole("topics", optarg, 0, MESSAGE_TOPICS_MAX);
+			break;
+		case OPT_SUBSCRIBERS:
+			o->subscribers = whole("subscribers", optarg, 0, 4000000);
+			break;
+		case OPT_PUBLISHERS:
+			o->publishers = whole("publishers", optarg, 0, MESSAGE_PUBLISHERS_MAX);
+			break;
+		case OPT_BYTES:
+			o->message_bytes = bytes("bytes", optarg, MESSAGE_HEADER_BYTES, 64 << 20);
+			break;
+		case OPT_RATE:
+			o->rate_per_s = number("rate", optarg, 0.001, 1e6);
+			rate_given = true;
+			break;
+		case OPT_WINDOW:
+			o->window = whole("window", optarg, 1, 1 << 20);
+			break;
+		case OPT_DURATION:
+			o->duration_ns = seconds("duration", optarg, 0.01);
+			break;
+		case OPT_WARMUP:
+			o->warmup_ns = seconds("warmup", optarg, 0);
+			break;
+		case OPT_IDLE:
+			o->idle = whole("idle", optarg, 0, 4000000);
+			break;
+		case OPT_CHURN:
+			o->churn_per_s = number("churn", optarg, 0, 100000);
+			break;
+		case OPT_STALL: {
+			size_t n = strlen(optarg);
+
+			if (n > 1 && optarg[n - 1] == '%')
+				optarg[n - 1] = 0;
+			o->stall_percent = whole("stall", optarg, 0, 100);
+			break;
+		}
+		case OPT_HOST:
+			host = optarg;
+			break;
+		case OPT_PORT:
+			port = optarg;
+			break;
+		case OPT_PROTOCOL:
+			o->wire = wire_find(optarg);
+			if (o->wire == NULL)
+				complain("--protocol %s: want line, resp, nats or sse", optarg);
+			break;
+		case OPT_THREADS:
+			o->threads = whole("threads", optarg, 1, 1024);
+			break;
+		case OPT_SPIN:
+			o->spin = true;
+			break;
+		case OPT_PID:
+			o->pid = (pid_t)whole("pid", optarg, 1, 1 << 22);
+			break;
+		case OPT_JSON:
+			o->json = true;
+			break;
+		case OPT_JSONL:
+			o->jsonl_path = optarg;
+			break;
+		case OPT_QUIET:
+			o->quiet = true;
+			break;
+		case OPT_VERSION:
+			puts("broker-load " BROKER_VERSION);
+			exit(0);
+		case 'h':
+			fputs(usage, stdout);
+			exit(0);
+		default:
+			fputs("Try: broker-load --help\n", stderr);
+			exit(2);
+		}
+	}
+	if (optind + 1 < argc)
+		complain("what is \"%s\"?", argv[optind + 1]);
+	if (optind < argc && (host != NULL || port != NULL))
+		complain("ENDPOINT and --host or --port exclude each other");
+	check(o, rate_given);
+	if (optind < argc) {
+		o->endpoint = argv[optind];
+		resolve_endpoint(o, o->endpoint);
+	} else {
+		host = host != NULL ? host : "127.0.0.1";
+		port = port != NULL ? port : "8080";
+		snprintf(text, sizeof(text), strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
+		o->endpoint = text;
+		resolve(o, host, port);
+	}
+}

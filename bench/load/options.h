@@ -1,0 +1,40 @@
+#ifndef LOAD_OPTIONS_H
+#define LOAD_OPTIONS_H
+
+/* What the user asked for. Read-only once parsed. */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+struct wire;
+
+struct options {
+	const char *endpoint; /* as it was given */
+	struct sockaddr_storage address;
+	socklen_t address_len;
+	const struct wire *wire;
+
+	unsigned topics, subscribers, publishers; /* the latter two for each topic */
+	size_t message_bytes;
+	double rate_per_s; /* of each publisher; 0: as many as the window lets go */
+	unsigned window;   /* messages of a publisher; 0: paced by rate */
+	uint64_t duration_ns, warmup_ns;
+	unsigned threads;
+	bool spin;
+
+	unsigned idle;          /* subscribers that nothing is published to */
+	double churn_per_s;     /* connections */
+	unsigned stall_percent; /* of each topic's subscribers */
+
+	pid_t pid; /* the broker's; 0: not known */
+	bool json, quiet;
+	const char *jsonl_path; /* NULL: none */
+};
+
+/* Prints what is wrong on standard error. Does not return for --help, --version and errors. */
+void options_parse(struct options *options, int argc, char **argv);
+
+#endif

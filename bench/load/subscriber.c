@@ -1,0 +1,338 @@
+#include "load/subscriber.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "load/worker.h"
+
+/* Parts of a frame that may surround a payload, beyond what is known of it. */
+enum { STASH_SPARE_BYTES = 4096 };
+
+static struct subscriber *subscriber_of(struct client *c)
+{
+	return (struct subscriber *)(void *)c;
+}
+
+static uint32_t publishers_of(const struct subscriber *s)
+{
+	return s->client.worker->run->options->publishers;
+}
+
+/* n messages of the current publisher have come whole, and were right. */
+static void deliver(struct subscriber *s, uint64_t n, uint64_t now_ns)
+{
+	struct worker *w = s->client.worker;
+	struct flow_view *v = &s->views[s->current];
+	uint64_t from_ns = w->run->measure_ns, seq = s->next[s->current];
+	uint64_t end_ns = atomic_load_explicit(&w->run->end_ns, memory_order_relaxed);
+	uint64_t before = atomic_load_explicit(&v->done, memory_order_relaxed);
+	uint64_t run_ns = 0, run = 0; /* messages in a row that took equally long */
+
+	s->next[s->current] = seq + n;
+	w->delivered += n;
+	for (uint64_t end = seq + n; seq < end; seq++) {
+		uint64_t intended_ns = flow_intended_ns(v->flow, seq), took_ns;
+		bool last = flow_arrived(v, seq);
+
+		if (intended_ns < from_ns || intended_ns >= end_ns)
+			continue;
+		took_ns = now_ns > intended_ns ? now_ns - intended_ns : 0;
+		if (took_ns != run_ns && run > 0) {
+			histogram_add_many(&w->latency, run_ns, run);
+			run = 0;
+		}
+		run_ns = took_ns;
+		run++;
+		if (last)
+			histogram_add(&w->slowest, took_ns);
+	}
+	if (run > 0)
+		histogram_add_many(&w->latency, run_ns, run);
+	if (atomic_load_explicit(&v->done, memory_order_relaxed) != before)
+		worker_advanced(w, v);
+}
+
+/*
+ * Compares with what the current publisher sent. Returns how many bytes were as they must be,
+ * whole messages or to the end of the span; 0: it takes a closer look.
+ */
+static size_t compare(struct subscriber *s, struct span in, uint64_t now_ns)
+{
+	const struct flow *f;
+	uint64_t seq, built, slot, kept;
+	size_t n, whole, at;
+
+	if (publishers_of(s) > 1 && s->offset == 0) {
+		size_t need = s->views[0].flow->in_prefix + MESSAGE_PUBLISHER_AT;
+		int publisher = in.len > need + 5 ? message_publisher(in.data + need) : -1;
+
+		if (publisher < 0 || (uint32_t)publisher >= publishers_of(s))
+			return 0;
+		s->current = (uint32_t)publisher;
+	}
+	f = s->views[s->current].flow;
+	seq = s->next[s->current];
+	built = atomic_load_explicit(&f->built, memory_order_acquire);
+	/* A paced publisher on another thread may be writing to the older half of its ring. */
+	kept = f->intended_ns != NULL ? f->slots : f->slots / 2;
+	if (seq >= built || built - seq > kept)
+		return 0;
+	slot = seq & (f->slots - 1);
+	at = slot * f->in_bytes + s->offset;
+	/* Up to the ring's end, and to the last message that there is. */
+	whole = f->slots - slot < built - seq ? f->slots - slot : built - seq;
+	if (publishers_of(s) > 1)
+		whole = 1;
+	n = whole * f->in_bytes - s->offset;
+	n = n < in.len ? n : in.len;
+	if (memcmp(f->in + at, in.data, n) != 0) {
+		/* Those before the wrong one are right. */
+		n = f->in_bytes - s->offset;
+		if (n >= in.len || memcmp(f->in + at, in.data, n) != 0)
+			return 0;
+	}
+	s->offset += n;
+	if (s->offset >= f->in_bytes) {
+		deliver(s, s->offset / f->in_bytes, now_ns);
+		s->offset %= f->in_bytes;
+	}
+	return n;
+}
+
+/* A whole message, taken apart. */
+static void examine(struct subscriber *s, struct span payload, uint64_t now_ns)
+{
+	struct run *run = s->client.worker->run;
+	struct message got = { 0 }, want;
+	enum message_fault fault = message_read(payload, &run->filler, &got);
+	uint64_t built;
+
+	if (fault == MESSAGE_RIGHT && got.publisher >= publishers_of(s))
+		fault = MESSAGE_UNKNOWN_PUBLISHER;
+	if (fault == MESSAGE_WRONG_LENGTH) {
+		client_fail(&s->client, "wrong length: a message of %zu bytes, not %zu: %.*s",
+			    payload.len, run->filler.message_bytes,
+			    (int)(payload.len < 60 ? payload.len : 60), payload.data);
+		return;
+	}
+	if (fault == MESSAGE_WRONG_HEADER || fault == MESSAGE_UNKNOWN_PUBLISHER) {
+		client_fail(&s->client, "%s: %.60s", message_fault_names[fault], payload.data);
+		return;
+	}
+	if (got.publisher < publishers_of(s))
+		s->current = got.publisher;
+	want = (struct message){ .run = run->id,
+				 .topic = s->client.topic,
+				 .publisher = s->current,
+				 .seq = s->next[s->current] };
+	built = atomic_load_explicit(&s->views[s->current].flow->built, memory_order_acquire);
+	want.intended_ns =
+		want.seq < built ? flow_intended_ns(s->views[s->current].flow, want.seq) : 0;
+	if (fault == MESSAGE_RIGHT)
+		fault = message_compare(&got, &want);
+	if (fault == MESSAGE_RIGHT && got.seq >= built)
+		fault = MESSAGE_WRONG_HEADER;
+	if (fault == MESSAGE_RIGHT) {
+		deliver(s, 1, now_ns);
+		return;
+	}
+	client_fail(&s->client,
+		    "%s: got message %" PRIu64 " of publisher %u of topic %u, not %" PRIu64
+		    " of publisher %u of topic %u",
+		    message_fault_names[fault], got.seq, got.publisher, got.topic, want.seq,
+		    want.publisher, want.topic);
+}
+
+/* What has come of a message that turns out to be different is taken as it must have been. */
+static bool suspect(struct subscriber *s)
+{
+	const struct flow *f = s->views[s->current].flow;
+	char *frame = malloc(f->in_bytes);
+	bool ok;
+
+	if (frame == NULL)
+		return false;
+	flow_rebuild(f, s->next[s->current], frame);
+	ok = wire_stash_add(&s->stash, (struct span){ frame, s->offset });
+	free(frame);
+	s->offset = 0;
+	return ok;
+}
+
+static void received(struct client *c, const char *data, size_t len, int error)
+{
+	struct subscriber *s = subscriber_of(c);
+	const struct wire *wire = c->worker->run->options->wire;
+	struct span in = { data, len };
+	uint64_t now_ns;
+
+	if (len == 0) {
+		client_lost(c, error);
+		return;
+	}
+	now_ns = clock_now_ns();
+	while (in.len > 0 && !run_failed(c->worker->run)) {
+		struct wire_event e;
+
+		if (s->stash.len == 0 && wire->delivered != NULL && publishers_of(s) > 0) {
+			size_t n = compare(s, in, now_ns);
+
+			in = span_skip(in, n);
+			if (n > 0)
+				continue;
+			if (s->offset > 0 && !suspect(s)) {
+				client_fail(c, "out of memory");
+				return;
+			}
+		}
+		e = wire_next(&s->stash, wire->receive, &in);
+		if (e.result == WIRE_BAD) {
+			client_fail(c, "the broker says what is no message: %.*s",
+				    (int)(e.payload.len < 100 ? e.payload.len : 100),
+				    e.payload.data);
+			return;
+		}
+		if (e.result == WIRE_MESSAGE) {
+			examine(s, e.payload, now_ns);
+		} else if (e.result == WIRE_PING) {
+			c->pong = true;
+			(void)client_pong(c);
+		}
+	}
+}
+
+static void sent(struct client *c, int result)
+{
+	c->answering = false;
+	if (result < 0 && !c->socket.closing)
+		client_lost(c, result);
+	else
+		(void)client_pong(c);
+}
+
+static void opened(struct client *c)
+{
+	struct subscriber *s = subscriber_of(c);
+
+	c->received = received;
+	c->sent = sent;
+	if (s->stalled)
+		socket_pause(&c->worker->sockets, &c->socket);
+}
+
+static void stalled_received(struct client *c, const char *data, size_t len, int error)
+{
+	(void)c;
+	(void)data;
+	(void)len;
+	(void)error;
+}
+
+static void opened_stalled(struct client *c)
+{
+	c->received = stalled_received;
+	c->sent = sent;
+	socket_pause(&c->worker->sockets, &c->socket);
+}
+
+bool subscriber_open(struct worker *w, struct subscriber *s, uint32_t topic, uint32_t number,
+		     bool stalled)
+{
+	struct run *run = w->run;
+	const struct wire *wire = run->options->wire;
+	char name[RUN_TOPIC_MAX];
+	struct wire_text hello;
+	struct client_handshake handshake = { .hello = &hello,
+					      .opened = wire->subscribed,
+					      .ready = stalled ? opened_stalled : opened };
+
+	wire->subscribe(&hello, run_topic(run, topic, name));
+	s->views = w->views + (size_t)topic * run->options->publishers;
+	s->next = &s->next_of_one;
+	if (run->options->publishers > 1)
+		s->next = calloc(run->options->publishers, sizeof(*s->next));
+	if (s->next == NULL) {
+		run_fail(run, "out of memory");
+		return false;
+	}
+	s->stash.max = run->filler.message_bytes + STASH_SPARE_BYTES;
+	s->stalled = stalled;
+	s->client.kind = "subscriber";
+	s->client.topic = topic;
+	s->client.number = number;
+	return client_open(w, &s->client, &handshake);
+}
+
+void subscriber_release(struct subscriber *s)
+{
+	if (s->next != &s->next_of_one)
+		free(s->next);
+	wire_stash_release(&s->stash);
+}
+
+/* An idle one: only what keeps the connection alive. */
+static void idle_received(struct client *c, const char *data, size_t len, int error)
+{
+	const struct wire *wire = c->worker->run->options->wire;
+	struct span in = { data, len };
+
+	if (len == 0) {
+		client_lost(c, error);
+		return;
+	}
+	while (in.len > 0) {
+		struct wire_event e = wire->receive(in);
+
+		if (e.result == WIRE_MORE)
+			return;
+		if (e.result == WIRE_BAD || e.result == WIRE_MESSAGE) {
+			client_fail(c, "the broker says: %.*s", (int)(in.len < 100 ? in.len : 100),
+				    in.data);
+			return;
+		}
+		if (e.result == WIRE_PING)
+			c->pong = true;
+		in = span_skip(in, e.used);
+	}
+	(void)client_pong(c);
+}
+
+static void idle_opened(struct client *c)
+{
+	c->received = idle_received;
+	c->sent = sent;
+}
+
+bool subscriber_open_idle(struct worker *w, struct client *c, struct span topic, uint32_t number,
+			  void (*ready)(struct client *))
+{
+	const struct wire *wire = w->run->options->wire;
+	struct wire_text hello;
+	struct client_handshake handshake = { .hello = &hello,
+					      .opened = wire->subscribed,
+					      .ready = ready != NULL ? ready : idle_opened };
+
+	wire->subscribe(&hello, topic);
+	c->number = number;
+	return client_open(w, c, &handshake);
+}
+
+void subscriber_check_end(struct subscriber *s)
+{
+	if (s->stalled)
+		return;
+	for (uint32_t p = 0; p < publishers_of(s); p++) {
+		uint64_t built =
+			atomic_load_explicit(&s->views[p].flow->built, memory_order_acquire);
+
+		if (s->next[p] < built)
+			client_fail(
+				&s->client,
+				"%" PRIu64 " of %" PRIu64
+				" messages of publisher %u are missing: the next one is %" PRIu64,
+				built - s->next[p], built, p, s->next[p]);
+	}
+}
