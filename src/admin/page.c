@@ -1,5 +1,7 @@
 #include "admin/page.h"
 
+#include <stdint.h>
+
 #include "broker/connection.h"
 #include "broker/http_session.h"
 #include "broker/routes.h"
@@ -7,14 +9,17 @@
 
 /* The file as it is, put between two labels by the assembler. */
 __asm__(".pushsection .rodata\n"
-	".globl page_html, page_html_end\n"
+	".globl page_html, page_html_len\n"
 	"page_html:\n"
 	".incbin \"src/admin/page.html\"\n"
-	"page_html_end:\n"
-	".byte 0\n"
+	"1:\n"
+	".balign 8\n"
+	"page_html_len:\n"
+	".quad 1b - page_html\n"
 	".popsection\n");
 
-extern const char page_html[], page_html_end[];
+extern const char page_html[];
+extern const uint64_t page_html_len;
 
 static void handle_page(struct connection *c, const struct http_request *r, struct span rest)
 {
@@ -32,11 +37,10 @@ static void handle_page(struct connection *c, const struct http_request *r, stru
 		http_error(c, 404, "no such page");
 		return;
 	}
-	http_answer(c, &(struct http_answer){
-			       .status = 200,
-			       .type = SPAN("text/html; charset=utf-8"),
-			       .headers = headers,
-			       .body = { page_html, (size_t)(page_html_end - page_html) } });
+	http_answer(c, &(struct http_answer){ .status = 200,
+					      .type = SPAN("text/html; charset=utf-8"),
+					      .headers = headers,
+					      .body = { page_html, page_html_len } });
 }
 
 void page_init(struct broker *b)
