@@ -55,6 +55,10 @@ static void end_publisher(struct connection *c, bool receipt)
 		return;
 	c->publisher = NULL;
 	list_remove(&c->waiting);
+	if (c->socket.into != NULL) {
+		c->receiving_into = p->carry;
+		p->carry = NULL;
+	}
 	l = topic_letter_new(LETTER_LEAVE, p->name, p->hash);
 	if (l != NULL) {
 		l->shard = s->id;
@@ -371,6 +375,8 @@ static void closed(struct socket *socket)
 
 	if (c->subscription != NULL)
 		subscription_free(c->subscription, c->reason);
+	if (c->receiving_into != NULL)
+		block_unref(c->receiving_into);
 	uncount(c);
 	s->connections_n--;
 	list_remove(&c->link);

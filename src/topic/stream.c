@@ -424,7 +424,10 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 			const struct span parts[3] = { { k->data, k->prefix_len },
 						       k->body,
 						       { k->data + k->prefix_len, k->suffix_len } };
-			size_t piece = STREAM_SEND_PIECE_BYTES;
+			/* All of it rather than a crumb in a send of its own. */
+			size_t piece = left <= STREAM_SEND_PIECE_BYTES + STREAM_SEND_PIECE_BYTES / 4
+					       ? left
+					       : STREAM_SEND_PIECE_BYTES;
 
 			if (c->goal_bytes > 0 && c->goal_bytes + left > STREAM_SEND_BYTES)
 				break;
