@@ -254,6 +254,16 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	socket_close(&c->shard->sockets, &c->socket);
 }
 
+/* Says why, in the client's own protocol where that is known. */
+static void refuse(struct connection *c)
+{
+	const char *refusal = c->farewell;
+
+	if (c->protocols == CONFIG_PROTOCOL_HTTP)
+		refusal = http_session_error(c, refusal);
+	connection_finish(c, refusal);
+}
+
 /* The first bytes decide, once. */
 static void received_first(struct connection *c, struct span bytes)
 {
@@ -270,11 +280,17 @@ static void received_first(struct connection *c, struct span bytes)
 	switch (sniff(all)) {
 	case SNIFF_LINE:
 		c->protocols = CONFIG_PROTOCOL_LINE;
-		line_session_received(c, bytes);
+		if (c->counts == COUNTS_AS_REFUSED)
+			refuse(c);
+		else
+			line_session_received(c, bytes);
 		break;
 	case SNIFF_HTTP:
 		c->protocols = CONFIG_PROTOCOL_HTTP;
-		http_session_received(c, bytes);
+		if (c->counts == COUNTS_AS_REFUSED)
+			refuse(c);
+		else
+			http_session_received(c, bytes);
 		break;
 	case SNIFF_MORE:
 	default:
@@ -402,7 +418,11 @@ static void closing_timed_out(void *context, struct deadline *d)
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
 
 	(void)context;
-	connection_close(c, c->reason);
+	/* Refused, and it has not said what it speaks. */
+	if (c->state == CONNECTION_OPEN)
+		refuse(c);
+	else
+		connection_close(c, c->reason);
 }
 
 static void watch(struct shard *s)
@@ -474,12 +494,15 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 		return;
 	}
 	s->counters.refused++;
-	if (c->protocols == CONFIG_PROTOCOL_HTTP)
-		refusal = http_session_error(c, refusal);
-	if (s->refused_n++ >= REFUSED_CONNECTIONS_MAX)
+	c->farewell = refusal;
+	if (s->refused_n++ >= REFUSED_CONNECTIONS_MAX) {
 		connection_close(c, DROP_CLOSED);
-	else
-		connection_finish(c, refusal);
+	} else if (c->protocols == CONFIG_PROTOCOL_LINE || c->protocols == CONFIG_PROTOCOL_HTTP) {
+		refuse(c);
+	} else {
+		connection_limit_closing(c);
+		socket_receive(&s->sockets, &c->socket);
+	}
 }
 
 void connections_resume(struct shard *s)

@@ -635,6 +635,8 @@ void http_session_resume(struct connection *c)
 		connection_goodbye(c);
 	else if (!http->running && ready(c) && (c->input_len > 0 || http->ended))
 		run(c, (struct span){ "", 0 });
+	else if (!http->running && ready(c))
+		settle(c);
 }
 
 void http_session_ended(struct connection *c)

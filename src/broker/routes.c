@@ -38,7 +38,8 @@ static bool matches(struct span field, struct span etag)
 
 /* Answers with a message or a file: whole, a part of it, or that the client has it already. */
 static void answer_resource(struct connection *c, struct block *b, struct span body, uint64_t epoch,
-			    uint64_t seq, const char *cache, const struct conditions *wanted)
+			    uint64_t seq, const char *cache, const char *more,
+			    const struct conditions *wanted)
 {
 	struct http_answer a = { .status = 200, .type = block_type(b), .body = body, .hold = b };
 	struct span version = block_version(b);
@@ -71,8 +72,8 @@ static void answer_resource(struct connection *c, struct block *b, struct span b
 	}
 	len = snprintf(headers, sizeof(headers),
 		       "ETag: %s\r\nCache-Control: %s\r\nAccept-Ranges: bytes\r\n"
-		       "X-Content-Type-Options: nosniff\r\n",
-		       etag, cache);
+		       "X-Content-Type-Options: nosniff\r\n%s",
+		       etag, cache, more);
 	if (version.len > 0)
 		len += snprintf(headers + len, sizeof(headers) - (size_t)len, "X-Version: %.*s\r\n",
 				(int)version.len, version.data);
@@ -148,7 +149,7 @@ static void handle_object(struct connection *c, const struct http_request *r, st
 		http_error(c, 404, "no such object");
 	else
 		answer_resource(c, b, (struct span){ block_body(b), b->len }, b->epoch, b->seq,
-				"no-cache", &wanted);
+				"no-cache", "", &wanted);
 }
 
 /* ---- topics ---- */
@@ -408,7 +409,9 @@ void route_fetched(struct shard *s, struct fetch_letter *l)
 		if (l->kind == FETCH_MESSAGE)
 			snprintf(cache, sizeof(cache), "public, max-age=%" PRIu64 ", immutable",
 				 l->max_age_s);
-		answer_resource(c, l->block, l->body, l->epoch, l->seq, cache, &wanted);
+		/* Whoever may publish may not run scripts in this broker's name. */
+		answer_resource(c, l->block, l->body, l->epoch, l->seq, cache,
+				"Content-Security-Policy: sandbox\r\n", &wanted);
 	}
 	fetch_letter_free(l);
 }

@@ -50,6 +50,8 @@ void letter_discard(struct letter *letter)
 		fetch_letter_free((struct fetch_letter *)(void *)letter);
 		return;
 	}
+	if (letter->kind == LETTER_RELOAD)
+		objects_unref(((struct reload_letter *)(void *)letter)->objects);
 	if (letter->kind == LETTER_SEQUENCED)
 		block_unref(((struct sequenced_letter *)(void *)letter)->block);
 	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED) {

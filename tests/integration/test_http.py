@@ -538,6 +538,34 @@ def test_refused_connections_are_told_in_http_where_only_http_is_spoken(open):
     assert answer.fields["connection"] == "close" and second.rest() == b""
 
 
+def test_refused_connections_are_told_in_the_protocol_that_they_speak(open):
+    broker = open(limits={"connections": 1}, reactors=1)
+    first = broker.http()
+    assert first.ask("GET", "/health").status == 200
+    assert broker.say("SUBSCRIBE a\r\n").rest() == [b"ERROR too many connections"]
+    broker.http().request("GET", "/health").answer().error(503, "too many connections")
+
+
+def test_a_slow_event_stream_skips_whole_events_only(open):
+    broker = open(topics={"slow": "skip", "backlog_bytes": "256K"}, limits={"send_buffer_bytes": "32K"}, reactors=1)
+    slow = events(broker.http(), "/subscribe/s")
+    client = broker.http()
+    for n in range(400):
+        publish(client, "s", b"%d " % n + b"." * 20000 + (b"\nmore" if n % 3 else b""))
+    last = publish(client, "s", b"end")
+    seen = [0]
+    while True:
+        event = slow.event()
+        seen.append(int(event[0].rsplit(":", 1)[1]))
+        assert seen[-1] > seen[-2]
+        if event[0] == f"id: {last}":
+            break
+        assert event[1] == f"data: {seen[-1] - 1} " + "." * 20000
+    assert 2 < len(seen) < 402
+    # What the kernel holds of a client that reads again later is all it missed nothing of.
+    assert seen[1] == 1
+
+
 def test_an_unknown_first_word_is_answered_in_the_likelier_way(open):
     broker = open()
     assert broker.say("HELLO there\r\n").rest() == [b"ERROR malformed command"]
