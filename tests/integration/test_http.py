@@ -578,8 +578,9 @@ def test_draining_ends_streams_and_idle_connections(open):
     idle = broker.http()
     assert idle.ask("GET", "/health").status == 200
     waiting = broker.http().request("GET", "/topic/d/1")
-    time.sleep(0.2)
-    publish(broker.http(), "e", b"x")
+    figures = broker.http()
+    while sum(r["waiting"] for r in figures.ask("GET", "/stats.json").json["reactors"]) < 1:
+        time.sleep(0.05)
     broker.send_signal(15)
     assert sse.rest() == b"0\r\n\r\n"
     assert idle.rest() == b""
