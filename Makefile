@@ -61,7 +61,7 @@ endif
 # Libraries the broker cannot do without, and those it uses where they are installed: each of the
 # latter defines HAVE_<NAME>.
 PACKAGES := liburing hwloc libconfuse ck
-OPTIONAL := libsystemd libseccomp
+OPTIONAL := libsystemd libseccomp libllhttp
 FOUND    := $(foreach p,$(OPTIONAL),$(if $(shell pkg-config --exists $(p) 2>&1 && echo yes),$(p)))
 upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 
@@ -69,6 +69,8 @@ upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 # a machine that has none of it. The rule for $(BUILD)/flags complains.
 PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) $(FOUND) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PACKAGES) $(FOUND) 2>/dev/null)
+# Without llhttp its predecessor parses HTTP; Debian's has no file for pkg-config.
+PKG_LIBS   += $(if $(filter libllhttp,$(FOUND)),,-lhttp_parser)
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
 	-Wmissing-prototypes -Wvla -Wwrite-strings -Wcast-qual -Wundef -Wformat=2 -Wswitch-enum
@@ -136,6 +138,9 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	echo "  CC    $<"
 	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+# The page is part of the object.
+$(BUILD)/obj/src/admin/page.o: src/admin/page.html
 
 # One object per source file, so that a test can put another ring.o in front of the archive and
 # the linker leaves the real one out.

@@ -192,7 +192,7 @@ static bool worth_referring(const struct wire_format *format, const struct run *
 	if (run->lines && format->lines_verbatim)
 		return run->body.len >= STREAM_REFERENCE_LINES_BYTES;
 	return run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
-	       format->enclose != NULL;
+	       format->enclose != NULL && (format->enclosable == NULL || format->enclosable(run));
 }
 
 static int append_run(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
