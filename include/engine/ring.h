@@ -25,6 +25,7 @@ struct ring_params {
 	unsigned recv_buffers; /* a power of two */
 	size_t recv_buffer_bytes;
 	unsigned sqpoll_idle_ms; /* 0: no kernel submission thread */
+	bool restricted;         /* take no other requests than those of this header, for good */
 };
 
 struct completion {
@@ -58,6 +59,8 @@ void ring_free(struct ring *ring);
 
 /* What the ring runs with, for the log: "single_issuer defer_taskrun ..., sq 4096, cq 16384". */
 const char *ring_describe(const struct ring *ring);
+/* Whether the kernel holds it to its own requests: asked for, and known to this kernel. */
+bool ring_restricted(const struct ring *ring);
 const struct ring_counts *ring_counts(const struct ring *ring);
 int ring_fd(const struct ring *ring);
 
@@ -69,6 +72,10 @@ void ring_accept(struct ring *ring, int fd, uint64_t user_data);
 /* Receives into the ring's own buffers until it says so: one completion per buffer; 0 is end of
  * file, -ENOBUFS out of buffers. */
 void ring_recv(struct ring *ring, int fd, uint64_t user_data);
+/* The same once: whoever wants more asks again. So a sender can be made to wait: a multishot
+ * receive whose peer does not pause is never found by a cancellation, because between two passes it
+ * is nowhere but in the kernel's list of work to do (-ENOENT). */
+void ring_recv_once(struct ring *ring, int fd, uint64_t user_data);
 /* Receives once, into the caller's memory. */
 void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t user_data);
 /*

@@ -20,11 +20,12 @@ struct socket {
 	uint32_t slot;
 	uint8_t in_flight; /* requests that will complete */
 	bool recv_armed;
-	bool recv_into; /* the armed one receives into the owner's memory */
+	bool multishot; /* receives need not be stopped: armed once for many */
 	bool sending;
 	bool paused; /* the owner wants nothing received for now */
 	bool ended;  /* the peer's end of file, or an error, was received */
 	bool closing;
+	char *into;       /* the armed receive goes into the owner's memory; or NULL */
 	uint64_t sent_ns; /* when the last send was queued */
 	struct list link; /* starved, or to be closed */
 };
@@ -71,11 +72,13 @@ bool sockets_flush(struct sockets *sockets);
 /* Takes over the fd (connected, blocking mode); -ENOMEM, -EMFILE (max reached): the caller still
  * owns it. */
 int socket_open(struct sockets *sockets, struct socket *socket, int fd);
-/* Receives until told otherwise. */
+/* Receives until told otherwise: one buffer at a time, or, with socket->multishot, armed once for
+ * many. */
 void socket_receive(struct sockets *sockets, struct socket *socket);
 /* The next receive goes into the owner's memory, once, when nothing is armed; see socket_pause. */
 void socket_receive_into(struct sockets *sockets, struct socket *socket, void *buf, size_t len);
-/* Stops receiving; what the kernel already took out of the socket is still handed over. */
+/* Stops receiving; what is armed may still be handed over: one buffer, or with multishot as much as
+ * comes until a cancellation finds it. */
 void socket_pause(struct sockets *sockets, struct socket *socket);
 /* Sends the spans; what they point to stays until `sent`. Not while another send is in flight. */
 void socket_send(struct sockets *sockets, struct socket *socket, const struct iovec *spans,

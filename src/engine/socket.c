@@ -13,7 +13,10 @@ static uint64_t data_for(const struct sockets *t, const struct socket *s, unsign
 
 static void arm(struct sockets *t, struct socket *s)
 {
-	ring_recv(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_RECV));
+	if (s->multishot)
+		ring_recv(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_RECV));
+	else
+		ring_recv_once(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_RECV));
 	s->recv_armed = true;
 	s->in_flight++;
 }
@@ -40,18 +43,20 @@ static void recv_completed(void *context, const struct completion *c)
 {
 	struct sockets *t = context;
 	struct socket *s = owner_of(t, c);
+	const char *data;
 
 	if (s == NULL)
 		return;
+	data = s->into != NULL ? s->into : c->data;
 	if (!c->more) {
 		s->recv_armed = false;
+		s->into = NULL;
 		landed(t, s);
 	}
 	if (s->closing)
 		return;
 	if (c->result > 0) {
-		s->recv_into = false;
-		t->events->received(s, c->data, (size_t)c->result, 0);
+		t->events->received(s, data, (size_t)c->result, 0);
 	} else if (c->result == -ENOBUFS) {
 		/* One that is paused will be armed when it is resumed. */
 		if (!c->more && !s->paused && list_empty(&s->link))
@@ -156,7 +161,7 @@ void socket_receive_into(struct sockets *t, struct socket *s, void *buf, size_t 
 	assert(!s->recv_armed && !s->closing && !s->ended);
 	ring_recv_into(t->reactor->ring, s->fd, buf, len, data_for(t, s, OP_SOCKET_RECV));
 	s->recv_armed = true;
-	s->recv_into = true;
+	s->into = buf;
 	s->in_flight++;
 }
 
@@ -168,7 +173,7 @@ void socket_pause(struct sockets *t, struct socket *s)
 	if (s->closing)
 		return;
 	list_remove(&s->link);
-	if (!s->recv_armed)
+	if (!s->recv_armed || !s->multishot)
 		return;
 	ring_cancel(t->reactor->ring, data_for(t, s, OP_SOCKET_RECV),
 		    data_for(t, s, OP_SOCKET_CANCEL));

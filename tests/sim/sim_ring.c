@@ -48,6 +48,7 @@ struct file {
 };
 
 struct request {
+	bool once; /* a receive that is not multishot */
 	enum op op;
 	struct ring *ring;
 	struct file *file;
@@ -440,7 +441,7 @@ static bool recv_goes_on(struct request *r)
 	pipe_read(&w->in, to, n);
 	if (buffer >= 0)
 		POISON(to + n, ring->params.recv_buffer_bytes - n);
-	return complete(r, (int)n, r->op == REQUEST_RECV && may_go_on(), buffer);
+	return complete(r, (int)n, r->op == REQUEST_RECV && !r->once && may_go_on(), buffer);
 }
 
 static bool send_goes_on(struct request *r)
@@ -768,7 +769,12 @@ static struct request *queue_recv(struct ring *ring, enum op op, int fd, uint64_
 
 void ring_recv(struct ring *ring, int fd, uint64_t data)
 {
-	queue_recv(ring, REQUEST_RECV, fd, data);
+	queue_recv(ring, REQUEST_RECV, fd, data)->once = false;
+}
+
+void ring_recv_once(struct ring *ring, int fd, uint64_t data)
+{
+	queue_recv(ring, REQUEST_RECV, fd, data)->once = true;
 }
 
 void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t data)
