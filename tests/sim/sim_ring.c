@@ -568,6 +568,9 @@ static void cancel(struct request *c)
 			continue;
 		}
 		n++;
+		/* A timer that is just firing cannot be stopped, and goes on. */
+		if (late && r->op == REQUEST_TIMER)
+			break;
 		r->cancelled = true;
 		if (before && !late)
 			goes_on(r);
