@@ -643,10 +643,13 @@ void http_session_ended(struct connection *c)
 {
 	struct http_session *http = c->http;
 
-	if (http == NULL || http->state == HTTP_STREAMING || ready(c))
+	if (http == NULL || http->state == HTTP_STREAMING) {
 		connection_goodbye(c);
-	else
-		http->ended = true;
+		return;
+	}
+	/* Requests that came before it may still wait for their turn. */
+	http->ended = true;
+	http_session_resume(c);
 }
 
 void http_session_free(struct connection *c)
