@@ -181,10 +181,15 @@ static void hear_event(struct client *c)
 
 static void hear_chunk(struct client *c)
 {
+	uint64_t before = c->received;
+
 	if (c->speech == SPEAKS_EVENTS)
 		hear_event(c);
 	else
 		client_hear_message(c);
+	/* It counts when its end is there. */
+	c->unfinished = c->received - before;
+	c->received = before;
 	c->line_n = 0;
 	c->http_state = STATE_CHUNK_CR;
 }
@@ -233,6 +238,10 @@ static void hear_byte(struct client *c, char b)
 	case STATE_CHUNK_LF:
 		if (b != (c->http_state == STATE_CHUNK_CR ? '\r' : '\n'))
 			sim_fail("client %u: a chunk without its end", c->id);
+		if (b == '\n') {
+			c->received += c->unfinished;
+			c->unfinished = 0;
+		}
 		c->http_state = c->http_state == STATE_CHUNK_CR ? STATE_CHUNK_LF : STATE_SIZE;
 		return;
 	case STATE_REST:

@@ -274,7 +274,7 @@ struct client {
 	size_t asked_at;
 	size_t begin_low, begin_high, next;
 	uint64_t gap_epoch, gap_seq;
-	uint64_t received;
+	uint64_t received, unfinished;
 	bool begun_reading;
 };
 
