@@ -97,7 +97,7 @@ SCENARIOS = [
     ),
     scenario(
         "mixed", 10, 10, 128, rate=20,
-        what="10x10x1, 128 B, 20/s each, beside fan10k",
+        what="10x10x1, 128 B, 20/s each, beside fan10k (only these are counted, the CPU is for both)",
         contenders=["broker", "epoll", "redis"],
         beside=load(1, 10000, rate=20),
         targets=[{"metric": "p50_ns", "most": 1e6}, {"metric": "p99_ns", "most": 10e6}],

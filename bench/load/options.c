@@ -30,6 +30,8 @@ static const char usage[] =
 	"  --rate N             messages per second of each publisher, sent when they are due "
 	"whether\n"
 	"                       or not the broker keeps up (20)\n"
+	"  --together           all publishers at the same moments (spread evenly over the "
+	"period)\n"
 	"  --window N           instead of a rate: as fast as it goes, at most N messages of a\n"
 	"                       publisher out before all its subscribers have them\n"
 	"  --duration SECONDS   measured (10)\n"
@@ -185,6 +187,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		OPT_BYTES,
 		OPT_RATE,
 		OPT_WINDOW,
+		OPT_TOGETHER,
 		OPT_DURATION,
 		OPT_WARMUP,
 		OPT_DRAIN,
@@ -208,6 +211,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		{ "publishers", required_argument, NULL, OPT_PUBLISHERS },
 		{ "bytes", required_argument, NULL, OPT_BYTES },
 		{ "rate", required_argument, NULL, OPT_RATE },
+		{ "together", no_argument, NULL, OPT_TOGETHER },
 		{ "window", required_argument, NULL, OPT_WINDOW },
 		{ "duration", required_argument, NULL, OPT_DURATION },
 		{ "warmup", required_argument, NULL, OPT_WARMUP },
@@ -260,6 +264,9 @@ void options_parse(struct options *o, int argc, char **argv)
 		case OPT_RATE:
 			o->rate_per_s = number("rate", optarg, 0.001, 1e6);
 			rate_given = true;
+			break;
+		case OPT_TOGETHER:
+			o->together = true;
 			break;
 		case OPT_WINDOW:
 			o->window = whole("window", optarg, 1, 1 << 20);

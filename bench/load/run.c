@@ -187,15 +187,17 @@ static void sleep_until(uint64_t at_ns)
 	(void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
 }
 
-/* All messages of all flows would be due at once if they began together. */
+/* Publishers are spread evenly over their period, as those who know nothing of each other are. */
 static void set_times(struct run *run)
 {
 	run->start_ns = clock_now_ns() + START_MS * NS_PER_MS;
 	run->measure_ns = run->start_ns + run->options->warmup_ns;
 	atomic_store(&run->end_ns, run->measure_ns + run->options->duration_ns);
-	for (uint32_t i = 0; i < run->flows_n; i++)
-		run->flows[i].first_ns =
-			run->start_ns + (uint64_t)(run->flows[i].period_ns * i / run->flows_n);
+	for (uint32_t i = 0; i < run->flows_n; i++) {
+		double part = run->options->together ? 0 : (double)i / run->flows_n;
+
+		run->flows[i].first_ns = run->start_ns + (uint64_t)(run->flows[i].period_ns * part);
+	}
 }
 
 struct totals {
