@@ -61,7 +61,7 @@ endif
 # Libraries the broker cannot do without, and those it uses where they are installed: each of the
 # latter defines HAVE_<NAME>.
 PACKAGES := liburing hwloc libconfuse ck
-OPTIONAL := libsystemd libseccomp
+OPTIONAL := libsystemd libseccomp libllhttp
 FOUND    := $(foreach p,$(OPTIONAL),$(if $(shell pkg-config --exists $(p) 2>&1 && echo yes),$(p)))
 upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 
@@ -69,6 +69,8 @@ upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 # a machine that has none of it. The rule for $(BUILD)/flags complains.
 PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) $(FOUND) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PACKAGES) $(FOUND) 2>/dev/null)
+# Without llhttp its predecessor parses HTTP; Debian's has no file for pkg-config.
+PKG_LIBS   += $(if $(filter libllhttp,$(FOUND)),,-lhttp_parser)
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
 	-Wmissing-prototypes -Wvla -Wwrite-strings -Wcast-qual -Wundef -Wformat=2 -Wswitch-enum
@@ -138,6 +140,9 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	echo "  CC    $<"
 	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
+# The page is part of the object.
+$(BUILD)/obj/src/admin/page.o: src/admin/page.html
+
 # One object per source file, so that a test can put another ring.o in front of the archive and
 # the linker leaves the real one out.
 $(LIB): $(call object,$(LIB_SRCS)) $(BUILD)/sources
@@ -167,6 +172,10 @@ SIM_WRAPS := malloc calloc realloc aligned_alloc free strdup block_new topic_seq
 $(BUILD)/sim: $(call object,$(SIM_SRCS)) $(LIB)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ $(PKG_LIBS)
+
+$(BUILD)/limit: $(call object,bench/limit/limit.c)
+	@echo "  LD    $@"
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
 
 $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
@@ -265,6 +274,24 @@ check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
 		echo "check: FAILED after $$SECONDS s"
 		exit 1
 	fi
+
+# ---- bench ------------------------------------------------------------------------------------
+
+.PHONY: bench
+bench: $(BROKER) $(LOAD) $(BUILD)/limit ## Measure broker, peers and limit, write a report (QUICK=1: 5 minutes)
+	@test "$(VARIANT)" = release || { echo "bench: SAN=$(SAN) measures nothing" >&2; exit 1; }
+	bench/peers/build --no-install || echo "bench: goes on with the peers that are there" >&2
+	bench/run.py $(if $(filter 1 true yes,$(QUICK)),--quick) $(BENCH)
+
+# The newest full report in the tree is what a change is held against.
+BASELINE ?= $(lastword $(sort $(filter-out %-quick,$(wildcard bench/reports/*))))
+
+.PHONY: bench-gate
+bench-gate: ## Fail when the main figures are worse than in the newest report (BASELINE=directory)
+	@test -n "$(BASELINE)" || { echo "bench-gate: no report in bench/reports; try: make bench" >&2; exit 1; }
+	$(MAKE) bench QUICK=1 BENCH="--rounds 4 --out build/bench-gate \
+		--only fan100,fan1000,many,one2one,seg8k,seg1m"
+	bench/compare --gate $(BASELINE) build/bench-gate
 
 # ---- house keeping ----------------------------------------------------------------------------
 

@@ -11,14 +11,19 @@
 #include <unistd.h>
 
 #include "admin/host.h"
+#include "admin/metrics.h"
+#include "admin/page.h"
 #include "admin/sandbox.h"
 #include "admin/service.h"
+#include "admin/snapshot.h"
 #include "admin/stats.h"
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "broker/listener.h"
+#include "broker/objects.h"
+#include "broker/routes.h"
 #include "broker/shard.h"
 #include "engine/mailbox.h"
 #include "engine/placement.h"
@@ -301,10 +306,17 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 {
 	struct reload *shared = calloc(1, sizeof(*shared));
 	struct config *after = NULL;
-	char keys[512];
+	struct objects *objects = NULL;
+	char keys[512], problem[512] = "";
 	int err = config_load(path, &after, stderr);
 
-	if (err != 0 || shared == NULL) {
+	if (err == 0) {
+		objects = objects_load(after->http.objects_dir, problem, sizeof(problem));
+		if (objects == NULL)
+			log_error("reload: %s", problem);
+	}
+	if (err != 0 || shared == NULL || objects == NULL) {
+		objects_unref(objects);
 		log_error("reload: %s is bad and the old configuration stays in force", path);
 		free(shared);
 		config_free(after);
@@ -325,9 +337,11 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 			abort();
 		*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
 					     .config = after,
+					     .objects = objects_ref(objects),
 					     .reload = shared };
 		post(b, ring, i, &l->letter);
 	}
+	objects_unref(objects);
 	log_info("reload: %s is in force", path);
 	return after;
 }
@@ -383,6 +397,8 @@ static void release(struct broker *b)
 	placement_release(&b->placement);
 	free(b->ring_fds);
 	free(b->shards);
+	objects_unref(b->objects);
+	snapshots_release(b);
 }
 
 static void enter_sandbox(const struct broker *b, bool wanted)
@@ -488,13 +504,19 @@ static int run(const struct options *o, struct config *config)
 		return EXIT_FAILED;
 	}
 	b.shards_n = b.placement.slots_n;
+	routes_init(&b);
+	metrics_init(&b);
+	page_init(&b);
 	b.shards = calloc(b.shards_n, sizeof(*b.shards));
 	b.ring_fds = calloc(b.shards_n, sizeof(*b.ring_fds));
 	b.mailbox = mailbox_new(b.shards_n, b.shards_n + 1, config->engine.lane_entries);
-	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL)
+	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL || snapshots_init(&b) != 0)
 		log_error("out of memory for %u reactors: lower reactors or engine.lane_entries",
 			  b.shards_n);
 	else if (listeners_open(&b, config, problem, sizeof(problem)) != 0)
+		log_error("%s", problem);
+	else if ((b.objects = objects_load(config->http.objects_dir, problem, sizeof(problem))) ==
+		 NULL)
 		log_error("%s", problem);
 	else
 		code = start_and_serve(&b, o->config_path, &config, &signals);

@@ -29,7 +29,7 @@ enum {
 	OPS = 16,
 };
 
-enum { REACTOR_GENERATION_MASK = 0xffffff, REACTOR_DEADLINE_CLASSES = 12 };
+enum { REACTOR_GENERATION_MASK = 0xffffff, REACTOR_DEADLINE_CLASSES = 16 };
 
 static inline uint64_t user_data(unsigned op, uint32_t generation, uint32_t slot)
 {

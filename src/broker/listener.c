@@ -279,7 +279,7 @@ static void accepted(void *context, const struct completion *c)
 	uint32_t index = user_data_slot(c->user_data);
 
 	if (c->result >= 0)
-		connection_open(s, c->result);
+		connection_open(s, c->result, s->broker->listeners[index].protocols);
 	if (c->more || s->draining)
 		return;
 	if (c->result == -EMFILE || c->result == -ENFILE || c->result == -ENOBUFS ||

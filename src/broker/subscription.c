@@ -11,10 +11,21 @@
 #include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/home.h"
+#include "broker/http_session.h"
+#include "protocol/sse.h"
 #include "topic/block.h"
 #include "topic/interest.h"
 
-enum { FORMAT_LINE, REST_AFTER_MS = 1000 };
+enum { REST_AFTER_MS = 1000 };
+
+_Static_assert((int)FORMATS <= (int)INTEREST_FORMATS, "every format has its place");
+
+static const struct wire_format *const formats[FORMATS] = {
+	[FORMAT_LINE] = &line_format,
+	[FORMAT_SSE] = &sse_format,
+	[FORMAT_CHUNKED] = &chunked_format,
+	[FORMAT_SSE_PLAIN] = &sse_plain_format,
+};
 
 static struct shard *shard_of(const struct subscription *sub)
 {
@@ -33,12 +44,10 @@ static void let_go(struct shard *s, struct interest *i)
 
 	if (i->subscribers > 0 || i->unanswered > 0)
 		return;
-	l = topic_letter_new(LETTER_UNSUBSCRIBE, i->named.name, i->named.hash);
-	/* Without memory the home goes on sending blocks that find nobody: wasteful, not wrong. */
-	if (l != NULL) {
-		l->shard = s->id;
-		shard_post(s, i->home, LANE_FREE, &l->letter);
-	}
+	l = i->unsubscribe;
+	i->unsubscribe = NULL;
+	l->shard = s->id;
+	shard_post(s, i->home, LANE_FREE, &l->letter);
 	table_remove(&s->interests, &i->named);
 	interest_free(i);
 }
@@ -51,21 +60,34 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 	if (i != NULL)
 		return i;
 	i = interest_new(name, hash, shard_home(s, hash), config_topic(s->config, name));
-	if (i != NULL && table_add(&s->interests, &i->named) != 0) {
+	if (i == NULL)
+		return NULL;
+	i->unsubscribe = topic_letter_new(LETTER_UNSUBSCRIBE, name, hash);
+	if (i->unsubscribe == NULL || table_add(&s->interests, &i->named) != 0) {
 		interest_free(i);
-		i = NULL;
+		return NULL;
 	}
 	return i;
 }
 
-/* Says OK, with a GAP if there is one, and puts the cursor where it belongs. */
+/* The OK of a line subscriber, and a GAP if there is one. */
+static void reply_ok(struct connection *c, const struct subscribe_letter *l)
+{
+	char gap[64];
+
+	if (!connection_reply(c, SPAN("OK\r\n")) || l == NULL || l->gap == 0)
+		return;
+	snprintf(gap, sizeof(gap), "GAP %016" PRIx64 ":%" PRIu64 "\r\n", l->epoch, l->gap);
+	(void)connection_reply(c, span_of(gap));
+}
+
+/* Puts the cursor where it belongs and says so. */
 static int activate(struct subscription *sub, struct subscribe_letter *l)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	struct stream *stream = interest_stream(sub->interest, FORMAT_LINE, &line_format);
+	struct stream *stream = interest_stream(sub->interest, sub->format, formats[sub->format]);
 	uint64_t messages = 0, unencodable = 0;
-	char gap[64];
 	int err;
 
 	if (stream == NULL)
@@ -81,21 +103,23 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 	shard_active(s, stream);
 	s->counters.matched += messages + unencodable;
 	s->counters.dropped[DROP_UNENCODABLE] += unencodable;
-	if (!connection_reply(c, SPAN("OK\r\n")))
+	if (c->http != NULL)
+		http_session_subscribed(c, l);
+	else
+		reply_ok(c, l);
+	if (c->state == CONNECTION_CLOSED)
 		return 0;
-	if (l != NULL && l->gap != 0) {
-		snprintf(gap, sizeof(gap), "GAP %016" PRIx64 ":%" PRIu64 "\r\n", l->epoch, l->gap);
-		if (!connection_reply(c, span_of(gap)))
-			return 0;
-	}
-	if (c->state == CONNECTION_FINISHING)
+	if (c->state == CONNECTION_FINISHING && c->http != NULL)
+		connection_finish(c, http_session_farewell(c));
+	else if (c->state == CONNECTION_FINISHING)
 		connection_finish(c, c->farewell);
 	else
 		connection_flush(c);
 	return 0;
 }
 
-int subscription_new(struct connection *c, struct span name, const struct replay *replay)
+int subscription_new(struct connection *c, struct span name, enum format format,
+		     const struct replay *replay)
 {
 	struct shard *s = c->shard;
 	struct subscribe_letter *l;
@@ -112,7 +136,7 @@ int subscription_new(struct connection *c, struct span name, const struct replay
 		let_go(s, i);
 		return -ENOMEM;
 	}
-	*sub = (struct subscription){ .connection = c, .interest = i };
+	*sub = (struct subscription){ .connection = c, .interest = i, .format = (uint8_t)format };
 	list_init(&sub->cursor.link);
 	c->subscription = sub;
 	i->subscribers++;
@@ -144,8 +168,11 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 	/* An error or a lack of memory may end the subscription, but not the interest under our
 	 * feet. */
 	i->subscribers++;
-	if (l->error == 0)
+	if (l->error == 0) {
 		i->live = true;
+		i->epoch = l->epoch;
+		i->seq = l->seq;
+	}
 	if (c != NULL && c->state != CONNECTION_CLOSED && c->subscription != NULL) {
 		assert(c->subscription->interest == i);
 		c->awaiting = false;
@@ -200,9 +227,9 @@ static void let_skip(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	/* One that is leaving anyway has no head to go on at. */
-	bool disconnect =
-		c->state != CONNECTION_OPEN || sub->interest->settings->slow == SLOW_DISCONNECT;
+	/* One that is about to end has nothing to go on to. */
+	bool disconnect = c->state == CONNECTION_FINISHING ||
+			  sub->interest->settings->slow == SLOW_DISCONNECT;
 	uint64_t skipped;
 	int err;
 
@@ -210,7 +237,6 @@ static void let_skip(struct subscription *sub)
 	s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 	if (disconnect) {
 		c->reason = DROP_SLOW;
-		/* It may have said goodbye while its send was being cancelled. */
 		subscription_leave(sub);
 	}
 	skipped = stream_skip(sub->stream, &sub->cursor, &err);
@@ -220,7 +246,9 @@ static void let_skip(struct subscription *sub)
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
-		c->farewell = LINE_ERROR_TEXT("slow consumer");
+		c->farewell = c->http != NULL
+				      ? http_session_error(c, LINE_ERROR_TEXT("slow consumer"))
+				      : LINE_ERROR_TEXT("slow consumer");
 		connection_finish(c, c->farewell);
 		connection_limit_closing(c);
 	} else if (!list_empty(&sub->stream->ready)) {
@@ -230,14 +258,15 @@ static void let_skip(struct subscription *sub)
 
 void subscription_sent(struct subscription *sub, size_t bytes)
 {
-	struct shard *s = shard_of(sub);
+	struct connection *c = sub->connection;
+	struct shard *s = c->shard;
 
 	sub->in_flight = false;
 	PROBE(sent, s->id, sub->connection->socket.fd, sub->interest->named.name.data,
 	      sub->interest->named.name.len, bytes,
 	      s->reactor.now_ns - sub->connection->socket.sent_ns);
 	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes);
-	if (sub->skip && sub->connection->state != CONNECTION_CLOSED &&
+	if (sub->skip && c->state != CONNECTION_CLOSED &&
 	    !stream_at_end(sub->stream, &sub->cursor)) {
 		let_skip(sub);
 		return;
@@ -284,9 +313,11 @@ static void each_in(struct list *list, void (*callback)(struct subscription *, v
 
 static void say_bye(struct subscription *sub, void *argument)
 {
+	struct connection *c = sub->connection;
+
 	(void)argument;
-	if (sub->cursor.last_count == 0 && sub->connection->state == CONNECTION_OPEN)
-		connection_finish(sub->connection, "BYE\r\n");
+	if (sub->cursor.last_count == 0 && c->state == CONNECTION_OPEN)
+		connection_finish(c, c->http != NULL ? http_session_farewell(c) : "BYE\r\n");
 }
 
 void subscriptions_bye(struct shard *s, struct topic_letter *l)
@@ -316,13 +347,13 @@ static void overtake(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 
-	if (c->state == CONNECTION_CLOSED || sub->skip || subscription_done(sub))
+	if (c->state == CONNECTION_CLOSED || sub->skip)
 		return;
-	if (cursor_detached(&sub->cursor)) {
-		/* It has skipped already and holds up only what came after. */
-		if (c->state == CONNECTION_OPEN)
-			let_skip(sub);
-	} else if (sub->in_flight) {
+	/* One that ends and has skipped already holds nothing up any more. */
+	if (c->state != CONNECTION_OPEN &&
+	    (cursor_detached(&sub->cursor) || subscription_done(sub)))
+		return;
+	if (sub->in_flight && !cursor_detached(&sub->cursor)) {
 		/* Its send may never end by itself. */
 		sub->skip = true;
 		socket_cancel_send(&c->shard->sockets, &c->socket);
@@ -415,6 +446,8 @@ void subscriptions_deliver(struct shard *s, struct block *b)
 
 	s->counters.blocks_delivered++;
 	if (i != NULL && i->live) {
+		i->epoch = b->epoch;
+		i->seq = b->seq + b->messages - 1;
 		for (unsigned f = 0; f < INTEREST_FORMATS; f++)
 			if (i->streams[f] != NULL && i->streams[f]->cursors > 0)
 				append(s, i->streams[f], b);

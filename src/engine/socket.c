@@ -220,6 +220,9 @@ void socket_close(struct sockets *t, struct socket *s)
 
 void socket_abandon(struct sockets *t, struct socket *s)
 {
+	/* Memory that a send still refers to is about to go: it must find the way barred. */
+	if (s->in_flight > 0)
+		ring_shutdown(t->reactor->ring, s->fd, SHUT_RDWR);
 	s->in_flight = 0;
 	s->sending = s->recv_armed = false;
 	list_remove(&s->link);

@@ -192,7 +192,7 @@ static bool worth_referring(const struct wire_format *format, const struct run *
 	if (run->lines && format->lines_verbatim)
 		return run->body.len >= STREAM_REFERENCE_LINES_BYTES;
 	return run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
-	       format->enclose != NULL;
+	       format->enclose != NULL && (format->enclosable == NULL || format->enclosable(run));
 }
 
 static int append_run(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
@@ -455,7 +455,7 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 				break;
 		}
 		c->goal_count = k->first + k->messages;
-		/* Where a cursor's own chunk leads may change while this is in flight. */
+		/* What follows a rest may change while that is in flight (stream_skip). */
 		if (k == c->last || k->detached)
 			break;
 	}
@@ -576,10 +576,8 @@ static struct chunk *chunk_copy(const struct chunk *from, size_t at, size_t end)
 	return c;
 }
 
-/*
- * Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
- * between; a leaving one's ends there. Returns by how much that is later.
- */
+/* Has the reader of a cursor's own chunk go on at the head, or end there if it is leaving, and
+ * numbers it so that nothing lies between. Returns by how much that is later. */
 static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 {
 	struct chunk *own = c->chunk, *before = own->next;
@@ -588,6 +586,7 @@ static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 	uint64_t at = c->pos - own->base;
 
 	if (c->last_count != 0) {
+		/* What comes after its last message is not for it. */
 		c->last = own;
 		own->next = NULL;
 	} else {
@@ -604,8 +603,8 @@ static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 	return skipped;
 }
 
-/* Skips from the end of a message. */
-static uint64_t skip_to_end(struct stream *s, struct cursor *c)
+/* At the end of a message there is nothing to keep. */
+static uint64_t jump(struct stream *s, struct cursor *c)
 {
 	struct chunk *from = c->chunk;
 	uint64_t before = c->counted;
@@ -617,7 +616,6 @@ static uint64_t skip_to_end(struct stream *s, struct cursor *c)
 		stand_at_head(s, c);
 	}
 	chunk_unref(from);
-	stream_unhold(s, c);
 	return c->counted - before;
 }
 
@@ -635,11 +633,16 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 	find_chunk(s, c);
 	step(c);
 	from = c->chunk;
+	if (from == NULL)
+		return 0; /* it is at the head, or at its end */
 	assert(c->goal_bytes == 0);
 	at = (size_t)(c->pos - from->base);
 	end = boundary(s, from, at);
-	if (end == at)
-		return skip_to_end(s, c);
+	if (end == at) {
+		skipped = jump(s, c);
+		stream_unhold(s, c);
+		return skipped;
+	}
 	own = from->block != NULL && from->messages == 1 ? chunk_again(from)
 							 : chunk_copy(from, at, end);
 	if (own == NULL) {

@@ -114,7 +114,6 @@ struct sim {
 	struct client *clients;
 	unsigned clients_n, topics_n;
 	uint64_t sequenced; /* messages, in all topics */
-	bool releasing;     /* the reactors have ended */
 };
 extern struct sim sim;
 

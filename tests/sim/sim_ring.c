@@ -322,7 +322,7 @@ static bool complete(struct request *r, int result, bool more, int buffer)
 	struct answer a = { .buffer = buffer, .client = r->file != NULL ? r->file->client : -1 };
 	bool armed = r->place < kernel.armed_n && kernel.armed[r->place] == r;
 
-	if (r->op == REQUEST_SEND && sum_of(r) != r->sum)
+	if (r->op == REQUEST_SEND && !r->file->shut_write && sum_of(r) != r->sum)
 		sim_fail("the memory of a send on fd %d has changed before its completion", r->fd);
 	if (ring->answers_n >= ring->answers_max) {
 		ring->overflowed = true;
@@ -483,6 +483,8 @@ static bool timer_goes_on(struct request *r)
 {
 	if (sim.now_ns < r->at_ns)
 		return false;
+	if (r->period_ns == 0)
+		return complete(r, -ETIME, false, -1);
 	r->at_ns += r->period_ns;
 	if (r->at_ns < sim.now_ns)
 		r->at_ns = sim.now_ns + r->period_ns;
@@ -587,7 +589,8 @@ static void start(struct request *r)
 		give_back(r);
 		return;
 	case REQUEST_TIMER:
-		r->at_ns = sim.now_ns + r->period_ns;
+		if (r->period_ns != 0)
+			r->at_ns = sim.now_ns + r->period_ns;
 		arm(r);
 		return;
 	case REQUEST_ACCEPT:
@@ -810,6 +813,14 @@ void ring_tick_stop(struct ring *ring, uint64_t tick, uint64_t data)
 	queue(ring, REQUEST_TIMER_STOP, -1, data)->target = tick;
 }
 
+void ring_alarm(struct ring *ring, uint64_t at_ns, uint64_t data)
+{
+	struct request *r = queue(ring, REQUEST_TIMER, -1, data);
+
+	r->period_ns = 0;
+	r->at_ns = at_ns;
+}
+
 void ring_wake(struct ring *ring, int target_ring_fd, uint64_t data)
 {
 	struct request *r;
@@ -933,8 +944,7 @@ void ring_close(struct ring *ring, int fd)
 	struct file *f = file_of(fd, "close");
 	struct wire *w;
 
-	(void)ring;
-	if (f->requests > 0 && !sim.releasing)
+	if (f->requests > 0 && !sim.broker.shards[ring->shard].reactor.stop)
 		sim_fail("fd %d is closed with %u requests in flight", fd, f->requests);
 	sim_trace("kernel  close fd %" PRIu64, (uint64_t)fd, 0, 0, 0);
 	f->open = false;

@@ -344,7 +344,6 @@ static void stop_broker(void)
 {
 	struct broker *b = &sim.broker;
 
-	sim.releasing = true;
 	for (unsigned i = 0; i < b->shards_n; i++)
 		shard_release(&b->shards[i]);
 	for (unsigned to = 0; to < b->shards_n; to++)
@@ -490,6 +489,8 @@ static void check_rest(void)
 			sim_fail("shard %u sleeps with starved or dying sockets", i);
 		if (!list_empty(&s->paused))
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
+		if (s->pressed != 0 || !list_empty(&s->appended))
+			sim_fail("shard %u sleeps and takes less in than it could", i);
 		if (kernel_timers(i) > 1)
 			sim_fail("shard %u has %u timers", i, kernel_timers(i));
 		for (size_t at = 0; (n = table_next(&s->interests, &at)) != NULL;) {
