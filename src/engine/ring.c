@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -23,6 +24,7 @@ enum {
 	POSTED_BUFFERS_MIN = 32, /* the kernel cycles through what is posted: few stay in cache */
 	SQ_ENTRIES_MIN = 16,
 	SUBMIT_TRIES = 1000,
+	RELEASE_MS = 20,
 };
 
 struct ring {
@@ -130,8 +132,9 @@ static const struct {
 	{ IORING_SETUP_SUBMIT_ALL, "submit_all" },
 };
 
-/* Sets up with the best flags that the kernel takes: on EINVAL the newest goes first. */
-static int setup(struct ring *ring, const struct ring_params *params)
+/* Sets up with the best flags that the kernel takes: on EINVAL the newest goes first. *entries is
+ * halved as long as there is no memory for so many. */
+static int setup(struct ring *ring, const struct ring_params *params, unsigned *sq_entries)
 {
 	static const unsigned best[] = {
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
@@ -150,7 +153,7 @@ static int setup(struct ring *ring, const struct ring_params *params)
 	const unsigned *flags = params->sqpoll_idle_ms > 0 ? best_sqpoll : best;
 	size_t n = params->sqpoll_idle_ms > 0 ? sizeof(best_sqpoll) / sizeof(*best_sqpoll)
 					      : sizeof(best) / sizeof(*best);
-	unsigned entries = params->sq_entries;
+	unsigned entries = *sq_entries;
 	int err = -EINVAL;
 	size_t used;
 
@@ -169,6 +172,7 @@ static int setup(struct ring *ring, const struct ring_params *params)
 			break;
 		i++;
 	}
+	*sq_entries = entries;
 	if (err != 0)
 		return err;
 
@@ -186,15 +190,14 @@ static int setup(struct ring *ring, const struct ring_params *params)
 	return 0;
 }
 
-int ring_new(const struct ring_params *params, struct ring **out)
+static int try_new(const struct ring_params *params, unsigned *sq_entries, struct ring **out)
 {
 	struct ring *ring = calloc(1, sizeof(*ring));
 	int err;
 
-	*out = NULL;
 	if (ring == NULL)
 		return -ENOMEM;
-	err = setup(ring, params);
+	err = setup(ring, params, sq_entries);
 	if (err != 0) {
 		free(ring);
 		return err;
@@ -214,6 +217,22 @@ int ring_new(const struct ring_params *params, struct ring **out)
 	}
 	*out = ring;
 	return 0;
+}
+
+int ring_new(const struct ring_params *params, struct ring **out)
+{
+	const struct timespec moment = { .tv_nsec = RELEASE_MS * (long)NS_PER_MS };
+	unsigned entries = params->sq_entries;
+	int err;
+
+	*out = NULL;
+	/* The ring may have taken the memory that its buffers need then: a smaller one leaves some.
+	 * The kernel gives back what the first one had only a moment after it is closed. */
+	while ((err = try_new(params, &entries, out)) == -ENOMEM && entries / 2 >= SQ_ENTRIES_MIN) {
+		entries /= 2;
+		nanosleep(&moment, NULL);
+	}
+	return err;
 }
 
 void ring_free(struct ring *ring)
