@@ -17,6 +17,7 @@
 
 /* Newer than liburing 2.3; values from linux/io_uring.h of Linux 6.18. */
 #define TIMEOUT_MULTISHOT (1U << 6)
+#define FEAT_MIN_TIMEOUT (1U << 15)
 
 enum {
 	BUFFER_GROUP = 1,
@@ -479,6 +480,22 @@ unsigned ring_queued(const struct ring *ring)
 	return io_uring_sq_ready(&ring->uring);
 }
 
+/* Sleeps for linger_us or until there are 64 completions, then until there is one. liburing 2.3 has
+ * no call that sets a minimum wait. */
+static void linger(struct ring *ring, unsigned linger_us)
+{
+	struct io_uring_getevents_arg arg = { .pad = linger_us };
+
+	ring_submit(ring);
+	/* What the kernel did not take must not wait until something else wakes us. */
+	if (io_uring_sq_ready(&ring->uring) > 0 || io_uring_cq_ready(&ring->uring) > 0)
+		return;
+	ring->counts.enters++;
+	(void)io_uring_enter2((unsigned)ring->uring.ring_fd, 0, 64,
+			      IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+			      (sigset_t *)(void *)&arg, sizeof(arg));
+}
+
 void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 {
 	int n;
@@ -488,22 +505,16 @@ void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 		wait = false;
 	if (!wait && io_uring_sq_ready(&ring->uring) == 0 && !deferred_work(ring))
 		return;
-	ring->counts.enters++;
-	if (wait && linger_us > 0) {
-		/* Minimum wait: 64 completions or the time, then one. liburing 2.3 has no call that
-		 * sets it. */
-		struct io_uring_getevents_arg arg = { .pad = linger_us };
-
-		n = io_uring_submit(&ring->uring);
-		if (n >= 0 && io_uring_cq_ready(&ring->uring) == 0)
-			(void)io_uring_enter2((unsigned)ring->uring.ring_fd, 0, 64,
-					      IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
-					      (sigset_t *)(void *)&arg, sizeof(arg));
-	} else if (wait) {
-		n = io_uring_submit_and_wait(&ring->uring, 1);
-	} else {
-		n = io_uring_submit_and_get_events(&ring->uring);
+	/* Before Linux 6.12 a minimum wait is refused at once, which is no wait at all. */
+	if (wait && linger_us > 0 && (ring->uring.features & FEAT_MIN_TIMEOUT)) {
+		linger(ring, linger_us);
+		return;
 	}
+	ring->counts.enters++;
+	if (wait)
+		n = io_uring_submit_and_wait(&ring->uring, 1);
+	else
+		n = io_uring_submit_and_get_events(&ring->uring);
 	if (n < 0) {
 		ring->counts.enter_errors++;
 		return;
