@@ -713,7 +713,8 @@ static void freeing_nothing_is_harmless(void **state)
 }
 
 /* In a child without privileges, because root's locked memory is not counted. Rings that other
- * programs of that user have count too, so the user is one that nobody is. */
+ * programs of that user have count too, so the user is one that nobody is
+ * or was. */
 static int child_with_little_memory(rlim_t bytes, unsigned sq_entries, unsigned recv_buffers)
 {
 	const struct ring_params params = { .sq_entries = sq_entries,
@@ -727,8 +728,9 @@ static int child_with_little_memory(rlim_t bytes, unsigned sq_entries, unsigned 
 
 	assert_true(pid >= 0);
 	if (pid == 0) {
-		if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
-		    setresuid(654321, 654321, 654321) != 0)
+		const uid_t user = 1000000 + (uid_t)getpid();
+
+		if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || setresuid(user, user, user) != 0)
 			_exit(100);
 		if (ring_new(&params, &mine) != 0)
 			_exit(1);
