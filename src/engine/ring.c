@@ -25,7 +25,7 @@ enum {
 	POSTED_BUFFERS_MIN = 32, /* the kernel cycles through what is posted: few stay in cache */
 	SQ_ENTRIES_MIN = 16,
 	SUBMIT_TRIES = 1000,
-	RELEASE_MS = 20,
+	RELEASE_MS = 100,
 };
 
 struct ring {

@@ -750,7 +750,7 @@ static void without_memory_for_a_large_ring_a_smaller_one_must_do(void **state)
 		skip();
 	assert_int_equal(child_with_little_memory(1 << 20, 16384, 0), 0);
 	/* Its receive buffers need some of that too. */
-	assert_int_equal(child_with_little_memory(600 << 10, 4096, 4096), 0);
+	assert_int_equal(child_with_little_memory(600 << 10, 4096, 8192), 0);
 	assert_int_equal(child_with_little_memory(4096, 4096, 0), 1);
 }
 
