@@ -40,6 +40,8 @@ struct wire_format {
 	 */
 	void (*enclose)(const struct run *run, char *prefix, size_t *prefix_len, struct span *body,
 			char *suffix, size_t *suffix_len);
+	/* A run of lines goes out just as it is, so that it too may be sent from where it lies. */
+	bool lines_verbatim;
 	/* The first end of a message at or after an offset into encoded bytes; these begin with the
 	 * start of a message, and 0 is an end too. */
 	size_t (*boundary)(struct span encoded, size_t offset);

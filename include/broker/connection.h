@@ -44,6 +44,7 @@ struct connection {
 	uint32_t input_len;
 	char *input; /* a command that is not whole yet */
 	struct publisher *publisher;
+	struct block *receiving_into; /* outlives its publisher while the kernel may write to it */
 	struct subscription *subscription;
 	const char *farewell; /* the last thing to say, or NULL */
 	struct line_decoder line;

@@ -56,6 +56,7 @@ struct shard_counters {
 struct outbox {
 	void **letters;
 	uint32_t n, slots_n;
+	size_t bytes; /* of blocks */
 	bool waiting; /* in the list of those to be flushed */
 };
 
@@ -103,7 +104,9 @@ struct shard {
 	struct outbox *outboxes[LANES]; /* by shard */
 	unsigned *mail_for[LANES];      /* shards whose outbox holds something */
 	unsigned mail_for_n[LANES];
-	uint64_t free_letters; /* in all outboxes of LANE_FREE */
+	struct waiting {
+		uint64_t letters, bytes;
+	} waiting[LANES]; /* in all outboxes */
 
 	struct deadline_class handshake, closing, idle, backlog, sweep, stats_class, accept, drain;
 	struct deadline backlog_deadline, sweep_deadline, stats_deadline, accept_deadline,

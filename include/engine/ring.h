@@ -69,6 +69,10 @@ void ring_accept(struct ring *ring, int fd, uint64_t user_data);
 /* Receives into the ring's own buffers until it says so: one completion per buffer; 0 is end of
  * file, -ENOBUFS out of buffers. */
 void ring_recv(struct ring *ring, int fd, uint64_t user_data);
+/* The same once: whoever wants more asks again. So a sender can be made to wait: a multishot
+ * receive whose peer does not pause is never found by a cancellation, because between two passes it
+ * is nowhere but in the kernel's list of work to do (-ENOENT). */
+void ring_recv_once(struct ring *ring, int fd, uint64_t user_data);
 /* Receives once, into the caller's memory. */
 void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t user_data);
 /*

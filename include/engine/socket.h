@@ -20,6 +20,7 @@ struct socket {
 	uint32_t slot;
 	uint8_t in_flight; /* requests that will complete */
 	bool recv_armed;
+	bool multishot; /* receives need not be stopped: armed once for many */
 	bool sending;
 	bool paused; /* the owner wants nothing received for now */
 	bool ended;  /* the peer's end of file, or an error, was received */
@@ -71,11 +72,13 @@ bool sockets_flush(struct sockets *sockets);
 /* Takes over the fd (connected, blocking mode); -ENOMEM, -EMFILE (max reached): the caller still
  * owns it. */
 int socket_open(struct sockets *sockets, struct socket *socket, int fd);
-/* Receives until told otherwise. */
+/* Receives until told otherwise: one buffer at a time, or, with socket->multishot, armed once for
+ * many. */
 void socket_receive(struct sockets *sockets, struct socket *socket);
 /* The next receive goes into the owner's memory, once, when nothing is armed; see socket_pause. */
 void socket_receive_into(struct sockets *sockets, struct socket *socket, void *buf, size_t len);
-/* Stops receiving; what the kernel already took out of the socket is still handed over. */
+/* Stops receiving; what is armed may still be handed over: one buffer, or with multishot as much as
+ * comes until a cancellation finds it. */
 void socket_pause(struct sockets *sockets, struct socket *socket);
 /* Sends the spans; what they point to stays until `sent`. Not while another send is in flight. */
 void socket_send(struct sockets *sockets, struct socket *socket, const struct iovec *spans,
@@ -85,6 +88,9 @@ void socket_cancel_send(struct sockets *sockets, struct socket *socket);
 /* Closes, now or when nothing is in flight any more; `received` is not called again, `sent` is for
  * what is in flight. Calling it twice is harmless. */
 void socket_close(struct sockets *sockets, struct socket *socket);
+/* The ring takes part no more: nothing in flight will complete, and the socket closes with the next
+ * sockets_flush. */
+void socket_abandon(struct sockets *sockets, struct socket *socket);
 /* The socket of a slot if its generation is still this one; NULL otherwise. */
 struct socket *socket_at(struct sockets *sockets, uint32_t slot, uint32_t generation);
 uint32_t socket_generation(const struct sockets *sockets, const struct socket *socket);

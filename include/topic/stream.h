@@ -68,9 +68,12 @@ void stream_release(struct stream *stream);
  * ready. False: this format cannot carry it, or out of memory (*error -ENOMEM).
  */
 enum {
-	STREAM_REFERENCE_BYTES = 16 << 10,
+	STREAM_REFERENCE_BYTES = 16 << 10,      /* of one message */
+	STREAM_REFERENCE_LINES_BYTES = 4 << 10, /* of lines that go out as they came in */
 	STREAM_SEND_BYTES = 256 << 10,
-	STREAM_SEND_PIECE_BYTES = 1 << 20
+	STREAM_SEND_PIECE_BYTES = 1 << 20, /* of one large message in one send */
+	STREAM_SEND_PIECE_MAX =
+		5 << 18, /* the same, rather than leave a crumb for a send of its own */
 };
 bool stream_append(struct stream *stream, struct block *block, uint64_t now_ns, int *error);
 

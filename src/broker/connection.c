@@ -53,6 +53,10 @@ static void end_publisher(struct connection *c, bool receipt)
 		return;
 	c->publisher = NULL;
 	list_remove(&c->waiting);
+	if (c->socket.into != NULL) {
+		c->receiving_into = p->carry;
+		p->carry = NULL;
+	}
 	l = topic_letter_new(LETTER_LEAVE, p->name, p->hash);
 	if (l != NULL) {
 		l->shard = s->id;
@@ -308,6 +312,8 @@ static void closed(struct socket *socket)
 
 	if (c->subscription != NULL)
 		subscription_free(c->subscription, c->reason);
+	if (c->receiving_into != NULL)
+		block_unref(c->receiving_into);
 	uncount(c);
 	s->connections_n--;
 	list_remove(&c->link);
@@ -452,9 +458,9 @@ void connections_farewell(struct shard *s)
 
 static void end_now(struct connection *c)
 {
-	c->socket.in_flight = 0;
 	if (c->subscription != NULL)
 		c->subscription->in_flight = false;
+	socket_abandon(&c->shard->sockets, &c->socket);
 	connection_close(c, DROP_CLOSED);
 }
 

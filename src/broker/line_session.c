@@ -8,6 +8,8 @@
 #include "broker/subscription.h"
 #include "topic/block.h"
 
+enum { LARGE_BYTES = 64 << 10 };
+
 static void publish(struct connection *c, struct block *b)
 {
 	struct publisher *p = c->publisher;
@@ -33,9 +35,11 @@ static struct block *add(struct connection *c, struct span bytes)
 		connection_error(c, LINE_ERROR_TEXT("out of memory"));
 		return NULL;
 	}
-	memcpy(block_body(b) + b->len, bytes.data, bytes.len);
-	b->len += bytes.len;
 	p->carry = b;
+	/* It may have been received where it belongs. */
+	if (bytes.data != block_body(b) + b->len)
+		memcpy(block_body(b) + b->len, bytes.data, bytes.len);
+	b->len += bytes.len;
 	return b;
 }
 
@@ -146,7 +150,11 @@ static void begin_subscription(struct connection *c, const struct line_event *e)
 						  [LINE_REPLAY_FROM] = REPLAY_FROM,
 						  [LINE_REPLAY_LAST] = REPLAY_LAST };
 	const struct replay replay = { .kind = kinds[e->replay], .epoch = e->epoch, .n = e->n };
-	int err = subscription_new(c, e->topic, &replay);
+	int err;
+
+	/* What a subscriber says is little and is never made to wait. */
+	c->socket.multishot = true;
+	err = subscription_new(c, e->topic, &replay);
 
 	if (err == -ENOSPC)
 		connection_error(c, LINE_ERROR_TEXT("too many subscriptions"));
@@ -209,29 +217,32 @@ static void keep(struct connection *c, struct span bytes)
 	c->input_len = (uint32_t)bytes.len;
 }
 
-void line_session_received(struct connection *c, struct span bytes)
+/* The rest of a large message goes straight into its block, in large pieces. */
+static void receive_in_place(struct connection *c)
 {
-	const struct line_limits limits = { .command_bytes = c->shard->config->limits.command_bytes,
-					    .message_bytes =
-						    c->shard->config->limits.message_bytes };
+	struct publisher *p = c->publisher;
+	struct block *b;
+
+	if (p == NULL || p->carry == NULL || p->carry->len < LARGE_BYTES || c->socket.paused ||
+	    c->socket.recv_armed)
+		return;
+	b = block_reserve(p->carry, LARGE_BYTES);
+	if (b == NULL)
+		return;
+	p->carry = b;
+	socket_receive_into(&c->shard->sockets, &c->socket, block_body(b) + b->len,
+			    b->capacity - b->len);
+}
+
+/* Handles what is whole in bytes; returns the rest, the beginning of a command. */
+static struct span take(struct connection *c, struct span bytes)
+{
+	const struct config_limits *config = &c->shard->config->limits;
+	const struct line_limits limits = { .command_bytes = config->command_bytes,
+					    .message_bytes = config->message_bytes };
 	struct line_event e;
-	char *joined = NULL;
 	size_t used;
 
-	if (c->input_len > 0) {
-		/* The beginning of a command came before: put both together. */
-		joined = malloc(c->input_len + bytes.len);
-		if (joined == NULL) {
-			connection_close(c, DROP_MEMORY);
-			return;
-		}
-		memcpy(joined, c->input, c->input_len);
-		memcpy(joined + c->input_len, bytes.data, bytes.len);
-		bytes = (struct span){ joined, c->input_len + bytes.len };
-		free(c->input);
-		c->input = NULL;
-		c->input_len = 0;
-	}
 	while (bytes.len > 0 && c->state == CONNECTION_OPEN) {
 		line_decode(&c->line, bytes, &limits, &e, &used);
 		if (e.kind == LINE_MORE)
@@ -239,7 +250,58 @@ void line_session_received(struct connection *c, struct span bytes)
 		handle(c, &e);
 		bytes = span_skip(bytes, used);
 	}
-	if (c->state == CONNECTION_OPEN && bytes.len > 0)
-		keep(c, bytes);
-	free(joined);
+	return bytes;
+}
+
+/* Bytes that were received into their block: what follows the end of its message must leave it
+ * before the block is published. */
+static void take_in_place(struct connection *c, struct span bytes)
+{
+	const char *lf = memchr(bytes.data, '\n', bytes.len);
+	struct span first = { bytes.data, lf != NULL ? (size_t)(lf - bytes.data) + 1 : bytes.len };
+	struct span rest = span_skip(bytes, first.len);
+	char *copy = NULL;
+
+	if (rest.len > 0) {
+		copy = malloc(rest.len);
+		if (copy == NULL) {
+			connection_error(c, LINE_ERROR_TEXT("out of memory"));
+			return;
+		}
+		memcpy(copy, rest.data, rest.len);
+	}
+	take(c, first);
+	take(c, (struct span){ copy, rest.len });
+	free(copy);
+}
+
+void line_session_received(struct connection *c, struct span bytes)
+{
+	struct publisher *p = c->publisher;
+	char *joined = NULL;
+
+	if (p != NULL && p->carry != NULL && bytes.data == block_body(p->carry) + p->carry->len) {
+		take_in_place(c, bytes);
+	} else {
+		if (c->input_len > 0) {
+			/* The beginning of a command came before: put both together. */
+			joined = malloc(c->input_len + bytes.len);
+			if (joined == NULL) {
+				connection_close(c, DROP_MEMORY);
+				return;
+			}
+			memcpy(joined, c->input, c->input_len);
+			memcpy(joined + c->input_len, bytes.data, bytes.len);
+			bytes = (struct span){ joined, c->input_len + bytes.len };
+			free(c->input);
+			c->input = NULL;
+			c->input_len = 0;
+		}
+		bytes = take(c, bytes);
+		if (c->state == CONNECTION_OPEN && bytes.len > 0)
+			keep(c, bytes);
+		free(joined);
+	}
+	if (c->state == CONNECTION_OPEN)
+		receive_in_place(c);
 }

@@ -16,11 +16,10 @@
 #include "topic/stream.h"
 
 enum {
-	STREAM_QUOTA = 64, /* sends of one stream before the next one has its turn */
-	OUTBOX_MAX = 1024, /* letters waiting for one home: then its publishers wait */
-	FREE_LETTERS_MAX =
-		16384, /* letters waiting in all outboxes of LANE_FREE: then no more is taken in */
-	COMPLETION_BATCH = 1024, /* completions handled before anything else moves */
+	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
+	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
+	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
+	COMPLETION_BATCH = 8192,    /* handled before anything else moves: all, but for floods */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
 	CLOSING_MS = 500, /* for clients to close, while draining */
@@ -57,6 +56,13 @@ unsigned shard_home(const struct shard *s, uint64_t hash)
 	return (unsigned)((hash >> 32) * s->broker->shards_n >> 32);
 }
 
+static size_t letter_bytes(const struct letter *letter)
+{
+	return letter->kind == LETTER_BLOCK
+		       ? block_bytes((const struct block *)(const void *)letter)
+		       : 0;
+}
+
 static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *letter);
 
 void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct letter *letter)
@@ -79,8 +85,9 @@ void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct let
 		o->slots_n = n;
 	}
 	o->letters[o->n++] = letter;
-	if (lane == LANE_FREE)
-		s->free_letters++;
+	o->bytes += letter_bytes(letter);
+	s->waiting[lane].letters++;
+	s->waiting[lane].bytes += letter_bytes(letter);
 	if (o->waiting)
 		return;
 	o->waiting = true;
@@ -100,18 +107,41 @@ static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
 		unsigned pushed = reactor_post(&s->reactor, to, lane, o->letters, o->n);
 
 		any |= pushed > 0;
-		if (lane == LANE_FREE)
-			s->free_letters -= pushed;
 		o->n -= pushed;
+		memmove(o->letters, o->letters + pushed, o->n * sizeof(void *));
+		s->waiting[lane].letters -= pushed;
+		s->waiting[lane].bytes -= o->bytes;
+		/* What has gone may be read no more; what is left says what it weighs. */
+		o->bytes = 0;
+		for (uint32_t j = 0; j < o->n; j++)
+			o->bytes += letter_bytes(o->letters[j]);
+		s->waiting[lane].bytes += o->bytes;
 		if (o->n == 0) {
 			o->waiting = false;
 			continue;
 		}
-		memmove(o->letters, o->letters + pushed, o->n * sizeof(void *));
 		s->mail_for[lane][left++] = to;
 	}
 	s->mail_for_n[lane] = left;
 	return any;
+}
+
+/* Most letters waiting for all shards: then nothing more is sequenced. */
+static uint64_t free_letters_max(const struct shard *s)
+{
+	return UINT64_C(4) * s->config->engine.lane_entries;
+}
+
+/* Most letters waiting for one home: then its publishers wait. */
+static uint32_t outbox_letters_max(const struct shard *s)
+{
+	return (s->config->engine.lane_entries + 3) / 4;
+}
+
+static bool neighbours_lag(const struct shard *s)
+{
+	return s->waiting[LANE_FREE].letters >= free_letters_max(s) ||
+	       s->waiting[LANE_FREE].bytes >= FREE_BYTES_MAX;
 }
 
 /*
@@ -123,14 +153,15 @@ static bool gate_open(void *context, enum mailbox_lane lane)
 {
 	const struct shard *s = context;
 
-	return s->pressed == 0 && (lane == LANE_FREE || s->free_letters < FREE_LETTERS_MAX);
+	return s->pressed == 0 && (lane == LANE_FREE || !neighbours_lag(s));
 }
 
 bool shard_congested(const struct shard *s, unsigned home)
 {
 	if (home == s->id)
-		return s->pressed > 0 || s->free_letters >= FREE_LETTERS_MAX;
-	return s->outboxes[LANE_GATED][home].n >= OUTBOX_MAX;
+		return s->pressed > 0 || neighbours_lag(s);
+	return s->outboxes[LANE_GATED][home].n >= outbox_letters_max(s) ||
+	       s->outboxes[LANE_GATED][home].bytes >= OUTBOX_BYTES_MAX;
 }
 
 static void drain(struct shard *s)

@@ -140,6 +140,9 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 
 	assert(i != NULL && i->unanswered > 0);
 	i->unanswered--;
+	/* An error or a lack of memory may end the subscription, but not the interest under our
+	 * feet. */
+	i->subscribers++;
 	if (l->error == 0)
 		i->live = true;
 	if (c != NULL && c->state != CONNECTION_CLOSED && c->subscription != NULL) {
@@ -151,6 +154,7 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 			connection_error(c, l->error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
 								: LINE_ERROR_TEXT("out of memory"));
 	}
+	i->subscribers--;
 	let_go(s, i);
 	letter_discard(&l->letter);
 }
@@ -195,7 +199,9 @@ static void let_skip(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	bool disconnect = sub->interest->settings->slow == SLOW_DISCONNECT;
+	/* One that is about to end has nothing to go on to. */
+	bool disconnect = c->state == CONNECTION_FINISHING ||
+			  sub->interest->settings->slow == SLOW_DISCONNECT;
 	uint64_t skipped;
 	int err;
 
@@ -203,7 +209,6 @@ static void let_skip(struct subscription *sub)
 	s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 	if (disconnect) {
 		c->reason = DROP_SLOW;
-		/* It may have said goodbye while its send was being cancelled. */
 		subscription_leave(sub);
 	}
 	skipped = stream_skip(sub->stream, &sub->cursor, &err);
@@ -211,7 +216,8 @@ static void let_skip(struct subscription *sub)
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
-		connection_finish(c, LINE_ERROR_TEXT("slow consumer"));
+		c->farewell = LINE_ERROR_TEXT("slow consumer");
+		connection_finish(c, c->farewell);
 		connection_limit_closing(c);
 	} else if (!list_empty(&sub->stream->ready)) {
 		shard_dirty(s, sub->stream);
@@ -220,13 +226,19 @@ static void let_skip(struct subscription *sub)
 
 void subscription_sent(struct subscription *sub, size_t bytes)
 {
-	struct shard *s = shard_of(sub);
+	struct connection *c = sub->connection;
+	struct shard *s = c->shard;
 
 	sub->in_flight = false;
 	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes);
-	if (sub->skip && sub->connection->state != CONNECTION_CLOSED)
+	if (sub->skip && c->state != CONNECTION_CLOSED &&
+	    !stream_at_end(sub->stream, &sub->cursor)) {
 		let_skip(sub);
-	else if (!list_empty(&sub->stream->ready))
+		return;
+	}
+	/* Its send has brought it to the head after all. */
+	sub->skip = false;
+	if (!list_empty(&sub->stream->ready))
 		shard_dirty(s, sub->stream);
 }
 
@@ -300,11 +312,11 @@ static void overtake(struct subscription *sub)
 
 	if (c->state == CONNECTION_CLOSED || sub->skip)
 		return;
-	if (c->state != CONNECTION_OPEN) {
-		/* It has been told to end; one that has skipped holds nothing up any more. */
-		if (!cursor_detached(&sub->cursor))
-			connection_close(c, DROP_SLOW);
-	} else if (sub->in_flight && !cursor_detached(&sub->cursor)) {
+	/* One that ends and has skipped already holds nothing up any more. */
+	if (c->state != CONNECTION_OPEN &&
+	    (cursor_detached(&sub->cursor) || subscription_done(sub)))
+		return;
+	if (sub->in_flight && !cursor_detached(&sub->cursor)) {
 		/* Its send may never end by itself. */
 		sub->skip = true;
 		socket_cancel_send(&c->shard->sockets, &c->socket);

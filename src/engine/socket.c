@@ -13,7 +13,10 @@ static uint64_t data_for(const struct sockets *t, const struct socket *s, unsign
 
 static void arm(struct sockets *t, struct socket *s)
 {
-	ring_recv(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_RECV));
+	if (s->multishot)
+		ring_recv(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_RECV));
+	else
+		ring_recv_once(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_RECV));
 	s->recv_armed = true;
 	s->in_flight++;
 }
@@ -55,6 +58,7 @@ static void recv_completed(void *context, const struct completion *c)
 	if (c->result > 0) {
 		t->events->received(s, data, (size_t)c->result, 0);
 	} else if (c->result == -ENOBUFS) {
+		/* One that is paused will be armed when it is resumed. */
 		if (!c->more && !s->paused && list_empty(&s->link))
 			list_append(&t->starved, &s->link);
 		return;
@@ -169,7 +173,7 @@ void socket_pause(struct sockets *t, struct socket *s)
 	if (s->closing)
 		return;
 	list_remove(&s->link);
-	if (!s->recv_armed)
+	if (!s->recv_armed || !s->multishot)
 		return;
 	ring_cancel(t->reactor->ring, data_for(t, s, OP_SOCKET_RECV),
 		    data_for(t, s, OP_SOCKET_CANCEL));
@@ -212,6 +216,18 @@ void socket_close(struct sockets *t, struct socket *s)
 	ring_shutdown(t->reactor->ring, s->fd, SHUT_RDWR);
 	ring_cancel_fd(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_CANCEL));
 	s->in_flight++;
+}
+
+void socket_abandon(struct sockets *t, struct socket *s)
+{
+	/* Memory that a send still refers to is about to go: it must find the way barred. */
+	if (s->in_flight > 0)
+		ring_shutdown(t->reactor->ring, s->fd, SHUT_RDWR);
+	s->in_flight = 0;
+	s->sending = s->recv_armed = false;
+	list_remove(&s->link);
+	s->closing = true;
+	list_append(&t->dying, &s->link);
 }
 
 struct socket *socket_at(struct sockets *t, uint32_t slot, uint32_t generation)

@@ -5,8 +5,8 @@
 
 #include "base/name.h"
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
 #elif defined(__ARM_NEON) && defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -15,7 +15,7 @@ enum { WORD = 64 }; /* bytes looked at in one step, one bit each */
 
 /* Bit i of *lf: byte i is a LF; likewise *cr. Finding ends of lines is the only work per byte that
  * the broker does. */
-#if defined(__SSE2__)
+#if defined(__x86_64__)
 static inline void masks(const char *p, uint64_t *lf, uint64_t *cr)
 {
 	const __m128i newline = _mm_set1_epi8('\n'), ret = _mm_set1_epi8('\r');
@@ -64,6 +64,25 @@ static inline void masks(const char *p, uint64_t *lf, uint64_t *cr)
 }
 #endif
 
+#if defined(__x86_64__)
+#define WIDE __attribute__((target("avx2,popcnt,bmi,lzcnt")))
+
+WIDE static inline void masks_wide(const char *p, uint64_t *lf, uint64_t *cr)
+{
+	const __m256i newline = _mm256_set1_epi8('\n'), ret = _mm256_set1_epi8('\r');
+
+	*lf = *cr = 0;
+	for (int i = 0; i < WORD / 32; i++) {
+		__m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(p + 32 * i));
+
+		*lf |= (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, newline))
+		       << 32 * i;
+		*cr |= (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, ret))
+		       << 32 * i;
+	}
+}
+#endif
+
 struct scan {
 	size_t whole; /* bytes up to and with the last LF; 0: none */
 	uint32_t messages;
@@ -72,7 +91,8 @@ struct scan {
 	bool short_lines; /* some line but the first may be a goodbye */
 };
 
-static struct scan scan_lines(struct span in, bool cr_before_in)
+static inline __attribute__((always_inline)) struct scan
+scan_with(void (*find)(const char *, uint64_t *, uint64_t *), struct span in, bool cr_before_in)
 {
 	struct scan s = { .canonical = true };
 	uint64_t lf_before = 0;            /* the previous word's */
@@ -90,7 +110,7 @@ static struct scan scan_lines(struct span in, bool cr_before_in)
 			memcpy(tail, p, in.len - at);
 			p = tail;
 		}
-		masks(p, &lf, &cr);
+		find(p, &lf, &cr);
 		after_cr = (cr << 1 | cr_before) & valid;
 		cr_before = cr >> 63;
 		if (lf != 0) {
@@ -113,6 +133,23 @@ static struct scan scan_lines(struct span in, bool cr_before_in)
 	}
 	s.tail_cr = stray_cr != 0;
 	return s;
+}
+
+#if defined(__x86_64__)
+WIDE static struct scan scan_wide(struct span in, bool cr_before)
+{
+	return scan_with(masks_wide, in, cr_before);
+}
+#endif
+
+/* cr_before: the byte before `in` was a CR. */
+static struct scan scan_lines(struct span in, bool cr_before)
+{
+#if defined(__x86_64__)
+	if (__builtin_cpu_supports("avx2"))
+		return scan_wide(in, cr_before);
+#endif
+	return scan_with(masks, in, cr_before);
 }
 
 /* "BYE" with an end of line behind it: its length; otherwise 0. */
@@ -435,4 +472,5 @@ const struct wire_format line_format = { .name = "line",
 					 .encoded_max = encoded_max,
 					 .encode = encode,
 					 .enclose = enclose,
+					 .lines_verbatim = true,
 					 .boundary = boundary };

@@ -176,14 +176,23 @@ static int append_reference(struct stream *s, const struct run *run, struct bloc
 	c->block = block;
 	block_ref(block, 1);
 	c->used = prefix_len + body.len + suffix_len;
-	c->messages = 1;
+	c->messages = run->messages;
 	c->opened_ns = now_ns;
 	c->sealed = true;
 	if (counts)
 		s->bytes += chunk_bytes(c);
 	s->pos += c->used;
-	s->count++;
+	s->count += c->messages;
 	return 0;
+}
+
+/* Whether not copying saves more than a chunk of its own costs. */
+static bool worth_referring(const struct wire_format *format, const struct run *run)
+{
+	if (run->lines && format->lines_verbatim)
+		return run->body.len >= STREAM_REFERENCE_LINES_BYTES;
+	return run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
+	       format->enclose != NULL;
 }
 
 static int append_run(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
@@ -192,8 +201,7 @@ static int append_run(struct stream *s, const struct run *run, struct block *blo
 	struct chunk *c;
 	size_t n;
 
-	if (run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
-	    s->format->enclose != NULL)
+	if (worth_referring(s->format, run))
 		return append_reference(s, run, block, now_ns, counts);
 	c = room(s, s->format->encoded_max(run), now_ns, counts);
 	if (c == NULL)
@@ -350,6 +358,17 @@ void stream_leave(struct stream *s, struct cursor *c)
 	c->last = s->head;
 }
 
+/* The first end of a message at or after an offset into a chunk. */
+static size_t boundary(const struct stream *s, const struct chunk *k, size_t at)
+{
+	struct span lines = k->block == NULL ? (struct span){ k->data, k->used } : k->body;
+
+	/* One message, between prefix and suffix or what is left of one. */
+	if (k->detached || (k->block != NULL && k->messages == 1))
+		return at == 0 ? 0 : k->used;
+	return s->format->boundary(lines, at);
+}
+
 uint64_t stream_settle(struct stream *s, struct cursor *c)
 {
 	const struct chunk *k = c->chunk;
@@ -359,14 +378,8 @@ uint64_t stream_settle(struct stream *s, struct cursor *c)
 	if (k == NULL)
 		return 0;
 	at = (size_t)(c->pos - k->base);
-	if (k->block != NULL || k->detached) {
-		counted = k->first + (at == k->used);
-	} else {
-		counted = k->first;
-		while (end < at && (end = s->format->boundary((struct span){ k->data, k->used },
-							      end + 1)) <= at)
-			counted++;
-	}
+	for (counted = k->first; end < at && (end = boundary(s, k, end + 1)) <= at; counted++)
+		;
 	if (counted <= c->counted)
 		return 0;
 	counted -= c->counted;
@@ -417,7 +430,8 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 			const struct span parts[3] = { { k->data, k->prefix_len },
 						       k->body,
 						       { k->data + k->prefix_len, k->suffix_len } };
-			size_t piece = STREAM_SEND_PIECE_BYTES;
+			size_t piece =
+				left <= STREAM_SEND_PIECE_MAX ? left : STREAM_SEND_PIECE_BYTES;
 
 			if (c->goal_bytes > 0 && c->goal_bytes + left > STREAM_SEND_BYTES)
 				break;
@@ -441,7 +455,7 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 				break;
 		}
 		c->goal_count = k->first + k->messages;
-		/* Where a cursor's own chunk leads may change while this is in flight. */
+		/* What follows a rest may change while that is in flight (stream_skip). */
 		if (k == c->last || k->detached)
 			break;
 	}
@@ -533,10 +547,37 @@ bool cursor_detached(const struct cursor *c)
 	return c->chunk != NULL && c->chunk->detached && c->pos != chunk_end(c->chunk);
 }
 
-/*
- * Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
- * between; a leaving one's ends there. Returns by how much that is later.
- */
+/* The same referenced message again. */
+static struct chunk *chunk_again(const struct chunk *from)
+{
+	struct chunk *c = chunk_new(from->prefix_len + from->suffix_len, from->base, from->first);
+
+	if (c == NULL)
+		return NULL;
+	memcpy(c->data, from->data, c->capacity);
+	c->prefix_len = from->prefix_len;
+	c->suffix_len = from->suffix_len;
+	c->body = from->body;
+	c->block = from->block;
+	c->used = from->used;
+	block_ref(c->block, 1);
+	return c;
+}
+
+/* A copy of bytes in which one message ends. */
+static struct chunk *chunk_copy(const struct chunk *from, size_t at, size_t end)
+{
+	struct chunk *c = chunk_new(end - at, from->base + at, from->first);
+
+	if (c == NULL)
+		return NULL;
+	memcpy(c->data, (from->block != NULL ? from->body.data : from->data) + at, end - at);
+	c->used = end - at;
+	return c;
+}
+
+/* Has the reader of a cursor's own chunk go on at the head, or end there if it is leaving, and
+ * numbers it so that nothing lies between. Returns by how much that is later. */
 static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 {
 	struct chunk *own = c->chunk, *before = own->next;
@@ -545,6 +586,7 @@ static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 	uint64_t at = c->pos - own->base;
 
 	if (c->last_count != 0) {
+		/* What comes after its last message is not for it. */
 		c->last = own;
 		own->next = NULL;
 	} else {
@@ -561,8 +603,8 @@ static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 	return skipped;
 }
 
-/* Skips from the end of a message. */
-static uint64_t skip_to_end(struct stream *s, struct cursor *c)
+/* At the end of a message there is nothing to keep. */
+static uint64_t jump(struct stream *s, struct cursor *c)
 {
 	struct chunk *from = c->chunk;
 	uint64_t before = c->counted;
@@ -574,7 +616,6 @@ static uint64_t skip_to_end(struct stream *s, struct cursor *c)
 		stand_at_head(s, c);
 	}
 	chunk_unref(from);
-	stream_unhold(s, c);
 	return c->counted - before;
 }
 
@@ -592,35 +633,25 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 	find_chunk(s, c);
 	step(c);
 	from = c->chunk;
+	if (from == NULL)
+		return 0; /* it is at the head, or at its end */
 	assert(c->goal_bytes == 0);
 	at = (size_t)(c->pos - from->base);
-	if (from->block != NULL)
-		end = at == 0 ? 0 : from->used;
-	else
-		end = s->format->boundary((struct span){ from->data, from->used }, at);
-	if (end == at)
-		return skip_to_end(s, c);
-	own = chunk_new(from->block != NULL ? from->prefix_len + from->suffix_len : end - at,
-			c->pos, c->counted);
+	end = boundary(s, from, at);
+	if (end == at) {
+		skipped = jump(s, c);
+		stream_unhold(s, c);
+		return skipped;
+	}
+	own = from->block != NULL && from->messages == 1 ? chunk_again(from)
+							 : chunk_copy(from, at, end);
 	if (own == NULL) {
 		*error = -ENOMEM;
 		return 0;
 	}
 	own->sealed = own->detached = true;
 	own->messages = 1;
-	if (from->block != NULL) {
-		memcpy(own->data, from->data, own->capacity);
-		own->prefix_len = from->prefix_len;
-		own->suffix_len = from->suffix_len;
-		own->body = from->body;
-		own->block = from->block;
-		block_ref(own->block, 1);
-		own->base = from->base;
-		own->used = from->used;
-	} else {
-		memcpy(own->data, from->data + at, end - at);
-		own->used = end - at;
-	}
+	own->first = c->counted;
 	c->chunk = own;
 	skipped = lead_to_head(s, c);
 	chunk_unref(from);

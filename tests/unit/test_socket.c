@@ -222,6 +222,7 @@ static void end_of_file_behind_a_lack_of_buffers_is_not_lost(void **state)
 	memset(much, 'x', sizeof(much));
 	assert_int_equal(write(c->peer, much, sizeof(much)), sizeof(much));
 	shutdown(c->peer, SHUT_WR);
+	c->socket.multishot = true;
 	socket_receive(&sockets, &c->socket);
 	while (c->ends == 0)
 		reactor_turn(&reactor, false);
@@ -257,11 +258,31 @@ static void starved_sockets_are_served_in_the_order_in_which_they_starved(void *
 	assert_true(list_empty(&sockets.starved));
 }
 
-static void paused_socket_receives_nothing_more(void **state)
+static void paused_socket_receives_at_most_the_buffer_that_is_armed(void **state)
+{
+	struct client *c = client_new(0);
+	char much[8 * BUFFER_BYTES];
+
+	(void)state;
+	memset(much, 'x', sizeof(much));
+	socket_receive(&sockets, &c->socket);
+	turns();
+	socket_pause(&sockets, &c->socket);
+	assert_int_equal(write(c->peer, much, sizeof(much)), sizeof(much));
+	turns();
+	assert_int_equal(c->got_n, BUFFER_BYTES);
+	assert_int_equal(c->socket.in_flight, 0);
+	socket_receive(&sockets, &c->socket);
+	turns();
+	assert_int_equal(c->got_n, sizeof(much));
+}
+
+static void paused_multishot_socket_receives_nothing_more(void **state)
 {
 	struct client *c = client_new(0);
 
 	(void)state;
+	c->socket.multishot = true;
 	socket_receive(&sockets, &c->socket);
 	turns();
 	socket_pause(&sockets, &c->socket);
@@ -566,7 +587,8 @@ int main(void)
 		TEST(half_closed_socket_can_still_send),
 		TEST(end_of_file_behind_a_lack_of_buffers_is_not_lost),
 		TEST(starved_sockets_are_served_in_the_order_in_which_they_starved),
-		TEST(paused_socket_receives_nothing_more),
+		TEST(paused_socket_receives_at_most_the_buffer_that_is_armed),
+		TEST(paused_multishot_socket_receives_nothing_more),
 		TEST(pause_undone_before_it_took_effect_changes_nothing),
 		TEST(socket_that_starves_while_it_is_paused_stays_paused),
 		TEST(starved_socket_that_is_paused_leaves_the_queue),
