@@ -10,6 +10,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "admin/host.h"
+#include "admin/sandbox.h"
+#include "admin/service.h"
 #include "admin/stats.h"
 #include "base/clock.h"
 #include "base/config.h"
@@ -243,6 +246,7 @@ static int print_check(const struct options *o, const struct config *config)
 		       (unsigned long long)t->backlog_seconds,
 		       t->slow == SLOW_SKIP ? "skip" : "disconnect");
 	}
+	host_print(stdout, config, &placement);
 	placement_release(&placement);
 	return EXIT_CLEAN;
 }
@@ -273,6 +277,22 @@ static bool post_drain(struct broker *b, struct ring *ring)
 		post(b, ring, i, l);
 	}
 	return true;
+}
+
+struct office {
+	struct broker *broker;
+	struct ring *ring;
+};
+
+static void ask_heartbeat(void *context, unsigned shard, uint64_t round)
+{
+	struct office *office = context;
+	struct heartbeat_letter *l = malloc(sizeof(*l));
+
+	if (l == NULL)
+		return; /* then the watchdog bites: without memory nothing else goes on either */
+	*l = (struct heartbeat_letter){ { LETTER_HEARTBEAT }, round };
+	post(office->broker, office->ring, shard, &l->letter);
 }
 
 /* Reads the configuration again; returns the one in force from now on. */
@@ -316,20 +336,24 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 static struct config *serve(struct broker *b, struct ring *ring, const char *path,
 			    struct config *config, const sigset_t *signals)
 {
+	struct office office = { b, ring };
+	struct watchdog watchdog;
 	bool draining = false;
 
+	watchdog_init(&watchdog, clock_now_ns());
 	while (atomic_load(&b->running) > 0) {
-		int sig;
+		int sig = service_wait(signals, &watchdog, b, ask_heartbeat, &office);
 
-		if (sigwait(signals, &sig) != 0)
-			continue;
 		if (sig == SIGHUP && !draining) {
+			service_reloading();
 			config = reload(b, ring, path, config);
+			service_ready();
 		} else if ((sig == SIGTERM || sig == SIGINT) && !draining) {
 			log_info("draining: delivering what has been published, at most %u s; a "
 				 "second signal ends at once",
 				 config->drain_seconds);
 			draining = true;
+			service_stopping();
 			if (!post_drain(b, ring))
 				_exit(EXIT_FAILED);
 		} else if (sig == SIGTERM || sig == SIGINT) {
@@ -361,6 +385,20 @@ static void release(struct broker *b)
 	free(b->shards);
 }
 
+static void enter_sandbox(const struct broker *b, bool wanted)
+{
+	bool rings = ring_restricted(b->shards[0].reactor.ring);
+	int err = wanted ? sandbox_enter() : 0;
+
+	if (!wanted)
+		log_info("sandbox: off");
+	else
+		log_write(rings && err == 0 ? LOG_INFO : LOG_WARN,
+			  "sandbox: rings %s, system calls %s%s",
+			  rings ? "restricted" : "NOT restricted",
+			  err == 0 ? "filtered" : "NOT filtered: ", err == 0 ? "" : strerror(-err));
+}
+
 static int explain_ring(int err)
 {
 	char why[512];
@@ -373,7 +411,9 @@ static int explain_ring(int err)
 static int start_and_serve(struct broker *b, const char *path, struct config **config,
 			   const sigset_t *signals)
 {
-	const struct ring_params tiny = { .sq_entries = 16, .batch = 16 };
+	const struct ring_params tiny = { .sq_entries = 16,
+					  .batch = 16,
+					  .restricted = (*config)->sandbox };
 	struct start start = { .lock = PTHREAD_MUTEX_INITIALIZER,
 			       .changed = PTHREAD_COND_INITIALIZER };
 	struct thread *threads = calloc(b->shards_n, sizeof(*threads));
@@ -401,11 +441,15 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 		pthread_cond_wait(&start.changed, &start.lock);
 	start.go = started == b->shards_n && start.failed == 0;
 	start.stop = !start.go;
-	if (start.go)
+	if (start.go) {
+		/* Every thread has its ring and waits: from now on nobody needs to open more. */
+		enter_sandbox(b, (*config)->sandbox);
 		log_ready(b);
+	}
 	pthread_cond_broadcast(&start.changed);
 	pthread_mutex_unlock(&start.lock);
 	if (start.go) {
+		service_ready();
 		*config = serve(b, ring, path, *config, signals);
 		code = EXIT_CLEAN;
 	} else if (start.failed > 0) {

@@ -34,6 +34,7 @@ static const char usage[] =
 	"                       publisher out before all its subscribers have them\n"
 	"  --duration SECONDS   measured (10)\n"
 	"  --warmup SECONDS     before that, not measured (1)\n"
+	"  --drain SECONDS      for the last messages to arrive (10)\n"
 	"  --idle N             subscribers more, to a topic that nothing is published to\n"
 	"  --churn N            connections per second that subscribe, and leave at once\n"
 	"  --stall PERCENT      of each topic's subscribers stop reading\n"
@@ -186,6 +187,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		OPT_WINDOW,
 		OPT_DURATION,
 		OPT_WARMUP,
+		OPT_DRAIN,
 		OPT_IDLE,
 		OPT_CHURN,
 		OPT_STALL,
@@ -209,6 +211,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		{ "window", required_argument, NULL, OPT_WINDOW },
 		{ "duration", required_argument, NULL, OPT_DURATION },
 		{ "warmup", required_argument, NULL, OPT_WARMUP },
+		{ "drain", required_argument, NULL, OPT_DRAIN },
 		{ "idle", required_argument, NULL, OPT_IDLE },
 		{ "churn", required_argument, NULL, OPT_CHURN },
 		{ "stall", required_argument, NULL, OPT_STALL },
@@ -238,6 +241,7 @@ void options_parse(struct options *o, int argc, char **argv)
 			       .rate_per_s = 20,
 			       .duration_ns = 10 * NS_PER_S,
 			       .warmup_ns = NS_PER_S,
+			       .drain_ns = 10 * NS_PER_S,
 			       .threads = 1 };
 	while ((c = getopt_long(argc, argv, "h", known, NULL)) != -1) {
 		switch (c) {
@@ -266,6 +270,9 @@ void options_parse(struct options *o, int argc, char **argv)
 		case OPT_WARMUP:
 			o->warmup_ns = seconds("warmup", optarg, 0);
 			break;
+		case OPT_DRAIN:
+			o->drain_ns = seconds("drain", optarg, 0.1);
+			break;
 		case OPT_IDLE:
 			o->idle = whole("idle", optarg, 0, 4000000);
 			break;
@@ -289,7 +296,8 @@ void options_parse(struct options *o, int argc, char **argv)
 		case OPT_PROTOCOL:
 			o->wire = wire_find(optarg);
 			if (o->wire == NULL)
-				complain("--protocol %s: want line, resp, nats or sse", optarg);
+				complain("--protocol %s: want line, sse, resp, nats or mqtt",
+					 optarg);
 			break;
 		case OPT_THREADS:
 			o->threads = whole("threads", optarg, 1, 1024);

@@ -22,6 +22,7 @@ struct options {
 	double rate_per_s; /* of each publisher; 0: as many as the window lets go */
 	unsigned window;   /* messages of a publisher; 0: paced by rate */
 	uint64_t duration_ns, warmup_ns;
+	uint64_t drain_ns; /* for the last messages to arrive */
 	unsigned threads;
 	bool spin;
 

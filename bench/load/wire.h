@@ -61,7 +61,7 @@ struct wire {
 	const char *goodbye; /* of a publisher; NULL: it just closes */
 };
 
-extern const struct wire wire_line;
+extern const struct wire wire_line, wire_resp, wire_nats, wire_sse, wire_mqtt;
 
 /* NULL: no such protocol. */
 const struct wire *wire_find(const char *name);

@@ -93,7 +93,8 @@ void line_session_received(struct connection *connection, struct span bytes);
 
 /* What a connection that publishes needs. */
 struct publisher {
-	struct block *carry; /* a message that is partly there, or NULL */
+	struct block *carry;        /* a message that is partly there, or NULL */
+	struct topic_letter *leave; /* for its end, which must not fail for want of memory */
 	uint64_t hash;
 	unsigned home;
 	struct span name;

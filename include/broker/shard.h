@@ -118,6 +118,9 @@ struct shard {
 	bool marked[LANES];    /* said in every lane that nothing more will come */
 	unsigned marks[LANES]; /* heard */
 	struct stats *stats;   /* admin/stats.c */
+
+	/* The last LETTER_HEARTBEAT's round, for the main thread to see; UINT64_MAX: has ended. */
+	_Atomic uint64_t heartbeat;
 };
 
 /* To be called on the shard's own, bound thread: makes its ring. -errno as ring_new. */
@@ -151,6 +154,12 @@ struct reload_letter {
 		_Atomic unsigned left;
 		struct config *before;
 	} * reload;
+};
+
+/* LETTER_HEARTBEAT */
+struct heartbeat_letter {
+	struct letter letter;
+	uint64_t round;
 };
 
 /* Frees a letter of any kind that nobody will read any more, with what it holds. */

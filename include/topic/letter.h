@@ -23,6 +23,7 @@ enum letter_kind {
 	LETTER_DRAINED, /* shard -> shard: nothing more will come in this lane */
 	LETTER_DRAIN,   /* main -> shard: stop taking, deliver, end */
 	LETTER_RELOAD,  /* main -> shard: another configuration */
+	LETTER_HEARTBEAT, /* main -> shard: say that you turn */
 };
 
 struct letter {

@@ -9,6 +9,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/probe.h"
 #include "broker/home.h"
 #include "broker/listener.h"
 #include "broker/subscription.h"
@@ -38,6 +39,7 @@ void publisher_free(struct publisher *p)
 		return;
 	if (p->carry != NULL)
 		block_unref(p->carry);
+	free(p->leave);
 	free(p);
 }
 
@@ -57,15 +59,14 @@ static void end_publisher(struct connection *c, bool receipt)
 		c->receiving_into = p->carry;
 		p->carry = NULL;
 	}
-	l = topic_letter_new(LETTER_LEAVE, p->name, p->hash);
-	if (l != NULL) {
-		l->shard = s->id;
-		l->receipt = receipt;
-		l->slot = c->socket.slot;
-		l->generation = socket_generation(&s->sockets, &c->socket);
-		c->awaiting = receipt;
-		shard_post(s, p->home, LANE_GATED, &l->letter);
-	}
+	l = p->leave;
+	p->leave = NULL;
+	l->shard = s->id;
+	l->receipt = receipt;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&s->sockets, &c->socket);
+	c->awaiting = receipt;
+	shard_post(s, p->home, LANE_GATED, &l->letter);
 	publisher_free(p);
 }
 
@@ -190,6 +191,7 @@ void connection_finish(struct connection *c, const char *farewell)
 		return;
 	if (c->state == CONNECTION_OPEN) {
 		become(c, CONNECTION_FINISHING);
+		PROBE(finish, c->shard->id, c->socket.fd, farewell);
 		deadline_stop(&c->deadline);
 		c->farewell = farewell;
 		if (c->subscription == NULL && !c->awaiting)
@@ -230,6 +232,7 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	if (c->state == CONNECTION_CLOSED)
 		return;
 	become(c, CONNECTION_CLOSED);
+	PROBE(close, c->shard->id, c->socket.fd, drop_reason_names[reason]);
 	c->reason = reason;
 	deadline_stop(&c->deadline);
 	end_publisher(c, false);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/probe.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
@@ -141,6 +142,7 @@ void home_publish(struct shard *s, struct block *b)
 	bound_history(s);
 	s->counters.published += b->messages;
 	s->counters.blocks_in++;
+	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
 	if (t->idle_ns != 0)
 		weigh(s, t);
 	/* Every receiver's hold is there before the first letter leaves. */

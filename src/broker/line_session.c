@@ -132,7 +132,9 @@ static void begin_publishing(struct connection *c, struct span topic)
 	p->hash = hash_bytes(topic.data, topic.len);
 	p->home = shard_home(c->shard, p->hash);
 	l = topic_letter_new(LETTER_JOIN, topic, p->hash);
-	if (l == NULL) {
+	p->leave = topic_letter_new(LETTER_LEAVE, topic, p->hash);
+	if (l == NULL || p->leave == NULL) {
+		free(l);
 		publisher_free(p);
 		connection_error(c, LINE_ERROR_TEXT("out of memory"));
 		return;

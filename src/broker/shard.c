@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/listener.h"
@@ -307,6 +308,9 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 	case LETTER_RELOAD:
 		reload(s, (struct reload_letter *)(void *)letter);
 		break;
+	case LETTER_HEARTBEAT:
+		atomic_store(&s->heartbeat, ((struct heartbeat_letter *)(void *)letter)->round);
+		break;
 	default:
 		abort();
 	}
@@ -329,8 +333,10 @@ void shard_publish(struct shard *s, struct block *b)
 
 void shard_dirty(struct shard *s, struct stream *stream)
 {
-	if (list_empty(&stream->dirty))
-		list_append(&s->dirty, &stream->dirty);
+	if (!list_empty(&stream->dirty))
+		return;
+	PROBE(dirty, s->id, stream);
+	list_append(&s->dirty, &stream->dirty);
 }
 
 void shard_active(struct shard *s, struct stream *stream)
@@ -351,6 +357,7 @@ static void fan_out(struct shard *s)
 
 	while (left > 0 && (link = list_take(&s->dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
+		unsigned before = left;
 
 		for (unsigned quota = STREAM_QUOTA;
 		     quota > 0 && left > 0 && !list_empty(&stream->ready); quota--, left--) {
@@ -359,6 +366,7 @@ static void fan_out(struct shard *s)
 
 			connection_flush(sub->connection);
 		}
+		PROBE(fan_out, s->id, stream, before - left, list_empty(&stream->ready));
 		if (!list_empty(&stream->ready))
 			list_append(&s->dirty, &stream->dirty);
 		if (stream->pressed)
@@ -438,7 +446,8 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 			  .batch = e->batch,
 			  .recv_buffers = e->recv_buffers,
 			  .recv_buffer_bytes = e->recv_buffer_bytes,
-			  .sqpoll_idle_ms = e->sqpoll_idle_ms },
+			  .sqpoll_idle_ms = e->sqpoll_idle_ms,
+			  .restricted = config->sandbox },
 	};
 	const struct reactor_owner owner = {
 		.letters = letters, .gate_open = gate_open, .flush = flush, .context = s
@@ -475,6 +484,7 @@ void shard_run(struct shard *s)
 {
 	reactor_run(&s->reactor);
 	connections_release(s);
+	atomic_store(&s->heartbeat, UINT64_MAX);
 	s->broker->report(s, true);
 }
 

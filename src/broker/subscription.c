@@ -8,6 +8,7 @@
 
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "topic/block.h"
@@ -32,12 +33,10 @@ static void let_go(struct shard *s, struct interest *i)
 
 	if (i->subscribers > 0 || i->unanswered > 0)
 		return;
-	l = topic_letter_new(LETTER_UNSUBSCRIBE, i->named.name, i->named.hash);
-	/* Without memory the home goes on sending blocks that find nobody: wasteful, not wrong. */
-	if (l != NULL) {
-		l->shard = s->id;
-		shard_post(s, i->home, LANE_FREE, &l->letter);
-	}
+	l = i->unsubscribe;
+	i->unsubscribe = NULL;
+	l->shard = s->id;
+	shard_post(s, i->home, LANE_FREE, &l->letter);
 	table_remove(&s->interests, &i->named);
 	interest_free(i);
 }
@@ -50,9 +49,12 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 	if (i != NULL)
 		return i;
 	i = interest_new(name, hash, shard_home(s, hash), config_topic(s->config, name));
-	if (i != NULL && table_add(&s->interests, &i->named) != 0) {
+	if (i == NULL)
+		return NULL;
+	i->unsubscribe = topic_letter_new(LETTER_UNSUBSCRIBE, name, hash);
+	if (i->unsubscribe == NULL || table_add(&s->interests, &i->named) != 0) {
 		interest_free(i);
-		i = NULL;
+		return NULL;
 	}
 	return i;
 }
@@ -213,6 +215,8 @@ static void let_skip(struct subscription *sub)
 	}
 	skipped = stream_skip(sub->stream, &sub->cursor, &err);
 	s->counters.dropped[disconnect ? DROP_SLOW : DROP_SKIPPED] += skipped;
+	PROBE(slow, s->id, c->socket.fd, sub->interest->named.name.data,
+	      sub->interest->named.name.len, skipped, disconnect);
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
@@ -230,6 +234,9 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	struct shard *s = c->shard;
 
 	sub->in_flight = false;
+	PROBE(sent, s->id, sub->connection->socket.fd, sub->interest->named.name.data,
+	      sub->interest->named.name.len, bytes,
+	      s->reactor.now_ns - sub->connection->socket.sent_ns);
 	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes);
 	if (sub->skip && c->state != CONNECTION_CLOSED &&
 	    !stream_at_end(sub->stream, &sub->cursor)) {

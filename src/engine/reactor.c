@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/probe.h"
 
 enum { TICK_MS = 250 };
 
@@ -242,6 +243,7 @@ static void park(struct reactor *r)
 	if (!look_again(r)) {
 		if (r->mailbox != NULL && !mailbox_park(r->mailbox, r->id))
 			return;
+		PROBE(park, r->id);
 		enter(r, true);
 		/* Whoever woke us, from now on nobody needs to. */
 		if (r->mailbox != NULL)
@@ -249,6 +251,7 @@ static void park(struct reactor *r)
 		idle_ns = clock_now_ns() - start;
 		r->stats.parks++;
 		r->stats.parked_ns += idle_ns;
+		PROBE(wake, r->id, idle_ns);
 		histogram_add(&r->stats.parked, idle_ns);
 	} else {
 		idle_ns = clock_now_ns() - start;
@@ -292,11 +295,16 @@ unsigned reactor_post(struct reactor *r, unsigned to, enum mailbox_lane lane, vo
 {
 	unsigned pushed = n > 0 ? mailbox_push(r->mailbox, to, r->id, lane, letters, n) : 0;
 
+	if (pushed < n)
+		PROBE(lane_full, r->id, to, lane, n - pushed);
 	if (n > 0 && pushed == 0)
 		return 0;
+	if (pushed > 0)
+		PROBE(letters_pushed, r->id, to, lane, pushed);
 	if (mailbox_ring(r->mailbox, to, r->id)) {
 		ring_wake(r->ring, r->ring_fds[to], user_data(OP_WAKE, 0, 0));
 		r->stats.wakes_sent++;
+		PROBE(wake_sent, r->id, to);
 	}
 	return pushed;
 }

@@ -21,7 +21,7 @@
 
 enum { BUFFERS = 4, BUFFER_BYTES = 128 };
 
-static const struct ring_params usual = {
+static struct ring_params usual = {
 	.sq_entries = 64, .batch = 16, .recv_buffers = BUFFERS, .recv_buffer_bytes = BUFFER_BYTES
 };
 
@@ -676,6 +676,7 @@ static void ring_says_what_it_runs_with(void **state)
 	const char *text = ring_describe(ring);
 
 	(void)state;
+	assert_int_equal(ring_restricted(ring), usual.restricted);
 	assert_non_null(strstr(text, "sq 64 cq 256"));
 	assert_null(strstr(text, "less than asked for"));
 }
@@ -816,5 +817,9 @@ int main(void)
 		cmocka_unit_test(refusal_is_explained),
 	};
 
-	return cmocka_run_group_tests(tests, NULL, NULL);
+	int failed = cmocka_run_group_tests(tests, NULL, NULL);
+
+	/* And what a ring does that takes no other requests than these. */
+	usual.restricted = true;
+	return failed + cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,148 @@
+"""What is measured, with whom, and what is to be reached."""
+
+PEERS = ["epoll", "redis", "nats", "tokio", "tokio-nodelay", "mosquitto", "nchan"]
+
+CONTENDERS = {
+    "broker": {"protocol": "line"},
+    "epoll": {"protocol": "line"},
+    "redis": {"protocol": "resp"},
+    "nats": {"protocol": "nats"},
+    "tokio": {"protocol": "line"},
+    "tokio-nodelay": {"protocol": "line"},
+    "mosquitto": {"protocol": "mqtt"},
+    "nchan": {"protocol": "sse"},
+    "broker-1": {"protocol": "line"},
+    "broker-2": {"protocol": "line"},
+    "broker-4": {"protocol": "line"},
+    "broker-8": {"protocol": "line"},
+    "broker-32": {"protocol": "line"},
+    "limit": {"protocol": None},
+}
+
+QUICK_CONTENDERS = ["broker", "limit", "epoll", "redis"]
+
+# Those that send at once: with Nagle's algorithm on, the kernel coalesces, at the price of 40 ms tails.
+AT_ONCE = ["epoll", "redis", "nats", "tokio-nodelay", "mosquitto", "nchan"]
+
+
+def load(topics, subscribers, window=None, rate=None):
+    args = ["--topics", topics, "--subscribers", subscribers]
+    return args + (["--window", window] if window else ["--rate", rate])
+
+
+def at_least(factor, base):
+    return {"metric": "delivered_per_cpu_s", "base": base, "factor": factor}
+
+
+def scenario(name, topics, subscribers, size, window=None, rate=None, targets=(), **more):
+    limit = {"subscribers": topics * subscribers}
+    if window:
+        limit["window"] = window
+    else:
+        # Each message goes to one topic's subscribers.
+        limit = {"subscribers": subscribers, "rate": topics * rate}
+    what = f"{topics}x{subscribers}x1, {size} B, " + (f"window {window}" if window else f"{rate}/s each")
+    return {
+        "name": name,
+        "what": what,
+        "bytes": size,
+        "args": load(topics, subscribers, window, rate),
+        "limit": limit,
+        "contenders": ["broker", "limit", *PEERS],
+        "targets": list(targets),
+        **more,
+    }
+
+
+SCENARIOS = [
+    scenario(
+        "fan100", 1, 100, 128, window=64, namespace=True,
+        targets=[at_least(3.3, "redis"), at_least(1.0, "epoll"), at_least(0.85, "limit")],
+    ),
+    scenario(
+        "fan1000", 1, 1000, 128, window=64, namespace=True, targets=[at_least(5, "redis"), at_least(1.1, "epoll")]
+    ),
+    scenario(
+        "many", 50, 20, 128, window=16, namespace=True, targets=[at_least(2.3, "redis"), at_least(1.2, "epoll")]
+    ),
+    scenario(
+        "one2one", 50, 1, 128, window=64, namespace=True, targets=[at_least(5, "redis"), at_least(0.9, "epoll")]
+    ),
+    scenario(
+        "seg8k", 10, 50, 8192, window=8, namespace=True,
+        targets=[at_least(3.3, "redis"), at_least(2, "tokio"), at_least(1.0, "epoll")],
+    ),
+    scenario(
+        "seg1m", 1, 50, 1048576, window=2, namespace=True,
+        targets=[
+            at_least(3, "redis"), at_least(1.4, "tokio"), at_least(1.4, "epoll"),
+            {"metric": "memory_above_idle_bytes", "most": 8 << 20},
+        ],
+    ),
+    scenario(
+        "paced", 10, 10, 128, rate=20,
+        targets=[at_least(2, "redis"), at_least(1.3, "epoll"), {"metric": "p99_ns", "base": "best at once", "factor": 1.0}],
+    ),
+    scenario(
+        "pacedhi", 10, 50, 128, rate=500, namespace=True,
+        targets=[at_least(1.0, "best at once"), {"metric": "p99_ns", "base": "best at once", "factor": 1.0}],
+    ),
+    scenario(
+        "fan10k", 1, 10000, 128, rate=20,
+        contenders=["broker", "limit", "epoll", "redis"], duration_s=3,
+        targets=[
+            {"metric": "cpu_ns_per_delivered", "base": "limit", "factor": 1.15},
+            {"metric": "slowest_p50_ns", "most": 60e6},
+        ],
+    ),
+    scenario(
+        "mixed", 10, 10, 128, rate=20,
+        what="10x10x1, 128 B, 20/s each, beside fan10k",
+        contenders=["broker", "epoll", "redis"],
+        beside=load(1, 10000, rate=20),
+        targets=[{"metric": "p50_ns", "most": 1e6}, {"metric": "p99_ns", "most": 10e6}],
+    ),
+    scenario(
+        "many-reactors", 50, 20, 128, window=16,
+        what="many with 1, 2 and 32 reactors", contenders=["broker-1", "broker-2", "broker-32"],
+        targets=[
+            {"metric": "cpu_ns_per_delivered", "of": "broker-2", "base": "broker-1", "factor": 1.1},
+            {"metric": "cpu_ns_per_delivered", "of": "broker-32", "base": "broker-2", "factor": 1.5},
+        ],
+    ),
+    scenario(
+        "fan1000-reactors", 1, 1000, 128, window=64,
+        what="fan1000 with 1, 2 and 32 reactors", contenders=["broker-1", "broker-2", "broker-32"],
+        targets=[
+            {"metric": "cpu_ns_per_delivered", "of": "broker-2", "base": "broker-1", "factor": 1.1},
+            {"metric": "cpu_ns_per_delivered", "of": "broker-32", "base": "broker-2", "factor": 1.15},
+        ],
+    ),
+    {
+        "name": "idle",
+        "what": "10,000 subscribers that nothing is published to",
+        "bytes": 128,
+        "args": ["--topics", 0, "--idle", 10000],
+        "contenders": ["broker", "epoll", "redis", "nats", "tokio", "mosquitto", "nchan"],
+        "targets": [
+            {"metric": "idle_bytes_per_connection", "most": 512},
+            {"metric": "broker_cpu_s", "most": 0.001},
+        ],
+    },
+]
+
+CURVE_CONTENDERS = ["broker", "epoll", "redis"]
+
+
+def point(name, x, topics, subscribers, contenders=None, **how):
+    return {**scenario(name, topics, subscribers, 128, **how), "x": x, "contenders": contenders or CURVE_CONTENDERS}
+
+
+# Curves: CPU per delivered message by subscribers; latency and coalescing by load; throughput by reactors.
+SWEEPS = {
+    "subscribers": [point(f"fan{n}", n, 1, n, window=64) for n in (10, 30, 100, 300, 1000, 3000, 10000)],
+    "load": [point(f"rate{n}", n, 10, 50, rate=n) for n in (10, 30, 100, 300, 600, 1000, 2000)],
+    "reactors": [
+        point(f"reactors{n}", n, 50, 20, contenders=[f"broker-{n}"], window=16) for n in (1, 2, 4, 8, 32)
+    ],
+}

@@ -1,0 +1,374 @@
+"""broker-load against the broker, against the peers that are installed, and against proxies that spoil the traffic."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import threading
+
+import pytest
+
+from harness import BROKER, FACTOR, PATIENT, ROOT, SANITIZER_OUTPUT
+
+LOAD = BROKER.with_name("broker-load")
+
+pytestmark = pytest.mark.skipif(not LOAD.exists(), reason=f"{LOAD} is not built")
+
+SHORT = ["--duration", "0.5", "--warmup", "0.1", "--drain", str(2 * FACTOR)]
+HEADER_BYTES = 48  # of a message; publisher and sequence stand in it
+
+
+def load(*args, seconds=30):
+    """Runs broker-load; its exit code, its JSON and what it said."""
+    done = subprocess.run(
+        [LOAD, "--json", *SHORT, *map(str, args)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=seconds * FACTOR,
+    )
+    assert not SANITIZER_OUTPUT.search(done.stderr), done.stderr
+    result = json.loads(done.stdout) if done.stdout else None
+    return done.returncode, result, done.stderr
+
+
+def succeeds(*args):
+    code, result, said = load(*args)
+    assert code == 0, said
+    assert result["errors"] == 0 and result["delivered"] > 0, result
+    return result
+
+
+# --- what works --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        "--rate 50",
+        "--rate 0.5",
+        "--window 64 --subscribers 20 --bytes 128",
+        "--window 1 --bytes 48",
+        "--window 3 --topics 7 --publishers 3 --subscribers 4 --bytes 5000",
+        "--window 2 --bytes 1M",
+        "--window 16 --topics 3 --publishers 2 --subscribers 5 --bytes 300 --threads 3",
+        "--rate 200 --topics 3 --publishers 2 --subscribers 5 --bytes 300 --threads 3 --spin",
+        "--rate 1000 --subscribers 1 --bytes 20000 --threads 2",
+        "--rate 50 --idle 20 --churn 50 --stall 40%",
+    ],
+)
+def test_right_traffic_succeeds(start, args):
+    broker = start(topics=PATIENT)
+    args = args.split()
+    code, result, said = load("--pid", broker.pid, broker.address(), *args)
+    assert code == 0, said
+    assert result["errors"] == 0
+    assert result["broker_cpu_s"] >= 0 and result["broker_rss_bytes"] > 0
+    if "0.5" not in args:
+        assert result["latency_ns"]["count"] > 0
+        assert result["slowest_ns"]["p50"] >= result["latency_ns"]["p50"] > 0
+        assert result["slowest_ns"]["max"] == result["latency_ns"]["max"]
+    broker.close_clients()
+
+
+def test_every_delivery_of_the_measured_time_is_counted(start):
+    broker = start()
+    result = succeeds("--rate", 100, "--topics", 2, "--publishers", 2, "--subscribers", 3, broker.address())
+    # 0.5 s at 100/s; each message has three deliveries, and each lateness of the slowest one counts once.
+    assert result["latency_ns"]["count"] == 2 * 2 * 3 * 50
+    assert result["slowest_ns"]["count"] == 2 * 2 * 50
+
+
+def test_two_reactors(start):
+    broker = start(reactors=2, placement="none", topics=PATIENT)
+    succeeds("--window", 16, "--topics", 8, "--publishers", 2, "--subscribers", 6, "--threads", 2, broker.address())
+
+
+def test_unix_socket(start, tmp_path):
+    path = tmp_path / "sock"
+    start(listen={"main": {"address": f"unix:{path}", "protocols": ["line"]}})
+    succeeds("--window", 8, f"unix:{path}")
+
+
+def test_seconds_are_written_to_a_file(start, tmp_path):
+    broker = start()
+    lines = tmp_path / "seconds.jsonl"
+    succeeds("--rate", 50, "--duration", 2.5, "--jsonl", lines, broker.address())
+    seconds = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert len(seconds) >= 2
+    assert seconds[-1]["delivered_per_s"] == pytest.approx(250, rel=0.3)
+
+
+def test_table_is_for_people(start):
+    broker = start()
+    done = subprocess.run([LOAD, *SHORT, "--pid", str(broker.pid), broker.address()], capture_output=True, text=True)
+    assert done.returncode == 0
+    for word in ("delivered", "latency, ms", "p99.9", "broker CPU", "all in order, once and unharmed"):
+        assert word in done.stdout
+    assert done.stderr == ""
+
+
+# --- what does not -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "args, word",
+    [
+        ("--bytes 12", "48"),
+        ("--bytes 1x", "bytes"),
+        ("--window 2 --rate 3", "exclude"),
+        ("--topics -1", "topics"),
+        ("--protocol smtp", "line, sse, resp, nats or mqtt"),
+        ("127.0.0.1", "HOST:PORT"),
+        ("127.0.0.1:1 again", "again"),
+        ("--frobnicate", "frobnicate"),
+    ],
+)
+def test_bad_arguments_are_explained(args, word):
+    done = subprocess.run([LOAD, *args.split()], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert word in done.stderr and "--help" in done.stderr
+    assert done.stdout == ""
+
+
+def test_help_and_version():
+    done = subprocess.run([LOAD, "--help"], capture_output=True, text=True)
+    assert done.returncode == 0 and "--window" in done.stdout
+    done = subprocess.run([LOAD, "--version"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.split()[1] == (ROOT / "VERSION").read_text().strip()
+
+
+def test_nobody_listens():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        code, result, said = load(f"127.0.0.1:{taken.getsockname()[1]}")
+    assert code == 1 and "is the broker running there?" in said
+    assert result["errors"] == 1
+
+
+def test_broker_that_refuses(start):
+    broker = start(limits={"connections": 3})
+    code, _, said = load(broker.address())
+    assert code == 1 and "too many connections" in said
+
+
+def test_broker_that_ends(start):
+    broker = start()
+    timer = threading.Timer(1.5, broker.process.kill)
+    timer.start()
+    code, _, said = load("--duration", 20, "--pid", broker.pid, broker.address())
+    timer.join()
+    assert code == 1 and "connection" in said
+    broker.checked = True
+
+
+# --- spoiled traffic ---------------------------------------------------------------------------------
+
+
+class Proxy(threading.Thread):
+    """Carries connections to the broker; what subscribers get goes through `spoil`, line by line."""
+
+    def __init__(self, target, spoil):
+        super().__init__(daemon=True)
+        self.target, self.spoil = target, spoil
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        self.start()
+
+    def run(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            host, port = self.target.rsplit(":", 1)
+            server = socket.create_connection((host, int(port)))
+            threading.Thread(target=self.forward, args=(client, server), daemon=True).start()
+            threading.Thread(target=self.spoil_lines, args=(server, client), daemon=True).start()
+
+    def forward(self, source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def spoil_lines(self, source, sink):
+        rest, n = b"", 0
+        try:
+            while data := source.recv(65536):
+                lines = (rest + data).split(b"\r\n")
+                rest = lines.pop()
+                out = b""
+                for line in lines:
+                    out += line + b"\r\n" if line == b"OK" else self.spoil(n, line)
+                    n += line != b"OK"
+                sink.sendall(out)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def close(self):
+        self.listener.close()
+
+
+@pytest.fixture
+def proxy():
+    proxies = []
+
+    def make(target, spoil):
+        proxies.append(Proxy(target, spoil))
+        return proxies[-1].address
+
+    yield make
+    for p in proxies:
+        p.close()
+
+
+AT = 20  # the message that is spoiled
+
+
+def flip(where):
+    def spoil(n, line):
+        if n == AT:
+            spoiled = bytearray(line)
+            spoiled[where] ^= 1
+            line = bytes(spoiled)
+        return line + b"\r\n"
+
+    return spoil
+
+
+def drop(n, line):
+    return b"" if n == AT else line + b"\r\n"
+
+
+def drop_all_from(n, line):
+    return b"" if n >= AT else line + b"\r\n"
+
+
+def double(n, line):
+    return line + b"\r\n" + (line + b"\r\n" if n == AT else b"")
+
+
+def cut(n, line):
+    return (line[:-1] if n == AT else line) + b"\r\n"
+
+
+def add(n, line):
+    return line + (b"x" if n == AT else b"") + b"\r\n"
+
+
+def join(n, line):
+    return line + (b"" if n == AT else b"\r\n")
+
+
+def say_bye(n, line):
+    return (b"BYE\r\n" if n == AT else b"") + line + b"\r\n"
+
+
+class Swap:
+    """Exchanges two neighbours."""
+
+    def __init__(self):
+        self.held = {}
+
+    def __call__(self, n, line):
+        me = threading.get_ident()
+        if n == AT:
+            self.held[me] = line + b"\r\n"
+            return b""
+        return line + b"\r\n" + self.held.pop(me, b"")
+
+
+SPOILERS = {
+    "first byte": (flip(0), "another run|header"),
+    # The filler depends on these: a changed one does not fit any more.
+    "topic": (flip(13), "damaged content"),
+    "publisher": (flip(18), "damaged content|unknown publisher"),
+    "sequence": (flip(29), "damaged content"),
+    "time": (flip(46), "wrong intended time"),
+    "filler": (flip(HEADER_BYTES + 30), "damaged content"),
+    "last byte": (flip(-1), "damaged content"),
+    "lost": (drop, "gap"),
+    "the rest lost": (drop_all_from, "missing"),
+    "doubled": (double, "duplicate"),
+    "too short": (cut, "wrong length"),
+    "too long": (add, "wrong length"),
+    "end lost": (join, "wrong length|no message"),
+    "goodbye": (say_bye, "BYE"),
+    "out of order": (Swap(), "gap"),
+}
+
+
+MODES = ["--window 16", "--rate 300", "--window 4 --publishers 3"]
+EVERY_WAY = ["filler", "publisher", "lost", "doubled", "end lost", "out of order"]
+
+
+@pytest.mark.parametrize(
+    "name, mode", [(n, m) for n in SPOILERS for m in (MODES if n in EVERY_WAY else MODES[:1])]
+)
+def test_spoiled_delivery_fails(start, proxy, name, mode):
+    spoil, words = SPOILERS[name]
+    broker = start(topics=PATIENT)
+    code, result, said = load("--subscribers", 2, "--bytes", 300, *mode.split(), proxy(broker.address(), spoil))
+    assert code == 1, said
+    assert any(word in said for word in words.split("|")), said
+    assert result["errors"] == 1 and result["error"] in said
+
+
+def test_proxy_that_spoils_nothing(start, proxy):
+    broker = start(topics=PATIENT)
+    succeeds("--window", 16, "--bytes", 300, proxy(broker.address(), lambda n, line: line + b"\r\n"))
+
+
+# --- peers -------------------------------------------------------------------------------------------
+
+PEERS = {
+    "redis": ("resp", "redis-server"),
+    "nats": ("nats", "nats-server"),
+    "mosquitto": ("mqtt", "mosquitto"),
+    "nchan": ("sse", "nginx"),
+}
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_are_understood(name, tmp_path):
+    protocol, program = PEERS[name]
+    if shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin") is None:
+        pytest.skip(f"{program} is not installed")
+    if name == "nchan" and not os.path.exists("/usr/lib/nginx/modules/ngx_nchan_module.so"):
+        pytest.skip("nchan is not installed")
+    port = free_port()
+    with open(tmp_path / "peer.log", "wb") as log:
+        peer = subprocess.Popen(
+            [ROOT / "bench/peers/run", name, str(port)],
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        for attempt in range(100):
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except OSError:
+                assert peer.poll() is None, (tmp_path / "peer.log").read_text()
+                threading.Event().wait(0.1)
+        endpoint = f"127.0.0.1:{port}"
+        common = ["--protocol", protocol, "--pid", peer.pid, endpoint]
+        succeeds("--window", 16, "--topics", 3, "--subscribers", 4, "--bytes", 128, *common)
+        succeeds("--rate", 100, "--topics", 2, "--publishers", 3, "--subscribers", 4, "--idle", 5, *common)
+        succeeds("--window", 2, "--bytes", "100K", *common)
+    finally:
+        peer.kill()  # nchan dumps core when it is asked to end
+        peer.wait(10)

@@ -1,0 +1,217 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "load/wire.h"
+
+typedef struct wire_event parser(struct span in);
+
+/* In a buffer of just its size, so that a sanitizer sees a byte too many being read. */
+static struct wire_event parse(parser *p, const char *text, size_t len, char *payload, size_t max)
+{
+	char *copy = malloc(len + (len == 0));
+	struct wire_event e;
+
+	assert_non_null(copy);
+	memcpy(copy, text, len);
+	e = p((struct span){ copy, len });
+	assert_true(e.used <= len);
+	if (payload != NULL) {
+		assert_true(e.payload.len < max);
+		memcpy(payload, e.payload.len > 0 ? e.payload.data : "", e.payload.len);
+		payload[e.payload.len] = 0;
+	}
+	free(copy);
+	return e;
+}
+
+/* The text is one thing with this payload, and nothing shorter is. */
+static void whole(parser *p, const char *text, enum wire_result result, const char *payload)
+{
+	char got[256];
+	size_t len = strlen(text);
+	struct wire_event e;
+
+	for (size_t n = 0; n < len; n++)
+		assert_int_equal(parse(p, text, n, NULL, 0).result, WIRE_MORE);
+	e = parse(p, text, len, got, sizeof(got));
+	assert_int_equal(e.result, result);
+	assert_int_equal(e.used, len);
+	if (payload != NULL)
+		assert_string_equal(got, payload);
+}
+
+static void bad(parser *p, const char *text)
+{
+	assert_int_equal(parse(p, text, strlen(text), NULL, 0).result, WIRE_BAD);
+}
+
+static void line_messages(void **state)
+{
+	(void)state;
+	whole(wire_line.receive, "hello\r\n", WIRE_MESSAGE, "hello");
+	whole(wire_line.receive, "a\rb\nc\r\n", WIRE_MESSAGE, "a\rb\nc");
+	whole(wire_line.receive, "\r\n", WIRE_MESSAGE, "");
+	bad(wire_line.receive, "BYE\r\n");
+	bad(wire_line.receive, "ERROR slow consumer\r\n");
+	whole(wire_line.subscribed, "OK\r\n", WIRE_MESSAGE, NULL);
+	bad(wire_line.subscribed, "ERROR bad topic\r\n");
+	bad(wire_line.reply, "ERROR line too long\r\n");
+}
+
+static void resp_pushes(void **state)
+{
+	(void)state;
+	whole(wire_resp.receive, "*3\r\n$7\r\nmessage\r\n$1\r\nt\r\n$5\r\na\r\nbc\r\n",
+	      WIRE_MESSAGE, "a\r\nbc");
+	whole(wire_resp.receive, "*3\r\n$7\r\nmessage\r\n$1\r\nt\r\n$0\r\n\r\n", WIRE_MESSAGE, "");
+	whole(wire_resp.receive, "*3\r\n$9\r\nsubscribe\r\n$1\r\nt\r\n:1\r\n", WIRE_ASIDE, NULL);
+	whole(wire_resp.subscribed, "*3\r\n$9\r\nsubscribe\r\n$1\r\nt\r\n:1\r\n", WIRE_MESSAGE,
+	      NULL);
+	bad(wire_resp.receive, "-ERR max number of clients reached\r\n");
+	bad(wire_resp.receive, "*2\r\n$7\r\nmessage\r\n");
+	bad(wire_resp.receive, "*3\r\n$7\r\nmessage\r\n$1\r\nt\r\n$1\r\nabc");
+	bad(wire_resp.receive, "*3\r\n$-1\r\n");
+	bad(wire_resp.receive, "*99999999999999999999");
+	whole(wire_resp.reply, ":100\r\n", WIRE_ASIDE, NULL);
+	bad(wire_resp.reply, "-ERR unknown command\r\n");
+	whole(wire_resp.publisher_opened, "+PONG\r\n", WIRE_MESSAGE, NULL);
+}
+
+static void nats_messages(void **state)
+{
+	(void)state;
+	whole(wire_nats.receive, "MSG t.u 1 5\r\na\r\nbc\r\n", WIRE_MESSAGE, "a\r\nbc");
+	whole(wire_nats.receive, "MSG t.u 1 0\r\n\r\n", WIRE_MESSAGE, "");
+	whole(wire_nats.receive, "PING\r\n", WIRE_PING, NULL);
+	whole(wire_nats.receive, "INFO {}\r\n", WIRE_ASIDE, NULL);
+	bad(wire_nats.receive, "-ERR 'Slow Consumer'\r\n");
+	bad(wire_nats.receive, "MSG t.u 1 x\r\n");
+	bad(wire_nats.receive, "MSG t.u 1 99999999999999999999\r\n");
+	bad(wire_nats.receive, "MSG t 1 2\r\nabcd");
+	whole(wire_nats.subscribed, "INFO {}\r\nPING\r\nPONG\r\n", WIRE_MESSAGE, NULL);
+	bad(wire_nats.subscribed, "INFO {}\r\n-ERR 'Authorization Violation'\r\n");
+}
+
+static void sse_events(void **state)
+{
+	(void)state;
+	whole(wire_sse.receive, "id: 1:2\ndata: hello\n\n", WIRE_MESSAGE, "hello");
+	whole(wire_sse.receive, "data:hello\nid: 1\n\n", WIRE_MESSAGE, "hello");
+	whole(wire_sse.receive, ": hi\n\n", WIRE_ASIDE, NULL);
+	whole(wire_sse.receive, "retry: 2000\n\n", WIRE_ASIDE, NULL);
+	whole(wire_sse.receive, "1f\r\n", WIRE_ASIDE, NULL);
+	whole(wire_sse.receive, "\r\n", WIRE_ASIDE, NULL);
+	bad(wire_sse.receive, "0\r\n");
+	bad(wire_sse.receive, "data: a\ndata: b\n\n");
+	bad(wire_sse.receive, "event: gap\ndata: 7\n\n");
+	whole(wire_sse.subscribed, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n",
+	      WIRE_MESSAGE, NULL);
+	bad(wire_sse.subscribed, "HTTP/1.1 404 Not Found\r\n\r\n");
+	bad(wire_sse.subscribed, "OK\r\n\r\n");
+	whole(wire_sse.reply, "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", WIRE_ASIDE, NULL);
+	whole(wire_sse.reply, "HTTP/1.1 202 Accepted\r\nContent-Length:0\r\n\r\n", WIRE_ASIDE,
+	      NULL);
+	bad(wire_sse.reply, "HTTP/1.1 200 OK\r\nContent-Length: -3\r\n\r\n");
+	bad(wire_sse.reply, "HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n");
+}
+
+static struct wire_event parse_bytes(parser *p, const char *bytes, size_t len)
+{
+	return parse(p, bytes, len, NULL, 0);
+}
+
+static void mqtt_packets(void **state)
+{
+	static const char publish[] = "\x30\x06\0\1txyz", acks[] = "\x20\2\0\0\x90\3\0\1\0";
+	char payload[8];
+	struct wire_event e;
+
+	(void)state;
+	for (size_t n = 0; n < 8; n++)
+		assert_int_equal(parse_bytes(wire_mqtt.receive, publish, n).result, WIRE_MORE);
+	e = parse(wire_mqtt.receive, publish, 8, payload, sizeof(payload));
+	assert_int_equal(e.result, WIRE_MESSAGE);
+	assert_string_equal(payload, "xyz");
+	for (size_t n = 0; n < 9; n++)
+		assert_int_equal(parse_bytes(wire_mqtt.subscribed, acks, n).result, WIRE_MORE);
+	e = parse_bytes(wire_mqtt.subscribed, acks, 9);
+	assert_int_equal(e.result, WIRE_MESSAGE);
+	assert_int_equal(e.used, 9);
+	assert_int_equal(parse_bytes(wire_mqtt.subscribed, "\x20\2\0\5", 4).result, WIRE_BAD);
+	assert_int_equal(parse_bytes(wire_mqtt.receive, "\x30\2\0\7", 4).result, WIRE_BAD);
+	assert_int_equal(parse_bytes(wire_mqtt.receive, "\x30\xff\xff\xff\xff\x01", 6).result,
+			 WIRE_BAD);
+}
+
+/* Fed in pieces of every size, a stream falls into the same things. */
+static void stream_in_pieces(void **state)
+{
+	static const char stream[] = "PING\r\nMSG t 1 3\r\nabc\r\nMSG t 1 0\r\n\r\nPING\r\n";
+
+	(void)state;
+	for (size_t piece = 1; piece < sizeof(stream); piece++) {
+		struct wire_stash stash = { .max = 64 };
+		char seen[64] = "";
+		size_t n = 0;
+
+		for (size_t at = 0; at < sizeof(stream) - 1; at += piece) {
+			size_t left = sizeof(stream) - 1 - at;
+			struct span in = { stream + at, left < piece ? left : piece };
+
+			while (in.len > 0) {
+				struct wire_event e = wire_next(&stash, wire_nats.receive, &in);
+
+				if (e.result == WIRE_PING)
+					seen[n++] = 'P';
+				if (e.result == WIRE_MESSAGE)
+					n += (size_t)snprintf(seen + n, 16, "<%.*s>",
+							      (int)e.payload.len, e.payload.data);
+				assert_int_not_equal(e.result, WIRE_BAD);
+			}
+		}
+		assert_string_equal(seen, "P<abc><>P");
+		assert_int_equal(stash.len, 0);
+		wire_stash_release(&stash);
+	}
+}
+
+static void what_is_longer_than_the_stash_is_bad(void **state)
+{
+	struct wire_stash stash = { .max = 8 };
+	struct span in = SPAN("MSG topic 1 3\r\n");
+
+	(void)state;
+	in.len = 8;
+	assert_int_equal(wire_next(&stash, wire_nats.receive, &in).result, WIRE_BAD);
+	wire_stash_release(&stash);
+}
+
+static void protocols_are_found_by_name(void **state)
+{
+	(void)state;
+	assert_ptr_equal(wire_find("nats"), &wire_nats);
+	assert_ptr_equal(wire_find("sse"), &wire_sse);
+	assert_null(wire_find("smtp"));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(line_messages),
+		cmocka_unit_test(resp_pushes),
+		cmocka_unit_test(nats_messages),
+		cmocka_unit_test(sse_events),
+		cmocka_unit_test(mqtt_packets),
+		cmocka_unit_test(stream_in_pieces),
+		cmocka_unit_test(what_is_longer_than_the_stash_is_bad),
+		cmocka_unit_test(protocols_are_found_by_name),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
