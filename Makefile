@@ -24,6 +24,12 @@ DESTDIR     ?=
 sysconfdir  ?= $(PREFIX)/etc
 bindir      ?= $(PREFIX)/bin
 mandir      ?= $(PREFIX)/share/man
+bashdir     ?= $(PREFIX)/share/bash-completion/completions
+zshdir      ?= $(PREFIX)/share/zsh/site-functions
+unitdir     ?= $(PREFIX)/lib/systemd/system
+sysctldir   ?= $(PREFIX)/lib/sysctl.d
+datadir     ?= $(PREFIX)/share/broker
+sysusersdir ?= $(PREFIX)/lib/sysusers.d
 
 ifeq ($(origin CC),default)
 CC := gcc
@@ -38,13 +44,13 @@ NPROC   := $(shell nproc)
 ifeq ($(VARIANT),release)
 OPTIMIZE := -O2 -U_FORTIFY_SOURCE -D_FORTIFY_SOURCE=2
 else ifeq ($(VARIANT),asan)
-OPTIMIZE := -O1 -fno-omit-frame-pointer
+OPTIMIZE := -O1 -fno-omit-frame-pointer -DWITH_ASAN
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all
 else ifeq ($(VARIANT),tsan)
 OPTIMIZE := -O1 -fno-omit-frame-pointer -DWITH_TSAN
 SANITIZE := -fsanitize=thread
 else ifeq ($(VARIANT),cov)
-OPTIMIZE := -O0
+OPTIMIZE := -O0 -DWITH_COVERAGE
 SANITIZE := --coverage
 else
 $(error SAN=$(SAN): want asan, tsan or cov, or nothing for the release build)
@@ -55,7 +61,7 @@ endif
 # Libraries the broker cannot do without, and those it uses where they are installed: each of the
 # latter defines HAVE_<NAME>.
 PACKAGES := liburing hwloc libconfuse ck
-OPTIONAL :=
+OPTIONAL := libsystemd libseccomp libllhttp
 FOUND    := $(foreach p,$(OPTIONAL),$(if $(shell pkg-config --exists $(p) 2>&1 && echo yes),$(p)))
 upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 
@@ -63,6 +69,8 @@ upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 # a machine that has none of it. The rule for $(BUILD)/flags complains.
 PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) $(FOUND) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PACKAGES) $(FOUND) 2>/dev/null)
+# Without llhttp its predecessor parses HTTP; Debian's has no file for pkg-config.
+PKG_LIBS   += $(if $(filter libllhttp,$(FOUND)),,-lhttp_parser)
 
 WARNINGS := -Wall -Wextra -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes \
 	-Wmissing-prototypes -Wvla -Wwrite-strings -Wcast-qual -Wundef -Wformat=2 -Wswitch-enum
@@ -89,6 +97,7 @@ LDFLAGS_ALL  := -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANITIZE) -pthread $(
 ROOMS      := base engine topic protocol broker admin
 LIB_SRCS   := $(sort $(wildcard $(ROOMS:%=src/%/*.c)))
 LOAD_SRCS  := $(sort $(wildcard bench/load/*.c))
+SIM_SRCS   := $(sort $(wildcard tests/sim/*.c))
 UNIT_SRCS  := $(sort $(wildcard tests/unit/$(strip $(UNIT)).c))
 INTEG_SRCS := $(sort $(wildcard tests/integration/$(strip $(INTEGRATION))))
 
@@ -102,7 +111,8 @@ UNITS    := $(patsubst tests/unit/%.c,$(BUILD)/tests/%,$(UNIT_SRCS))
 C_SRCS   := $(sort $(shell find src tests bench -name '*.c' 2>/dev/null))
 C_FILES  := $(C_SRCS) $(sort $(shell find include src tests bench -name '*.h' 2>/dev/null))
 SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/run \
-	tests/lint/layers)
+	tests/lint/layers deploy/completion/broker.bash \
+	deploy/tune.sh deploy/trace/run deploy/deb/build deploy/test-deb deploy/chroot.sh)
 MAN1     := $(wildcard docs/man/*.1)
 MAN5     := $(wildcard docs/man/*.5)
 
@@ -129,6 +139,9 @@ $(BUILD)/obj/%.o: %.c $(BUILD)/flags
 	echo "  CC    $<"
 	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
+# The page is part of the object.
+$(BUILD)/obj/src/admin/page.o: src/admin/page.html
+
 # One object per source file, so that a test can put another ring.o in front of the archive and
 # the linker leaves the real one out.
 $(LIB): $(call object,$(LIB_SRCS)) $(BUILD)/sources
@@ -150,6 +163,15 @@ $(BUILD)/broker-load: $(call object,bench/load/main.c) $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
 
+# The simulation: its ring and its clock come before the archive, and the broker's own calls to
+# these functions pass through it.
+SIM_WRAPS := malloc calloc realloc aligned_alloc free strdup block_new topic_sequence \
+	home_subscribe subscription_answered subscriptions_deliver stream_join mailbox_push mailbox_pop
+
+$(BUILD)/sim: $(call object,$(SIM_SRCS)) $(LIB)
+	@echo "  LD    $@"
+	$(CC) $(LDFLAGS_ALL) $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ $(PKG_LIBS)
+
 $(BUILD)/limit: $(call object,bench/limit/limit.c)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
@@ -162,7 +184,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 # Objects are kept when a pattern rule chain made them.
 .SECONDARY:
 
--include $(patsubst %.o,%.d,$(call object,src/main.c $(LIB_SRCS) $(LOAD_SRCS) $(UNIT_SRCS)))
+-include $(patsubst %.o,%.d,$(call object,src/main.c $(LIB_SRCS) $(LOAD_SRCS) $(UNIT_SRCS) $(SIM_SRCS)))
 
 .PHONY: run
 run: all ## Build and start the broker on config/broker.conf
@@ -290,7 +312,8 @@ lint: ## Layers, format, cppcheck, clang's warnings, shellcheck
 			-std=c11 $(WARNINGS) -Werror -fsyntax-only
 		echo "clang: no warning"
 	fi
-	shellcheck $(SCRIPTS)
+	shellcheck -x $(SCRIPTS)
+	mandoc -Tlint -Wwarning $(MAN1) $(MAN5)
 	echo "lint: no complaint"
 
 .PHONY: format
@@ -314,6 +337,16 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	@install -D -m 755 -t $(DESTDIR)$(bindir) $(BROKER) $(LOAD)
 	test -z "$(MAN1)" || install -D -m 644 -t $(DESTDIR)$(mandir)/man1 $(MAN1)
 	test -z "$(MAN5)" || install -D -m 644 -t $(DESTDIR)$(mandir)/man5 $(MAN5)
+	install -D -m 644 deploy/completion/broker.bash $(DESTDIR)$(bashdir)/broker
+	$(if $(LOAD),ln -sf broker $(DESTDIR)$(bashdir)/broker-load)
+	install -D -m 644 deploy/completion/broker.zsh $(DESTDIR)$(zshdir)/_broker
+	install -D -m 644 deploy/broker.sysusers $(DESTDIR)$(sysusersdir)/broker.conf
+	install -D -m 644 -t $(DESTDIR)$(sysctldir) deploy/sysctl.d/60-broker.conf
+	install -D -m 755 -t $(DESTDIR)$(datadir) deploy/tune.sh
+	install -D -m 755 -t $(DESTDIR)$(datadir)/trace deploy/trace/run deploy/trace/*.bt
+	mkdir -p $(DESTDIR)$(unitdir)
+	sed -e 's|/usr/bin/broker|$(bindir)/broker|; s|/etc/broker|$(sysconfdir)/broker|' \
+		deploy/broker.service >$(DESTDIR)$(unitdir)/broker.service
 	if test -e $(CONFIG_DIR)/broker.conf; then
 		echo "kept $(CONFIG_DIR)/broker.conf"
 	else
@@ -326,12 +359,24 @@ uninstall: ## Remove what install put there, but no changed configuration
 	@rm -f $(DESTDIR)$(bindir)/broker $(DESTDIR)$(bindir)/broker-load
 	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man1/%,$(MAN1))
 	rm -f $(patsubst docs/man/%,$(DESTDIR)$(mandir)/man5/%,$(MAN5))
+	rm -f $(DESTDIR)$(bashdir)/broker $(DESTDIR)$(bashdir)/broker-load $(DESTDIR)$(zshdir)/_broker
+	rm -f $(DESTDIR)$(sysctldir)/60-broker.conf
+	rm -rf $(DESTDIR)$(datadir)
+	rm -f $(DESTDIR)$(unitdir)/broker.service $(DESTDIR)$(sysusersdir)/broker.conf
 	if cmp -s config/broker.conf $(CONFIG_DIR)/broker.conf; then
 		rm $(CONFIG_DIR)/broker.conf
 		rmdir --ignore-fail-on-non-empty $(CONFIG_DIR)
 	elif test -e $(CONFIG_DIR)/broker.conf; then
 		echo "left $(CONFIG_DIR)/broker.conf: it was changed"
 	fi
+
+.PHONY: deb
+deb: ## Build the Debian package in build/deb, and have lintian look at it
+	@deploy/deb/build
+
+.PHONY: check-deb
+check-deb: ## Prove the package on a bare Debian 12 in a chroot (root)
+	@deploy/test-deb
 
 # ---- the rest ---------------------------------------------------------------------------------
 

@@ -10,12 +10,20 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "admin/host.h"
+#include "admin/metrics.h"
+#include "admin/page.h"
+#include "admin/sandbox.h"
+#include "admin/service.h"
+#include "admin/snapshot.h"
 #include "admin/stats.h"
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "broker/listener.h"
+#include "broker/objects.h"
+#include "broker/routes.h"
 #include "broker/shard.h"
 #include "engine/mailbox.h"
 #include "engine/placement.h"
@@ -243,6 +251,7 @@ static int print_check(const struct options *o, const struct config *config)
 		       (unsigned long long)t->backlog_seconds,
 		       t->slow == SLOW_SKIP ? "skip" : "disconnect");
 	}
+	host_print(stdout, config, &placement);
 	placement_release(&placement);
 	return EXIT_CLEAN;
 }
@@ -275,16 +284,39 @@ static bool post_drain(struct broker *b, struct ring *ring)
 	return true;
 }
 
+struct office {
+	struct broker *broker;
+	struct ring *ring;
+};
+
+static void ask_heartbeat(void *context, unsigned shard, uint64_t round)
+{
+	struct office *office = context;
+	struct heartbeat_letter *l = malloc(sizeof(*l));
+
+	if (l == NULL)
+		return; /* then the watchdog bites: without memory nothing else goes on either */
+	*l = (struct heartbeat_letter){ { LETTER_HEARTBEAT }, round };
+	post(office->broker, office->ring, shard, &l->letter);
+}
+
 /* Reads the configuration again; returns the one in force from now on. */
 static struct config *reload(struct broker *b, struct ring *ring, const char *path,
 			     struct config *before)
 {
 	struct reload *shared = calloc(1, sizeof(*shared));
 	struct config *after = NULL;
-	char keys[512];
+	struct objects *objects = NULL;
+	char keys[512], problem[512] = "";
 	int err = config_load(path, &after, stderr);
 
-	if (err != 0 || shared == NULL) {
+	if (err == 0) {
+		objects = objects_load(after->http.objects_dir, problem, sizeof(problem));
+		if (objects == NULL)
+			log_error("reload: %s", problem);
+	}
+	if (err != 0 || shared == NULL || objects == NULL) {
+		objects_unref(objects);
 		log_error("reload: %s is bad and the old configuration stays in force", path);
 		free(shared);
 		config_free(after);
@@ -305,9 +337,11 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 			abort();
 		*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
 					     .config = after,
+					     .objects = objects_ref(objects),
 					     .reload = shared };
 		post(b, ring, i, &l->letter);
 	}
+	objects_unref(objects);
 	log_info("reload: %s is in force", path);
 	return after;
 }
@@ -316,20 +350,24 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 static struct config *serve(struct broker *b, struct ring *ring, const char *path,
 			    struct config *config, const sigset_t *signals)
 {
+	struct office office = { b, ring };
+	struct watchdog watchdog;
 	bool draining = false;
 
+	watchdog_init(&watchdog, clock_now_ns());
 	while (atomic_load(&b->running) > 0) {
-		int sig;
+		int sig = service_wait(signals, &watchdog, b, ask_heartbeat, &office);
 
-		if (sigwait(signals, &sig) != 0)
-			continue;
 		if (sig == SIGHUP && !draining) {
+			service_reloading();
 			config = reload(b, ring, path, config);
+			service_ready();
 		} else if ((sig == SIGTERM || sig == SIGINT) && !draining) {
 			log_info("draining: delivering what has been published, at most %u s; a "
 				 "second signal ends at once",
 				 config->drain_seconds);
 			draining = true;
+			service_stopping();
 			if (!post_drain(b, ring))
 				_exit(EXIT_FAILED);
 		} else if (sig == SIGTERM || sig == SIGINT) {
@@ -359,6 +397,22 @@ static void release(struct broker *b)
 	placement_release(&b->placement);
 	free(b->ring_fds);
 	free(b->shards);
+	objects_unref(b->objects);
+	snapshots_release(b);
+}
+
+static void enter_sandbox(const struct broker *b, bool wanted)
+{
+	bool rings = ring_restricted(b->shards[0].reactor.ring);
+	int err = wanted ? sandbox_enter() : 0;
+
+	if (!wanted)
+		log_info("sandbox: off");
+	else
+		log_write(rings && err == 0 ? LOG_INFO : LOG_WARN,
+			  "sandbox: rings %s, system calls %s%s",
+			  rings ? "restricted" : "NOT restricted",
+			  err == 0 ? "filtered" : "NOT filtered: ", err == 0 ? "" : strerror(-err));
 }
 
 static int explain_ring(int err)
@@ -373,7 +427,9 @@ static int explain_ring(int err)
 static int start_and_serve(struct broker *b, const char *path, struct config **config,
 			   const sigset_t *signals)
 {
-	const struct ring_params tiny = { .sq_entries = 16, .batch = 16 };
+	const struct ring_params tiny = { .sq_entries = 16,
+					  .batch = 16,
+					  .restricted = (*config)->sandbox };
 	struct start start = { .lock = PTHREAD_MUTEX_INITIALIZER,
 			       .changed = PTHREAD_COND_INITIALIZER };
 	struct thread *threads = calloc(b->shards_n, sizeof(*threads));
@@ -401,11 +457,15 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 		pthread_cond_wait(&start.changed, &start.lock);
 	start.go = started == b->shards_n && start.failed == 0;
 	start.stop = !start.go;
-	if (start.go)
+	if (start.go) {
+		/* Every thread has its ring and waits: from now on nobody needs to open more. */
+		enter_sandbox(b, (*config)->sandbox);
 		log_ready(b);
+	}
 	pthread_cond_broadcast(&start.changed);
 	pthread_mutex_unlock(&start.lock);
 	if (start.go) {
+		service_ready();
 		*config = serve(b, ring, path, *config, signals);
 		code = EXIT_CLEAN;
 	} else if (start.failed > 0) {
@@ -444,13 +504,19 @@ static int run(const struct options *o, struct config *config)
 		return EXIT_FAILED;
 	}
 	b.shards_n = b.placement.slots_n;
+	routes_init(&b);
+	metrics_init(&b);
+	page_init(&b);
 	b.shards = calloc(b.shards_n, sizeof(*b.shards));
 	b.ring_fds = calloc(b.shards_n, sizeof(*b.ring_fds));
 	b.mailbox = mailbox_new(b.shards_n, b.shards_n + 1, config->engine.lane_entries);
-	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL)
+	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL || snapshots_init(&b) != 0)
 		log_error("out of memory for %u reactors: lower reactors or engine.lane_entries",
 			  b.shards_n);
 	else if (listeners_open(&b, config, problem, sizeof(problem)) != 0)
+		log_error("%s", problem);
+	else if ((b.objects = objects_load(config->http.objects_dir, problem, sizeof(problem))) ==
+		 NULL)
 		log_error("%s", problem);
 	else
 		code = start_and_serve(&b, o->config_path, &config, &signals);

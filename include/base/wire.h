@@ -40,6 +40,8 @@ struct wire_format {
 	 */
 	void (*enclose)(const struct run *run, char *prefix, size_t *prefix_len, struct span *body,
 			char *suffix, size_t *suffix_len);
+	/* Whether enclose can do it for this one; NULL: for every one. */
+	bool (*enclosable)(const struct run *run);
 	/* A run of lines goes out just as it is, so that it too may be sent from where it lies. */
 	bool lines_verbatim;
 	/* The first end of a message at or after an offset into encoded bytes; these begin with the

@@ -18,6 +18,7 @@
 #include "engine/socket.h"
 #include "protocol/line.h"
 
+struct http_session;
 struct publisher;
 struct subscription;
 
@@ -34,6 +35,7 @@ struct connection {
 	struct socket socket; /* first */
 	uint8_t state;        /* enum connection_state */
 	uint8_t counts;       /* enum connection_counts: in which limit */
+	uint8_t protocols;    /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
 	bool awaiting;        /* an answer from a home, before which it must not finish */
 	struct shard *shard;
 	struct list link;           /* the shard's connections */
@@ -48,6 +50,7 @@ struct connection {
 	struct subscription *subscription;
 	const char *farewell; /* the last thing to say, or NULL */
 	struct line_decoder line;
+	struct http_session *http; /* NULL: does not speak HTTP, or has not spoken yet */
 	enum drop_reason reason;   /* why what it does not get is dropped */
 	unsigned char address[16]; /* of the peer, where connections are counted per address */
 };
@@ -55,8 +58,8 @@ struct connection {
 void connections_init(struct shard *shard);
 /* Ends all that are left, at once; the reactor does not turn any more. */
 void connections_release(struct shard *shard);
-/* A client has been accepted; takes the fd over. */
-void connection_open(struct shard *shard, int fd);
+/* A client has been accepted on a listener with these protocols; takes the fd over. */
+void connection_open(struct shard *shard, int fd, unsigned protocols);
 /* Adds to what it has to say. False: out of memory, the connection is closed. */
 bool connection_reply(struct connection *connection, struct span text);
 /* Sends what there is to send, if nothing is in flight. Its cursor, if it is ready, becomes busy.
@@ -74,6 +77,8 @@ void connection_error(struct connection *connection, const char *error_line);
 void connection_limit_closing(struct connection *connection);
 /* At once; what its subscription has not got is dropped for that reason. Harmless twice. */
 void connection_close(struct connection *connection, enum drop_reason reason);
+/* Whether the client is on this very machine. */
+bool connection_local(const struct connection *connection);
 /* A home's receipt for the publisher of this connection. */
 void connection_receipt(struct shard *shard, uint32_t slot, uint32_t generation);
 /* Publishers that had to wait may go on. */
@@ -93,7 +98,8 @@ void line_session_received(struct connection *connection, struct span bytes);
 
 /* What a connection that publishes needs. */
 struct publisher {
-	struct block *carry; /* a message that is partly there, or NULL */
+	struct block *carry;        /* a message that is partly there, or NULL */
+	struct topic_letter *leave; /* for its end, which must not fail for want of memory */
 	uint64_t hash;
 	unsigned home;
 	struct span name;

@@ -21,10 +21,10 @@ struct subscribe_letter {
 	uint64_t hash;
 	struct replay replay;
 	/* the answer */
-	int error; /* -ENOSPC: no room for another topic; -ENOMEM */
-	uint64_t epoch;
-	uint64_t gap;  /* as in struct replay_answer */
-	uint32_t skip; /* messages of the first block */
+	int error;           /* -ENOSPC: no room for another topic; -ENOMEM */
+	uint64_t epoch, seq; /* of the newest message */
+	uint64_t gap;        /* as in struct replay_answer */
+	uint32_t skip;       /* messages of the first block */
 	size_t blocks_n;
 	struct block **blocks; /* held for whoever has the letter */
 	struct span name;
@@ -42,6 +42,15 @@ struct topic_letter {
 	char bytes[];
 };
 
+/* LETTER_SEQUENCED: to the connection that published one message over HTTP. */
+struct sequenced_letter {
+	struct letter letter;
+	uint32_t slot, generation;
+	int error; /* -ENOSPC: no room for another topic; -ENOMEM */
+	uint64_t epoch, seq;
+	struct block *block; /* held, for its name */
+};
+
 /* NULL: out of memory. */
 struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash);
 struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash);
@@ -54,6 +63,12 @@ void home_unsubscribe(struct shard *shard, struct topic_letter *letter);
 void home_join(struct shard *shard, struct topic_letter *letter);
 void home_leave(struct shard *shard, struct topic_letter *letter);
 void home_sync(struct shard *shard, struct topic_letter *letter);
+
+/* The topic, if it is there; home_topic_or_new makes it: NULL with *error -ENOSPC or -ENOMEM. */
+struct topic *home_topic(const struct shard *shard, uint64_t hash, struct span name);
+struct topic *home_topic_or_new(struct shard *shard, uint64_t hash, struct span name, int *error);
+/* To be called when it may have got or lost its last client. */
+void home_weigh(struct shard *shard, struct topic *topic);
 
 /* Forgets topics that have had no clients for long enough. */
 void home_sweep(struct shard *shard);

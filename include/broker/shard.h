@@ -24,6 +24,9 @@ struct block;
 struct connection;
 struct interest;
 struct listener;
+struct objects;
+struct route;
+struct snapshots;
 struct stream;
 struct topic;
 
@@ -73,8 +76,14 @@ struct broker {
 	_Atomic uint64_t subscriptions;
 	_Atomic uint32_t running; /* shards that have not ended */
 	struct address_book *addresses;
+	const struct route *routes[32]; /* broker/routes.h */
+	unsigned routes_n;
+	struct objects *objects; /* what shards start with */
 	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */
 	void (*report)(struct shard *shard, bool last);
+	/* Called on a shard's thread every second; NULL: nobody cares. Set by floor 4. */
+	void (*second)(struct shard *shard);
+	struct snapshots *snapshots; /* admin/snapshot.c */
 };
 
 struct shard {
@@ -112,12 +121,24 @@ struct shard {
 	struct deadline backlog_deadline, sweep_deadline, stats_deadline, accept_deadline,
 		drain_deadline;
 
+	struct deadline_class second;
+	struct deadline second_deadline;
+	struct deadline_class heartbeat, stall, wait; /* http_session.c, fetch.c */
+	struct list answers; /* fetched for those who waited, to be given in the next turns */
+	uint32_t waiting_n;  /* requests that wait at topics here */
+	char date[32];       /* for HTTP, of this second */
+	uint64_t date_second;
+	struct objects *objects; /* static files */
+
 	uint64_t accept_waiting; /* bit per listener (modulo 64): not armed for want of file
 				    descriptors */
 	bool draining;
 	bool marked[LANES];    /* said in every lane that nothing more will come */
 	unsigned marks[LANES]; /* heard */
 	struct stats *stats;   /* admin/stats.c */
+
+	/* The last LETTER_HEARTBEAT's round, for the main thread to see; UINT64_MAX: has ended. */
+	_Atomic uint64_t watchdog_round;
 };
 
 /* To be called on the shard's own, bound thread: makes its ring. -errno as ring_new. */
@@ -147,10 +168,17 @@ void shard_active(struct shard *shard, struct stream *stream);
 struct reload_letter {
 	struct letter letter;
 	const struct config *config;
+	struct objects *objects; /* held for the reader */
 	struct reload {
 		_Atomic unsigned left;
 		struct config *before;
 	} * reload;
+};
+
+/* LETTER_HEARTBEAT */
+struct heartbeat_letter {
+	struct letter letter;
+	uint64_t round;
 };
 
 /* Frees a letter of any kind that nobody will read any more, with what it holds. */

@@ -29,7 +29,7 @@ enum {
 	OPS = 16,
 };
 
-enum { REACTOR_GENERATION_MASK = 0xffffff, REACTOR_DEADLINE_CLASSES = 12 };
+enum { REACTOR_GENERATION_MASK = 0xffffff, REACTOR_DEADLINE_CLASSES = 16 };
 
 static inline uint64_t user_data(unsigned op, uint32_t generation, uint32_t slot)
 {
@@ -101,6 +101,7 @@ struct reactor {
 	} deadlines[REACTOR_DEADLINE_CLASSES];
 	unsigned deadlines_n;
 	bool ticking;
+	uint32_t tick_generation; /* one more for every time the clock stops */
 
 	uint64_t pending[LANES]; /* doorbell bits whose lanes may still hold letters */
 	uint64_t gap_ns;         /* moving average of idle times, for spinning */

@@ -25,6 +25,7 @@ struct ring_params {
 	unsigned recv_buffers; /* a power of two */
 	size_t recv_buffer_bytes;
 	unsigned sqpoll_idle_ms; /* 0: no kernel submission thread */
+	bool restricted;         /* take no other requests than those of this header, for good */
 };
 
 struct completion {
@@ -58,6 +59,8 @@ void ring_free(struct ring *ring);
 
 /* What the ring runs with, for the log: "single_issuer defer_taskrun ..., sq 4096, cq 16384". */
 const char *ring_describe(const struct ring *ring);
+/* Whether the kernel holds it to its own requests: asked for, and known to this kernel. */
+bool ring_restricted(const struct ring *ring);
 const struct ring_counts *ring_counts(const struct ring *ring);
 int ring_fd(const struct ring *ring);
 

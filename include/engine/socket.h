@@ -21,11 +21,11 @@ struct socket {
 	uint8_t in_flight; /* requests that will complete */
 	bool recv_armed;
 	bool multishot; /* receives need not be stopped: armed once for many */
-	char *into;     /* where the armed receive puts its bytes, if that is the owner's memory */
 	bool sending;
 	bool paused; /* the owner wants nothing received for now */
 	bool ended;  /* the peer's end of file, or an error, was received */
 	bool closing;
+	char *into;       /* the armed receive goes into the owner's memory; or NULL */
 	uint64_t sent_ns; /* when the last send was queued */
 	struct list link; /* starved, or to be closed */
 };
@@ -88,6 +88,9 @@ void socket_cancel_send(struct sockets *sockets, struct socket *socket);
 /* Closes, now or when nothing is in flight any more; `received` is not called again, `sent` is for
  * what is in flight. Calling it twice is harmless. */
 void socket_close(struct sockets *sockets, struct socket *socket);
+/* The ring takes part no more: nothing in flight will complete, and the socket closes with the next
+ * sockets_flush. */
+void socket_abandon(struct sockets *sockets, struct socket *socket);
 /* The socket of a slot if its generation is still this one; NULL otherwise. */
 struct socket *socket_at(struct sockets *sockets, uint32_t slot, uint32_t generation);
 uint32_t socket_generation(const struct sockets *sockets, const struct socket *socket);

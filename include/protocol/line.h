@@ -68,8 +68,8 @@ bool line_message_id(struct span id, uint64_t *epoch, uint64_t *seq);
 
 extern const struct wire_format line_format;
 
-/* "PUBLISH " or "SUBSCRIBE ", or the beginning of one of them: 1 surely, 0 perhaps (come again with
- * more), -1 no. */
+/* "PUBLISH ", "SUBSCRIBE " or "BYE", or the beginning of one of them: 1 surely, 0 perhaps (come
+ * again with more), -1 no. */
 int line_detect(struct span first);
 
 /* Reasons after "ERROR ". */

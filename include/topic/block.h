@@ -23,18 +23,28 @@ struct block {
 	_Atomic uint32_t holders;
 	uint32_t messages;
 	uint8_t name_len;
+	uint8_t type_len;    /* of its content type; 0: not known */
+	uint8_t version_len; /* of what its publisher calls its version; 0: nothing */
 	bool lines;          /* the body is messages each followed by CRLF */
+	bool receipt;        /* its publisher waits to hear its number: at this connection */
+	uint32_t shard, slot, generation;
+	uint32_t head_len;   /* name, type and version */
 	uint64_t hash;       /* of the name */
 	uint64_t epoch, seq; /* stamped by the home: seq is that of the first message */
 	uint64_t stamped_ns;
 	size_t len, capacity; /* of the body */
 	struct list age;      /* the home's: all history of a shard, oldest first */
-	char bytes[];         /* name, then body */
+	char bytes[];         /* name, type, version, then body */
 };
 
 /* An empty block for a topic with room for a body of this many bytes; the caller holds it. NULL:
  * out of memory. */
 struct block *block_new(struct span name, uint64_t hash, size_t capacity);
+/* The same with a content type and a version of its publisher's, of at most BLOCK_LABEL_MAX bytes
+ * each; empty: none. */
+enum { BLOCK_LABEL_MAX = 255 };
+struct block *block_new_labelled(struct span name, uint64_t hash, struct span type,
+				 struct span version, size_t capacity);
 /* Room for len more bytes, before it is published; the block may move. NULL: out of memory, the old
  * one is as it was. */
 struct block *block_reserve(struct block *block, size_t len);
@@ -49,7 +59,17 @@ static inline struct span block_name(const struct block *b)
 
 static inline char *block_body(struct block *b)
 {
-	return b->bytes + b->name_len;
+	return b->bytes + b->head_len;
+}
+
+static inline struct span block_type(const struct block *b)
+{
+	return (struct span){ b->bytes + b->name_len, b->type_len };
+}
+
+static inline struct span block_version(const struct block *b)
+{
+	return (struct span){ b->bytes + b->name_len + b->type_len, b->version_len };
 }
 
 /* Its messages from the skip-th on (0: all) as a run. */
@@ -58,7 +78,7 @@ struct run block_run(const struct block *block, uint32_t skip);
 /* What it takes in memory. */
 static inline size_t block_bytes(const struct block *b)
 {
-	return sizeof(*b) + b->name_len + b->capacity;
+	return sizeof(*b) + b->head_len + b->capacity;
 }
 
 static inline void block_ref(struct block *b, uint32_t n)

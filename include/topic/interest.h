@@ -15,6 +15,7 @@
 
 struct config_topic;
 struct stream;
+struct topic_letter;
 
 enum { INTEREST_FORMATS = 4 };
 
@@ -25,7 +26,10 @@ struct interest {
 	bool live;            /* the home has answered: blocks that come are for us */
 	uint32_t subscribers; /* here, those that wait for an answer included */
 	uint32_t unanswered;  /* letters under way to the home and back */
+	uint64_t epoch, seq;  /* of the newest message that has come here */
 	struct stream *streams[INTEREST_FORMATS]; /* by format; made at need */
+	/* The shard's, plain memory: for its end, which must not fail for want of any. */
+	struct topic_letter *unsubscribe;
 	char name[];
 };
 

@@ -19,10 +19,15 @@ enum letter_kind {
 			   sequenced */
 	LETTER_RECEIPT, /* home -> shard: the same letter, answered: everything before it is
 			   sequenced */
+	LETTER_SEQUENCED, /* home -> shard: a message that asked for a receipt has its number */
+	LETTER_FETCH,     /* shard -> home: a request for a message, or about a topic */
+	LETTER_COUNT,     /* home -> each shard in turn: the same letter, collecting subscribers */
+	LETTER_FETCHED,   /* home -> shard: the same letter, answered */
 	LETTER_BYE,     /* home -> shard: the last publisher has left and the topic says goodbye */
 	LETTER_DRAINED, /* shard -> shard: nothing more will come in this lane */
 	LETTER_DRAIN,   /* main -> shard: stop taking, deliver, end */
 	LETTER_RELOAD,  /* main -> shard: another configuration */
+	LETTER_HEARTBEAT, /* main -> shard: say that you turn */
 };
 
 struct letter {

@@ -31,6 +31,7 @@ struct cursor {
 	struct list link;
 	struct chunk *chunk;
 	uint64_t pos;        /* next byte to send, within its chunk's numbering */
+	uint64_t live_pos;   /* what is before that is a replay */
 	uint64_t counted;    /* messages delivered to it, in the stream's numbering */
 	uint64_t goal_count; /* what `counted` will be when the send in flight has all gone */
 	size_t goal_bytes;
@@ -70,7 +71,9 @@ enum {
 	STREAM_REFERENCE_BYTES = 16 << 10,      /* of one message */
 	STREAM_REFERENCE_LINES_BYTES = 4 << 10, /* of lines that go out as they came in */
 	STREAM_SEND_BYTES = 256 << 10,
-	STREAM_SEND_PIECE_BYTES = 1 << 20
+	STREAM_SEND_PIECE_BYTES = 1 << 20, /* of one large message in one send */
+	STREAM_SEND_PIECE_MAX =
+		5 << 18, /* the same, rather than leave a crumb for a send of its own */
 };
 bool stream_append(struct stream *stream, struct block *block, uint64_t now_ns, int *error);
 

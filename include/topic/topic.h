@@ -26,9 +26,19 @@ struct topic {
 	struct history history;
 	struct list
 		link; /* forgotten after a while without clients: the shard's list, by idle_ns */
-	uint64_t idle_ns; /* since when there have been no clients; 0: there are some */
+	struct list waiting; /* the owner's: requests for messages that are not there yet */
+	bool versioned;      /* a message with a version has come: the greatest one is */
+	uint64_t version[2];
+	uint64_t ranked_seq; /* where it was when topics were last ranked by rate */
+	uint64_t idle_ns;    /* since when there have been no clients; 0: there are some */
 	char name[];
 };
+
+/* Whether a name is that of one of the broker's own topics, which it alone publishes to. */
+static inline bool topic_internal(struct span name)
+{
+	return name.len > 5 && memcmp(name.data, "$sys.", 5) == 0;
+}
 
 /* NULL: out of memory. */
 struct topic *topic_new(struct span name, uint64_t hash, unsigned shards,

@@ -13,6 +13,8 @@ void hash_seed_with(uint64_t k0, uint64_t k1)
 {
 	key[0] = k0;
 	key[1] = k1;
+	/* What is unique follows from the key, or a test could not be repeated. */
+	atomic_store(&unique, 0);
 }
 
 void hash_seed(void)

@@ -9,9 +9,12 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/probe.h"
 #include "broker/home.h"
+#include "broker/http_session.h"
 #include "broker/listener.h"
 #include "broker/subscription.h"
+#include "protocol/sniff.h"
 #include "topic/block.h"
 
 enum {
@@ -38,6 +41,7 @@ void publisher_free(struct publisher *p)
 		return;
 	if (p->carry != NULL)
 		block_unref(p->carry);
+	free(p->leave);
 	free(p);
 }
 
@@ -57,15 +61,14 @@ static void end_publisher(struct connection *c, bool receipt)
 		c->receiving_into = p->carry;
 		p->carry = NULL;
 	}
-	l = topic_letter_new(LETTER_LEAVE, p->name, p->hash);
-	if (l != NULL) {
-		l->shard = s->id;
-		l->receipt = receipt;
-		l->slot = c->socket.slot;
-		l->generation = socket_generation(&s->sockets, &c->socket);
-		c->awaiting = receipt;
-		shard_post(s, p->home, LANE_GATED, &l->letter);
-	}
+	l = p->leave;
+	p->leave = NULL;
+	l->shard = s->id;
+	l->receipt = receipt;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&s->sockets, &c->socket);
+	c->awaiting = receipt;
+	shard_post(s, p->home, LANE_GATED, &l->letter);
 	publisher_free(p);
 }
 
@@ -170,7 +173,11 @@ void connection_flush(struct connection *c)
 	if (c->reply_flying_len > 0)
 		spans[n++] = (struct iovec){ c->reply_flying + c->reply_flown,
 					     c->reply_flying_len - c->reply_flown };
-	if (sub != NULL && sub->stream != NULL && !stream_at_end(sub->stream, &sub->cursor)) {
+	if (c->http != NULL && c->reply_len == 0)
+		n += http_session_gather(c, spans + n, RING_SPANS_MAX - n);
+	/* A reply that has not left yet comes first. */
+	if (sub != NULL && sub->stream != NULL && c->reply_len == 0 &&
+	    !stream_at_end(sub->stream, &sub->cursor)) {
 		unsigned gathered =
 			stream_gather(sub->stream, &sub->cursor, spans + n, RING_SPANS_MAX - n);
 
@@ -190,9 +197,10 @@ void connection_finish(struct connection *c, const char *farewell)
 		return;
 	if (c->state == CONNECTION_OPEN) {
 		become(c, CONNECTION_FINISHING);
+		PROBE(finish, c->shard->id, c->socket.fd, farewell);
 		deadline_stop(&c->deadline);
 		c->farewell = farewell;
-		if (c->subscription == NULL && !c->awaiting)
+		if (c->subscription == NULL && !c->awaiting && !http_session_sending(c))
 			connection_limit_closing(c);
 		free(c->input);
 		c->input = NULL;
@@ -208,11 +216,18 @@ void connection_goodbye(struct connection *c)
 	end_publisher(c, true);
 	if (c->subscription != NULL && !c->awaiting)
 		c->awaiting = subscription_ask_last(c->subscription);
-	connection_finish(c, NULL);
+	connection_finish(c, c->http != NULL ? http_session_farewell(c) : NULL);
+}
+
+static bool speaks_http(const struct connection *c)
+{
+	return c->http != NULL || c->protocols == CONFIG_PROTOCOL_HTTP;
 }
 
 void connection_error(struct connection *c, const char *error_line)
 {
+	if (speaks_http(c))
+		error_line = http_session_error(c, error_line);
 	if (c->state == CONNECTION_OPEN) {
 		c->shard->counters.errors++;
 		end_publisher(c, false);
@@ -230,6 +245,7 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	if (c->state == CONNECTION_CLOSED)
 		return;
 	become(c, CONNECTION_CLOSED);
+	PROBE(close, c->shard->id, c->socket.fd, drop_reason_names[reason]);
 	c->reason = reason;
 	deadline_stop(&c->deadline);
 	end_publisher(c, false);
@@ -241,6 +257,57 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	socket_close(&c->shard->sockets, &c->socket);
 }
 
+/* Says why, in the client's own protocol where that is known. */
+static void refuse(struct connection *c)
+{
+	const char *refusal = c->farewell;
+
+	if (c->protocols == CONFIG_PROTOCOL_HTTP)
+		refusal = http_session_error(c, refusal);
+	connection_finish(c, refusal);
+}
+
+/* The first bytes decide, once. */
+static void received_first(struct connection *c, struct span bytes)
+{
+	char first[SNIFF_BYTES_MAX];
+	struct span all = bytes;
+
+	if (c->input_len > 0) {
+		size_t rest = sizeof(first) - c->input_len;
+
+		memcpy(first, c->input, c->input_len);
+		memcpy(first + c->input_len, bytes.data, bytes.len < rest ? bytes.len : rest);
+		all = (struct span){ first, c->input_len + (bytes.len < rest ? bytes.len : rest) };
+	}
+	switch (sniff(all)) {
+	case SNIFF_LINE:
+		c->protocols = CONFIG_PROTOCOL_LINE;
+		if (c->counts == COUNTS_AS_REFUSED)
+			refuse(c);
+		else
+			line_session_received(c, bytes);
+		break;
+	case SNIFF_HTTP:
+		c->protocols = CONFIG_PROTOCOL_HTTP;
+		if (c->counts == COUNTS_AS_REFUSED)
+			refuse(c);
+		else
+			http_session_received(c, bytes);
+		break;
+	case SNIFF_MORE:
+	default:
+		c->input = realloc(c->input, SNIFF_BYTES_MAX);
+		if (c->input == NULL) {
+			c->input_len = 0;
+			connection_close(c, DROP_MEMORY);
+			return;
+		}
+		memcpy(c->input + c->input_len, bytes.data, bytes.len);
+		c->input_len += (uint32_t)bytes.len;
+	}
+}
+
 static void received(struct socket *socket, const char *data, size_t len, int error)
 {
 	struct connection *c = connection_of(socket);
@@ -250,11 +317,21 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 		s->counters.received_bytes += len;
 		if (c->state != CONNECTION_OPEN)
 			return;
+		if (c->protocols == CONFIG_PROTOCOL_HTTP) {
+			http_session_received(c, (struct span){ data, len });
+			return;
+		}
+		if (c->protocols != CONFIG_PROTOCOL_LINE) {
+			received_first(c, (struct span){ data, len });
+			return;
+		}
 		if (s->idle.after_ns != 0 && (c->publisher != NULL || c->subscription != NULL))
 			reactor_deadline(&s->reactor, &s->idle, &c->deadline);
 		line_session_received(c, (struct span){ data, len });
 	} else if (error != 0 || c->state == CONNECTION_LINGERING) {
 		connection_close(c, DROP_CLOSED);
+	} else if (c->state == CONNECTION_OPEN && c->http != NULL) {
+		http_session_ended(c);
 	} else if (c->state == CONNECTION_OPEN) {
 		connection_goodbye(c);
 	} else {
@@ -280,6 +357,8 @@ static void sent(struct socket *socket, int result)
 			c->reply_flying_len = 0;
 		}
 	}
+	if (c->http != NULL)
+		n -= http_session_sent(c, n);
 	if (c->subscription != NULL) {
 		bool skip = c->subscription->skip;
 
@@ -301,8 +380,11 @@ static void sent(struct socket *socket, int result)
 		return;
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
-	if (c->reply_len > 0 || c->reply_flying_len > 0 || c->state == CONNECTION_FINISHING)
+	if (c->reply_len > 0 || c->reply_flying_len > 0 || c->state == CONNECTION_FINISHING ||
+	    http_session_sending(c))
 		connection_flush(c);
+	if (c->http != NULL)
+		http_session_resume(c);
 }
 
 static void closed(struct socket *socket)
@@ -320,6 +402,7 @@ static void closed(struct socket *socket)
 	free(c->reply);
 	free(c->reply_flying);
 	free(c->input);
+	http_session_free(c);
 	pool_give(&s->connection_pool, c);
 }
 
@@ -338,7 +421,11 @@ static void closing_timed_out(void *context, struct deadline *d)
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
 
 	(void)context;
-	connection_close(c, c->reason);
+	/* Refused, and it has not said what it speaks. */
+	if (c->state == CONNECTION_OPEN)
+		refuse(c);
+	else
+		connection_close(c, c->reason);
 }
 
 static void watch(struct shard *s)
@@ -360,13 +447,28 @@ void connections_init(struct shard *s)
 	deadline_class_init(&s->idle, s->config->limits.idle_seconds * NS_PER_S);
 	deadline_class_init(&s->closing, CLOSING_SECONDS * NS_PER_S);
 	watch(s);
+	http_sessions_init(s);
 }
 
-void connection_open(struct shard *s, int fd)
+bool connection_local(const struct connection *c)
+{
+	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
+	static const unsigned char unix_or_v6_loopback[15];
+	unsigned char peer[16];
+
+	ring_peer(c->shard->reactor.ring, c->socket.fd, peer);
+	if (memcmp(peer, mapped, 12) == 0)
+		return peer[12] == 127;
+	return memcmp(peer, unix_or_v6_loopback, 15) == 0 && peer[15] <= 1;
+}
+
+void connection_open(struct shard *s, int fd, unsigned protocols)
 {
 	struct connection *c = pool_take(&s->connection_pool);
 	const char *refusal;
-	struct connection fresh = { .shard = s, .reason = DROP_CLOSED };
+	struct connection fresh = { .shard = s,
+				    .protocols = (uint8_t)protocols,
+				    .reason = DROP_CLOSED };
 
 	if (c == NULL) {
 		ring_close(s->reactor.ring, fd);
@@ -395,10 +497,15 @@ void connection_open(struct shard *s, int fd)
 		return;
 	}
 	s->counters.refused++;
-	if (s->refused_n++ >= REFUSED_CONNECTIONS_MAX)
+	c->farewell = refusal;
+	if (s->refused_n++ >= REFUSED_CONNECTIONS_MAX) {
 		connection_close(c, DROP_CLOSED);
-	else
-		connection_finish(c, refusal);
+	} else if (c->protocols == CONFIG_PROTOCOL_LINE || c->protocols == CONFIG_PROTOCOL_HTTP) {
+		refuse(c);
+	} else {
+		connection_limit_closing(c);
+		socket_receive(&s->sockets, &c->socket);
+	}
 }
 
 void connections_resume(struct shard *s)
@@ -433,6 +540,11 @@ static void each_connection(struct shard *s, void (*callback)(struct connection 
 
 static void stop_publisher(struct connection *c)
 {
+	/* A message that is on its way to its home gets its answer. */
+	if (c->state == CONNECTION_OPEN && c->http != NULL && c->http->publishing) {
+		http_close_after(c);
+		connection_finish(c, NULL);
+	}
 	if (c->state == CONNECTION_OPEN && c->subscription == NULL)
 		connection_error(c, LINE_ERROR_TEXT("draining"));
 	else if (c->state != CONNECTION_OPEN && deadline_running(&c->deadline))
@@ -458,9 +570,9 @@ void connections_farewell(struct shard *s)
 
 static void end_now(struct connection *c)
 {
-	c->socket.in_flight = 0;
 	if (c->subscription != NULL)
 		c->subscription->in_flight = false;
+	socket_abandon(&c->shard->sockets, &c->socket);
 	connection_close(c, DROP_CLOSED);
 }
 

@@ -6,8 +6,11 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/probe.h"
+#include "broker/fetch.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
+#include "protocol/http.h"
 #include "topic/block.h"
 
 struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
@@ -36,7 +39,7 @@ struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, u
 	return l;
 }
 
-static struct topic *find(const struct shard *s, uint64_t hash, struct span name)
+struct topic *home_topic(const struct shard *s, uint64_t hash, struct span name)
 {
 	return (struct topic *)(void *)table_find(&s->topics, hash, name);
 }
@@ -58,9 +61,9 @@ static void forget(struct shard *s, struct topic *t)
 }
 
 /* Puts a topic on the list to be forgotten, or takes it off, as it has clients or not. */
-static void weigh(struct shard *s, struct topic *t)
+void home_weigh(struct shard *s, struct topic *t)
 {
-	bool idle = t->publishers == 0 && t->shards_n == 0;
+	bool idle = t->publishers == 0 && t->shards_n == 0 && list_empty(&t->waiting);
 
 	list_remove(&t->link);
 	t->idle_ns = idle ? s->reactor.now_ns : 0;
@@ -91,9 +94,9 @@ static bool forget_one(struct shard *s)
 	return true;
 }
 
-static struct topic *find_or_new(struct shard *s, uint64_t hash, struct span name, int *error)
+struct topic *home_topic_or_new(struct shard *s, uint64_t hash, struct span name, int *error)
 {
-	struct topic *t = find(s, hash, name);
+	struct topic *t = home_topic(s, hash, name);
 	uint64_t max = (s->config->limits.topics + s->broker->shards_n - 1) / s->broker->shards_n;
 
 	*error = 0;
@@ -110,7 +113,7 @@ static struct topic *find_or_new(struct shard *s, uint64_t hash, struct span nam
 		*error = -ENOMEM;
 		return NULL;
 	}
-	weigh(s, t);
+	home_weigh(s, t);
 	return t;
 }
 
@@ -119,21 +122,58 @@ static void bound_history(struct shard *s)
 {
 	while (s->history.bytes > s->history.bytes_max) {
 		struct block *b = LIST_ENTRY(s->history.blocks.next, struct block, age);
-		struct topic *t = find(s, b->hash, block_name(b));
+		struct topic *t = home_topic(s, b->hash, block_name(b));
 
 		assert(t != NULL && history_at(&t->history, 0) == b);
 		history_drop_oldest(&t->history, &s->history);
 	}
 }
 
+/* Tells the publisher of a message its number, or why it has none. */
+static void send_receipt(struct shard *s, struct block *b, int error)
+{
+	struct sequenced_letter *l = malloc(sizeof(*l));
+
+	/* Without memory for it the publisher's connection waits until it is closed. */
+	if (l == NULL)
+		return;
+	*l = (struct sequenced_letter){ .letter = { LETTER_SEQUENCED },
+					.slot = b->slot,
+					.generation = b->generation,
+					.error = error,
+					.epoch = b->epoch,
+					.seq = b->seq,
+					.block = b };
+	block_ref(b, 1);
+	shard_post(s, b->shard, LANE_FREE, &l->letter);
+}
+
+/* What only messages with labels or waiting readers need. */
+static void sequenced(struct shard *s, struct topic *t, struct block *b)
+{
+	uint64_t v[2];
+
+	if (b->version_len > 0 && http_version_parse(block_version(b), v) &&
+	    (!t->versioned || v[0] > t->version[0] ||
+	     (v[0] == t->version[0] && v[1] > t->version[1]))) {
+		t->versioned = true;
+		t->version[0] = v[0];
+		t->version[1] = v[1];
+	}
+	if (!list_empty(&t->waiting))
+		home_wake(s, t);
+}
+
 void home_publish(struct shard *s, struct block *b)
 {
 	int error;
-	struct topic *t = find_or_new(s, b->hash, block_name(b), &error);
+	struct topic *t = home_topic_or_new(s, b->hash, block_name(b), &error);
 	uint32_t left;
 
 	if (t == NULL) {
 		/* No room for the topic: nobody can be subscribed to it. */
+		if (b->receipt)
+			send_receipt(s, b, error);
 		block_unref(b);
 		return;
 	}
@@ -141,8 +181,9 @@ void home_publish(struct shard *s, struct block *b)
 	bound_history(s);
 	s->counters.published += b->messages;
 	s->counters.blocks_in++;
+	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
 	if (t->idle_ns != 0)
-		weigh(s, t);
+		home_weigh(s, t);
 	/* Every receiver's hold is there before the first letter leaves. */
 	left = t->shards_n;
 	if (left > 0)
@@ -157,6 +198,10 @@ void home_publish(struct shard *s, struct block *b)
 				shard_post(s, shard, LANE_FREE, &b->letter);
 		}
 	}
+	if (b->receipt)
+		send_receipt(s, b, 0);
+	if (b->version_len > 0 || !list_empty(&t->waiting))
+		sequenced(s, t, b);
 	block_unref(b);
 }
 
@@ -185,13 +230,14 @@ static int hold_replay(struct shard *s, struct topic *t, struct subscribe_letter
 
 void home_subscribe(struct shard *s, struct subscribe_letter *l)
 {
-	struct topic *t = find_or_new(s, l->hash, l->name, &l->error);
+	struct topic *t = home_topic_or_new(s, l->hash, l->name, &l->error);
 
 	if (t != NULL) {
 		l->epoch = t->epoch;
+		l->seq = t->seq;
 		l->error = hold_replay(s, t, l);
 		topic_add_shard(t, l->shard);
-		weigh(s, t);
+		home_weigh(s, t);
 	}
 	l->letter.kind = LETTER_SUBSCRIBED;
 	shard_post(s, l->shard, LANE_FREE, &l->letter);
@@ -199,11 +245,11 @@ void home_subscribe(struct shard *s, struct subscribe_letter *l)
 
 void home_unsubscribe(struct shard *s, struct topic_letter *l)
 {
-	struct topic *t = find(s, l->hash, l->name);
+	struct topic *t = home_topic(s, l->hash, l->name);
 
 	if (t != NULL) {
 		topic_remove_shard(t, l->shard);
-		weigh(s, t);
+		home_weigh(s, t);
 	}
 	free(l);
 }
@@ -211,11 +257,11 @@ void home_unsubscribe(struct shard *s, struct topic_letter *l)
 void home_join(struct shard *s, struct topic_letter *l)
 {
 	int error;
-	struct topic *t = find_or_new(s, l->hash, l->name, &error);
+	struct topic *t = home_topic_or_new(s, l->hash, l->name, &error);
 
 	if (t != NULL) {
 		t->publishers++;
-		weigh(s, t);
+		home_weigh(s, t);
 	}
 	free(l);
 }
@@ -237,13 +283,13 @@ static void say_bye(struct shard *s, struct topic *t)
 
 void home_leave(struct shard *s, struct topic_letter *l)
 {
-	struct topic *t = find(s, l->hash, l->name);
+	struct topic *t = home_topic(s, l->hash, l->name);
 
 	if (t != NULL && t->publishers > 0) {
 		t->publishers--;
 		if (t->publishers == 0 && t->settings->on_last_publisher == LAST_PUBLISHER_BYE)
 			say_bye(s, t);
-		weigh(s, t);
+		home_weigh(s, t);
 	}
 	if (l->receipt)
 		home_sync(s, l);
@@ -288,7 +334,7 @@ void home_configure(struct shard *s)
 
 		topic_configure(t, config_topic(s->config, n->name));
 		history_trim(&t->history, &s->history, &t->limits, s->reactor.now_ns);
-		weigh(s, t);
+		home_weigh(s, t);
 	}
 	bound_history(s);
 }
@@ -297,7 +343,9 @@ void home_release(struct shard *s)
 {
 	struct named *n;
 
-	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;)
+	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;) {
+		home_forget_waiting((struct topic *)(void *)n);
 		topic_free((struct topic *)(void *)n, &s->history);
+	}
 	table_release(&s->topics);
 }

@@ -132,7 +132,9 @@ static void begin_publishing(struct connection *c, struct span topic)
 	p->hash = hash_bytes(topic.data, topic.len);
 	p->home = shard_home(c->shard, p->hash);
 	l = topic_letter_new(LETTER_JOIN, topic, p->hash);
-	if (l == NULL) {
+	p->leave = topic_letter_new(LETTER_LEAVE, topic, p->hash);
+	if (l == NULL || p->leave == NULL) {
+		free(l);
 		publisher_free(p);
 		connection_error(c, LINE_ERROR_TEXT("out of memory"));
 		return;
@@ -154,7 +156,7 @@ static void begin_subscription(struct connection *c, const struct line_event *e)
 
 	/* What a subscriber says is little and is never made to wait. */
 	c->socket.multishot = true;
-	err = subscription_new(c, e->topic, &replay);
+	err = subscription_new(c, e->topic, FORMAT_LINE, &replay);
 
 	if (err == -ENOSPC)
 		connection_error(c, LINE_ERROR_TEXT("too many subscriptions"));
@@ -172,16 +174,31 @@ static void handshake_done(struct connection *c)
 		reactor_deadline(&s->reactor, &s->idle, &c->deadline);
 }
 
+/* The broker's own topics: nobody else publishes to them, and who may look is the operator's
+ * choice. */
+static bool permitted(struct connection *c, const struct line_event *e)
+{
+	if (e->topic.data[0] != '$' || !topic_internal(e->topic))
+		return true;
+	if (e->kind == LINE_SUBSCRIBE &&
+	    (!c->shard->config->http.page_local_only || connection_local(c)))
+		return true;
+	connection_error(c, LINE_ERROR_TEXT("not permitted"));
+	return false;
+}
+
 static void handle(struct connection *c, const struct line_event *e)
 {
 	switch (e->kind) {
 	case LINE_PUBLISH:
 		handshake_done(c);
-		begin_publishing(c, e->topic);
+		if (permitted(c, e))
+			begin_publishing(c, e->topic);
 		break;
 	case LINE_SUBSCRIBE:
 		handshake_done(c);
-		begin_subscription(c, e);
+		if (permitted(c, e))
+			begin_subscription(c, e);
 		break;
 	case LINE_MESSAGES:
 		publish_messages(c, e);

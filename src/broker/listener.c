@@ -21,6 +21,7 @@
 #include "base/table.h"
 #include "broker/connection.h"
 #include "broker/shard.h"
+#include "engine/steering.h"
 
 enum {
 	OP_ACCEPT = OP_USER,
@@ -187,6 +188,21 @@ static int open_unix(struct listener *l, const char *path, const struct config *
 	return 0;
 }
 
+/* Never a reason not to start: without it connections are spread evenly. */
+static void steer(struct broker *b, const struct listener *l)
+{
+	int err = steering_attach(l->fds[0], &b->placement);
+
+	if (err == 0)
+		log_info("%s: connections go to the reactor on the cpu that their packets arrive "
+			 "on",
+			 l->address);
+	else
+		log_warn("%s: engine.steer has no effect and connections are spread evenly: %s",
+			 l->address,
+			 err == -EINVAL ? "the reactors do not have a cpu each" : strerror(-err));
+}
+
 int listeners_open(struct broker *b, const struct config *config, char *problem, size_t size)
 {
 	b->addresses = calloc(1, sizeof(*b->addresses));
@@ -210,6 +226,8 @@ int listeners_open(struct broker *b, const struct config *config, char *problem,
 			l->fds[shard] = -1;
 		err = strncmp(c->address, "unix:", 5) == 0 ? open_unix(l, c->address + 5, config)
 							   : open_tcp(l, b->shards_n, c, config);
+		if (err == 0 && l->unix_path == NULL && config->engine.steer == STEER_CPU)
+			steer(b, l);
 		if (err == 0)
 			continue;
 		snprintf(problem, size, "cannot listen on %s (listen \"%s\"): %s%s", c->address,
@@ -261,7 +279,7 @@ static void accepted(void *context, const struct completion *c)
 	uint32_t index = user_data_slot(c->user_data);
 
 	if (c->result >= 0)
-		connection_open(s, c->result);
+		connection_open(s, c->result, s->broker->listeners[index].protocols);
 	if (c->more || s->draining)
 		return;
 	if (c->result == -EMFILE || c->result == -ENFILE || c->result == -ENOBUFS ||

@@ -7,9 +7,13 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/probe.h"
 #include "broker/connection.h"
+#include "broker/fetch.h"
 #include "broker/home.h"
 #include "broker/listener.h"
+#include "broker/objects.h"
+#include "broker/routes.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -17,10 +21,8 @@
 
 enum {
 	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
-	OUTBOX_LETTERS_MAX = 1024,  /* waiting for one home: then its publishers wait */
-	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks in them: likewise */
-	FREE_LETTERS_MAX = 16384,   /* waiting for all shards: then nothing more is sequenced */
-	FREE_BYTES_MAX = 16 << 20,  /* of blocks in them: likewise */
+	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
+	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
 	COMPLETION_BATCH = 8192,    /* handled before anything else moves: all, but for floods */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
@@ -42,6 +44,15 @@ void letter_discard(struct letter *letter)
 		block_unref((struct block *)(void *)letter);
 		return;
 	}
+	if (letter->kind == LETTER_FETCH || letter->kind == LETTER_COUNT ||
+	    letter->kind == LETTER_FETCHED) {
+		fetch_letter_free((struct fetch_letter *)(void *)letter);
+		return;
+	}
+	if (letter->kind == LETTER_RELOAD)
+		objects_unref(((struct reload_letter *)(void *)letter)->objects);
+	if (letter->kind == LETTER_SEQUENCED)
+		block_unref(((struct sequenced_letter *)(void *)letter)->block);
 	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED) {
 		struct subscribe_letter *l = (struct subscribe_letter *)(void *)letter;
 
@@ -128,9 +139,21 @@ static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
 	return any;
 }
 
+/* Most letters waiting for all shards: then nothing more is sequenced. */
+static uint64_t free_letters_max(const struct shard *s)
+{
+	return UINT64_C(4) * s->config->engine.lane_entries;
+}
+
+/* Most letters waiting for one home: then its publishers wait. */
+static uint32_t outbox_letters_max(const struct shard *s)
+{
+	return (s->config->engine.lane_entries + 3) / 4;
+}
+
 static bool neighbours_lag(const struct shard *s)
 {
-	return s->waiting[LANE_FREE].letters >= FREE_LETTERS_MAX ||
+	return s->waiting[LANE_FREE].letters >= free_letters_max(s) ||
 	       s->waiting[LANE_FREE].bytes >= FREE_BYTES_MAX;
 }
 
@@ -150,7 +173,7 @@ bool shard_congested(const struct shard *s, unsigned home)
 {
 	if (home == s->id)
 		return s->pressed > 0 || neighbours_lag(s);
-	return s->outboxes[LANE_GATED][home].n >= OUTBOX_LETTERS_MAX ||
+	return s->outboxes[LANE_GATED][home].n >= outbox_letters_max(s) ||
 	       s->outboxes[LANE_GATED][home].bytes >= OUTBOX_BYTES_MAX;
 }
 
@@ -217,6 +240,8 @@ static void configure(struct shard *s)
 
 	s->handshake.after_ns = c->limits.handshake_seconds * NS_PER_S;
 	s->idle.after_ns = c->limits.idle_seconds * NS_PER_S;
+	s->heartbeat.after_ns = c->http.heartbeat_seconds * NS_PER_S;
+	s->wait.after_ns = c->http.wait_seconds * NS_PER_S;
 	s->stats_class.after_ns = c->stats_seconds * NS_PER_S;
 	s->drain.after_ns = c->drain_seconds * NS_PER_S;
 	s->history.bytes_max = c->limits.history_total_bytes / s->broker->shards_n;
@@ -242,6 +267,8 @@ static void reload(struct shard *s, struct reload_letter *l)
 	if (idle_topics == NULL)
 		abort();
 	s->config = l->config;
+	objects_unref(s->objects);
+	s->objects = l->objects;
 	s->idle_topics = idle_topics;
 	home_configure(s);
 	subscriptions_configure(s);
@@ -285,6 +312,18 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 	case LETTER_RECEIPT:
 		connection_receipt(s, about->slot, about->generation);
 		break;
+	case LETTER_SEQUENCED:
+		route_sequenced(s, (struct sequenced_letter *)(void *)letter);
+		return;
+	case LETTER_FETCH:
+		home_fetch(s, (struct fetch_letter *)(void *)letter);
+		return;
+	case LETTER_COUNT:
+		fetch_count(s, (struct fetch_letter *)(void *)letter);
+		return;
+	case LETTER_FETCHED:
+		fetch_answered(s, (struct fetch_letter *)(void *)letter);
+		return;
 	case LETTER_BYE:
 		subscriptions_bye(s, about);
 		return;
@@ -296,6 +335,10 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 		break;
 	case LETTER_RELOAD:
 		reload(s, (struct reload_letter *)(void *)letter);
+		break;
+	case LETTER_HEARTBEAT:
+		atomic_store(&s->watchdog_round,
+			     ((struct heartbeat_letter *)(void *)letter)->round);
 		break;
 	default:
 		abort();
@@ -319,8 +362,10 @@ void shard_publish(struct shard *s, struct block *b)
 
 void shard_dirty(struct shard *s, struct stream *stream)
 {
-	if (list_empty(&stream->dirty))
-		list_append(&s->dirty, &stream->dirty);
+	if (!list_empty(&stream->dirty))
+		return;
+	PROBE(dirty, s->id, stream);
+	list_append(&s->dirty, &stream->dirty);
 }
 
 void shard_active(struct shard *s, struct stream *stream)
@@ -341,6 +386,7 @@ static void fan_out(struct shard *s)
 
 	while (left > 0 && (link = list_take(&s->dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
+		unsigned before = left;
 
 		for (unsigned quota = STREAM_QUOTA;
 		     quota > 0 && left > 0 && !list_empty(&stream->ready); quota--, left--) {
@@ -349,6 +395,7 @@ static void fan_out(struct shard *s)
 
 			connection_flush(sub->connection);
 		}
+		PROBE(fan_out, s->id, stream, before - left, list_empty(&stream->ready));
 		if (!list_empty(&stream->ready))
 			list_append(&s->dirty, &stream->dirty);
 		if (stream->pressed)
@@ -363,6 +410,7 @@ static bool flush(void *context)
 	struct shard *s = context;
 	bool more = sockets_flush(&s->sockets), room = s->pressed > 0;
 
+	more |= fetch_flush(s);
 	subscriptions_bound_bytes(s);
 	fan_out(s);
 	if (s->draining)
@@ -398,8 +446,21 @@ static void report(void *context, struct deadline *d)
 	reactor_deadline(&s->reactor, &s->stats_class, d);
 }
 
+static void second(void *context, struct deadline *d)
+{
+	struct shard *s = context;
+
+	s->broker->second(s);
+	reactor_deadline(&s->reactor, &s->second, d);
+}
+
 static void watch(struct shard *s)
 {
+	deadline_class_init(&s->second, NS_PER_S);
+	deadline_init(&s->second_deadline);
+	reactor_watch(&s->reactor, &s->second, second, s);
+	if (s->broker->second != NULL)
+		reactor_deadline(&s->reactor, &s->second, &s->second_deadline);
 	deadline_class_init(&s->backlog, BACKLOG_CHECK_MS * NS_PER_MS);
 	deadline_class_init(&s->sweep, SWEEP_SECONDS * NS_PER_S);
 	deadline_class_init(&s->stats_class, 0);
@@ -428,7 +489,8 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 			  .batch = e->batch,
 			  .recv_buffers = e->recv_buffers,
 			  .recv_buffer_bytes = e->recv_buffer_bytes,
-			  .sqpoll_idle_ms = e->sqpoll_idle_ms },
+			  .sqpoll_idle_ms = e->sqpoll_idle_ms,
+			  .restricted = config->sandbox },
 	};
 	const struct reactor_owner owner = {
 		.letters = letters, .gate_open = gate_open, .flush = flush, .context = s
@@ -456,6 +518,8 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	b->ring_fds[id] = ring_fd(s->reactor.ring);
 	watch(s);
 	connections_init(s);
+	fetch_init(s);
+	s->objects = objects_ref(b->objects);
 	configure(s);
 	listeners_start(s);
 	return 0;
@@ -465,12 +529,17 @@ void shard_run(struct shard *s)
 {
 	reactor_run(&s->reactor);
 	connections_release(s);
+	atomic_store(&s->watchdog_round, UINT64_MAX);
 	s->broker->report(s, true);
 }
 
 void shard_release(struct shard *s)
 {
 	if (s->reactor.ring != NULL) {
+		struct list *l;
+
+		while ((l = list_take(&s->answers)) != NULL)
+			fetch_letter_free(LIST_ENTRY(l, struct fetch_letter, link));
 		subscriptions_release(s);
 		home_release(s);
 		reactor_release(&s->reactor);
@@ -487,4 +556,5 @@ void shard_release(struct shard *s)
 		free(s->mail_for[lane]);
 	}
 	free(s->idle_topics);
+	objects_unref(s->objects);
 }

@@ -8,12 +8,24 @@
 
 #include "base/clock.h"
 #include "base/hash.h"
+#include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/home.h"
+#include "broker/http_session.h"
+#include "protocol/sse.h"
 #include "topic/block.h"
 #include "topic/interest.h"
 
-enum { FORMAT_LINE, REST_AFTER_MS = 1000 };
+enum { REST_AFTER_MS = 1000 };
+
+_Static_assert((int)FORMATS <= (int)INTEREST_FORMATS, "every format has its place");
+
+static const struct wire_format *const formats[FORMATS] = {
+	[FORMAT_LINE] = &line_format,
+	[FORMAT_SSE] = &sse_format,
+	[FORMAT_CHUNKED] = &chunked_format,
+	[FORMAT_SSE_PLAIN] = &sse_plain_format,
+};
 
 static struct shard *shard_of(const struct subscription *sub)
 {
@@ -32,12 +44,10 @@ static void let_go(struct shard *s, struct interest *i)
 
 	if (i->subscribers > 0 || i->unanswered > 0)
 		return;
-	l = topic_letter_new(LETTER_UNSUBSCRIBE, i->named.name, i->named.hash);
-	/* Without memory the home goes on sending blocks that find nobody: wasteful, not wrong. */
-	if (l != NULL) {
-		l->shard = s->id;
-		shard_post(s, i->home, LANE_FREE, &l->letter);
-	}
+	l = i->unsubscribe;
+	i->unsubscribe = NULL;
+	l->shard = s->id;
+	shard_post(s, i->home, LANE_FREE, &l->letter);
 	table_remove(&s->interests, &i->named);
 	interest_free(i);
 }
@@ -50,21 +60,34 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 	if (i != NULL)
 		return i;
 	i = interest_new(name, hash, shard_home(s, hash), config_topic(s->config, name));
-	if (i != NULL && table_add(&s->interests, &i->named) != 0) {
+	if (i == NULL)
+		return NULL;
+	i->unsubscribe = topic_letter_new(LETTER_UNSUBSCRIBE, name, hash);
+	if (i->unsubscribe == NULL || table_add(&s->interests, &i->named) != 0) {
 		interest_free(i);
-		i = NULL;
+		return NULL;
 	}
 	return i;
 }
 
-/* Says OK, with a GAP if there is one, and puts the cursor where it belongs. */
+/* The OK of a line subscriber, and a GAP if there is one. */
+static void reply_ok(struct connection *c, const struct subscribe_letter *l)
+{
+	char gap[64];
+
+	if (!connection_reply(c, SPAN("OK\r\n")) || l == NULL || l->gap == 0)
+		return;
+	snprintf(gap, sizeof(gap), "GAP %016" PRIx64 ":%" PRIu64 "\r\n", l->epoch, l->gap);
+	(void)connection_reply(c, span_of(gap));
+}
+
+/* Puts the cursor where it belongs and says so. */
 static int activate(struct subscription *sub, struct subscribe_letter *l)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	struct stream *stream = interest_stream(sub->interest, FORMAT_LINE, &line_format);
+	struct stream *stream = interest_stream(sub->interest, sub->format, formats[sub->format]);
 	uint64_t messages = 0, unencodable = 0;
-	char gap[64];
 	int err;
 
 	if (stream == NULL)
@@ -80,21 +103,23 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 	shard_active(s, stream);
 	s->counters.matched += messages + unencodable;
 	s->counters.dropped[DROP_UNENCODABLE] += unencodable;
-	if (!connection_reply(c, SPAN("OK\r\n")))
+	if (c->http != NULL)
+		http_session_subscribed(c, l);
+	else
+		reply_ok(c, l);
+	if (c->state == CONNECTION_CLOSED)
 		return 0;
-	if (l != NULL && l->gap != 0) {
-		snprintf(gap, sizeof(gap), "GAP %016" PRIx64 ":%" PRIu64 "\r\n", l->epoch, l->gap);
-		if (!connection_reply(c, span_of(gap)))
-			return 0;
-	}
-	if (c->state == CONNECTION_FINISHING)
+	if (c->state == CONNECTION_FINISHING && c->http != NULL)
+		connection_finish(c, http_session_farewell(c));
+	else if (c->state == CONNECTION_FINISHING)
 		connection_finish(c, c->farewell);
 	else
 		connection_flush(c);
 	return 0;
 }
 
-int subscription_new(struct connection *c, struct span name, const struct replay *replay)
+int subscription_new(struct connection *c, struct span name, enum format format,
+		     const struct replay *replay)
 {
 	struct shard *s = c->shard;
 	struct subscribe_letter *l;
@@ -111,7 +136,7 @@ int subscription_new(struct connection *c, struct span name, const struct replay
 		let_go(s, i);
 		return -ENOMEM;
 	}
-	*sub = (struct subscription){ .connection = c, .interest = i };
+	*sub = (struct subscription){ .connection = c, .interest = i, .format = (uint8_t)format };
 	list_init(&sub->cursor.link);
 	c->subscription = sub;
 	i->subscribers++;
@@ -140,8 +165,14 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 
 	assert(i != NULL && i->unanswered > 0);
 	i->unanswered--;
-	if (l->error == 0)
+	/* An error or a lack of memory may end the subscription, but not the interest under our
+	 * feet. */
+	i->subscribers++;
+	if (l->error == 0) {
 		i->live = true;
+		i->epoch = l->epoch;
+		i->seq = l->seq;
+	}
 	if (c != NULL && c->state != CONNECTION_CLOSED && c->subscription != NULL) {
 		assert(c->subscription->interest == i);
 		c->awaiting = false;
@@ -151,6 +182,7 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 			connection_error(c, l->error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
 								: LINE_ERROR_TEXT("out of memory"));
 	}
+	i->subscribers--;
 	let_go(s, i);
 	letter_discard(&l->letter);
 }
@@ -195,7 +227,9 @@ static void let_skip(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	bool disconnect = sub->interest->settings->slow == SLOW_DISCONNECT;
+	/* One that is about to end has nothing to go on to. */
+	bool disconnect = c->state == CONNECTION_FINISHING ||
+			  sub->interest->settings->slow == SLOW_DISCONNECT;
 	uint64_t skipped;
 	int err;
 
@@ -203,14 +237,19 @@ static void let_skip(struct subscription *sub)
 	s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 	if (disconnect) {
 		c->reason = DROP_SLOW;
-		stream_leave(sub->stream, &sub->cursor);
+		subscription_leave(sub);
 	}
 	skipped = stream_skip(sub->stream, &sub->cursor, &err);
 	s->counters.dropped[disconnect ? DROP_SLOW : DROP_SKIPPED] += skipped;
+	PROBE(slow, s->id, c->socket.fd, sub->interest->named.name.data,
+	      sub->interest->named.name.len, skipped, disconnect);
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
-		connection_finish(c, LINE_ERROR_TEXT("slow consumer"));
+		c->farewell = c->http != NULL
+				      ? http_session_error(c, LINE_ERROR_TEXT("slow consumer"))
+				      : LINE_ERROR_TEXT("slow consumer");
+		connection_finish(c, c->farewell);
 		connection_limit_closing(c);
 	} else if (!list_empty(&sub->stream->ready)) {
 		shard_dirty(s, sub->stream);
@@ -219,13 +258,22 @@ static void let_skip(struct subscription *sub)
 
 void subscription_sent(struct subscription *sub, size_t bytes)
 {
-	struct shard *s = shard_of(sub);
+	struct connection *c = sub->connection;
+	struct shard *s = c->shard;
 
 	sub->in_flight = false;
+	PROBE(sent, s->id, sub->connection->socket.fd, sub->interest->named.name.data,
+	      sub->interest->named.name.len, bytes,
+	      s->reactor.now_ns - sub->connection->socket.sent_ns);
 	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes);
-	if (sub->skip && sub->connection->state != CONNECTION_CLOSED)
+	if (sub->skip && c->state != CONNECTION_CLOSED &&
+	    !stream_at_end(sub->stream, &sub->cursor)) {
 		let_skip(sub);
-	else if (!list_empty(&sub->stream->ready))
+		return;
+	}
+	/* Its send has brought it to the head after all. */
+	sub->skip = false;
+	if (!list_empty(&sub->stream->ready))
 		shard_dirty(s, sub->stream);
 }
 
@@ -248,27 +296,28 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 }
 
 /* Calls for each subscription of a stream whose cursor is in that list; the callback may take it
- * out of any list. */
+ * out of any list, and others too. */
 static void each_in(struct list *list, void (*callback)(struct subscription *, void *),
 		    void *argument)
 {
-	struct list marker, *l = list->next;
+	struct list todo, *l;
 
-	/* The callback may remove this one and others too: a marker keeps the place. */
-	list_init(&marker);
-	while (l != list) {
-		list_append(l->next, &marker);
+	/* No marker may stand among cursors: the callback looks at who is first. */
+	list_init(&todo);
+	list_splice(&todo, list);
+	while ((l = list_take(&todo)) != NULL) {
+		list_append(list, l);
 		callback(LIST_ENTRY(l, struct subscription, cursor.link), argument);
-		l = marker.next;
-		list_remove(&marker);
 	}
 }
 
 static void say_bye(struct subscription *sub, void *argument)
 {
+	struct connection *c = sub->connection;
+
 	(void)argument;
-	if (sub->cursor.last_count == 0 && sub->connection->state == CONNECTION_OPEN)
-		connection_finish(sub->connection, "BYE\r\n");
+	if (sub->cursor.last_count == 0 && c->state == CONNECTION_OPEN)
+		connection_finish(c, c->http != NULL ? http_session_farewell(c) : "BYE\r\n");
 }
 
 void subscriptions_bye(struct shard *s, struct topic_letter *l)
@@ -300,11 +349,11 @@ static void overtake(struct subscription *sub)
 
 	if (c->state == CONNECTION_CLOSED || sub->skip)
 		return;
-	if (c->state != CONNECTION_OPEN) {
-		/* It has been told to end; one that has skipped holds nothing up any more. */
-		if (!cursor_detached(&sub->cursor))
-			connection_close(c, DROP_SLOW);
-	} else if (sub->in_flight && !cursor_detached(&sub->cursor)) {
+	/* One that ends and has skipped already holds nothing up any more. */
+	if (c->state != CONNECTION_OPEN &&
+	    (cursor_detached(&sub->cursor) || subscription_done(sub)))
+		return;
+	if (sub->in_flight && !cursor_detached(&sub->cursor)) {
 		/* Its send may never end by itself. */
 		sub->skip = true;
 		socket_cancel_send(&c->shard->sockets, &c->socket);
@@ -397,6 +446,8 @@ void subscriptions_deliver(struct shard *s, struct block *b)
 
 	s->counters.blocks_delivered++;
 	if (i != NULL && i->live) {
+		i->epoch = b->epoch;
+		i->seq = b->seq + b->messages - 1;
 		for (unsigned f = 0; f < INTEREST_FORMATS; f++)
 			if (i->streams[f] != NULL && i->streams[f]->cursors > 0)
 				append(s, i->streams[f], b);

@@ -8,10 +8,9 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/probe.h"
 
 enum { TICK_MS = 250 };
-
-static const uint64_t tick_data = (uint64_t)OP_TICK << 56;
 
 static void ignore(void *context, const struct completion *completion)
 {
@@ -37,21 +36,30 @@ static void expire_deadlines(struct reactor *r)
 	}
 }
 
+static void tick(struct reactor *r)
+{
+	ring_tick(r->ring, TICK_MS * NS_PER_MS, user_data(OP_TICK, r->tick_generation, 0));
+	r->ticking = true;
+}
+
 static void ticked(void *context, const struct completion *c)
 {
 	struct reactor *r = context;
 
+	/* The end of one that was stopped must not arm another beside the one that runs now. */
+	if (user_data_generation(c->user_data) != r->tick_generation)
+		return;
 	if (c->result == -ETIME)
 		expire_deadlines(r);
-	if (!deadlines_running(r)) {
-		if (c->more)
-			ring_tick_stop(r->ring, tick_data, user_data(OP_IGNORE, 0, 0));
-		/* A tick that was already on its way when stopped completes with -ECANCELED. */
-		r->ticking = false;
-	} else if (!c->more) {
-		ring_tick(r->ring, TICK_MS * NS_PER_MS, tick_data);
-		r->ticking = true;
+	if (deadlines_running(r)) {
+		if (!c->more)
+			tick(r);
+		return;
 	}
+	if (c->more)
+		ring_tick_stop(r->ring, c->user_data, user_data(OP_IGNORE, 0, 0));
+	r->tick_generation = (r->tick_generation + 1) & REACTOR_GENERATION_MASK;
+	r->ticking = false;
 }
 
 int reactor_init(struct reactor *r, const struct reactor_params *params, struct mailbox *mailbox,
@@ -107,10 +115,8 @@ void reactor_watch(struct reactor *r, struct deadline_class *class,
 void reactor_deadline(struct reactor *r, struct deadline_class *class, struct deadline *d)
 {
 	deadline_start(class, d, r->now_ns);
-	if (r->ticking)
-		return;
-	ring_tick(r->ring, TICK_MS * NS_PER_MS, tick_data);
-	r->ticking = true;
+	if (!r->ticking)
+		tick(r);
 }
 
 static void dispatch(void *context, const struct completion *c)
@@ -237,6 +243,7 @@ static void park(struct reactor *r)
 	if (!look_again(r)) {
 		if (r->mailbox != NULL && !mailbox_park(r->mailbox, r->id))
 			return;
+		PROBE(park, r->id);
 		enter(r, true);
 		/* Whoever woke us, from now on nobody needs to. */
 		if (r->mailbox != NULL)
@@ -244,6 +251,7 @@ static void park(struct reactor *r)
 		idle_ns = clock_now_ns() - start;
 		r->stats.parks++;
 		r->stats.parked_ns += idle_ns;
+		PROBE(wake, r->id, idle_ns);
 		histogram_add(&r->stats.parked, idle_ns);
 	} else {
 		idle_ns = clock_now_ns() - start;
@@ -287,11 +295,16 @@ unsigned reactor_post(struct reactor *r, unsigned to, enum mailbox_lane lane, vo
 {
 	unsigned pushed = n > 0 ? mailbox_push(r->mailbox, to, r->id, lane, letters, n) : 0;
 
+	if (pushed < n)
+		PROBE(lane_full, r->id, to, lane, n - pushed);
 	if (n > 0 && pushed == 0)
 		return 0;
+	if (pushed > 0)
+		PROBE(letters_pushed, r->id, to, lane, pushed);
 	if (mailbox_ring(r->mailbox, to, r->id)) {
 		ring_wake(r->ring, r->ring_fds[to], user_data(OP_WAKE, 0, 0));
 		r->stats.wakes_sent++;
+		PROBE(wake_sent, r->id, to);
 	}
 	return pushed;
 }

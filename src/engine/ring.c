@@ -10,6 +10,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/clock.h"
@@ -31,6 +32,8 @@ struct ring {
 	unsigned batch;
 	bool sqpoll;
 	bool tick_multishot;
+	bool restricted;
+	uint64_t tick_data;
 	struct __kernel_timespec tick, alarm;
 
 	/* Receive buffers: all of them in one mapping, of which only posted_n are the kernel's at a
@@ -154,10 +157,12 @@ static int setup(struct ring *ring, const struct ring_params *params)
 	size_t used;
 
 	for (size_t i = 0; i < n;) {
-		struct io_uring_params p = { .flags = flags[i] | IORING_SETUP_CQSIZE |
-						      IORING_SETUP_CLAMP,
-					     .cq_entries = CQ_PER_SQ * entries,
-					     .sq_thread_idle = params->sqpoll_idle_ms };
+		struct io_uring_params p = {
+			.flags = flags[i] | IORING_SETUP_CQSIZE | IORING_SETUP_CLAMP |
+				 (params->restricted ? IORING_SETUP_R_DISABLED : 0),
+			.cq_entries = CQ_PER_SQ * entries,
+			.sq_thread_idle = params->sqpoll_idle_ms
+		};
 
 		err = io_uring_queue_init_params(entries, &ring->uring, &p);
 		if (err == -ENOMEM && entries / 2 >= SQ_ENTRIES_MIN) {
@@ -185,6 +190,38 @@ static int setup(struct ring *ring, const struct ring_params *params)
 	return 0;
 }
 
+/* liburing 2.3 has no call for these. */
+static int ring_register(struct ring *ring, unsigned op, void *arg, unsigned n)
+{
+	return (int)syscall(SYS_io_uring_register, ring->uring.ring_fd, op, arg, n) < 0 ? -errno
+											: 0;
+}
+
+/*
+ * Every request, request flag and registration that this file makes from here on; what is missing
+ * fails with EACCES (io_uring_register(2), IORING_REGISTER_RESTRICTIONS). A kernel that does not
+ * know one of them refuses them all, and the ring goes unrestricted.
+ */
+static int restrict_requests(struct ring *ring)
+{
+	static const uint8_t requests[] = { IORING_OP_ACCEPT,   IORING_OP_RECV,
+					    IORING_OP_SEND,     IORING_OP_SENDMSG,
+					    IORING_OP_TIMEOUT,  IORING_OP_TIMEOUT_REMOVE,
+					    IORING_OP_MSG_RING, IORING_OP_ASYNC_CANCEL };
+	enum { REQUESTS = sizeof(requests) / sizeof(requests[0]) };
+	struct io_uring_restriction all[REQUESTS + 2] = {
+		{ .opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED,
+		  .sqe_flags = IOSQE_BUFFER_SELECT | IOSQE_CQE_SKIP_SUCCESS },
+		{ .opcode = IORING_RESTRICTION_REGISTER_OP,
+		  .register_op = IORING_UNREGISTER_RING_FDS },
+	};
+
+	for (unsigned i = 0; i < REQUESTS; i++)
+		all[2 + i] = (struct io_uring_restriction){ .opcode = IORING_RESTRICTION_SQE_OP,
+							    .sqe_op = requests[i] };
+	return ring_register(ring, IORING_REGISTER_RESTRICTIONS, all, REQUESTS + 2);
+}
+
 int ring_new(const struct ring_params *params, struct ring **out)
 {
 	struct ring *ring = calloc(1, sizeof(*ring));
@@ -207,6 +244,11 @@ int ring_new(const struct ring_params *params, struct ring **out)
 		err = -ENOMEM;
 	else if (params->recv_buffers > 0)
 		err = buffers_init(ring, params);
+	/* Last: what comes after is restricted, and other rings cannot wake a disabled one. */
+	if (err == 0 && params->restricted) {
+		ring->restricted = restrict_requests(ring) == 0;
+		err = ring_register(ring, IORING_REGISTER_ENABLE_RINGS, NULL, 0);
+	}
 	if (err != 0) {
 		ring_free(ring);
 		return err;
@@ -232,6 +274,11 @@ void ring_free(struct ring *ring)
 const char *ring_describe(const struct ring *ring)
 {
 	return ring->description;
+}
+
+bool ring_restricted(const struct ring *ring)
+{
+	return ring->restricted;
 }
 
 const struct ring_counts *ring_counts(const struct ring *ring)
@@ -413,6 +460,7 @@ void ring_tick(struct ring *ring, uint64_t period_ns, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(ring);
 
+	ring->tick_data = user_data;
 	ring->tick.tv_sec = (long long)(period_ns / NS_PER_S);
 	ring->tick.tv_nsec = (long long)(period_ns % NS_PER_S);
 	io_uring_prep_timeout(sqe, &ring->tick, 0, ring->tick_multishot ? TIMEOUT_MULTISHOT : 0);
@@ -541,7 +589,7 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 			ring->counts.no_buffers++;
 			ring->post_max = 2 * ring->post_max < ring->buffers_n ? 2 * ring->post_max
 									      : ring->buffers_n;
-		} else if (c.result == -EINVAL && ring->tick_multishot && !c.more) {
+		} else if (c.result == -EINVAL && c.user_data == ring->tick_data) {
 			/* Before Linux 6.4 a timeout fires once; whoever armed it arms it again. */
 			ring->tick_multishot = false;
 		}

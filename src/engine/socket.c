@@ -43,15 +43,14 @@ static void recv_completed(void *context, const struct completion *c)
 {
 	struct sockets *t = context;
 	struct socket *s = owner_of(t, c);
-	const char *data = c->data;
+	const char *data;
 
 	if (s == NULL)
 		return;
-	if (s->into != NULL)
-		data = s->into;
+	data = s->into != NULL ? s->into : c->data;
 	if (!c->more) {
-		s->into = NULL;
 		s->recv_armed = false;
+		s->into = NULL;
 		landed(t, s);
 	}
 	if (s->closing)
@@ -59,7 +58,8 @@ static void recv_completed(void *context, const struct completion *c)
 	if (c->result > 0) {
 		t->events->received(s, data, (size_t)c->result, 0);
 	} else if (c->result == -ENOBUFS) {
-		if (!c->more && list_empty(&s->link))
+		/* One that is paused will be armed when it is resumed. */
+		if (!c->more && !s->paused && list_empty(&s->link))
 			list_append(&t->starved, &s->link);
 		return;
 	} else if (c->result == 0 ||
@@ -216,6 +216,18 @@ void socket_close(struct sockets *t, struct socket *s)
 	ring_shutdown(t->reactor->ring, s->fd, SHUT_RDWR);
 	ring_cancel_fd(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_CANCEL));
 	s->in_flight++;
+}
+
+void socket_abandon(struct sockets *t, struct socket *s)
+{
+	/* Memory that a send still refers to is about to go: it must find the way barred. */
+	if (s->in_flight > 0)
+		ring_shutdown(t->reactor->ring, s->fd, SHUT_RDWR);
+	s->in_flight = 0;
+	s->sending = s->recv_armed = false;
+	list_remove(&s->link);
+	s->closing = true;
+	list_append(&t->dying, &s->link);
 }
 
 struct socket *socket_at(struct sockets *t, uint32_t slot, uint32_t generation)

@@ -411,6 +411,9 @@ int line_detect(struct span first)
 					     { "SUBSCRIBE ", 10 },
 					     { "BYE", 3 } };
 
+	/* An empty span may point nowhere. */
+	if (first.len == 0)
+		return 0;
 	for (size_t i = 0; i < sizeof(words) / sizeof(*words); i++) {
 		size_t n = first.len < words[i].len ? first.len : words[i].len;
 

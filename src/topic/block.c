@@ -10,18 +10,34 @@ enum { TRIM_BYTES = 4 << 10 };
 
 struct block *block_new(struct span name, uint64_t hash, size_t capacity)
 {
-	struct block *b = malloc(sizeof(*b) + name.len + capacity);
+	return block_new_labelled(name, hash, (struct span){ NULL, 0 }, (struct span){ NULL, 0 },
+				  capacity);
+}
 
-	assert(name.len <= NAME_BYTES_MAX);
+struct block *block_new_labelled(struct span name, uint64_t hash, struct span type,
+				 struct span version, size_t capacity)
+{
+	size_t head_len = name.len + type.len + version.len;
+	struct block *b = malloc(sizeof(*b) + head_len + capacity);
+
+	assert(name.len <= NAME_BYTES_MAX && type.len <= BLOCK_LABEL_MAX &&
+	       version.len <= BLOCK_LABEL_MAX);
 	if (b == NULL)
 		return NULL;
 	*b = (struct block){ .letter = { LETTER_BLOCK },
 			     .holders = 1,
 			     .name_len = (uint8_t)name.len,
+			     .type_len = (uint8_t)type.len,
+			     .version_len = (uint8_t)version.len,
+			     .head_len = (uint32_t)head_len,
 			     .hash = hash,
 			     .capacity = capacity };
 	list_init(&b->age);
 	memcpy(b->bytes, name.data, name.len);
+	if (type.len > 0)
+		memcpy(b->bytes + name.len, type.data, type.len);
+	if (version.len > 0)
+		memcpy(b->bytes + name.len + type.len, version.data, version.len);
 	return b;
 }
 
@@ -35,7 +51,7 @@ struct block *block_reserve(struct block *b, size_t len)
 	/* Doubling, so that a message that arrives in pieces is not moved once per piece. */
 	if (capacity < 2 * b->capacity)
 		capacity = 2 * b->capacity;
-	b = realloc(b, sizeof(*b) + b->name_len + capacity);
+	b = realloc(b, sizeof(*b) + b->head_len + capacity);
 	if (b == NULL)
 		return NULL;
 	list_init(&b->age);
@@ -50,7 +66,7 @@ struct block *block_trim(struct block *b)
 	/* Small ones are not worth a call, and most have just what they need. */
 	if (b->capacity - b->len < TRIM_BYTES)
 		return b;
-	trimmed = realloc(b, sizeof(*b) + b->name_len + b->len);
+	trimmed = realloc(b, sizeof(*b) + b->head_len + b->len);
 	if (trimmed == NULL)
 		return b;
 	list_init(&trimmed->age);
@@ -60,11 +76,12 @@ struct block *block_trim(struct block *b)
 
 struct run block_run(const struct block *b, uint32_t skip)
 {
-	struct run run = { .body = { b->bytes + b->name_len, b->len },
+	struct run run = { .body = { b->bytes + b->head_len, b->len },
 			   .messages = b->messages,
 			   .lines = b->lines,
 			   .epoch = b->epoch,
-			   .seq = b->seq };
+			   .seq = b->seq,
+			   .type = block_type(b) };
 
 	if (skip > 0) {
 		run.body = span_skip(run.body, run_skip(&run, skip));

@@ -28,6 +28,7 @@ void interest_free(struct interest *i)
 		stream_release(i->streams[f]);
 		free(i->streams[f]);
 	}
+	free(i->unsubscribe);
 	free(i);
 }
 

@@ -192,7 +192,7 @@ static bool worth_referring(const struct wire_format *format, const struct run *
 	if (run->lines && format->lines_verbatim)
 		return run->body.len >= STREAM_REFERENCE_LINES_BYTES;
 	return run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
-	       format->enclose != NULL;
+	       format->enclose != NULL && (format->enclosable == NULL || format->enclosable(run));
 }
 
 static int append_run(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
@@ -295,7 +295,9 @@ int stream_join_replay(struct stream *s, struct cursor *c, struct block *const *
 	chain.head->next = s->head;
 	chain.head->next_pos = s->pos;
 	s->head->refs++;
-	*c = (struct cursor){ .chunk = first, .pos = first->base, .counted = first->first };
+	*c = (struct cursor){
+		.chunk = first, .pos = first->base, .live_pos = s->pos, .counted = first->first
+	};
 	chunk_unref(chain.head);
 	s->cursors++;
 	list_append(&s->ready, &c->link);
@@ -415,19 +417,21 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 		size_t at = (size_t)(pos - k->base), left = k->used - at, before = c->goal_bytes;
 
 		if (left > 0 && k->block == NULL) {
+			size_t piece = left < STREAM_SEND_BYTES ? left : STREAM_SEND_BYTES;
+
 			if (c->goal_bytes > 0 && c->goal_bytes + left > STREAM_SEND_BYTES)
 				break;
 			/* The data is only read by the kernel; iovec knows no const. */
-			spans[n++] = (struct iovec){ (void *)(uintptr_t)(k->data + at), left };
-			c->goal_bytes += left;
+			spans[n++] = (struct iovec){ (void *)(uintptr_t)(k->data + at), piece };
+			c->goal_bytes += piece;
+			if (piece < left)
+				break;
 		} else if (left > 0) {
 			const struct span parts[3] = { { k->data, k->prefix_len },
 						       k->body,
 						       { k->data + k->prefix_len, k->suffix_len } };
-			/* All of it rather than a crumb in a send of its own. */
-			size_t piece = left <= STREAM_SEND_PIECE_BYTES + STREAM_SEND_PIECE_BYTES / 4
-					       ? left
-					       : STREAM_SEND_PIECE_BYTES;
+			size_t piece =
+				left <= STREAM_SEND_PIECE_MAX ? left : STREAM_SEND_PIECE_BYTES;
 
 			if (c->goal_bytes > 0 && c->goal_bytes + left > STREAM_SEND_BYTES)
 				break;
@@ -451,7 +455,8 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 				break;
 		}
 		c->goal_count = k->first + k->messages;
-		if (k == c->last)
+		/* What follows a rest may change while that is in flight (stream_skip). */
+		if (k == c->last || k->detached)
 			break;
 	}
 	return n;
@@ -500,15 +505,11 @@ void stream_unhold(struct stream *s, struct cursor *c)
 		list_append(&s->idle, &c->link);
 }
 
-/* Where the cursor, or the replay it is still in, stands in the live chain. */
-static uint64_t live_pos(const struct stream *s, const struct cursor *c)
-{
-	return s->tail != NULL && c->pos < s->tail->base ? s->tail->base : c->pos;
-}
-
 uint64_t cursor_lag(const struct stream *s, const struct cursor *c)
 {
-	return s->pos - (cursor_detached(c) ? c->chunk->next_pos : live_pos(s, c));
+	uint64_t pos = cursor_detached(c) ? c->chunk->next_pos : c->pos;
+
+	return s->pos - (pos < c->live_pos ? c->live_pos : pos);
 }
 
 uint64_t stream_ready_lag(const struct stream *s)
@@ -543,7 +544,7 @@ uint64_t cursor_behind_since(const struct cursor *c)
 
 bool cursor_detached(const struct cursor *c)
 {
-	return c->chunk != NULL && c->chunk->detached;
+	return c->chunk != NULL && c->chunk->detached && c->pos != chunk_end(c->chunk);
 }
 
 /* The same referenced message again. */
@@ -575,16 +576,23 @@ static struct chunk *chunk_copy(const struct chunk *from, size_t at, size_t end)
 	return c;
 }
 
-/* Has the reader of a cursor's own chunk go on at the head, and numbers it so that nothing lies
- * between. Returns by how much that is later. */
+/* Has the reader of a cursor's own chunk go on at the head, or end there if it is leaving, and
+ * numbers it so that nothing lies between. Returns by how much that is later. */
 static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 {
 	struct chunk *own = c->chunk, *before = own->next;
-	uint64_t skipped = s->count - own->messages - own->first;
+	uint64_t end = c->last_count != 0 ? c->last_count : s->count;
+	uint64_t skipped = end - own->messages - own->first;
 	uint64_t at = c->pos - own->base;
 
-	own->next = s->head;
-	own->next->refs++;
+	if (c->last_count != 0) {
+		/* What comes after its last message is not for it. */
+		c->last = own;
+		own->next = NULL;
+	} else {
+		own->next = s->head;
+		own->next->refs++;
+	}
 	own->next_pos = s->pos;
 	own->base = s->pos - own->used;
 	own->first += skipped;
@@ -595,27 +603,45 @@ static uint64_t lead_to_head(struct stream *s, struct cursor *c)
 	return skipped;
 }
 
+/* At the end of a message there is nothing to keep. */
+static uint64_t jump(struct stream *s, struct cursor *c)
+{
+	struct chunk *from = c->chunk;
+	uint64_t before = c->counted;
+
+	if (c->last_count != 0) {
+		c->chunk = NULL;
+		c->counted = c->last_count;
+	} else {
+		stand_at_head(s, c);
+	}
+	chunk_unref(from);
+	return c->counted - before;
+}
+
 uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 {
 	struct chunk *from, *own;
 	size_t at, end;
-	uint64_t before;
+	uint64_t skipped;
 
 	*error = 0;
 	if (cursor_detached(c))
 		return lead_to_head(s, c);
+	if (stream_at_end(s, c))
+		return 0;
 	find_chunk(s, c);
 	step(c);
 	from = c->chunk;
+	if (from == NULL)
+		return 0; /* it is at the head, or at its end */
 	assert(c->goal_bytes == 0);
 	at = (size_t)(c->pos - from->base);
 	end = boundary(s, from, at);
 	if (end == at) {
-		before = c->counted;
-		stand_at_head(s, c);
-		chunk_unref(from);
+		skipped = jump(s, c);
 		stream_unhold(s, c);
-		return c->counted - before;
+		return skipped;
 	}
 	own = from->block != NULL && from->messages == 1 ? chunk_again(from)
 							 : chunk_copy(from, at, end);
@@ -627,10 +653,10 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 	own->messages = 1;
 	own->first = c->counted;
 	c->chunk = own;
-	before = lead_to_head(s, c);
+	skipped = lead_to_head(s, c);
 	chunk_unref(from);
 	stream_unhold(s, c);
-	return before;
+	return skipped;
 }
 
 bool stream_rest(struct stream *s)

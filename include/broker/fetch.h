@@ -1,0 +1,69 @@
+#ifndef BROKER_FETCH_H
+#define BROKER_FETCH_H
+
+/*
+ * Messages as resources: a connection's shard asks a topic's home for one message, or about the
+ * topic; the answer carries a hold on the block. What is not there yet but soon will be waits at
+ * the topic: the letter itself is the record, and it is answered when the message comes or its time
+ * is over.
+ */
+
+#include "base/span.h"
+#include "engine/deadline.h"
+#include "topic/letter.h"
+
+struct block;
+struct shard;
+struct topic;
+
+enum fetch_kind {
+	FETCH_ABOUT,   /* the topic */
+	FETCH_MESSAGE, /* by number */
+	FETCH_LAST,
+	FETCH_VERSION, /* the newest, once one with this version or a newer one is there */
+};
+
+/* LETTER_FETCH, LETTER_COUNT and, the same letter on its way back, LETTER_FETCHED. */
+struct fetch_letter {
+	struct letter letter;
+	enum fetch_kind kind;
+	struct list link;         /* waiting at the topic, or among the shard's answers */
+	struct deadline deadline; /* at the home */
+	unsigned shard;           /* who asks */
+	uint32_t slot, generation, ticket;
+	uint64_t hash;
+	uint64_t wanted[2]; /* number, or version */
+	/* the answer */
+	int error; /* -ENOENT, -ETIMEDOUT, -ENOSPC, -ENOMEM */
+	bool waited;
+	struct block *block; /* held for whoever has the letter */
+	struct span body;
+	uint64_t epoch, seq; /* of the message; ABOUT: of the newest */
+	uint64_t max_age_s;
+	uint64_t oldest, messages, bytes, publishers, subscribers;
+	struct span name;
+	char bytes_of_name[];
+};
+
+/* NULL: out of memory. */
+struct fetch_letter *fetch_letter_new(enum fetch_kind kind, struct span name, uint64_t hash);
+void fetch_letter_free(struct fetch_letter *letter);
+
+void fetch_init(struct shard *shard);
+/* Home: answers, or keeps it until there is an answer; takes the letter over. */
+void home_fetch(struct shard *shard, struct fetch_letter *letter);
+/* Home: a block has been sequenced and somebody waits. */
+void home_wake(struct shard *shard, struct topic *topic);
+/* Home: frees what still waits. */
+void home_forget_waiting(struct topic *topic);
+/* Adds this shard's subscribers and passes the letter on. */
+void fetch_count(struct shard *shard, struct fetch_letter *letter);
+
+/* The asking shard: an answer, to be given at once or among others in the next turns. */
+void fetch_answered(struct shard *shard, struct fetch_letter *letter);
+/* Gives a bounded number of answers; whether more are left. To be called once per turn. */
+bool fetch_flush(struct shard *shard);
+/* Answers one; in routes.c. Takes the letter over. */
+void route_fetched(struct shard *shard, struct fetch_letter *letter);
+
+#endif

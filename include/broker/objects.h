@@ -1,0 +1,25 @@
+#ifndef BROKER_OBJECTS_H
+#define BROKER_OBJECTS_H
+
+/*
+ * Static files, read once and served from memory: everything below http.objects_dir, never outside.
+ * Made by the main thread at start and on reload, immutable from then on and shared by all shards
+ * through an atomic count of holders. A file is a block without a topic: name, content type, bytes.
+ */
+
+#include <stddef.h>
+
+#include "base/span.h"
+
+struct block;
+struct objects;
+
+/* An empty directory name is an empty set. NULL with a message for people in problem: it cannot be
+ * read. Files that are too large, or too many, are left out and logged. */
+struct objects *objects_load(const char *directory, char *problem, size_t size);
+struct objects *objects_ref(struct objects *objects);
+void objects_unref(struct objects *objects);
+/* NULL: there is none; otherwise it lives as long as the set, or whoever holds the block. */
+struct block *objects_find(const struct objects *objects, struct span name);
+
+#endif

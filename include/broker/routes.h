@@ -1,0 +1,46 @@
+#ifndef BROKER_ROUTES_H
+#define BROKER_ROUTES_H
+
+/*
+ * Which handler answers which request. Floor 4 adds its pages before the shards start; from then on
+ * the table is read-only. Handlers run on the connection's thread.
+ */
+
+#include <stdbool.h>
+
+#include "base/span.h"
+
+struct broker;
+struct connection;
+struct http_request;
+struct shard;
+
+struct route {
+	const char *path;
+	bool prefix;      /* everything below the path, which ends in '/' */
+	bool local;       /* for loopback clients only, where http.page_local_only is set */
+	bool guarded;     /* refused to pages of other sites that are not allowed */
+	unsigned methods; /* HTTP_VERB_* */
+	/* Answers (http_session.h), now or later. rest: the undecoded path behind the prefix. */
+	void (*handle)(struct connection *connection, const struct http_request *request,
+		       struct span rest);
+};
+
+enum { ROUTES_MAX = 32 };
+
+/* The route must live as long as the broker. At most ROUTES_MAX. */
+void routes_add(struct broker *broker, const struct route *route);
+/* The broker's own: publish, subscribe, topic, object, health, ready. */
+void routes_init(struct broker *broker);
+
+/* Finds the route of a request and has it answered. */
+void routes_dispatch(struct connection *connection, const struct http_request *request);
+/* Decodes a name from a path; false: it is no topic's, and that has been answered. */
+bool route_topic(struct connection *connection, struct span text, char name[256],
+		 struct span *topic);
+
+struct sequenced_letter;
+/* A message published over HTTP has its number, or never will; takes the letter over. */
+void route_sequenced(struct shard *shard, struct sequenced_letter *letter);
+
+#endif

@@ -1,0 +1,21 @@
+#ifndef PROTOCOL_SNIFF_H
+#define PROTOCOL_SNIFF_H
+
+/*
+ * Which protocol a connection speaks, from its first bytes; decided once. Pure; any thread.
+ */
+
+#include "base/span.h"
+
+enum sniffed { SNIFF_MORE, SNIFF_LINE, SNIFF_HTTP };
+
+enum { SNIFF_BYTES_MAX = 1024 }; /* enough to decide, whatever they are */
+
+/*
+ * What the connection's first bytes, all of them so far, are taken for. What begins like neither
+ * protocol is for the one that its first line looks like, and will be refused in its way.
+ * SNIFF_MORE never comes when there are SNIFF_BYTES_MAX of them.
+ */
+enum sniffed sniff(struct span first);
+
+#endif

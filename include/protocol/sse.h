@@ -1,0 +1,28 @@
+#ifndef PROTOCOL_SSE_H
+#define PROTOCOL_SSE_H
+
+/*
+ * What HTTP subscribers get: server-sent events (WHATWG HTML, 9.2) and plain bytes, each message as
+ * one chunk (RFC 9112, 7.1). Pure functions over runs. Any thread.
+ */
+
+#include <stdint.h>
+
+#include "base/wire.h"
+
+/* Events, each a chunk; the same without chunks, for HTTP/1.0; messages as they are, each a chunk
+ * (an empty one is nothing: a chunk without bytes would be the last). */
+extern const struct wire_format sse_format, sse_plain_format, chunked_format;
+
+enum { SSE_TEXT_MAX = 96 }; /* most bytes of what the following write */
+
+/* The start of an event stream, a heartbeat, and the event that says from where on the past is
+ * known. They return how many bytes they wrote. */
+size_t sse_start(bool chunked, char *out);
+size_t sse_heartbeat(bool chunked, uint64_t epoch, uint64_t seq, char *out);
+size_t sse_gap(bool chunked, uint64_t epoch, uint64_t oldest, char *out);
+
+/* The chunk that ends a body. */
+#define CHUNKED_END "0\r\n\r\n"
+
+#endif

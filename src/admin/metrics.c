@@ -1,0 +1,328 @@
+#include "admin/metrics.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "admin/snapshot.h"
+#include "admin/text.h"
+#include "base/clock.h"
+#include "broker/connection.h"
+#include "broker/http_session.h"
+#include "broker/routes.h"
+#include "protocol/http.h"
+
+#define FIELD(member) offsetof(struct snapshot, member)
+
+/* Single figures of a snapshot: as metrics, and under their short names in JSON. */
+static const struct figure {
+	const char *name, *metric, *help;
+	size_t offset;
+	bool gauge, narrow;
+	double unit; /* of the metric; 0: none */
+} figures[] = {
+	{ "published", "broker_messages_published_total", "Messages sequenced by their home.",
+	  FIELD(counters.published), false, false, 0 },
+	{ "matched", "broker_messages_matched_total",
+	  "Messages times the subscribers that they are for.", FIELD(counters.matched), false,
+	  false, 0 },
+	{ "delivered", "broker_messages_delivered_total",
+	  "Messages handed to the kernel whole, counted once per subscriber.",
+	  FIELD(counters.delivered), false, false, 0 },
+	{ "received_bytes", "broker_received_bytes_total", "Bytes received from clients.",
+	  FIELD(counters.received_bytes), false, false, 0 },
+	{ "sent_bytes", "broker_sent_bytes_total", "Bytes sent to clients.",
+	  FIELD(counters.sent_bytes), false, false, 0 },
+	{ "sends", "broker_sends_total", "Sends queued, whatever they carry.", FIELD(sends), false,
+	  false, 0 },
+	{ "connections", "broker_connections", "Connections that are open.", FIELD(connections),
+	  true, true, 0 },
+	{ "accepted", "broker_connections_accepted_total", "Connections accepted.",
+	  FIELD(counters.accepted), false, false, 0 },
+	{ "refused", "broker_connections_refused_total", "Connections refused by a limit.",
+	  FIELD(counters.refused), false, false, 0 },
+	{ "errors", "broker_connections_failed_total",
+	  "Connections ended with an error for the client.", FIELD(counters.errors), false, false,
+	  0 },
+	{ "subscriptions", "broker_subscriptions", "Subscriptions.", FIELD(subscriptions), true,
+	  true, 0 },
+	{ "waiting", "broker_waiting_requests", "Requests that wait for a message to come.",
+	  FIELD(waiting), true, true, 0 },
+	{ "topics", "broker_topics", "Topics with clients, or remembered.", FIELD(topics), true,
+	  false, 0 },
+	{ "history_bytes", "broker_history_bytes", "Bytes held for replay.", FIELD(history_bytes),
+	  true, false, 0 },
+	{ "letters_waiting", "broker_letters_waiting",
+	  "Letters to other reactors that have found no room yet.", FIELD(letters_waiting), true,
+	  false, 0 },
+	{ "letters", "broker_letters_received_total", "Letters from other reactors.",
+	  FIELD(reactor.letters_per_drain.sum), false, false, 0 },
+	{ "pauses", "broker_publisher_pauses_total", "Times a publisher was made to wait.",
+	  FIELD(counters.pauses), false, false, 0 },
+	{ "turns", "broker_turns_total", "Turns of the loop.", FIELD(reactor.turns), false, false,
+	  0 },
+	{ "parks", "broker_parks_total", "Times the reactor went to sleep.", FIELD(reactor.parks),
+	  false, false, 0 },
+	{ "parked_ns", "broker_parked_seconds_total", "Time spent asleep.",
+	  FIELD(reactor.parked_ns), false, false, 1e9 },
+	{ "wakes", "broker_wakes_sent_total", "Other reactors woken.", FIELD(reactor.wakes_sent),
+	  false, false, 0 },
+	{ "enters", "broker_ring_enters_total", "System calls that entered the ring.",
+	  FIELD(ring.enters), false, false, 0 },
+	{ "submitted", "broker_ring_requests_total", "Requests handed to the kernel.",
+	  FIELD(ring.submitted), false, false, 0 },
+	{ "no_buffers", "broker_ring_buffers_missing_total", "Receives that found no buffer.",
+	  FIELD(ring.no_buffers), false, false, 0 },
+	{ "overflows", "broker_ring_overflows_total",
+	  "Sightings of a completion queue that overflowed.", FIELD(ring.overflows), false, false,
+	  0 },
+	{ "late", "broker_late_completions_total",
+	  "Completions that came after their connection's end.", FIELD(reactor.late_completions),
+	  false, false, 0 },
+};
+
+enum { FIGURES = sizeof(figures) / sizeof(*figures) };
+
+/* Histograms: powers of two are bounds enough. */
+static const struct distribution {
+	const char *name, *metric, *help;
+	size_t offset;
+	unsigned first, last; /* powers of two */
+	double unit;
+} distributions[] = {
+	{ "completions_per_turn", "broker_completions_per_turn",
+	  "Completions handled in one turn of the loop.", FIELD(reactor.completions_per_turn), 0,
+	  12, 1 },
+	{ "requests_per_submit", "broker_requests_per_submit",
+	  "Requests handed over by one system call.", FIELD(reactor.requests_per_submit), 0, 12,
+	  1 },
+	{ "letters_per_drain", "broker_letters_per_drain", "Letters taken out of a lane at once.",
+	  FIELD(reactor.letters_per_drain), 0, 10, 1 },
+	{ "parked", "broker_park_seconds", "How long the reactor slept each time.",
+	  FIELD(reactor.parked), 10, 32, 1e9 },
+	{ "send_gap", "broker_send_gap_seconds", "Time between two sends to a connection.",
+	  FIELD(send_gap), 10, 34, 1e9 },
+};
+
+enum { DISTRIBUTIONS = sizeof(distributions) / sizeof(*distributions) };
+
+static uint64_t value_of(const struct snapshot *snap, const struct figure *f)
+{
+	const char *at = (const char *)snap + f->offset;
+
+	return f->narrow ? *(const uint32_t *)(const void *)at
+			 : *(const uint64_t *)(const void *)at;
+}
+
+static const struct histogram *histogram_of(const struct snapshot *snap,
+					    const struct distribution *d)
+{
+	return (const struct histogram *)(const void *)((const char *)snap + d->offset);
+}
+
+/* How many values up to 2^power there were, going on from where *bucket and *count stand. */
+static uint64_t count_upto(const struct histogram *h, unsigned power, unsigned *bucket,
+			   uint64_t *count)
+{
+	while (*bucket + 1 < HISTOGRAM_BUCKETS &&
+	       histogram_bucket_floor(*bucket + 1) - 1 <= UINT64_C(1) << power)
+		*count += h->buckets[(*bucket)++];
+	return *count;
+}
+
+static struct snapshot *read_all(struct shard *s)
+{
+	struct snapshot *all = malloc(s->broker->shards_n * sizeof(*all));
+
+	for (unsigned i = 0; all != NULL && i < s->broker->shards_n; i++)
+		snapshot_read(s, i, &all[i]);
+	return all;
+}
+
+/* ---- Prometheus ---- */
+
+static void add_head(struct text *t, const char *metric, const char *help, const char *type)
+{
+	text_add(t, "# HELP %s %s\n# TYPE %s %s\n", metric, help, metric, type);
+}
+
+static void add_distribution(struct text *t, const struct distribution *d,
+			     const struct snapshot *all, unsigned n)
+{
+	add_head(t, d->metric, d->help, "histogram");
+	for (unsigned i = 0; i < n; i++) {
+		const struct histogram *h = histogram_of(&all[i], d);
+		unsigned bucket = 0;
+		uint64_t count = 0;
+
+		for (unsigned power = d->first; power <= d->last; power++)
+			text_add(t, "%s_bucket{reactor=\"%u\",le=\"%.9g\"} %" PRIu64 "\n",
+				 d->metric, i, (double)(UINT64_C(1) << power) / d->unit,
+				 count_upto(h, power, &bucket, &count));
+		text_add(t,
+			 "%s_bucket{reactor=\"%u\",le=\"+Inf\"} %" PRIu64
+			 "\n%s_sum{reactor=\"%u\"} %.9g\n%s_count{reactor=\"%u\"} %" PRIu64 "\n",
+			 d->metric, i, h->count, d->metric, i, (double)h->sum / d->unit, d->metric,
+			 i, h->count);
+	}
+}
+
+static void metrics_text(struct shard *s, struct text *t)
+{
+	unsigned n = s->broker->shards_n;
+	struct snapshot *all = read_all(s);
+
+	if (all == NULL) {
+		t->failed = true;
+		return;
+	}
+	add_head(t, "broker_build_info", "The broker's version.", "gauge");
+	text_add(t, "broker_build_info{version=\"%s\"} 1\n", BROKER_VERSION);
+	for (size_t f = 0; f < FIGURES; f++) {
+		add_head(t, figures[f].metric, figures[f].help,
+			 figures[f].gauge ? "gauge" : "counter");
+		for (unsigned i = 0; i < n; i++) {
+			uint64_t value = value_of(&all[i], &figures[f]);
+
+			if (figures[f].unit > 0)
+				text_add(t, "%s{reactor=\"%u\"} %.9f\n", figures[f].metric, i,
+					 (double)value / figures[f].unit);
+			else
+				text_add(t, "%s{reactor=\"%u\"} %" PRIu64 "\n", figures[f].metric,
+					 i, value);
+		}
+	}
+	add_head(t, "broker_messages_dropped_total",
+		 "Matched messages that were not delivered, by reason.", "counter");
+	for (unsigned i = 0; i < n; i++)
+		for (unsigned r = 0; r < DROP_REASONS; r++)
+			text_add(t,
+				 "broker_messages_dropped_total{reactor=\"%u\",reason=\"%s\"} "
+				 "%" PRIu64 "\n",
+				 i, drop_reason_names[r], all[i].counters.dropped[r]);
+	for (size_t d = 0; d < DISTRIBUTIONS; d++)
+		add_distribution(t, &distributions[d], all, n);
+	free(all);
+}
+
+/* ---- JSON ---- */
+
+static void add_reactor(struct text *t, const struct shard *s, unsigned i,
+			const struct snapshot *snap)
+{
+	text_add(t, "%s{\"id\":%u,\"cpu\":%d", i > 0 ? "," : "", i,
+		 s->broker->placement.slots[i].cpu);
+	for (size_t f = 0; f < FIGURES; f++)
+		text_add(t, ",\"%s\":%" PRIu64, figures[f].name, value_of(snap, &figures[f]));
+	text_add(t, ",\"at_ns\":%" PRIu64 ",\"dropped\":{", snap->at_ns);
+	for (unsigned r = 0; r < DROP_REASONS; r++)
+		text_add(t, "%s\"%s\":%" PRIu64, r > 0 ? "," : "", drop_reason_names[r],
+			 snap->counters.dropped[r]);
+	text_add(t, "}");
+	for (size_t d = 0; d < DISTRIBUTIONS; d++) {
+		const struct histogram *h = histogram_of(snap, &distributions[d]);
+		unsigned bucket = 0;
+		uint64_t count = 0, before = 0;
+
+		text_add(t,
+			 ",\"%s\":{\"count\":%" PRIu64 ",\"sum\":%" PRIu64 ",\"max\":%" PRIu64
+			 ",\"first_power\":%u,\"buckets\":[",
+			 distributions[d].name, h->count, h->sum, h->max, distributions[d].first);
+		for (unsigned power = distributions[d].first; power <= distributions[d].last;
+		     power++) {
+			uint64_t upto = count_upto(h, power, &bucket, &count);
+
+			text_add(t, "%" PRIu64 ",", upto - before);
+			before = upto;
+		}
+		text_add(t, "%" PRIu64 "]}", h->count - before);
+	}
+	text_add(t, "}");
+}
+
+static void add_topics(struct text *t, const struct snapshot *all, unsigned n)
+{
+	char name[6 * 255 + 3];
+	bool first = true;
+
+	for (unsigned i = 0; i < n; i++)
+		for (unsigned k = 0; k < all[i].busiest_n; k++) {
+			const struct snapshot_topic *topic = &all[i].busiest[k];
+
+			name[json_string((struct span){ topic->name, topic->name_len }, name)] = 0;
+			text_add(t,
+				 "%s{\"topic\":%s,\"home\":%u,\"per_second\":%" PRIu64
+				 ",\"reactors\":%" PRIu64 "}",
+				 first ? "" : ",", name, i, topic->per_second, topic->shards);
+			first = false;
+		}
+}
+
+void stats_json(struct shard *s, struct text *t)
+{
+	struct snapshot *all = read_all(s);
+	unsigned n = s->broker->shards_n;
+
+	if (all == NULL) {
+		t->failed = true;
+		return;
+	}
+	text_add(t,
+		 "{\"version\":\"%s\",\"time_ms\":%" PRIu64 ",\"uptime_s\":%" PRIu64
+		 ",\"reactors\":[",
+		 BROKER_VERSION, clock_wall_ns() / NS_PER_MS,
+		 (s->reactor.now_ns - s->reactor.stats.started_ns) / NS_PER_S);
+	for (unsigned i = 0; i < n; i++)
+		add_reactor(t, s, i, &all[i]);
+	text_add(t, "],\"topics\":[");
+	add_topics(t, all, n);
+	text_add(t, "]}");
+	free(all);
+}
+
+/* ---- pages ---- */
+
+static void answer(struct connection *c, struct text *t, struct span type)
+{
+	if (t->failed)
+		http_error(c, 503, "out of memory");
+	else
+		http_answer(c, &(struct http_answer){ .status = 200,
+						      .type = type,
+						      .headers = "Cache-Control: no-store\r\n",
+						      .body = { t->data, t->len } });
+	text_release(t);
+}
+
+static void handle_metrics(struct connection *c, const struct http_request *r, struct span rest)
+{
+	struct text t = { 0 };
+
+	(void)r;
+	(void)rest;
+	metrics_text(c->shard, &t);
+	answer(c, &t, SPAN("text/plain; version=0.0.4; charset=utf-8"));
+}
+
+static void handle_stats(struct connection *c, const struct http_request *r, struct span rest)
+{
+	struct text t = { 0 };
+
+	(void)r;
+	(void)rest;
+	stats_json(c->shard, &t);
+	answer(c, &t, SPAN("application/json"));
+}
+
+void metrics_init(struct broker *b)
+{
+	static const struct route metrics = { .path = "/metrics",
+					      .methods = HTTP_VERB_GET | HTTP_VERB_HEAD,
+					      .handle = handle_metrics };
+	static const struct route stats = { .path = "/stats.json",
+					    .local = true,
+					    .methods = HTTP_VERB_GET | HTTP_VERB_HEAD,
+					    .handle = handle_stats };
+
+	routes_add(b, &metrics);
+	routes_add(b, &stats);
+}

@@ -1,0 +1,705 @@
+#include "protocol/http.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <strings.h>
+
+/* ---- the library: http-parser, or its successor llhttp with the same callbacks ---- */
+
+#ifdef HAVE_LIBLLHTTP
+#include <llhttp.h>
+
+typedef llhttp_t parser;
+typedef llhttp_settings_t parser_settings;
+
+static void parser_start(parser *p, const parser_settings *settings)
+{
+	llhttp_init(p, HTTP_REQUEST, settings);
+}
+
+/* Other callbacks from now on. */
+static void parser_settle(parser *p, const parser_settings *settings)
+{
+	p->settings = (void *)(uintptr_t)settings;
+}
+
+static int parser_stop(parser *p)
+{
+	(void)p;
+	return HPE_PAUSED;
+}
+
+/* How many bytes it took; *ok: it is ready for more, though a callback may have stopped it. */
+static size_t parser_run(parser *p, const parser_settings *settings, struct span in, bool *ok)
+{
+	enum llhttp_errno error;
+
+	(void)settings;
+	if (llhttp_get_errno(p) == HPE_PAUSED)
+		llhttp_resume(p);
+	error = llhttp_execute(p, in.data, in.len);
+	*ok = error == HPE_OK || error == HPE_PAUSED || error == HPE_PAUSED_UPGRADE;
+	return error == HPE_OK ? in.len : (size_t)(llhttp_get_error_pos(p) - in.data);
+}
+#else
+#include <http_parser.h>
+#include <pthread.h>
+
+typedef http_parser parser;
+typedef http_parser_settings parser_settings;
+
+static void unlimit(void)
+{
+	/* Limits are this file's. */
+	http_parser_set_max_header_size(UINT32_MAX);
+}
+
+static void parser_start(parser *p, const parser_settings *settings)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+
+	(void)settings;
+	pthread_once(&once, unlimit);
+	http_parser_init(p, HTTP_REQUEST);
+}
+
+static void parser_settle(parser *p, const parser_settings *settings)
+{
+	(void)p;
+	(void)settings;
+}
+
+static int parser_stop(parser *p)
+{
+	http_parser_pause(p, 1);
+	return 0;
+}
+
+static size_t parser_run(parser *p, const parser_settings *settings, struct span in, bool *ok)
+{
+	size_t n;
+
+	if (HTTP_PARSER_ERRNO(p) == HPE_PAUSED)
+		http_parser_pause(p, 0);
+	n = http_parser_execute(p, settings, in.data, in.len);
+	*ok = HTTP_PARSER_ERRNO(p) == HPE_OK || HTTP_PARSER_ERRNO(p) == HPE_PAUSED;
+	return n;
+}
+#endif
+
+enum mode { MODE_HEAD, MODE_LENGTH, MODE_CHUNKED, MODE_DEAD };
+
+struct http_decoder {
+	enum mode mode;
+	bool cr;        /* the last byte looked at in a head or between chunks is a CR */
+	bool lf;        /* ... is a LF */
+	size_t scanned; /* bytes of the head that have been looked at */
+	size_t line;    /* where its current line begins */
+	size_t lines;
+	uint64_t left; /* of a body of known length */
+	uint64_t body; /* bytes of a chunked one so far */
+	uint64_t body_max;
+	size_t framing;   /* bytes since the last one that belonged to a body */
+	parser parser;    /* of a chunked body; a head is parsed in one go */
+	struct span data; /* what a callback found */
+	bool complete, too_large;
+};
+
+struct http_decoder *http_decoder_new(void)
+{
+	return calloc(1, sizeof(struct http_decoder));
+}
+
+void http_decoder_free(struct http_decoder *d)
+{
+	free(d);
+}
+
+static void fail(struct http_decoder *d, struct http_event *e, unsigned status, const char *reason)
+{
+	d->mode = MODE_DEAD;
+	*e = (struct http_event){ .kind = HTTP_EVENT_ERROR, .status = status, .reason = reason };
+}
+
+/* ---- heads ---- */
+
+/* RFC 9110, 5.6.2. */
+static bool token_char(char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+	       (c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL);
+}
+
+static bool field_line_valid(struct span line)
+{
+	size_t i = 0;
+
+	while (i < line.len && token_char(line.data[i]))
+		i++;
+	/* Also refuses space before the colon, and folded lines, which begin with space. */
+	if (i == 0 || i == line.len || line.data[i] != ':')
+		return false;
+	for (i++; i < line.len; i++) {
+		unsigned char c = (unsigned char)line.data[i];
+
+		if ((c < ' ' && c != '\t') || c == 0x7f)
+			return false;
+	}
+	return true;
+}
+
+/* Method, target and version with one space between them. */
+static bool request_line_valid(struct span line)
+{
+	unsigned spaces = 0;
+
+	for (size_t i = 0; i < line.len; i++) {
+		unsigned char c = (unsigned char)line.data[i];
+
+		if (c < ' ' || c == 0x7f)
+			return false;
+		if (c == ' ' && (i == 0 || line.data[i - 1] == ' ' || ++spaces > 2))
+			return false;
+	}
+	return spaces == 2;
+}
+
+/*
+ * Looks at the bytes that have come since the last time, one by one, so that what is wrong first is
+ * found first however they are split. True: the head is whole, or an error is in *e.
+ */
+static bool scan_head(struct http_decoder *d, struct span in, const struct http_limits *limits,
+		      struct http_event *e)
+{
+	for (; d->scanned < in.len; d->scanned++) {
+		size_t at = d->scanned;
+		char c = in.data[at];
+
+		if (at >= limits->head_bytes) {
+			fail(d, e, 431, "request head too large");
+			return true;
+		}
+		if (c == '\n' && !d->cr) {
+			fail(d, e, 400, "bare LF");
+			return true;
+		}
+		if (c != '\n' && d->cr) {
+			fail(d, e, 400, "bare CR");
+			return true;
+		}
+		d->cr = c == '\r';
+		if (c == '\n') {
+			struct span line = { in.data + d->line, at - 1 - d->line };
+
+			d->line = at + 1;
+			if (d->lines++ == 0 ? !request_line_valid(line)
+					    : line.len > 0 && !field_line_valid(line)) {
+				fail(d, e, 400, "malformed head");
+				return true;
+			}
+			if (line.len == 0) {
+				d->scanned++;
+				return true;
+			}
+		} else if (d->lines == 0 && at - d->line > limits->uri_bytes) {
+			fail(d, e, 414, "request target too long");
+			return true;
+		}
+	}
+	return false;
+}
+
+/* What the callbacks fill in. */
+struct head {
+	parser parser;
+	struct http_request request;
+	struct span target, name;
+	struct span length, encoding, expect;
+	bool duplicate; /* of a field that may come only once */
+	bool complete;
+};
+
+static int on_target(parser *p, const char *data, size_t len)
+{
+	struct head *h = p->data;
+
+	h->target = (struct span){ data, len };
+	return 0;
+}
+
+static int on_field(parser *p, const char *data, size_t len)
+{
+	struct head *h = p->data;
+
+	h->name = (struct span){ data, len };
+	return 0;
+}
+
+static struct span trim(struct span s)
+{
+	while (s.len > 0 && (s.data[0] == ' ' || s.data[0] == '\t'))
+		s = span_skip(s, 1);
+	while (s.len > 0 && (s.data[s.len - 1] == ' ' || s.data[s.len - 1] == '\t'))
+		s.len--;
+	return s;
+}
+
+static bool equal_caseless(struct span a, struct span b)
+{
+	return a.len == b.len && strncasecmp(a.data, b.data, a.len) == 0;
+}
+
+static int on_value(parser *p, const char *data, size_t len)
+{
+#define FIELD(text, member)                                                                        \
+	{                                                                                          \
+		{ text, sizeof(text) - 1 }, offsetof(struct head, member)                          \
+	}
+	static const struct {
+		struct span name;
+		size_t offset;
+	} fields[] = {
+		FIELD("host", request.host),
+		FIELD("content-length", length),
+		FIELD("transfer-encoding", encoding),
+		FIELD("origin", request.origin),
+		FIELD("content-type", request.content_type),
+		FIELD("accept", request.accept),
+		FIELD("last-event-id", request.last_event_id),
+		FIELD("if-none-match", request.if_none_match),
+		FIELD("range", request.range),
+		FIELD("if-range", request.if_range),
+		FIELD("expect", expect),
+		FIELD("x-version", request.version),
+	};
+	struct head *h = p->data;
+
+	for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
+		struct span *field = (struct span *)(void *)((char *)h + fields[i].offset);
+
+		if (!equal_caseless(h->name, fields[i].name))
+			continue;
+		/* Of the first three no two readers may see different ones. */
+		if (field->data != NULL && i < 4)
+			h->duplicate = true;
+		*field = trim((struct span){ data, len });
+		return 0;
+	}
+	return 0;
+}
+
+static int on_head_complete(parser *p)
+{
+	struct head *h = p->data;
+
+	h->complete = true;
+#ifdef HAVE_LIBLLHTTP
+	h->request.keep_alive = llhttp_should_keep_alive(p) != 0;
+#else
+	h->request.keep_alive = http_should_keep_alive(p) != 0;
+#endif
+	return 0;
+}
+
+static bool digits(struct span s, uint64_t *n)
+{
+	*n = 0;
+	for (size_t i = 0; i < s.len; i++) {
+		unsigned digit = (unsigned)(unsigned char)s.data[i] - '0';
+
+		if (digit > 9 || __builtin_mul_overflow(*n, 10, n) ||
+		    __builtin_add_overflow(*n, digit, n))
+			return false;
+	}
+	return s.len > 0;
+}
+
+/* Path and query of a request target in any of its forms (RFC 9112, 3.2). */
+static bool split_target(struct http_request *r, struct span target)
+{
+	const char *end = target.data + target.len, *p = target.data, *question;
+
+	if (r->verb == HTTP_VERB_OPTIONS && span_equal(target, SPAN("*"))) {
+		r->path = target;
+		return true;
+	}
+	if (target.len > 7 && strncasecmp(p, "http://", 7) == 0)
+		p += 7;
+	else if (target.len > 8 && strncasecmp(p, "https://", 8) == 0)
+		p += 8;
+	if (p != target.data) {
+		while (p < end && *p != '/' && *p != '?')
+			p++;
+		if (p == end || *p == '?') {
+			r->path = SPAN("/");
+			if (p < end)
+				r->query = (struct span){ p + 1, (size_t)(end - p) - 1 };
+			return true;
+		}
+	}
+	if (p == end || *p != '/')
+		return false;
+	question = memchr(p, '?', (size_t)(end - p));
+	r->path = (struct span){ p, (size_t)((question != NULL ? question : end) - p) };
+	if (question != NULL)
+		r->query = (struct span){ question + 1, (size_t)(end - question) - 1 };
+	return true;
+}
+
+static enum http_verb method_of(struct span head)
+{
+	static const struct {
+		struct span name;
+		enum http_verb verb;
+	} methods[] = { { { "GET ", 4 }, HTTP_VERB_GET },
+			{ { "HEAD ", 5 }, HTTP_VERB_HEAD },
+			{ { "POST ", 5 }, HTTP_VERB_POST },
+			{ { "OPTIONS ", 8 }, HTTP_VERB_OPTIONS } };
+
+	for (size_t i = 0; i < sizeof(methods) / sizeof(*methods); i++)
+		if (head.len > methods[i].name.len &&
+		    memcmp(head.data, methods[i].name.data, methods[i].name.len) == 0)
+			return methods[i].verb;
+	return HTTP_VERB_OTHER;
+}
+
+static const parser_settings head_settings = { .on_url = on_target,
+					       .on_header_field = on_field,
+					       .on_header_value = on_value,
+					       .on_headers_complete = on_head_complete };
+
+static int on_body(parser *p, const char *data, size_t len)
+{
+	struct http_decoder *d = p->data;
+
+	d->data = (struct span){ data, len };
+	return parser_stop(p);
+}
+
+static int on_complete(parser *p)
+{
+	struct http_decoder *d = p->data;
+
+	d->complete = true;
+	return parser_stop(p);
+}
+
+static int on_chunk(parser *p)
+{
+	struct http_decoder *d = p->data;
+
+	if (p->content_length <= d->body_max - d->body)
+		return 0;
+	d->too_large = true;
+	return parser_stop(p);
+}
+
+static const parser_settings chunk_settings = { .on_chunk_header = on_chunk,
+						.on_body = on_body,
+						.on_message_complete = on_complete };
+
+/* Framing: what says where this request ends, and so where the next one begins. */
+static void decode_framing(struct http_decoder *d, struct head *h, const struct http_limits *limits,
+			   struct http_event *e)
+{
+	struct http_request *r = &h->request;
+
+	if (h->duplicate || (h->length.data != NULL && h->encoding.data != NULL)) {
+		fail(d, e, 400, "ambiguous head");
+	} else if (h->length.data != NULL && !digits(h->length, &r->content_length)) {
+		fail(d, e, 400, "malformed Content-Length");
+	} else if (h->encoding.data != NULL && r->http_1_0) {
+		fail(d, e, 400, "Transfer-Encoding in HTTP/1.0");
+	} else if (r->content_length > limits->body_bytes) {
+		fail(d, e, 413, "message too large");
+	} else {
+		r->chunked = h->encoding.data != NULL;
+		r->has_body = r->chunked || r->content_length > 0;
+		e->kind = HTTP_EVENT_HEAD;
+	}
+}
+
+static void decode_head(struct http_decoder *d, struct span in, const struct http_limits *limits,
+			struct http_event *e, size_t *used)
+{
+	struct head h = { .complete = false };
+	struct http_request *r = &h.request;
+	struct span head;
+	bool ok;
+
+	*used = 0;
+	/* Empty lines before a request are somebody's old mistake (RFC 9112, 2.2). */
+	while (d->scanned == 0 && in.len >= 2 && memcmp(in.data, "\r\n", 2) == 0) {
+		in = span_skip(in, 2);
+		*used += 2;
+	}
+	if (d->scanned == 0 && span_equal(in, SPAN("\r")))
+		return;
+	if (!scan_head(d, in, limits, e) || e->kind == HTTP_EVENT_ERROR)
+		return;
+	head = (struct span){ in.data, d->scanned };
+	*used += head.len;
+	parser_start(&h.parser, &head_settings);
+	h.parser.data = &h;
+	(void)parser_run(&h.parser, &head_settings, head, &ok);
+	r->verb = method_of(head);
+	r->http_1_0 = h.parser.http_minor == 0;
+	if (h.encoding.data != NULL && h.length.data == NULL && h.complete &&
+	    !equal_caseless(h.encoding, SPAN("chunked"))) {
+		fail(d, e, 501, "unknown Transfer-Encoding");
+	} else if (h.parser.http_major > 1 || (h.complete && h.parser.http_major == 0)) {
+		fail(d, e, 505, "HTTP/1.1 only");
+	} else if (!h.complete || !ok) {
+		fail(d, e, 400, "malformed request");
+	} else if (!split_target(r, h.target)) {
+		fail(d, e, 400, "malformed request target");
+	} else if (!r->http_1_0 && r->host.data == NULL) {
+		fail(d, e, 400, "no Host");
+	} else if (h.expect.data != NULL && !equal_caseless(h.expect, SPAN("100-continue"))) {
+		fail(d, e, 417, "unknown expectation");
+	} else {
+		r->expect_continue = h.expect.data != NULL && !r->http_1_0;
+		decode_framing(d, &h, limits, e);
+	}
+	if (e->kind == HTTP_EVENT_ERROR)
+		return;
+	e->request = *r;
+	*d = (struct http_decoder){ .mode = MODE_HEAD };
+	if (r->chunked) {
+		d->mode = MODE_CHUNKED;
+		/* It goes on where the head ends, when the head is gone. */
+		d->parser = h.parser;
+		parser_settle(&d->parser, &chunk_settings);
+		d->lf = true;
+	} else if (r->has_body) {
+		d->mode = MODE_LENGTH;
+		d->left = r->content_length;
+	}
+}
+
+/* ---- bodies ---- */
+
+static void decode_length(struct http_decoder *d, struct span in, struct http_event *e,
+			  size_t *used)
+{
+	*used = 0;
+	if (d->left == 0) {
+		d->mode = MODE_HEAD;
+		e->kind = HTTP_EVENT_END;
+	} else if (in.len > 0) {
+		*used = in.len < d->left ? in.len : (size_t)d->left;
+		d->left -= *used;
+		*e = (struct http_event){ .kind = HTTP_EVENT_BODY, .bytes = { in.data, *used } };
+	}
+}
+
+/* Between the data of chunks every LF must follow a CR and every CR precede a LF, and no line be a
+ * continuation: the library lets more through. */
+static bool framing_valid(struct http_decoder *d, struct span bytes)
+{
+	for (size_t i = 0; i < bytes.len; i++) {
+		char c = bytes.data[i];
+
+		if ((c == '\n') != d->cr || (d->lf && (c == ' ' || c == '\t')) || c == 0)
+			return false;
+		d->cr = c == '\r';
+		d->lf = c == '\n';
+	}
+	return true;
+}
+
+static void decode_chunked(struct http_decoder *d, struct span in, const struct http_limits *limits,
+			   struct http_event *e, size_t *used)
+{
+	struct span before, after;
+	bool ok;
+
+	*used = 0;
+	if (in.len == 0)
+		return;
+	d->parser.data = d;
+	d->data = (struct span){ NULL, 0 };
+	d->body_max = limits->body_bytes;
+	*used = parser_run(&d->parser, &chunk_settings, in, &ok);
+	before = (struct span){ in.data,
+				d->data.data != NULL ? (size_t)(d->data.data - in.data) : *used };
+	after = (struct span){ in.data + before.len + d->data.len,
+			       *used - before.len - d->data.len };
+	ok = ok && framing_valid(d, before);
+	d->framing += before.len;
+	if (d->data.len > 0) {
+		ok = ok && d->framing <= limits->head_bytes;
+		d->framing = after.len;
+		d->cr = d->lf = false;
+	}
+	if (!ok || !framing_valid(d, after) || d->framing > limits->head_bytes) {
+		fail(d, e, 400, "malformed chunk");
+	} else if (d->too_large) {
+		fail(d, e, 413, "message too large");
+	} else if (d->data.len > 0) {
+		d->body += d->data.len;
+		*e = (struct http_event){ .kind = HTTP_EVENT_BODY, .bytes = d->data };
+	} else if (d->complete) {
+		*d = (struct http_decoder){ .mode = MODE_HEAD };
+		e->kind = HTTP_EVENT_END;
+	}
+}
+
+void http_decode(struct http_decoder *d, struct span in, const struct http_limits *limits,
+		 struct http_event *e, size_t *used)
+{
+	*e = (struct http_event){ .kind = HTTP_EVENT_MORE };
+	switch (d->mode) {
+	case MODE_HEAD:
+		decode_head(d, in, limits, e, used);
+		break;
+	case MODE_LENGTH:
+		decode_length(d, in, e, used);
+		break;
+	case MODE_CHUNKED:
+		decode_chunked(d, in, limits, e, used);
+		break;
+	case MODE_DEAD:
+	default:
+		*used = in.len;
+		break;
+	}
+	if (e->kind == HTTP_EVENT_ERROR)
+		*used = in.len;
+}
+
+int http_detect(struct span first)
+{
+	static const struct span methods[] = {
+		{ "GET ", 4 },     { "HEAD ", 5 },  { "POST ", 5 },
+		{ "OPTIONS ", 8 }, { "PUT ", 4 },   { "DELETE ", 7 },
+		{ "CONNECT ", 8 }, { "TRACE ", 6 }, { "PATCH ", 6 }
+	};
+	int best = -1;
+
+	for (size_t i = 0; i < sizeof(methods) / sizeof(*methods); i++) {
+		size_t n = first.len < methods[i].len ? first.len : methods[i].len;
+
+		if (memcmp(first.data, methods[i].data, n) != 0)
+			continue;
+		if (n == methods[i].len)
+			return 1;
+		best = 0;
+	}
+	return best;
+}
+
+/* ---- small things that handlers need ---- */
+
+static int hex(char c)
+{
+	return c >= '0' && c <= '9'   ? c - '0'
+	       : c >= 'a' && c <= 'f' ? c - 'a' + 10
+	       : c >= 'A' && c <= 'F' ? c - 'A' + 10
+				      : -1;
+}
+
+ptrdiff_t http_unescape(struct span text, bool plus, char *out)
+{
+	ptrdiff_t n = 0;
+
+	for (size_t i = 0; i < text.len; i++) {
+		char c = text.data[i];
+
+		if (c == '%') {
+			int high = i + 2 < text.len ? hex(text.data[i + 1]) : -1;
+			int low = i + 2 < text.len ? hex(text.data[i + 2]) : -1;
+
+			if (high < 0 || low < 0)
+				return -1;
+			c = (char)(high << 4 | low);
+			i += 2;
+		} else if (plus && c == '+') {
+			c = ' ';
+		}
+		out[n++] = c;
+	}
+	return n;
+}
+
+struct span http_query(struct span query, struct span key)
+{
+	while (query.len > 0) {
+		const char *amp = memchr(query.data, '&', query.len);
+		struct span pair = { query.data,
+				     amp != NULL ? (size_t)(amp - query.data) : query.len };
+
+		query = span_skip(query, pair.len + (amp != NULL));
+		if (pair.len < key.len || memcmp(pair.data, key.data, key.len) != 0)
+			continue;
+		if (pair.len == key.len)
+			return (struct span){ pair.data + pair.len, 0 };
+		if (pair.data[key.len] == '=')
+			return span_skip(pair, key.len + 1);
+	}
+	return (struct span){ NULL, 0 };
+}
+
+bool http_list_has(struct span list, struct span element)
+{
+	while (list.len > 0) {
+		const char *comma = memchr(list.data, ',', list.len);
+		struct span one = { list.data,
+				    comma != NULL ? (size_t)(comma - list.data) : list.len };
+		const char *semicolon;
+
+		list = span_skip(list, one.len + (comma != NULL));
+		semicolon = one.len > 0 ? memchr(one.data, ';', one.len) : NULL;
+		if (semicolon != NULL)
+			one.len = (size_t)(semicolon - one.data);
+		if (equal_caseless(trim(one), element))
+			return true;
+	}
+	return false;
+}
+
+enum http_range http_range(struct span field, uint64_t len, uint64_t *first, uint64_t *n)
+{
+	const char *dash;
+	struct span from, to;
+	uint64_t last;
+
+	if (field.len < 7 || strncasecmp(field.data, "bytes=", 6) != 0)
+		return HTTP_RANGE_NONE;
+	field = trim(span_skip(field, 6));
+	dash = field.len > 0 ? memchr(field.data, '-', field.len) : NULL;
+	if (dash == NULL || memchr(field.data, ',', field.len) != NULL)
+		return HTTP_RANGE_NONE;
+	from = (struct span){ field.data, (size_t)(dash - field.data) };
+	to = span_skip(field, from.len + 1);
+	if (from.len == 0) {
+		/* The last so many. */
+		if (!digits(to, n))
+			return HTTP_RANGE_NONE;
+		if (*n == 0 || len == 0)
+			return HTTP_RANGE_UNSATISFIABLE;
+		*n = *n < len ? *n : len;
+		*first = len - *n;
+		return HTTP_RANGE_PART;
+	}
+	if (!digits(from, first))
+		return HTTP_RANGE_NONE;
+	if (to.len == 0)
+		last = UINT64_MAX;
+	else if (!digits(to, &last) || last < *first)
+		return HTTP_RANGE_NONE;
+	if (*first >= len)
+		return HTTP_RANGE_UNSATISFIABLE;
+	*n = (last < len ? last + 1 : len) - *first;
+	return HTTP_RANGE_PART;
+}
+
+bool http_version_parse(struct span text, uint64_t version[2])
+{
+	const char *dot = text.len > 0 ? memchr(text.data, '.', text.len) : NULL;
+	struct span major = { text.data, dot != NULL ? (size_t)(dot - text.data) : text.len };
+
+	version[1] = UINT64_MAX;
+	return digits(major, &version[0]) &&
+	       (dot == NULL || digits(span_skip(text, major.len + 1), &version[1]));
+}

@@ -1,0 +1,410 @@
+#include "protocol/sse.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/name.h"
+
+enum {
+	CHUNK_AROUND_MAX = 16 + 4, /* size and two ends of line */
+	ID_DIGITS = 20,
+};
+
+static const char event_base64[] = "event: base64\n";
+static const char id_field[] = "id: ";
+static const char data_field[] = "data: ";
+
+enum {
+	/* All of an event but its data and what comes once per line of it. */
+	EVENT_AROUND_MAX = CHUNK_AROUND_MAX + sizeof(event_base64) + sizeof(id_field) + 16 + 1 +
+			   ID_DIGITS + sizeof(data_field) + 3,
+	PER_LINE = sizeof(data_field) - 1 + 1,
+};
+
+/* ---- chunks ---- */
+
+static size_t hex_digits(size_t n)
+{
+	size_t digits = 1;
+
+	while (n >>= 4)
+		digits++;
+	return digits;
+}
+
+/* "<size>\r\n" */
+static char *put_size(char *out, size_t n)
+{
+	static const char hex[] = "0123456789abcdef";
+	size_t digits = hex_digits(n);
+
+	for (size_t i = digits; i-- > 0; n >>= 4)
+		out[i] = hex[n & 15];
+	memcpy(out + digits, "\r\n", 2);
+	return out + digits + 2;
+}
+
+/* The first end of a chunk at or after the offset. */
+static size_t chunk_boundary(struct span encoded, size_t offset)
+{
+	size_t at = 0;
+
+	while (at < offset && at < encoded.len) {
+		size_t size = 0;
+
+		for (; encoded.data[at] != '\r'; at++) {
+			char c = encoded.data[at];
+
+			size = size << 4 | (size_t)(c <= '9' ? c - '0' : c - 'a' + 10);
+		}
+		at += 2 + size + 2;
+	}
+	assert(at <= encoded.len);
+	return at;
+}
+
+/* ---- messages of a run ---- */
+
+/* Takes the next message off; false: there is none left. */
+static bool next_message(struct run *run, struct span *message)
+{
+	const char *end;
+
+	if (run->messages == 0)
+		return false;
+	run->messages--;
+	run->seq++;
+	if (!run->lines) {
+		*message = run->body;
+		return true;
+	}
+	end = memchr(run->body.data, '\r', run->body.len);
+	assert(end != NULL);
+	*message = (struct span){ run->body.data, (size_t)(end - run->body.data) };
+	run->body = span_skip(run->body, message->len + 2);
+	return true;
+}
+
+/* ---- events ---- */
+
+#define EACH(byte) (UINT64_MAX / 255 * (byte))
+
+/* Whether the message can stand in data fields: UTF-8 without CR or NUL. Most are ASCII, eight
+ * bytes at a time. */
+static bool is_text(struct span message)
+{
+	size_t i = 0;
+
+	for (; i + 8 <= message.len; i += 8) {
+		uint64_t word, cr;
+
+		memcpy(&word, message.data + i, 8);
+		cr = word ^ EACH('\r');
+		if (((word - EACH(1)) | (cr - EACH(1)) | word) & EACH(0x80))
+			break;
+	}
+	if (memchr(message.data + i, 0, message.len - i) != NULL ||
+	    memchr(message.data + i, '\r', message.len - i) != NULL)
+		return false;
+	return utf8_valid(span_skip(message, i));
+}
+
+static size_t base64_len(size_t n)
+{
+	return (n + 2) / 3 * 4;
+}
+
+/* RFC 4648. */
+static char *put_base64(char *out, struct span s)
+{
+	static const char digits[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	const unsigned char *p = (const unsigned char *)s.data;
+	size_t n = s.len;
+
+	for (; n > 0; p += 3, out += 4) {
+		uint32_t word = (uint32_t)p[0] << 16;
+
+		word |= n > 1 ? (uint32_t)p[1] << 8 : 0;
+		word |= n > 2 ? p[2] : 0;
+		out[0] = digits[word >> 18];
+		out[1] = digits[word >> 12 & 63];
+		out[2] = n > 1 ? digits[word >> 6 & 63] : '=';
+		out[3] = n > 2 ? digits[word & 63] : '=';
+		n -= n > 3 ? 3 : n;
+	}
+	return out;
+}
+
+static char *put(char *out, const char *data, size_t len)
+{
+	memcpy(out, data, len);
+	return out + len;
+}
+
+static size_t count_lf(struct span s)
+{
+	size_t n = 0;
+	const char *lf;
+
+	while (s.len > 0 && (lf = memchr(s.data, '\n', s.len)) != NULL) {
+		n++;
+		s = span_skip(s, (size_t)(lf - s.data) + 1);
+	}
+	return n;
+}
+
+static char *put_id(char *out, uint64_t epoch, uint64_t seq)
+{
+	char digits[ID_DIGITS];
+	size_t n = sizeof(digits);
+
+	for (int shift = 60; shift >= 0; shift -= 4)
+		*out++ = "0123456789abcdef"[epoch >> shift & 15];
+	*out++ = ':';
+	do
+		digits[--n] = (char)('0' + seq % 10);
+	while ((seq /= 10) > 0);
+	return put(out, digits + n, sizeof(digits) - n);
+}
+
+/* What of an event comes before its data. */
+static char *put_event(char *out, bool text, uint64_t epoch, uint64_t seq)
+{
+	if (!text)
+		out = put(out, event_base64, sizeof(event_base64) - 1);
+	out = put(out, id_field, sizeof(id_field) - 1);
+	out = put_id(out, epoch, seq);
+	*out++ = '\n';
+	return out;
+}
+
+static char *put_text(char *out, struct span message)
+{
+	for (;;) {
+		const char *lf = message.len > 0 ? memchr(message.data, '\n', message.len) : NULL;
+		size_t n = lf != NULL ? (size_t)(lf - message.data) : message.len;
+
+		out = put(out, data_field, sizeof(data_field) - 1);
+		out = put(out, message.data, n);
+		*out++ = '\n';
+		if (lf == NULL)
+			return out;
+		message = span_skip(message, n + 1);
+	}
+}
+
+static bool always(const struct run *run)
+{
+	(void)run;
+	return true;
+}
+
+static size_t sse_encoded_max(const struct run *run)
+{
+	size_t text = run->lines ? run->messages : 1 + count_lf(run->body);
+
+	text = text * PER_LINE + run->body.len;
+	/* Four for three, and what each is filled up by. */
+	return run->messages * (size_t)EVENT_AROUND_MAX +
+	       (text > base64_len(run->body.len) ? text : base64_len(run->body.len)) +
+	       run->messages * (size_t)4;
+}
+
+static size_t encode_events(const struct run *run, char *out, bool chunked)
+{
+	struct run rest = *run;
+	struct span message;
+	char *at = out;
+
+	for (uint64_t seq = rest.seq; next_message(&rest, &message); seq++) {
+		bool text = is_text(message);
+		char head[EVENT_AROUND_MAX];
+		size_t n = (size_t)(put_event(head, text, run->epoch, seq) - head);
+		/* Each LF within is the end of a line and not counted twice. */
+		size_t lf = run->lines || !text ? 0 : count_lf(message);
+		size_t data = (text ? message.len + lf * (PER_LINE - 1) : base64_len(message.len)) +
+			      PER_LINE;
+
+		if (chunked)
+			at = put_size(at, n + data + 1);
+		at = put(at, head, n);
+		if (text) {
+			at = put_text(at, message);
+		} else {
+			at = put(at, data_field, sizeof(data_field) - 1);
+			at = put_base64(at, message);
+			*at++ = '\n';
+		}
+		*at++ = '\n';
+		if (chunked)
+			at = put(at, "\r\n", 2);
+	}
+	return (size_t)(at - out);
+}
+
+static size_t sse_encode(const struct run *run, char *out)
+{
+	return encode_events(run, out, true);
+}
+
+static size_t sse_plain_encode(const struct run *run, char *out)
+{
+	return encode_events(run, out, false);
+}
+
+/* The message of a run of one. */
+static struct span only_message(const struct run *run)
+{
+	struct run rest = *run;
+	struct span message = { NULL, 0 };
+
+	(void)next_message(&rest, &message);
+	return message;
+}
+
+/* Only one line of text lies in its block as it is sent. */
+static bool sse_enclosable(const struct run *run)
+{
+	struct span message = only_message(run);
+
+	return is_text(message) && memchr(message.data, '\n', message.len) == NULL;
+}
+
+static void enclose_event(const struct run *run, bool chunked, char *prefix, size_t *prefix_len,
+			  struct span *body, char *suffix, size_t *suffix_len)
+{
+	char head[EVENT_AROUND_MAX], *at = prefix;
+	size_t n = (size_t)(put_event(head, true, run->epoch, run->seq) - head);
+
+	*body = only_message(run);
+	if (chunked)
+		at = put_size(at, n + PER_LINE + body->len + 1);
+	at = put(at, head, n);
+	at = put(at, data_field, sizeof(data_field) - 1);
+	*prefix_len = (size_t)(at - prefix);
+	*suffix_len = chunked ? 4 : 2;
+	memcpy(suffix, "\n\n\r\n", *suffix_len);
+}
+
+static void sse_enclose(const struct run *run, char *prefix, size_t *prefix_len, struct span *body,
+			char *suffix, size_t *suffix_len)
+{
+	enclose_event(run, true, prefix, prefix_len, body, suffix, suffix_len);
+}
+
+static void sse_plain_enclose(const struct run *run, char *prefix, size_t *prefix_len,
+			      struct span *body, char *suffix, size_t *suffix_len)
+{
+	enclose_event(run, false, prefix, prefix_len, body, suffix, suffix_len);
+}
+
+/* An event ends at its empty line, and no line of data is empty. */
+static size_t event_boundary(struct span encoded, size_t offset)
+{
+	const char *end;
+
+	if (offset == 0)
+		return 0;
+	if (offset >= 2 && memcmp(encoded.data + offset - 2, "\n\n", 2) == 0)
+		return offset;
+	/* The first of the two may be the byte before. */
+	end = memmem(encoded.data + offset - 1, encoded.len - offset + 1, "\n\n", 2);
+	return end != NULL ? (size_t)(end - encoded.data) + 2 : encoded.len;
+}
+
+const struct wire_format sse_format = { .name = "sse",
+					.encodable = always,
+					.encoded_max = sse_encoded_max,
+					.encode = sse_encode,
+					.enclosable = sse_enclosable,
+					.enclose = sse_enclose,
+					.boundary = chunk_boundary };
+
+const struct wire_format sse_plain_format = { .name = "sse-plain",
+					      .encodable = always,
+					      .encoded_max = sse_encoded_max,
+					      .encode = sse_plain_encode,
+					      .enclosable = sse_enclosable,
+					      .enclose = sse_plain_enclose,
+					      .boundary = event_boundary };
+
+static size_t put_whole(bool chunked, const char *text, size_t n, char *out)
+{
+	char *at = chunked ? put_size(out, n) : out;
+
+	at = put(at, text, n);
+	if (chunked)
+		at = put(at, "\r\n", 2);
+	assert(at - out <= SSE_TEXT_MAX);
+	return (size_t)(at - out);
+}
+
+size_t sse_start(bool chunked, char *out)
+{
+	return put_whole(chunked, "retry: 1000\n\n", 13, out);
+}
+
+size_t sse_heartbeat(bool chunked, uint64_t epoch, uint64_t seq, char *out)
+{
+	char text[64], *at = put(text, ": ", 2);
+
+	at = put_id(at, epoch, seq);
+	at = put(at, "\n\n", 2);
+	return put_whole(chunked, text, (size_t)(at - text), out);
+}
+
+size_t sse_gap(bool chunked, uint64_t epoch, uint64_t oldest, char *out)
+{
+	char text[80], *at = put(text, "event: gap\ndata: ", 17);
+
+	at = put_id(at, epoch, oldest);
+	at = put(at, "\n\n", 2);
+	return put_whole(chunked, text, (size_t)(at - text), out);
+}
+
+/* ---- plain bytes ---- */
+
+/* Something must go out for a run, or nobody would be told that it has. */
+static bool chunked_encodable(const struct run *run)
+{
+	return run->body.len > (run->lines ? 2 * (size_t)run->messages : 0);
+}
+
+static size_t chunked_encoded_max(const struct run *run)
+{
+	return run->body.len + run->messages * (size_t)CHUNK_AROUND_MAX;
+}
+
+static size_t chunked_encode(const struct run *run, char *out)
+{
+	struct run rest = *run;
+	struct span message;
+	char *at = out;
+
+	while (next_message(&rest, &message)) {
+		if (message.len == 0)
+			continue;
+		at = put_size(at, message.len);
+		at = put(at, message.data, message.len);
+		at = put(at, "\r\n", 2);
+	}
+	return (size_t)(at - out);
+}
+
+static void chunked_enclose(const struct run *run, char *prefix, size_t *prefix_len,
+			    struct span *body, char *suffix, size_t *suffix_len)
+{
+	*body = only_message(run);
+	*prefix_len = (size_t)(put_size(prefix, body->len) - prefix);
+	*suffix_len = 2;
+	memcpy(suffix, "\r\n", 2);
+}
+
+const struct wire_format chunked_format = { .name = "chunked",
+					    .encodable = chunked_encodable,
+					    .encoded_max = chunked_encoded_max,
+					    .encode = chunked_encode,
+					    .enclose = chunked_enclose,
+					    .boundary = chunk_boundary };

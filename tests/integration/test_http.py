@@ -1,0 +1,588 @@
+"""The HTTP front door over real sockets: every row of the contract, and what must be refused."""
+
+import base64
+import json
+import re
+import socket
+import time
+
+import pytest
+
+from harness import FACTOR, PATIENCE, dial
+
+
+HTTP = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
+
+
+class Client:
+    """One HTTP/1.1 connection, blocking, with every wait bounded."""
+
+    def __init__(self, broker, index=0):
+        self.socket = dial(broker.address(index))
+        self.socket.settimeout(PATIENCE)
+        self.buffer = b""
+        self.ended = False
+
+    def send(self, data):
+        self.socket.sendall(data.encode() if isinstance(data, str) else data)
+        return self
+
+    def fill(self):
+        """False: the broker has closed."""
+        try:
+            data = self.socket.recv(1 << 18)
+        except ConnectionResetError:
+            data = b""
+        self.buffer += data
+        self.ended = not data
+        return bool(data)
+
+    def take(self, n):
+        while len(self.buffer) < n:
+            assert self.fill(), f"ended with {self.buffer[:200]}"
+        out, self.buffer = self.buffer[:n], self.buffer[n:]
+        return out
+
+    def until(self, mark):
+        while mark not in self.buffer:
+            assert self.fill(), f"ended with {self.buffer[-300:]}"
+        return self.take(self.buffer.index(mark) + len(mark))
+
+    def head(self):
+        lines = self.until(b"\r\n\r\n").decode().split("\r\n")[:-2]
+        version, status, _ = lines[0].split(" ", 2)
+        assert version == "HTTP/1.1"
+        fields = {}
+        for line in lines[1:]:
+            name, value = line.split(": ", 1)
+            assert name.lower() not in fields, lines
+            fields[name.lower()] = value
+        assert re.fullmatch(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", fields["date"])
+        return int(status), fields
+
+    def answer(self, head_only=False):
+        status, fields = self.head()
+        length = int(fields.get("content-length", 0))
+        body = b"" if head_only or status in (204, 304) else self.take(length)
+        return Answer(status, fields, body)
+
+    def request(self, method, target, body=None, **fields):
+        lines = [f"{method} {target} HTTP/1.1", "Host: broker"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+        if body is not None:
+            lines.append(f"Content-Length: {len(body)}")
+        self.send("\r\n".join([*lines, "", ""]).encode() + (body or b""))
+        return self
+
+    def ask(self, method, target, body=None, **fields):
+        return self.request(method, target, body, **fields).answer(method == "HEAD")
+
+    def chunk(self):
+        size = int(self.until(b"\r\n"), 16)
+        data = self.take(size)
+        assert self.take(2) == b"\r\n"
+        return data
+
+    def event(self):
+        """The next event as a list of its lines."""
+        return self.chunk().decode().removesuffix("\n\n").split("\n")
+
+    def rest(self):
+        while self.fill():
+            pass
+        out, self.buffer = self.buffer, b""
+        return out
+
+    def close(self):
+        self.socket.close()
+
+
+class Answer:
+    def __init__(self, status, fields, body):
+        self.status, self.fields, self.body = status, fields, body
+
+    @property
+    def json(self):
+        assert self.fields["content-type"] == "application/json"
+        return json.loads(self.body)
+
+    def error(self, status, text):
+        assert (self.status, self.json) == (status, {"error": text}), (self.status, self.body)
+        return self
+
+
+@pytest.fixture
+def open(start, request):
+    """A broker that speaks both protocols, and connections to it."""
+
+    def start_with(**config):
+        broker = start(**{"listen": HTTP, "reactors": 2, **config})
+
+        def connect(index=0):
+            client = Client(broker, index)
+            request.addfinalizer(client.close)
+            return client
+
+        broker.http = connect
+        return broker
+
+    return start_with
+
+
+def events(client, target, **fields):
+    status, head = client.request("GET", target, Accept="text/event-stream", **fields).head()
+    assert (status, head["content-type"]) == (200, "text/event-stream")
+    assert head["transfer-encoding"] == "chunked" and head["cache-control"] == "no-store"
+    assert head["x-accel-buffering"] == "no"
+    assert client.event()[0].startswith("retry: ")
+    return client
+
+
+def publish(client, topic, body, **fields):
+    answer = client.ask("POST", f"/publish/{topic}", body, **fields)
+    assert answer.status == 200, answer.body
+    return answer.json["id"]
+
+
+# --- publish and subscribe --------------------------------------------------------------------------
+
+
+def test_a_published_message_gets_its_id_and_reaches_subscribers_of_every_format(open):
+    broker = open()
+    line = broker.subscribe("news")
+    sse = events(broker.http(), "/subscribe/news")
+    raw = broker.http()
+    assert raw.request("GET", "/subscribe/news").head()[1]["content-type"] == "application/octet-stream"
+    answer = broker.http().ask("POST", "/publish/news", b"hello")
+    assert answer.status == 200 and answer.json["topic"] == "news"
+    epoch, seq = answer.json["id"].split(":")
+    assert re.fullmatch("[0-9a-f]{16}", epoch) and seq == "1"
+    assert line.take(1) == [b"hello"]
+    assert sse.event() == [f"id: {epoch}:1", "data: hello"]
+    assert raw.chunk() == b"hello"
+    broker.publish("news", b"over", b"", b"lines")
+    assert line.take(3) == [b"over", b"", b"lines"]
+    assert [sse.event()[-1] for _ in range(3)] == ["data: over", "data: ", "data: lines"]
+    assert [raw.chunk(), raw.chunk()] == [b"over", b"lines"]
+
+
+def test_names_are_percent_encoded(open):
+    broker = open()
+    line = broker.subscribe("a/b.c\N{EURO SIGN}")
+    answer = broker.http().ask("POST", "/publish/a%2Fb.c%E2%82%AC", b"x")
+    assert answer.json["topic"] == "a/b.c\N{EURO SIGN}"
+    assert line.take(1) == [b"x"]
+    for bad in ("a%2", "a%00b", "a%20b", "a*", "", "a..b", "x" * 256):
+        broker.http().ask("POST", f"/publish/{bad}", b"x").error(*((404, "no such page") if not bad else (400, "bad topic")))
+
+
+def test_bytes_that_are_no_text_are_base64(open):
+    broker = open()
+    sse = events(broker.http(), "/subscribe/bin")
+    client = broker.http()
+    for body in (b"\xff\x00", b"cr\rhere", b"two\nlines", "gr\u00fc\u00df".encode(), b""):
+        publish(client, "bin", body)
+    assert sse.event()[0] == "event: base64"
+    got = sse.event()
+    assert base64.b64decode(got[2].removeprefix("data: ")) == b"cr\rhere"
+    assert sse.event()[1:] == ["data: two", "data: lines"]
+    assert sse.event()[1:] == ["data: gr\u00fc\u00df"]
+    assert sse.event()[1:] == ["data: "]
+
+
+def test_large_messages_pass_both_ways(open):
+    broker = open(limits={"message_bytes": "4M"})
+    sse, raw = events(broker.http(), "/subscribe/big"), broker.http()
+    raw.request("GET", "/subscribe/big").head()
+    client = broker.http()
+    for size in (16 << 10, (16 << 10) - 1, 1 << 20, 4 << 20):
+        body = b"x" * size
+        publish(client, "big", body)
+        assert raw.chunk() == body
+        assert sse.event()[1] == "data: " + body.decode()
+    assert client.ask("GET", "/topic/big/4").body == body
+    client.ask("POST", "/publish/big", b"x" * ((4 << 20) + 1)).error(413, "message too large")
+
+
+def test_chunked_and_expected_bodies(open):
+    broker = open()
+    client = broker.http()
+    client.send("POST /publish/c HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n"
+                "3\r\nabc\r\n2;x=y\r\nde\r\n0\r\nTrailer: x\r\n\r\n")
+    assert client.answer().status == 200
+    client.send("POST /publish/c HTTP/1.1\r\nHost: b\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+    assert client.until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+    client.send("xyz")
+    assert client.answer().status == 200
+    assert client.ask("GET", "/topic/c/1").body == b"abcde"
+    assert client.ask("GET", "/topic/c/2").body == b"xyz"
+
+
+def test_requests_may_be_pipelined_and_split_anywhere(open):
+    broker = open(reactors=3)
+    client = broker.http()
+    n = 200
+    client.send(b"".join(b"POST /publish/p%d HTTP/1.1\r\nHost: b\r\nContent-Length: 2\r\n\r\n%02d" % (i % 7, i % 100)
+                         for i in range(n)) + b"GET /topic/p0/last HTTP/1.1\r\nHost: b\r\n\r\n")
+    for i in range(n):
+        answer = client.answer()
+        assert answer.json["topic"] == f"p{i % 7}" and answer.json["id"].endswith(f":{i // 7 + 1}")
+    assert client.answer().body == b"96"
+    slow = broker.http()
+    for byte in b"POST /publish/slow HTTP/1.1\r\nHost: b\r\nContent-Length: 2\r\n\r\nok":
+        slow.send(bytes([byte]))
+    assert slow.answer().status == 200
+    # Half-closed behind its last request, every answer still comes.
+    last = broker.http().send("GET /health HTTP/1.1\r\nHost: b\r\n\r\nGET /topic/slow/last HTTP/1.1\r\nHost: b\r\n\r\n")
+    last.socket.shutdown(socket.SHUT_WR)
+    assert last.answer().body == b"ok\n" and last.answer().body == b"ok" and last.rest() == b""
+
+
+def test_http_1_0_gets_what_it_can_read(open):
+    broker = open()
+    client = broker.http().send("GET /health HTTP/1.0\r\n\r\n")
+    answer = client.answer()
+    assert answer.fields["connection"] == "close" and client.rest() == b""
+    sse = broker.http().send("GET /subscribe/old HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n")
+    head = sse.head()[1]
+    assert "transfer-encoding" not in head and head["connection"] == "close"
+    sse.until(b"\n\n")
+    publish(broker.http(), "old", b"x")
+    assert sse.until(b"\n\n").endswith(b":1\ndata: x\n\n")
+    broker.http().send("GET /subscribe/old HTTP/1.0\r\n\r\n").answer().error(505, "streams of bytes need HTTP/1.1")
+
+
+def test_head_and_options(open):
+    broker = open()
+    client = broker.http()
+    publish(client, "h", b"12345")
+    answer = client.ask("HEAD", "/topic/h/1")
+    assert answer.fields["content-length"] == "5" and answer.fields["etag"]
+    assert client.ask("HEAD", "/subscribe/h").status == 200
+    assert client.ask("OPTIONS", "/publish/h").fields["allow"] == "POST, OPTIONS"
+    assert client.ask("OPTIONS", "*").status == 204
+    assert client.ask("GET", "/publish/h").status == 405
+    assert client.ask("DELETE", "/topic/h").fields["allow"] == "GET, HEAD, OPTIONS"
+    client.ask("GET", "/nowhere").error(404, "no such page")
+
+
+# --- replay -----------------------------------------------------------------------------------------
+
+
+def test_replay_goes_on_without_gap_or_duplicate(open):
+    broker = open(reactors=3)
+    client = broker.http()
+    ids = [publish(client, "r", b"%d" % i) for i in range(10)]
+    by_header = events(broker.http(), "/subscribe/r", Last_Event_ID=ids[6])
+    by_query = events(broker.http(), f"/subscribe/r?last_event_id={ids[6].replace(':', '%3A')}")
+    by_count = events(broker.http(), "/subscribe/r?last=3")
+    ids.append(publish(client, "r", b"10"))
+    for sse in (by_header, by_query, by_count):
+        for i in range(7, 11):
+            assert sse.event() == [f"id: {ids[i]}", f"data: {i}"]
+    raw = broker.http().request("GET", "/subscribe/r?last=2")
+    raw.head()
+    assert [raw.chunk(), raw.chunk()] == [b"9", b"10"]
+
+
+def test_what_is_too_old_or_foreign_begins_with_a_gap(open):
+    broker = open(topics={"history_messages": 5})
+    client = broker.http()
+    ids = [publish(client, "g", b"%d" % i) for i in range(10)]
+    for wanted in (ids[2], "0123456789abcdef:9", "nonsense"):
+        sse = events(broker.http(), "/subscribe/g", Last_Event_ID=wanted)
+        assert sse.event() == ["event: gap", f"data: {ids[5]}"]
+        assert sse.event() == [f"id: {ids[5]}", "data: 5"]
+    sse = events(broker.http(), "/subscribe/g", Last_Event_ID=ids[4])
+    assert sse.event() == [f"id: {ids[5]}", "data: 5"]
+
+
+def test_a_quiet_event_stream_has_a_heartbeat_with_the_current_id(open):
+    broker = open(http={"heartbeat_seconds": 1})
+    sse = events(broker.http(), "/subscribe/quiet")
+    ident = publish(broker.http(), "quiet", b"x")
+    sse.event()
+    assert sse.event() == [f": {ident}"]
+    later = events(broker.http(), "/subscribe/quiet")
+    assert later.event() == [f": {ident}"]
+    publish(broker.http(), "quiet", b"y")
+    while (event := sse.event())[0].startswith(":"):
+        pass
+    assert event[1] == "data: y"
+
+
+# --- messages as resources --------------------------------------------------------------------------
+
+
+def test_messages_are_cacheable_resources(open):
+    broker = open(reactors=3, topics={"history_messages": 3})
+    client = broker.http()
+    client.ask("GET", "/topic/m").error(404, "no such topic")
+    client.ask("GET", "/topic/m/last").error(404, "no such message")
+    ids = [publish(client, "m", b"body %d" % i, Content_Type="text/x-test") for i in range(5)]
+    answer = client.ask("GET", "/topic/m/4")
+    assert (answer.status, answer.body) == (200, b"body 3")
+    assert answer.fields["content-type"] == "text/x-test"
+    assert answer.fields["etag"] == f'"{ids[3]}"'
+    assert re.fullmatch(r"public, max-age=\d+, immutable", answer.fields["cache-control"])
+    answer = client.ask("GET", "/topic/m/last")
+    assert answer.body == b"body 4" and answer.fields["cache-control"] == "no-store"
+    client.ask("GET", "/topic/m/2").error(404, "no such message")
+    client.ask("GET", "/topic/m/0").error(404, "no such message")
+    client.ask("GET", "/topic/m/9").error(404, "no such message")
+    client.ask("GET", "/topic/m/x").error(404, "no such message")
+    about = client.ask("GET", "/topic/m").json
+    assert about["head"] == ids[4] and about["oldest"] == ids[2]
+    assert (about["messages"], about["bytes"], about["subscribers"], about["publishers"]) == (3, 18, 0, 0)
+    clients = [broker.subscribe("m") for _ in range(5)] + [broker.publisher("m")]
+    about = client.ask("GET", "/topic/m").json
+    assert (about["subscribers"], about["publishers"]) == (5, 1) and clients
+
+
+def test_conditions_and_ranges(open):
+    broker = open()
+    client = broker.http()
+    tag = f'"{publish(client, "c", b"0123456789")}"'
+    answer = client.ask("GET", "/topic/c/1", If_None_Match=f'"other", W/{tag}')
+    assert answer.status == 304 and answer.fields["etag"] == tag
+    assert client.ask("GET", "/topic/c/1", If_None_Match='"other"').status == 200
+    for field, content, part in (("bytes=2-4", b"234", "2-4"), ("bytes=8-", b"89", "8-9"), ("bytes=-3", b"789", "7-9"),
+                                 ("bytes=5-99", b"56789", "5-9")):
+        answer = client.ask("GET", "/topic/c/1", Range=field)
+        assert (answer.status, answer.body, answer.fields["content-range"]) == (206, content, f"bytes {part}/10")
+    answer = client.ask("GET", "/topic/c/1", Range="bytes=10-")
+    assert answer.status == 416 and answer.fields["content-range"] == "bytes */10"
+    assert client.ask("GET", "/topic/c/1", Range="bytes=0-1", If_Range=tag).status == 206
+    assert client.ask("GET", "/topic/c/1", Range="bytes=0-1", If_Range='"x"').status == 200
+    assert client.ask("HEAD", "/topic/c/1", Range="bytes=0-1").status == 200
+    broker.publish("c", b"line one", b"line two")
+    assert client.ask("GET", "/topic/c/3").body == b"line two"
+
+
+def test_a_request_waits_for_a_message_that_is_soon_to_come(open):
+    broker = open(reactors=3, http={"wait_seconds": round(max(2, FACTOR))})
+    clients = [broker.http().request("GET", f"/topic/w/{n}") for n in (1, 2, 3, 4)]
+    clients[3].answer().error(404, "no such message")
+    publisher = broker.http()
+    for n in (1, 2):
+        publish(publisher, "w", b"%d" % n)
+        assert clients[n - 1].answer().body == b"%d" % n
+    clients[2].answer().error(503, "the message has not come in time")
+    # The connection is still good.
+    publish(publisher, "w", b"3")
+    assert clients[2].ask("GET", "/topic/w/3").body == b"3"
+
+
+def test_a_playlist_is_waited_for_by_version(open):
+    broker = open(reactors=3)
+    publisher, player = broker.http(), broker.http()
+    publish(publisher, "live.m3u8", b"1.0", X_Version="1.0")
+    assert player.ask("GET", "/topic/live.m3u8/last?_HLS_msn=1&_HLS_part=0").fields["x-version"] == "1.0"
+    player.request("GET", "/topic/live.m3u8/last?_HLS_msn=2&_HLS_part=1")
+    whole = broker.http().request("GET", "/topic/live.m3u8/last?_HLS_msn=2")
+    publish(publisher, "live.m3u8", b"2.0", X_Version="2.0")
+    publish(publisher, "live.m3u8", b"2.2", X_Version="2.2")
+    assert player.answer().body == b"2.2"
+    publish(publisher, "live.m3u8", b"3.0", X_Version="3.0")
+    assert whole.answer().body == b"3.0"
+    publisher.ask("POST", "/publish/live.m3u8", b"x", X_Version="a.b").error(400, "malformed X-Version")
+
+
+def test_a_large_body_is_sent_whole_to_slow_readers(open):
+    broker = open(limits={"message_bytes": "8M"}, topics={"history_bytes": "64M"})
+    publish(broker.http(), "l", b"z" * (8 << 20))
+    clients = [broker.http().request("GET", "/topic/l/1", Connection="close") for _ in range(4)]
+    time.sleep(0.3)
+    for client in clients:
+        assert client.answer().body == b"z" * (8 << 20)
+        assert client.rest() == b""
+
+
+# --- objects, health --------------------------------------------------------------------------------
+
+
+def test_objects_come_from_their_directory_only(open, tmp_path):
+    root = tmp_path / "objects"
+    (root / "deep").mkdir(parents=True)
+    (root / "a.html").write_bytes(b"<p>")
+    (root / "deep" / "b.m4s").write_bytes(b"x" * 100000)
+    (tmp_path / "secret").write_text("secret")
+    (root / "link").symlink_to(tmp_path / "secret")
+    broker = open(http={"objects_dir": str(root)})
+    client = broker.http()
+    answer = client.ask("GET", "/object/a.html")
+    assert answer.body == b"<p>" and answer.fields["content-type"].startswith("text/html")
+    assert client.ask("GET", "/object/a.html", If_None_Match=answer.fields["etag"]).status == 304
+    answer = client.ask("GET", "/object/deep/b.m4s", Range="bytes=1-50000")
+    assert (answer.status, len(answer.body)) == (206, 50000)
+    assert client.ask("HEAD", "/object/deep%2Fb.m4s").fields["content-length"] == "100000"
+    for bad in ("link", "../secret", "%2e%2e/secret", "..%2Fsecret", "deep", "deep/", "nothing", "/etc/passwd"):
+        client.ask("GET", f"/object/{bad}").error(404, "no such object")
+    (root / "a.html").write_bytes(b"<p>new")
+    broker.send_signal(1)
+    broker.says("reload: .* is in force")
+    while client.ask("GET", "/object/a.html").body != b"<p>new":
+        time.sleep(0.05)
+
+
+def test_health_and_figures(open):
+    broker = open()
+    client = broker.http()
+    assert client.ask("GET", "/health").body == b"ok\n"
+    assert client.ask("GET", "/ready").body == b"ok\n"
+    publish(client, "f", b"x")
+    text = client.ask("GET", "/metrics").body.decode()
+    seen = set()
+    for line in text.splitlines():
+        if line.startswith("# TYPE"):
+            name, kind = line.split()[2:]
+            assert name not in seen and (kind != "counter" or name.endswith("_total"))
+            seen.add(name)
+        elif not line.startswith("#"):
+            name, value = re.fullmatch(r'(broker_\w+)\{(?:\w+="[^"]*",?)+\} (\S+)', line).groups()
+            float(value)
+            assert re.sub("_(bucket|sum|count)$", "", name) in seen or name in seen, line
+    stats = client.ask("GET", "/stats.json").json
+    assert len(stats["reactors"]) == 2
+    assert b"<!doctype html>" in client.ask("GET", "/").body
+
+
+def test_sys_topics_are_the_brokers_own(open):
+    broker = open()
+    client = broker.http()
+    sse = events(broker.http(), "/subscribe/$sys.stats")
+    first = json.loads(sse.event()[1].removeprefix("data: "))
+    second = json.loads(sse.event()[1].removeprefix("data: "))
+    assert len(first["reactors"]) == 2 and second["time_ms"] > first["time_ms"]
+    client.ask("POST", "/publish/$sys.stats", b"x").error(403, "not permitted")
+    assert broker.say("PUBLISH $sys.stats\r\n").rest() == [b"ERROR not permitted"]
+
+
+def test_the_page_can_be_switched_off(open):
+    broker = open(http={"page": False})
+    broker.http().ask("GET", "/").error(404, "no such page")
+
+
+# --- safety -----------------------------------------------------------------------------------------
+
+
+def test_pages_of_other_sites_are_refused_unless_allowed(open):
+    broker = open(http={"allowed_origins": ["https://ok.example"]})
+    for origin in ("https://no.example", "null", "https://ok.example.evil", "http://ok.example"):
+        broker.http().ask("POST", "/publish/o", b"x", Origin=origin).error(403, "origin not allowed")
+        client = broker.http().request("GET", "/subscribe/o", Accept="text/event-stream", Origin=origin)
+        client.answer().error(403, "origin not allowed")
+        assert "access-control-allow-origin" not in broker.http().ask("GET", "/health", Origin=origin).fields
+    answer = broker.http().ask("POST", "/publish/o", b"x", Origin="https://ok.example")
+    assert answer.status == 200 and answer.fields["access-control-allow-origin"] == "https://ok.example"
+    assert answer.fields["vary"] == "Origin"
+    answer = broker.http().ask("OPTIONS", "/publish/o", Origin="https://ok.example", Access_Control_Request_Method="POST")
+    assert "POST" in answer.fields["access-control-allow-methods"]
+    sse = broker.http().request("GET", "/subscribe/o", Accept="text/event-stream", Origin="https://ok.example")
+    assert sse.head()[1]["access-control-allow-origin"] == "https://ok.example"
+
+
+def test_only_allowed_hosts_are_answered(open):
+    broker = open(http={"allowed_hosts": ["broker"]})
+    assert broker.http().ask("GET", "/health").status == 200
+    assert broker.http().send("GET /health HTTP/1.1\r\nHost: BROKER:8080\r\n\r\n").answer().status == 200
+    broker.http().send("GET /health HTTP/1.1\r\nHost: evil\r\n\r\n").answer().error(403, "host not allowed")
+
+
+MALFORMED = [
+    "POST /publish/x HTTP/1.1\r\nHost: b\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "POST /publish/x HTTP/1.1\r\nHost: b\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc",
+    "POST /publish/x HTTP/1.1\r\nHost: b\r\nContent-Length: +3\r\n\r\nabc",
+    "POST /publish/x HTTP/1.1\r\nHost: b\r\nContent-Length: -3\r\n\r\nabc",
+    "GET /health HTTP/1.1\nHost: b\r\n\r\n",
+    "GET /health HTTP/1.1\r\nHost: b\n\r\n",
+    "GET /health HTTP/1.1\r\nHost: b\r\nX: a\r\n b\r\n\r\n",
+    "GET /health HTTP/1.1\r\nHost : b\r\n\r\n",
+    "GET /health HTTP/1.1\r\n\r\n",
+    "BREW /pot HTTP/1.1\r\nHost: b\r\n\r\n",
+    "POST /publish/x HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
+]
+
+
+def test_malformed_requests_are_refused_and_what_is_behind_them_is_thrown_away(open):
+    broker = open()
+    behind = "POST /publish/smuggled HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\n\r\nx"
+    for bytes_ in MALFORMED:
+        client = broker.http().send(bytes_ + behind)
+        answer = client.answer()
+        assert answer.status == 400 and answer.fields["connection"] == "close" and answer.json["error"], bytes_
+        assert client.rest() == b""
+        # In two parts, too.
+        client = broker.http().send(bytes_[:30])
+        time.sleep(0.01)
+        client.send(bytes_[30:] + behind)
+        assert client.answer().status == 400 and client.rest() == b""
+    broker.http().ask("GET", "/topic/smuggled").error(404, "no such topic")
+
+
+def test_limits_have_their_status(open):
+    broker = open(limits={"header_bytes": "1K", "message_bytes": 100, "handshake_seconds": round(max(1, FACTOR))})
+    broker.http().ask("GET", "/health", X="x" * 1100).error(431, "request head too large")
+    broker.http().ask("POST", "/publish/x", b"x" * 101).error(413, "message too large")
+    slow = broker.http().send("GET /health HT")
+    slow.answer().error(408, "timeout")
+    assert slow.rest() == b""
+
+
+def test_refused_connections_are_told_in_http_where_only_http_is_spoken(open):
+    broker = open(listen={"main": {"address": "127.0.0.1:0", "protocols": ["http"]}}, limits={"connections": 1}, reactors=1)
+    first = broker.http()
+    assert first.ask("GET", "/health").status == 200
+    second = broker.http()
+    answer = second.answer().error(503, "too many connections")
+    assert answer.fields["connection"] == "close" and second.rest() == b""
+
+
+def test_refused_connections_are_told_in_the_protocol_that_they_speak(open):
+    broker = open(limits={"connections": 1}, reactors=1)
+    first = broker.http()
+    assert first.ask("GET", "/health").status == 200
+    assert broker.say("SUBSCRIBE a\r\n").rest() == [b"ERROR too many connections"]
+    broker.http().request("GET", "/health").answer().error(503, "too many connections")
+
+
+def test_a_slow_event_stream_skips_whole_events_only(open):
+    broker = open(topics={"slow": "skip", "backlog_bytes": "256K"}, limits={"send_buffer_bytes": "32K"}, reactors=1)
+    slow = events(broker.http(), "/subscribe/s")
+    client = broker.http()
+    for n in range(400):
+        publish(client, "s", b"%d " % n + b"." * 20000 + (b"\nmore" if n % 3 else b""))
+    last = publish(client, "s", b"end")
+    seen = [0]
+    while True:
+        event = slow.event()
+        seen.append(int(event[0].rsplit(":", 1)[1]))
+        assert seen[-1] > seen[-2]
+        if event[0] == f"id: {last}":
+            break
+        assert event[1] == f"data: {seen[-1] - 1} " + "." * 20000
+    assert 2 < len(seen) < 402
+    # What the kernel holds of a client that reads again later is all it missed nothing of.
+    assert seen[1] == 1
+
+
+def test_an_unknown_first_word_is_answered_in_the_likelier_way(open):
+    broker = open()
+    assert broker.say("HELLO there\r\n").rest() == [b"ERROR malformed command"]
+    assert broker.http().send("HELLO /there HTTP/1.1\r\nHost: b\r\n\r\n").answer().status == 400
+
+
+def test_draining_ends_streams_and_idle_connections(open):
+    broker = open()
+    sse = events(broker.http(), "/subscribe/d")
+    idle = broker.http()
+    assert idle.ask("GET", "/health").status == 200
+    waiting = broker.http().request("GET", "/topic/d/1")
+    figures = broker.http()
+    while sum(r["waiting"] for r in figures.ask("GET", "/stats.json").json["reactors"]) < 1:
+        time.sleep(0.05)
+    broker.send_signal(15)
+    assert sse.rest() == b"0\r\n\r\n"
+    assert idle.rest() == b""
+    waiting.answer().error(503, "draining")
+    broker.finish()

@@ -1,0 +1,134 @@
+"""The live page in a real browser, where one is installed: numbers move, it survives a restart of the broker."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from harness import FACTOR
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
+
+QUIET = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--remote-debugging-pipe",
+]
+
+
+class Browser:
+    """One page, driven through Chromium's debugging pipe (messages of JSON that end in a NUL)."""
+
+    def __init__(self, directory, width, height, dark):
+        read_commands, self.commands = os.pipe()
+        self.events, write_events = os.pipe()
+
+        def pipes():
+            # Chromium wants them as 3 and 4; either may be in the other's place.
+            commands, events = os.dup(read_commands), os.dup(write_events)
+            os.dup2(os.dup2(commands, 98), 3)
+            os.dup2(os.dup2(events, 99), 4)
+
+        self.process = subprocess.Popen([CHROMIUM, *QUIET, f"--user-data-dir={directory}"], preexec_fn=pipes,
+                                        close_fds=False, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL)
+        os.close(read_commands)
+        os.close(write_events)
+        self.buffer, self.n, self.session, self.complaints = b"", 0, None, []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.call("Runtime.enable")
+        self.call("Page.enable")
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        self.call("Emulation.setEmulatedMedia",
+                  features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+
+    def call(self, method, **params):
+        self.n += 1
+        message = {"id": self.n, "method": method, "params": params}
+        if self.session:
+            message["sessionId"] = self.session
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
+        while True:
+            while b"\0" not in self.buffer:
+                data = os.read(self.events, 1 << 20)
+                assert data, "the browser has ended"
+                self.buffer += data
+            text, self.buffer = self.buffer.split(b"\0", 1)
+            answer = json.loads(text)
+            if answer.get("method") == "Runtime.exceptionThrown":
+                self.complaints.append(answer["params"])
+            if answer.get("id") == self.n:
+                assert "error" not in answer, answer
+                return answer["result"]
+
+    def value(self, expression):
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def wait(self, expression, seconds=30):
+        deadline = time.monotonic() + seconds * FACTOR
+        while not self.value(expression):
+            assert time.monotonic() < deadline, f"not within {seconds} s: {expression}"
+            time.sleep(0.1)
+
+    def screenshot(self, path):
+        import base64
+
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
+
+    def close(self):
+        self.process.terminate()
+        self.process.wait(10)
+        os.close(self.commands)
+        os.close(self.events)
+
+
+@pytest.mark.parametrize("width,height,dark", [(1280, 1100, False), (1280, 1100, True), (390, 2000, False)],
+                         ids=["light", "dark", "phone"])
+def test_the_page_shows_live_numbers(start, tmp_path, width, height, dark):
+    broker = start(reactors=2, listen={"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}})
+    subscribers = [broker.subscribe("page.test") for _ in range(4)]
+    publisher = broker.publisher("page.test")
+    browser = Browser(tmp_path / "profile", width, height, dark)
+    try:
+        browser.call("Page.navigate", url=f"http://{broker.address()}/")
+        for _ in range(30):
+            publisher.send(b"x\n" * 50)
+            for subscriber in subscribers:
+                subscriber.take_waiting()
+            broker.loop.sleep(0.1)
+        browser.wait("typeof samples !== 'undefined' && samples.length >= 4")
+        assert browser.value("document.getElementById('state').textContent") == "live"
+        assert browser.value("Math.max(...samples.map(s => sum(s.reactors, r => r.delivered)))") > 1000
+        assert "page.test" in browser.value("document.body.textContent") or FACTOR > 1
+        assert browser.value("document.documentElement.scrollWidth") <= width, "nothing sticks out sideways"
+        assert browser.complaints == []
+        browser.screenshot(tmp_path / "page.png")
+    finally:
+        browser.close()
+
+
+def test_event_source_reconnects_and_misses_nothing_that_history_holds(start, tmp_path):
+    broker = start(reactors=2, listen={"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}})
+    browser = Browser(tmp_path / "profile", 800, 600, False)
+    try:
+        browser.call("Page.navigate", url=f"http://{broker.address()}/health")
+        browser.value("""got = []; source = new EventSource("/subscribe/es?last=100");
+                         source.onmessage = e => got.push(e.data);
+                         source.addEventListener("base64", e => got.push(atob(e.data))); 1""")
+        browser.wait("source.readyState === 1")
+        broker.publish("es", b"one", b"two")
+        browser.wait("got.length === 2")
+        # The browser goes on after the last event that it has seen.
+        browser.value("at = source.url; source.close(); 1")
+        broker.publish("es", b"three", b"fo\xffur")
+        browser.value("""source = new EventSource(at); source.onmessage = e => got.push(e.data);
+                         source.addEventListener("base64", e => got.push("base64")); 1""")
+        browser.wait("got.length === 6")
+        assert browser.value("got") == ["one", "two", "one", "two", "three", "base64"]
+        assert browser.complaints == []
+    finally:
+        browser.close()

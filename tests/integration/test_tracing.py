@@ -1,0 +1,39 @@
+"""The broker's probes, their table in docs/TRACING.md and the scripts that use them are in step."""
+
+import re
+import subprocess
+
+import pytest
+
+from harness import BROKER, ROOT
+
+TRACE = ROOT / "deploy/trace"
+SCRIPTS = sorted(TRACE.glob("*.bt"))
+
+
+def probes_built():
+    """{"park": 1, ...}: the number of arguments of each probe in the binary."""
+    notes = subprocess.run(["readelf", "-n", BROKER], capture_output=True, text=True, timeout=60, check=True).stdout
+    found = re.findall(r"Provider: broker\n\s+Name: (\w+)\n.*\n\s+Arguments: (.*)", notes)
+    return {name: len(re.findall(r"-?\d@\S+", arguments)) for name, arguments in found}
+
+
+def probes_described():
+    rows = re.findall(r"^\| `(\w+)` \|[^|]*\|(.*)\|$", (ROOT / "docs/TRACING.md").read_text(), re.M)
+    rows = {name: [cell.strip() for cell in cells.split("|")] for name, cells in rows}
+    return {name: len([c for c in cells if c]) for name, cells in rows.items() if len(cells) == 6}
+
+
+def test_the_table_lists_every_probe_with_its_arguments():
+    assert probes_described() == probes_built()
+    assert len(probes_built()) >= 8, "the broker was built with sys/sdt.h"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.name)
+def test_a_script_uses_what_there_is_and_fits_on_a_screen(script):
+    text = script.read_text()
+    built = probes_built()
+    for name, body in re.findall(r"^usdt:\*:broker:(\w+)\s*(\{.*?^\})", text, re.M | re.S):
+        assert all(int(n) < built[name] for n in re.findall(r"\barg(\d)", body)), name
+    assert len(text.splitlines()) <= 50
+    assert script.stem in (ROOT / "docs/TRACING.md").read_text()

@@ -1,0 +1,104 @@
+#include "sim.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+
+/*
+ * The linker's --wrap leads the broker's allocations here. Those that the C library makes for
+ * itself go past it.
+ */
+
+void *__real_malloc(size_t size);
+void *__real_calloc(size_t n, size_t size);
+void *__real_realloc(void *p, size_t size);
+void *__real_aligned_alloc(size_t alignment, size_t size);
+char *__real_strdup(const char *s);
+void __real_free(void *p);
+void *__wrap_malloc(size_t size);
+void *__wrap_calloc(size_t n, size_t size);
+void *__wrap_realloc(void *p, size_t size);
+void *__wrap_aligned_alloc(size_t alignment, size_t size);
+char *__wrap_strdup(const char *s);
+void __wrap_free(void *p);
+
+static long outstanding;
+
+/* Only what a reactor asks for in its turn may be refused: starting and stopping are not here. */
+static bool refuse(size_t size)
+{
+	if (fiber_current() < 0 || !fault(FAULT_MEMORY))
+		return false;
+	sim_trace("no memory for %" PRIu64 " bytes", size, 0, 0, 0);
+	return true;
+}
+
+static void *count(void *p)
+{
+	outstanding += p != NULL;
+	return p;
+}
+
+void *__wrap_malloc(size_t size)
+{
+	return refuse(size) ? NULL : count(__real_malloc(size));
+}
+
+void *__wrap_calloc(size_t n, size_t size)
+{
+	return refuse(n * size) ? NULL : count(__real_calloc(n, size));
+}
+
+void *__wrap_realloc(void *p, size_t size)
+{
+	void *new;
+
+	if (refuse(size))
+		return NULL;
+	new = __real_realloc(p, size);
+	if (p == NULL)
+		count(new);
+	return new;
+}
+
+void *__wrap_aligned_alloc(size_t alignment, size_t size)
+{
+	return refuse(size) ? NULL : count(__real_aligned_alloc(alignment, size));
+}
+
+char *__wrap_strdup(const char *s)
+{
+	return count(__real_strdup(s));
+}
+
+void __wrap_free(void *p)
+{
+	outstanding -= p != NULL;
+	__real_free(p);
+}
+
+long alloc_outstanding(void)
+{
+	return outstanding;
+}
+
+void *sim_alloc(size_t size)
+{
+	void *p = __real_calloc(1, size);
+
+	if (p == NULL)
+		abort();
+	return p;
+}
+
+void *sim_realloc(void *p, size_t size)
+{
+	p = __real_realloc(p, size);
+	if (p == NULL)
+		abort();
+	return p;
+}
+
+void sim_free(void *p)
+{
+	__real_free(p);
+}

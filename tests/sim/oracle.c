@@ -1,0 +1,360 @@
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "broker/connection.h"
+#include "broker/home.h"
+#include "broker/subscription.h"
+#include "engine/mailbox.h"
+#include "sim.h"
+#include "topic/block.h"
+#include "topic/interest.h"
+#include "topic/topic.h"
+
+/*
+ * The linker's --wrap leads the broker's own calls through here: what a home sequences is the order
+ * that everybody must see, and where a subscriber begins follows from where its home answered it.
+ */
+
+struct block *__real_block_new(struct span name, uint64_t hash, size_t capacity);
+void __real_topic_sequence(struct topic *topic, struct block *block, struct history_total *total,
+			   uint64_t now_ns);
+void __real_home_subscribe(struct shard *shard, struct subscribe_letter *letter);
+void __real_subscription_answered(struct shard *shard, struct subscribe_letter *letter);
+void __real_subscriptions_deliver(struct shard *shard, struct block *block);
+int __real_stream_join(struct stream *stream, struct cursor *cursor);
+unsigned __real_mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned sender,
+			     enum mailbox_lane lane, void *const *letters, unsigned n);
+unsigned __real_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned sender,
+			    enum mailbox_lane lane, void **letters, unsigned max, bool *again);
+
+struct block *__wrap_block_new(struct span name, uint64_t hash, size_t capacity);
+void __wrap_topic_sequence(struct topic *topic, struct block *block, struct history_total *total,
+			   uint64_t now_ns);
+void __wrap_home_subscribe(struct shard *shard, struct subscribe_letter *letter);
+void __wrap_subscription_answered(struct shard *shard, struct subscribe_letter *letter);
+void __wrap_subscriptions_deliver(struct shard *shard, struct block *block);
+int __wrap_stream_join(struct stream *stream, struct cursor *cursor);
+unsigned __wrap_mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned sender,
+			     enum mailbox_lane lane, void *const *letters, unsigned n);
+unsigned __wrap_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned sender,
+			    enum mailbox_lane lane, void **letters, unsigned max, bool *again);
+
+struct order orders[SIM_TOPICS_MAX];
+
+static long letters_under_way;
+
+/* Where a topic's order stood when its home took up a letter. */
+static struct asked {
+	const struct subscribe_letter *letter;
+	size_t at;
+} * asked;
+static size_t asked_n, asked_slots;
+
+void oracle_init(void)
+{
+	memset(orders, 0, sizeof(orders));
+	letters_under_way = 0;
+	asked_n = 0;
+}
+
+void oracle_release(void)
+{
+	for (unsigned i = 0; i < SIM_TOPICS_MAX; i++) {
+		sim_free(orders[i].entries);
+		sim_free(orders[i].eras);
+	}
+}
+
+struct span oracle_topic_name(unsigned topic)
+{
+	static const char *const names[SIM_TOPICS_MAX] = { "plenty.a", "plenty.b", "few.a",
+							   "few.b",    "skip.a",   "bye.a",
+							   "small.a",  "none.a" };
+
+	return span_of(names[topic]);
+}
+
+static int topic_of(struct span name)
+{
+	for (unsigned i = 0; i < SIM_TOPICS_MAX; i++)
+		if (span_equal(name, oracle_topic_name(i)))
+			return (int)i;
+	return -1;
+}
+
+long oracle_letters(void)
+{
+	return letters_under_way;
+}
+
+unsigned __wrap_mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned sender,
+			     enum mailbox_lane lane, void *const *letters, unsigned n)
+{
+	unsigned pushed = __real_mailbox_push(mailbox, reader, sender, lane, letters, n);
+
+	letters_under_way += pushed;
+	sim_trace("mail    from %" PRIu64 " to %" PRIu64 " lane %" PRIu64 ": %" PRIu64
+		  " letters pushed",
+		  sender, reader, lane, pushed);
+	return pushed;
+}
+
+unsigned __wrap_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned sender,
+			    enum mailbox_lane lane, void **letters, unsigned max, bool *again)
+{
+	unsigned n = __real_mailbox_pop(mailbox, reader, sender, lane, letters, max, again);
+
+	letters_under_way -= n;
+	if (n > 0)
+		sim_trace("mail    from %" PRIu64 " to %" PRIu64 " lane %" PRIu64 ": %" PRIu64
+			  " letters popped",
+			  sender, reader, lane, n);
+	return n;
+}
+
+/* Until its home stamps it, a block bears the number of its publisher. */
+struct block *__wrap_block_new(struct span name, uint64_t hash, size_t capacity)
+{
+	struct block *b = __real_block_new(name, hash, capacity);
+
+	if (b != NULL)
+		b->epoch = (uint64_t)(kernel_receiving() + 1);
+	return b;
+}
+
+static size_t era_base(struct order *o, uint64_t epoch, bool add)
+{
+	for (size_t i = o->eras_n; i-- > 0;)
+		if (o->eras[i].epoch == epoch)
+			return o->eras[i].base;
+	if (add) {
+		o->eras = sim_realloc(o->eras, (o->eras_n + 1) * sizeof(*o->eras));
+		o->eras[o->eras_n++] = (struct era){ epoch, o->n };
+	}
+	return o->n;
+}
+
+long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq)
+{
+	const struct order *o = &orders[topic];
+
+	for (size_t i = 0; i < o->eras_n; i++) {
+		size_t end = i + 1 < o->eras_n ? o->eras[i + 1].base : o->n;
+
+		if (o->eras[i].epoch == epoch && seq > 0 && o->eras[i].base + seq <= end)
+			return (long)(o->eras[i].base + seq - 1);
+	}
+	return -1;
+}
+
+static void sequenced(unsigned topic, struct client *publisher, struct span message, bool lines)
+{
+	struct order *o = &orders[topic];
+	static char text[SIM_MESSAGE_BYTES_MAX + 64];
+	bool encodable;
+	size_t len = client_text(publisher->id, publisher->sequenced, text, &encodable);
+
+	/* Where there is no room for a topic, what is published to it is for nobody. */
+	while ((sim.params.faults & (1u << FAULT_LIMITS | 1u << FAULT_MEMORY)) &&
+	       publisher->sequenced < publisher->generated &&
+	       (len != message.len || memcmp(text, message.data, len) != 0))
+		len = client_text(publisher->id, ++publisher->sequenced, text, &encodable);
+	if (publisher->role != ROLE_PUBLISHER || publisher->topic != topic)
+		sim_fail("client %u is sequenced in topic %u, where it does not publish",
+			 publisher->id, topic);
+	if (publisher->sequenced >= publisher->generated)
+		sim_fail("client %u: message %u is sequenced before it was written", publisher->id,
+			 publisher->sequenced);
+	if (len != message.len || memcmp(text, message.data, len) != 0)
+		sim_fail("client %u: what is sequenced as message %u is another, %zu bytes "
+			 "instead of %zu: %.*s instead of %.*s",
+			 publisher->id, publisher->sequenced, message.len, len,
+			 (int)(message.len < 60 ? message.len : 60), message.data,
+			 (int)(len < 60 ? len : 60), text);
+	if (lines && !encodable)
+		sim_fail("client %u: message %u is no line", publisher->id, publisher->sequenced);
+	if (o->n == o->slots_n) {
+		o->slots_n = 2 * o->slots_n + 256;
+		o->entries = sim_realloc(o->entries, o->slots_n * sizeof(*o->entries));
+	}
+	o->entries[o->n++] = (struct entry){ publisher->id, publisher->sequenced++, encodable };
+	o->encodable_n += encodable;
+}
+
+void __wrap_topic_sequence(struct topic *t, struct block *b, struct history_total *total,
+			   uint64_t now_ns)
+{
+	uint64_t tag = b->epoch;
+	int topic = topic_of(block_name(b));
+	struct span body = { block_body(b), b->len };
+	uint32_t messages = 0;
+
+	__real_topic_sequence(t, b, total, now_ns);
+	sim_trace("home    topic %" PRId64 ": seq %" PRIu64 ", %" PRIu64
+		  " messages of client %" PRIu64,
+		  (uint64_t)(int64_t)topic, b->seq, b->messages, tag - 1);
+	sim.sequenced += b->messages;
+	if (topic < 0)
+		return;
+	if (tag == 0)
+		sim_fail("a block of nobody");
+	if (era_base(&orders[topic], b->epoch, true) + b->seq - 1 != orders[topic].n)
+		sim_fail("topic %d: the number %" PRIu64 " is not the next", topic, b->seq);
+	if (!b->lines) {
+		sequenced((unsigned)topic, &sim.clients[tag - 1], body, false);
+		messages = 1;
+	}
+	while (b->lines && body.len > 0) {
+		const char *lf = memchr(body.data, '\n', body.len);
+
+		if (lf == NULL || lf == body.data || lf[-1] != '\r')
+			sim_fail("topic %d: a block of lines without its end", topic);
+		sequenced((unsigned)topic, &sim.clients[tag - 1],
+			  (struct span){ body.data, (size_t)(lf - body.data) - 1 }, true);
+		body = span_skip(body, (size_t)(lf - body.data) + 1);
+		messages++;
+	}
+	if (messages != b->messages)
+		sim_fail("topic %d: a block of %u messages says that it has %u", topic, messages,
+			 b->messages);
+}
+
+void __wrap_home_subscribe(struct shard *s, struct subscribe_letter *l)
+{
+	int topic = topic_of(l->name);
+
+	if (topic >= 0) {
+		if (asked_n == asked_slots) {
+			asked_slots = 2 * asked_slots + 64;
+			asked = sim_realloc(asked, asked_slots * sizeof(*asked));
+		}
+		asked[asked_n++] = (struct asked){ l, orders[topic].n };
+	}
+	__real_home_subscribe(s, l);
+}
+
+static size_t take_asked(const struct subscribe_letter *l)
+{
+	for (size_t i = 0; i < asked_n; i++) {
+		size_t at = asked[i].at;
+
+		if (asked[i].letter != l)
+			continue;
+		asked[i] = asked[--asked_n];
+		return at;
+	}
+	sim_fail("an answer that no home has given");
+}
+
+static struct client *client_at(struct shard *s, uint32_t slot, uint32_t generation)
+{
+	struct socket *socket = socket_at(&s->sockets, slot, generation);
+	int client = socket != NULL ? kernel_client_of(socket->fd) : -1;
+
+	return client >= 0 ? &sim.clients[client] : NULL;
+}
+
+/* What the answer to a replay must be, by the contract. */
+static void check_answer(unsigned topic, const struct subscribe_letter *l, size_t at, size_t begin)
+{
+	const struct config_topic *settings =
+		config_topic(sim.broker.shards[0].config, oracle_topic_name(topic));
+	size_t base = era_base(&orders[topic], l->epoch, false), held, wanted = at;
+	bool exact = strncmp(settings->pattern != NULL ? settings->pattern : "", "small", 5) != 0 &&
+		     !(sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_RELOAD |
+					    1u << FAULT_LIMITS | 1u << FAULT_TIME));
+
+	if (base > at)
+		sim_fail("topic %u: an answer of an epoch to come", topic);
+	held = at - base < settings->history_messages ? at - base : settings->history_messages;
+	for (size_t i = 0; i < l->blocks_n; i++) {
+		const struct block *b = l->blocks[i];
+		uint64_t end = b->seq + b->messages;
+
+		if (b->epoch != l->epoch ||
+		    (i + 1 < l->blocks_n ? l->blocks[i + 1]->seq != end : base + end - 1 != at))
+			sim_fail("topic %u: a replay with a hole", topic);
+	}
+	if (l->replay.kind == REPLAY_LAST)
+		wanted = at - (l->replay.n < held ? l->replay.n : held);
+	if (l->replay.kind == REPLAY_FROM && l->replay.epoch != l->epoch)
+		wanted = at - held;
+	if (l->replay.kind == REPLAY_FROM && l->replay.epoch == l->epoch &&
+	    base + l->replay.n < at) {
+		wanted = base + l->replay.n;
+		if (wanted < at - held)
+			wanted = at - held;
+	}
+	if (begin < wanted || begin > at || (exact && begin != wanted))
+		sim_fail("topic %u: a replay begins at %zu instead of %zu (of %zu, kept %zu)",
+			 topic, begin, wanted, at, held);
+	if (l->replay.kind == REPLAY_FROM && l->gap == 0 &&
+	    (l->replay.epoch != l->epoch ||
+	     (base + l->replay.n < at && begin != base + l->replay.n)))
+		sim_fail("topic %u: a gap that is not told", topic);
+	if (l->gap != 0 && base + l->gap - 1 != begin)
+		sim_fail("topic %u: the gap is told as %" PRIu64 " and begins at %zu", topic,
+			 l->gap, begin - base + 1);
+}
+
+void __wrap_subscription_answered(struct shard *s, struct subscribe_letter *l)
+{
+	int topic = topic_of(l->name);
+	struct client *c = client_at(s, l->slot, l->generation);
+
+	if (topic >= 0) {
+		size_t at = take_asked(l), begin = at;
+
+		if (l->error == 0) {
+			if (l->blocks_n > 0)
+				begin = era_base(&orders[topic], l->blocks[0]->epoch, false) +
+					l->blocks[0]->seq - 1 + l->skip;
+			check_answer((unsigned)topic, l, at, begin);
+			if (orders[topic].delivered[s->id] > at)
+				sim_fail("topic %d: shard %u was told more than its home had",
+					 topic, s->id);
+			orders[topic].delivered[s->id] = at;
+		}
+		if (c != NULL) {
+			c->asked = true;
+			c->next = begin;
+			c->gap_epoch = l->epoch;
+			c->gap_seq = l->gap;
+		}
+		sim_trace("shard   %" PRIu64 " answered for client %" PRId64 ": begins at %" PRIu64
+			  ", error %" PRId64,
+			  s->id, c != NULL ? c->id : UINT64_MAX, begin,
+			  (uint64_t)(int64_t)l->error);
+	}
+	__real_subscription_answered(s, l);
+}
+
+void __wrap_subscriptions_deliver(struct shard *s, struct block *b)
+{
+	int topic = topic_of(block_name(b));
+
+	if (topic >= 0) {
+		struct order *o = &orders[topic];
+		size_t first = era_base(o, b->epoch, false) + b->seq - 1;
+
+		if (first < o->delivered[s->id])
+			sim_fail("topic %d: shard %u is told %zu again", topic, s->id, first);
+		o->delivered[s->id] = first + b->messages;
+	}
+	__real_subscriptions_deliver(s, b);
+}
+
+/* A subscriber that needs no answer begins where its shard is. */
+int __wrap_stream_join(struct stream *stream, struct cursor *cursor)
+{
+	struct subscription *sub = (struct subscription *)(void *)cursor;
+	struct connection *connection = sub->connection;
+	int client = kernel_client_of(connection->socket.fd);
+	int topic = topic_of(sub->interest->named.name);
+	int err = __real_stream_join(stream, cursor);
+
+	if (err == 0 && client >= 0 && topic >= 0 && !sim.clients[client].asked)
+		sim.clients[client].next = orders[topic].delivered[connection->shard->id];
+	return err;
+}

@@ -1,0 +1,278 @@
+#ifndef SIM_H
+#define SIM_H
+
+/*
+ * The simulation: whole brokers (every shard's reactor as a fiber, the real mailbox between them)
+ * on a simulated kernel and clock, with simulated clients, in one thread. Every choice is drawn
+ * from one seed, so that a seed is a run that can be repeated bit for bit.
+ *
+ *   runner.c     many seeds, on several processes; repeats and shrinks what fails
+ *   world.c      one seed: builds the broker, schedules, calms down, checks
+ *   client.c     what clients do, and the check of every byte they get
+ *   oracle.c     what the broker decided (order, places of joining), listened to at its own calls
+ *   sim_ring.c   include/engine/ring.h: sockets, requests and completions in memory
+ *   sim_clock.c  include/base/clock.h
+ *   alloc.c      counts and refuses allocations
+ *   fiber.c      reactors that can be left in the middle of a turn
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "broker/shard.h"
+
+enum {
+	SIM_CLIENTS_MAX = 512,
+	SIM_SHARDS_MAX = 80,
+	SIM_TOPICS_MAX = 8,
+	SIM_PIPE_BYTES_MAX = 64 << 10,
+	SIM_MESSAGE_BYTES_MAX = 40000,
+};
+
+/* ---- chance ---- */
+
+/* splitmix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators"). */
+struct random {
+	uint64_t state;
+};
+
+static inline uint64_t random_next(struct random *r)
+{
+	uint64_t z = r->state += 0x9e3779b97f4a7c15u;
+
+	z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+	z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+	return z ^ z >> 31;
+}
+
+/* 0 to n - 1; n may not be 0. */
+static inline unsigned random_below(struct random *r, unsigned n)
+{
+	return (unsigned)((random_next(r) >> 32) * n >> 32);
+}
+
+static inline unsigned random_from(struct random *r, unsigned low, unsigned high)
+{
+	return low + random_below(r, high - low + 1);
+}
+
+static inline bool random_one_in(struct random *r, unsigned n)
+{
+	return random_below(r, n) == 0;
+}
+
+/* Mostly small, sometimes up to max. At least 1. */
+unsigned random_size(struct random *r, unsigned max);
+struct random random_for(uint64_t seed, uint64_t what, uint64_t which);
+
+/* ---- a run ---- */
+
+enum fault {
+	FAULT_SHORT,    /* sends end before all has gone */
+	FAULT_SEND,     /* errno on a send */
+	FAULT_RECV,     /* errno on a receive */
+	FAULT_BUFFERS,  /* few receive buffers, and none when one is needed */
+	FAULT_ENDSHOT,  /* a multishot request ends by itself */
+	FAULT_ACCEPT,   /* no file descriptor left */
+	FAULT_CANCEL,   /* what is cancelled ends late, or as it would have ended anyway */
+	FAULT_OVERFLOW, /* a completion queue of a few entries */
+	FAULT_ENTER,    /* io_uring_enter is interrupted, or takes only some */
+	FAULT_PREEMPT,  /* a reactor loses the processor in the middle of its turn */
+	FAULT_RESET,    /* peers vanish */
+	FAULT_STALL,    /* peers stop reading */
+	FAULT_TIME,     /* long silences */
+	FAULT_MEMORY,   /* allocations fail */
+	FAULT_GARBAGE,  /* clients that talk nonsense */
+	FAULT_RELOAD,   /* another configuration */
+	FAULT_DRAIN,    /* ends by draining, and that at any time */
+	FAULT_LIMITS,   /* limits that are hit */
+	FAULTS
+};
+extern const char *const fault_names[FAULTS];
+
+struct sim_params {
+	uint64_t seed;
+	unsigned shards, clients, steps;
+	uint32_t faults;
+};
+
+/* CALM_NONE: faults happen. CALM_PUBLISHERS: none any more, and publishers end. CALM_ALL:
+ * subscribers end too. */
+enum calm { CALM_NONE, CALM_PUBLISHERS, CALM_ALL };
+
+struct sim {
+	struct sim_params params;
+	struct random random; /* of the schedule and the kernel */
+	unsigned rate[FAULTS];
+	enum calm calm;
+	bool verbose;
+	uint64_t now_ns;
+	uint64_t trace; /* hash of everything that happened */
+	uint64_t step;
+	struct broker broker;
+	struct client *clients;
+	unsigned clients_n, topics_n;
+	uint64_t sequenced; /* messages, in all topics */
+};
+extern struct sim sim;
+
+/* What this seed is made of. */
+struct sim_params sim_params_for(uint64_t seed);
+/* Plays it. Returns the hash of its trace; does not return when it fails. */
+uint64_t sim_run(const struct sim_params *params, bool verbose);
+
+/* Whether this fault happens now. */
+bool fault(enum fault kind);
+
+/* An event: the format takes these four as PRIu64. */
+void sim_trace(const char *format, uint64_t a, uint64_t b, uint64_t c, uint64_t d);
+/* Prints the last of them, as many as sim_events says. */
+void sim_trace_dump(void);
+extern unsigned sim_events;
+void sim_fail(const char *format, ...) __attribute__((noreturn, format(printf, 1, 2)));
+
+/* ---- fibers ---- */
+
+void fiber_start(unsigned index, void (*entry)(unsigned index));
+/* From the scheduler: runs it until it yields or ends. */
+void fiber_resume(unsigned index);
+/* From a fiber: back to the scheduler. */
+void fiber_yield(void);
+/* The running fiber, or -1. */
+int fiber_current(void);
+bool fiber_ended(unsigned index);
+
+/* ---- memory ---- */
+
+/* Allocations of the broker that are not freed yet. */
+long alloc_outstanding(void);
+/* Of the simulation itself; neither counted nor refused. */
+void *sim_alloc(size_t size);
+void *sim_realloc(void *p, size_t size);
+void sim_free(void *p);
+
+/* ---- the kernel ---- */
+
+struct pipe {
+	char *data; /* SIM_PIPE_BYTES_MAX, round */
+	size_t head, len, max;
+};
+
+size_t pipe_write(struct pipe *p, const char *data, size_t n);
+size_t pipe_read(struct pipe *p, char *data, size_t n);
+
+/* A connection, with both ends. */
+struct wire {
+	struct pipe in, out; /* as the broker sees it */
+	bool waiting;        /* in a listener's queue */
+	bool client_fin;     /* the client sends no more */
+	bool client_closed;  /* and reads no more */
+	bool reset;
+	bool broker_fin;    /* the broker sends no more */
+	bool broker_closed; /* its fd is closed */
+	bool cut;           /* what was on its way to the client has been lost */
+	bool errored;       /* the kernel has told the broker of an error */
+};
+
+void kernel_init(void);
+void kernel_release(void);
+/* A listener's fd for a shard. */
+int kernel_listen(unsigned shard);
+void kernel_connect(unsigned client, unsigned shard);
+/* The peer is gone without a word. */
+void kernel_reset(struct wire *wire);
+/* Some request makes some progress, if one can. */
+void kernel_step(void);
+/* Every request makes what progress it can. Returns whether there was any. */
+bool kernel_sweep(void);
+/* When the next timer fires; UINT64_MAX: none. */
+uint64_t kernel_next_timer(void);
+unsigned kernel_timers(unsigned shard);
+/* Whether the shard sleeps in ring_enter; and whether there is something to wake up for. */
+bool kernel_waiting(unsigned shard);
+bool kernel_has_completions(unsigned shard);
+/* As MSG_RING from the main thread. */
+void kernel_wake(unsigned shard);
+unsigned kernel_open_fds(void);
+/* The client whose bytes the running fiber is just being handed; -1: none. */
+int kernel_receiving(void);
+/* The client behind an fd; -1: none. */
+int kernel_client_of(int fd);
+
+/* ---- what the broker decided ---- */
+
+/* A message in the order that its home gave it. */
+struct entry {
+	uint32_t publisher, number;
+	bool encodable;
+};
+
+struct order {
+	struct entry *entries;
+	size_t n, slots_n;
+	size_t encodable_n;
+	struct era {
+		uint64_t epoch;
+		size_t base;
+	} * eras;
+	size_t eras_n;
+	size_t delivered[SIM_SHARDS_MAX]; /* how far each shard has been told */
+};
+
+extern struct order orders[SIM_TOPICS_MAX];
+
+void oracle_init(void);
+void oracle_release(void);
+struct span oracle_topic_name(unsigned topic);
+/* Letters in lanes; those that nobody has fetched. */
+long oracle_letters(void);
+/* Index of this message in the topic's order, or -1. */
+long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq);
+
+/* ---- clients ---- */
+
+enum role { ROLE_PUBLISHER, ROLE_SUBSCRIBER, ROLE_GARBAGE, ROLE_SILENT };
+enum ending { END_BYE, END_FIN, END_CLOSE, END_RESET, END_STAY, END_TOO_LONG };
+
+struct client {
+	unsigned id;
+	enum role role;
+	enum ending ending;
+	unsigned topic, start;
+	bool probe; /* begun after all faults */
+	bool begun, said_all, over, stalled, slow;
+	struct random random;
+	struct wire wire;
+	char *pending; /* what it is about to say */
+	size_t pending_n, pending_at, pending_slots;
+	char *line; /* what it has read of one */
+	size_t line_n, line_slots;
+	unsigned lines_n;
+	bool ok, error, bye, cr;
+	/* publisher */
+	bool patient, commanded;
+	unsigned messages, generated, sequenced, patience;
+	/* subscriber */
+	unsigned replay_kind;
+	uint64_t replay_n, replay_epoch;
+	size_t replay_index;
+	bool placed; /* the broker has said where it begins */
+	bool asked;  /* its home has been asked */
+	size_t asked_at;
+	size_t begin_low, begin_high, next;
+	uint64_t gap_epoch, gap_seq;
+	uint64_t received;
+	bool begun_reading;
+};
+
+void client_init(struct client *c, unsigned id);
+void client_release(struct client *c);
+/* A few bytes in some direction. Returns whether anything happened. */
+bool client_step(struct client *c);
+/* From now on it reads and ends as it should. */
+void client_calm(struct client *c);
+/* The n-th message of a publisher. */
+size_t client_text(unsigned publisher, unsigned number, char *text, bool *encodable);
+
+#endif

@@ -1,0 +1,847 @@
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/log.h"
+#include "broker/connection.h"
+#include "broker/home.h"
+#include "broker/listener.h"
+#include "broker/subscription.h"
+#include "engine/mailbox.h"
+#include "sim.h"
+#include "topic/interest.h"
+#include "topic/stream.h"
+#include "topic/topic.h"
+
+enum {
+	EVENTS_MAX = 1 << 17, /* kept for the dump */
+	REST_ROUNDS = 40000,  /* in which everything must come to rest when faults stop */
+	PROBE_MESSAGES = 3,
+	/* in which a new publish must arrive at a broker at rest, if its bytes come one by one */
+	PROBE_ROUNDS = 100,
+	MAIL_MAX = 1024,
+	RELOADS_MAX = 3,
+};
+
+struct sim sim;
+unsigned sim_events = 60;
+
+const char *const fault_names[FAULTS] = {
+	[FAULT_SHORT] = "short",     [FAULT_SEND] = "send",         [FAULT_RECV] = "recv",
+	[FAULT_BUFFERS] = "buffers", [FAULT_ENDSHOT] = "endshot",   [FAULT_ACCEPT] = "accept",
+	[FAULT_CANCEL] = "cancel",   [FAULT_OVERFLOW] = "overflow", [FAULT_ENTER] = "enter",
+	[FAULT_PREEMPT] = "preempt", [FAULT_RESET] = "reset",       [FAULT_STALL] = "stall",
+	[FAULT_TIME] = "time",       [FAULT_MEMORY] = "memory",     [FAULT_GARBAGE] = "garbage",
+	[FAULT_RELOAD] = "reload",   [FAULT_DRAIN] = "drain",       [FAULT_LIMITS] = "limits",
+};
+
+/* ---- what happened ---- */
+
+static struct event {
+	const char *format;
+	uint64_t values[4], step, now_ns;
+} events[EVENTS_MAX];
+static uint64_t events_n;
+
+void sim_trace(const char *format, uint64_t a, uint64_t b, uint64_t c, uint64_t d)
+{
+	uint64_t words[5] = { 0, a, b, c, d };
+
+	memcpy(words, format, 8);
+	for (unsigned i = 0; i < 5; i++) {
+		sim.trace = (sim.trace ^ words[i]) * 0x9fb21c651e98df25u;
+		sim.trace ^= sim.trace >> 32;
+	}
+	if (!sim.verbose)
+		return;
+	events[events_n++ % EVENTS_MAX] =
+		(struct event){ format, { a, b, c, d }, sim.step, sim.now_ns };
+}
+
+void sim_trace_dump(void)
+{
+	uint64_t max = sim_events < EVENTS_MAX ? sim_events : EVENTS_MAX;
+	uint64_t from = events_n > max ? events_n - max : 0;
+
+	for (uint64_t i = from; i < events_n; i++) {
+		const struct event *e = &events[i % EVENTS_MAX];
+
+		fprintf(stderr, "%8" PRIu64 " %12.6f  ", e->step, (double)e->now_ns / 1e9);
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wformat-nonliteral"
+		fprintf(stderr, e->format, e->values[0], e->values[1], e->values[2], e->values[3]);
+#pragma GCC diagnostic pop
+		fputc('\n', stderr);
+	}
+}
+
+void sim_fail(const char *format, ...)
+{
+	va_list args;
+
+	if (sim.verbose)
+		sim_trace_dump();
+	fprintf(stderr, "seed %" PRIu64 ", step %" PRIu64 ": ", sim.params.seed, sim.step);
+	va_start(args, format);
+	vfprintf(stderr, format, args);
+	va_end(args);
+	fputc('\n', stderr);
+	_exit(1);
+}
+
+bool fault(enum fault kind)
+{
+	return sim.calm == CALM_NONE && (sim.params.faults & 1u << kind) &&
+	       random_one_in(&sim.random, sim.rate[kind]);
+}
+
+/* ---- what a seed is made of ---- */
+
+struct sim_params sim_params_for(uint64_t seed)
+{
+	struct random r = random_for(seed, 2, 0);
+	struct sim_params p = { .seed = seed };
+
+	p.shards = random_from(&r, 1, random_one_in(&r, 4) ? 8 : 3);
+	if (random_one_in(&r, 100))
+		p.shards = random_from(&r, 60, 70);
+	p.clients = random_from(&r, 2, random_one_in(&r, 10) ? 300 : 40);
+	p.steps = random_from(&r, 1000, 20000);
+	if (!random_one_in(&r, 8))
+		for (unsigned i = 0; i < FAULTS; i++)
+			p.faults |= (uint32_t)random_one_in(&r, 4) << i;
+	return p;
+}
+
+static void draw_rates(void)
+{
+	struct random r = random_for(sim.params.seed, 3, 0);
+
+	for (unsigned i = 0; i < FAULTS; i++)
+		sim.rate[i] = 1 + random_size(&r, 300);
+	sim.rate[FAULT_MEMORY] += 20;
+	sim.rate[FAULT_STALL] += 20;
+	sim.rate[FAULT_RECV] += 10;
+	sim.rate[FAULT_SEND] += 5;
+	sim.rate[FAULT_ACCEPT] += 1;
+	sim.rate[FAULT_ENTER] += 1;
+	sim.rate[FAULT_PREEMPT] += 1;
+}
+
+static unsigned power(struct random *r, unsigned low, unsigned high)
+{
+	return 1u << random_from(r, low, high);
+}
+
+static struct config_topic topic_config(const char *pattern, struct random *r)
+{
+	static const size_t backlogs[] = { 1 << 10, 4 << 10, 32 << 10, 256 << 10, 8 << 20 };
+	struct config_topic t = { .history_messages = 1000000,
+				  .history_bytes = 1 << 30,
+				  .history_seconds = 1000000,
+				  .backlog_bytes = backlogs[random_below(r, 5)],
+				  .backlog_seconds = random_from(r, 1, 10),
+				  .linger_seconds = random_below(r, 5) };
+
+	if (pattern != NULL)
+		t.pattern = strdup(pattern);
+	return t;
+}
+
+/* The same engine each time: a reload cannot change it. */
+static void configure_engine(struct config_engine *e)
+{
+	struct random r = random_for(sim.params.seed, 4, 0);
+	bool few = sim.params.faults & 1u << FAULT_BUFFERS;
+
+	e->sq_entries = random_from(&r, 1, 64);
+	e->batch = random_from(&r, 1, 16);
+	e->lane_entries = power(&r, 1, 3);
+	e->lane_batch = random_from(&r, 1, 8);
+	e->turn_sends = random_from(&r, 1, 40);
+	e->spin_us = random_one_in(&r, 8) ? 1 : 0;
+	e->recv_buffers = few ? power(&r, 0, 2) : power(&r, 2, 6);
+	/* One small buffer for very many clients is slow beyond measure. */
+	e->recv_buffer_bytes = few && sim.params.clients > 60
+				       ? 1000
+				       : random_from(&r, 32, random_one_in(&r, 3) ? 100 : 4096);
+}
+
+static struct config *make_config(unsigned version)
+{
+	struct random r = random_for(sim.params.seed, 5, version);
+	struct config *c = config_defaults();
+	bool limited = sim.params.faults & 1u << FAULT_LIMITS;
+
+	if (c == NULL)
+		abort();
+	configure_engine(&c->engine);
+	c->stats_seconds = 0;
+	c->drain_seconds = random_from(&r, 5, 10);
+	c->limits.message_bytes = SIM_MESSAGE_BYTES_MAX;
+	if (limited) {
+		c->limits.connections = random_from(&r, 1, sim.params.clients);
+		c->limits.connections_per_ip = random_below(&r, 10);
+		c->limits.idle_seconds = random_below(&r, 30);
+		c->limits.topics = random_from(&r, 1, 4 * sim.params.shards);
+		c->limits.subscriptions = random_from(&r, 1, sim.params.clients);
+		c->limits.history_total_bytes = random_size(&r, 100000);
+	}
+	c->topics.linger_seconds = random_below(&r, 5);
+	c->topic_n = 6;
+	c->topic = calloc(c->topic_n, sizeof(*c->topic));
+	if (c->topic == NULL)
+		abort();
+	c->topic[0] = topic_config("plenty.>", &r);
+	c->topic[1] = topic_config("few.>", &r);
+	c->topic[1].history_messages = random_from(&r, 1, 20);
+	c->topic[2] = topic_config("skip.>", &r);
+	c->topic[2].slow = SLOW_SKIP;
+	c->topic[2].backlog_bytes = random_from(&r, 1 << 10, 16 << 10);
+	c->topic[3] = topic_config("bye.>", &r);
+	c->topic[3].on_last_publisher = LAST_PUBLISHER_BYE;
+	c->topic[4] = topic_config("small.>", &r);
+	c->topic[4].history_bytes = random_size(&r, 5000);
+	c->topic[4].history_seconds = 1;
+	c->topic[5] = topic_config("none.>", &r);
+	c->topic[5].history_messages = 0;
+	return c;
+}
+
+/* ---- the main thread's part ---- */
+
+static struct mail {
+	struct letter *letter;
+	unsigned to;
+} mail[MAIL_MAX];
+static unsigned mail_n;
+static const struct config *newest;
+static unsigned version;
+static bool draining;
+
+static void post(unsigned to, struct letter *letter)
+{
+	assert(mail_n < MAIL_MAX);
+	mail[mail_n++] = (struct mail){ letter, to };
+}
+
+/* Letters that found no room wait, in order. */
+static void push_mail(void)
+{
+	struct broker *b = &sim.broker;
+
+	while (mail_n > 0) {
+		void *letters[1] = { mail[0].letter };
+		unsigned to = mail[0].to;
+
+		if (mailbox_push(b->mailbox, to, b->shards_n, LANE_FREE, letters, 1) == 0)
+			return;
+		if (mailbox_ring(b->mailbox, to, b->shards_n))
+			kernel_wake(to);
+		memmove(mail, mail + 1, --mail_n * sizeof(*mail));
+	}
+}
+
+static void reload(void)
+{
+	struct reload *shared = calloc(1, sizeof(*shared));
+	const struct config *before = newest;
+
+	if (shared == NULL || draining || version >= RELOADS_MAX) {
+		free(shared);
+		return;
+	}
+	newest = make_config(++version);
+	shared->before = (struct config *)(uintptr_t)before;
+	atomic_init(&shared->left, sim.broker.shards_n);
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		struct reload_letter *l = malloc(sizeof(*l));
+
+		if (l == NULL)
+			abort();
+		*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
+					     .config = newest,
+					     .reload = shared };
+		post(i, &l->letter);
+	}
+	sim_trace("main    reloads: version %" PRIu64, version, 0, 0, 0);
+}
+
+static void drain(void)
+{
+	draining = true;
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		struct letter *l = malloc(sizeof(*l));
+
+		if (l == NULL)
+			abort();
+		l->kind = LETTER_DRAIN;
+		post(i, l);
+	}
+	sim_trace("main    drains the broker", 0, 0, 0, 0);
+}
+
+/* ---- beginning ---- */
+
+static void report(struct shard *shard, bool last)
+{
+	(void)shard;
+	(void)last;
+}
+
+static void run_shard(unsigned index)
+{
+	shard_run(&sim.broker.shards[index]);
+}
+
+static void start_broker(void)
+{
+	struct broker *b = &sim.broker;
+	struct config *config = make_config(0);
+	char problem[100];
+	size_t no_listens = 0, listens = config->listens_n;
+
+	newest = config;
+	version = 0;
+	mail_n = 0;
+	draining = false;
+	*b = (struct broker){ .shards_n = sim.params.shards, .report = report };
+	b->placement.oversubscribed = false;
+	b->shards = calloc(b->shards_n, sizeof(*b->shards));
+	b->ring_fds = calloc(b->shards_n, sizeof(*b->ring_fds));
+	b->mailbox = mailbox_new(b->shards_n, b->shards_n + 1, config->engine.lane_entries);
+	/* Everything but the sockets. */
+	config->listens_n = no_listens;
+	if (b->shards == NULL || b->ring_fds == NULL || b->mailbox == NULL ||
+	    listeners_open(b, config, problem, sizeof(problem)) != 0)
+		abort();
+	config->listens_n = listens;
+	free(b->listeners);
+	b->listeners = calloc(1, sizeof(*b->listeners));
+	if (b->listeners == NULL)
+		abort();
+	b->listeners_n = 1;
+	b->listeners[0].protocols = CONFIG_PROTOCOL_LINE;
+	b->listeners[0].fds = calloc(b->shards_n, sizeof(int));
+	if (b->listeners[0].fds == NULL)
+		abort();
+	for (unsigned i = 0; i < b->shards_n; i++)
+		b->listeners[0].fds[i] = kernel_listen(i);
+	for (unsigned i = 0; i < b->shards_n; i++)
+		if (shard_init(&b->shards[i], b, i, config) != 0)
+			abort();
+	for (unsigned i = 0; i < b->shards_n; i++)
+		fiber_start(i, run_shard);
+}
+
+static void stop_broker(void)
+{
+	struct broker *b = &sim.broker;
+
+	for (unsigned i = 0; i < b->shards_n; i++)
+		shard_release(&b->shards[i]);
+	for (unsigned to = 0; to < b->shards_n; to++)
+		for (unsigned from = 0; from <= b->shards_n; from++)
+			for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
+				bool again;
+				void *letter;
+
+				while (mailbox_pop(b->mailbox, to, from, lane, &letter, 1,
+						   &again) == 1)
+					letter_discard(letter);
+			}
+	for (unsigned i = 0; i < mail_n; i++)
+		letter_discard(mail[i].letter);
+	mailbox_free(b->mailbox);
+	for (unsigned i = 0; i < b->shards_n; i++)
+		b->listeners[0].fds[i] = -1;
+	listeners_close(b);
+	free(b->ring_fds);
+	free(b->shards);
+	config_free((struct config *)(uintptr_t)newest);
+}
+
+/* ---- the schedule ---- */
+
+static bool runnable(unsigned shard)
+{
+	return !fiber_ended(shard) && (!kernel_waiting(shard) || kernel_has_completions(shard));
+}
+
+static void pass_time(void)
+{
+	struct random *r = &sim.random;
+
+	sim.now_ns += random_size(r, 2000) * (uint64_t)(1 + sim.params.seed % 100) * NS_PER_US / 10;
+	if ((sim.params.faults & 1u << FAULT_TIME) && random_one_in(r, 100))
+		sim.now_ns += random_size(r, 20000) * NS_PER_MS;
+}
+
+static void step(void)
+{
+	struct random *r = &sim.random;
+	unsigned choice = random_below(r, 16), i;
+
+	sim.step++;
+	if (mail_n > 0)
+		push_mail();
+	if (choice < 6) {
+		i = random_below(r, sim.broker.shards_n);
+		if (runnable(i) || (!fiber_ended(i) && (sim.params.faults & 1u << FAULT_ENTER) &&
+				    random_one_in(r, 50)))
+			fiber_resume(i);
+	} else if (choice < 10) {
+		kernel_step();
+	} else if (choice < 15) {
+		struct client *c = &sim.clients[random_below(r, sim.clients_n)];
+
+		if (c->begun || c->start <= sim.step)
+			client_step(c);
+	} else {
+		pass_time();
+	}
+}
+
+/* ---- rest ---- */
+
+static bool turn_all(void)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		if (!runnable(i))
+			continue;
+		fiber_resume(i);
+		any = true;
+	}
+	return any;
+}
+
+static bool step_clients(void)
+{
+	bool any = false;
+
+	for (unsigned i = 0; i < sim.clients_n; i++)
+		for (unsigned n = 0; n < 100 && !sim.clients[i].over && sim.clients[i].start == 0 &&
+				     client_step(&sim.clients[i]);
+		     n++)
+			any = true;
+	return any;
+}
+
+/* Without time passing, until nobody has anything to do. */
+static void rest(unsigned rounds_max)
+{
+	unsigned rounds = 0;
+	bool any = true;
+
+	while (any) {
+		any = mail_n > 0;
+		sim.step++;
+		push_mail();
+		any |= step_clients();
+		any |= kernel_sweep();
+		any |= turn_all();
+		if (any && ++rounds > rounds_max)
+			sim_fail("does not come to rest in %u turns of every reactor", rounds_max);
+	}
+}
+
+static void check_stream(const struct shard *s, const struct stream *stream)
+{
+	if (!list_empty(&stream->ready))
+		sim_fail("shard %u rests, and a stream has subscribers ready to be sent to", s->id);
+	if (!list_empty(&stream->busy)) {
+		struct subscription *sub =
+			LIST_ENTRY(stream->busy.next, struct subscription, cursor.link);
+
+		sim_fail("shard %u rests, and the subscriber of client %d is busy (in flight %d, "
+			 "state %d)",
+			 s->id, kernel_client_of(sub->connection->socket.fd), sub->in_flight,
+			 sub->connection->state);
+	}
+}
+
+static void check_rest(void)
+{
+	if (oracle_letters() != 0)
+		sim_fail("all reactors sleep and %ld letters lie in lanes: a lost wake-up",
+			 oracle_letters());
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		struct shard *s = &sim.broker.shards[i];
+		struct named *n;
+
+		if (fiber_ended(i))
+			continue;
+		if (s->mail_for_n[LANE_FREE] + s->mail_for_n[LANE_GATED] +
+			    s->waiting[LANE_FREE].letters !=
+		    0)
+			sim_fail("shard %u sleeps with letters in its outboxes", i);
+		if (!list_empty(&s->dirty))
+			sim_fail("shard %u sleeps with dirty streams", i);
+		if (!list_empty(&s->sockets.dying) || !list_empty(&s->sockets.starved))
+			sim_fail("shard %u sleeps with starved or dying sockets", i);
+		if (!list_empty(&s->paused))
+			sim_fail("shard %u sleeps with publishers paused for no reason", i);
+		if (s->pressed != 0 || !list_empty(&s->appended))
+			sim_fail("shard %u sleeps and takes less in than it could", i);
+		if (kernel_timers(i) > 1)
+			sim_fail("shard %u has %u timers", i, kernel_timers(i));
+		for (size_t at = 0; (n = table_next(&s->interests, &at)) != NULL;) {
+			const struct interest *interest = (struct interest *)(void *)n;
+
+			for (unsigned f = 0; f < INTEREST_FORMATS; f++)
+				if (interest->streams[f] != NULL)
+					check_stream(s, interest->streams[f]);
+			if (interest->unanswered > 0)
+				sim_fail("shard %u still waits for an answer", i);
+		}
+		for (struct list *l = s->connections.next; l != &s->connections; l = l->next) {
+			const struct connection *c = LIST_ENTRY(l, struct connection, link);
+
+			if (c->awaiting)
+				sim_fail("client %d still waits for a home",
+					 kernel_client_of(c->socket.fd));
+			if (c->socket.sending)
+				sim_fail("client %d reads and a send to it does not end",
+					 kernel_client_of(c->socket.fd));
+			if (!c->socket.recv_armed && !c->socket.ended)
+				sim_fail("client %d is not listened to (state %d)",
+					 kernel_client_of(c->socket.fd), c->state);
+		}
+	}
+}
+
+static void check_counters(void)
+{
+	uint64_t published = 0, matched = 0, delivered = 0, dropped = 0;
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		const struct shard_counters *c = &sim.broker.shards[i].counters;
+
+		published += c->published;
+		matched += c->matched;
+		delivered += c->delivered;
+		for (unsigned reason = 0; reason < DROP_REASONS; reason++)
+			dropped += c->dropped[reason];
+	}
+	if (published != sim.sequenced)
+		sim_fail("%" PRIu64 " messages sequenced, %" PRIu64 " counted", sim.sequenced,
+			 published);
+	if (matched != delivered + dropped)
+		sim_fail("matched %" PRIu64 " is not delivered %" PRIu64 " + dropped %" PRIu64,
+			 matched, delivered, dropped);
+}
+
+static void check_received(const char *when)
+{
+	for (unsigned i = 0; i < sim.clients_n; i++) {
+		struct client *c = &sim.clients[i];
+		const struct order *o = &orders[c->topic];
+
+		if (c->role != ROLE_SUBSCRIBER || !c->ok || c->over || c->error || c->bye ||
+		    c->wire.reset || c->wire.broker_fin ||
+		    (sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_RELOAD)))
+			continue;
+		if (strncmp(oracle_topic_name(c->topic).data, "skip", 4) == 0)
+			continue;
+		while (c->next < o->n && !o->entries[c->next].encodable)
+			c->next++;
+		if (c->next != o->n)
+			sim_fail("%s: client %u has got %zu of %zu", when, c->id, c->next, o->n);
+	}
+}
+
+/* ---- the end ---- */
+
+static struct client *new_client(enum role role, unsigned topic)
+{
+	struct client *c = &sim.clients[sim.clients_n];
+
+	client_init(c, sim.clients_n++);
+	c->role = role;
+	c->topic = topic;
+	c->probe = true;
+	c->ending = END_STAY;
+	c->start = 0;
+	c->messages = PROBE_MESSAGES;
+	c->replay_kind = 0;
+	c->patient = c->slow = false;
+	client_calm(c);
+	return c;
+}
+
+/* A broker at rest takes new clients, and what they publish arrives. */
+static void probe(void)
+{
+	bool limited = sim.params.faults & 1u << FAULT_LIMITS;
+	unsigned rounds = PROBE_ROUNDS + 2 * PROBE_MESSAGES * SIM_MESSAGE_BYTES_MAX /
+						 (unsigned)newest->engine.recv_buffer_bytes;
+
+	for (unsigned topic = 0; topic < sim.topics_n; topic++) {
+		struct client *subscriber = new_client(ROLE_SUBSCRIBER, topic), *publisher;
+		uint64_t encodable = orders[topic].encodable_n;
+
+		rest(rounds);
+		check_rest();
+		if (!subscriber->ok && !limited)
+			sim_fail("a new subscriber gets no OK");
+		publisher = new_client(ROLE_PUBLISHER, topic);
+		rest(rounds);
+		check_rest();
+		if (limited)
+			continue;
+		if (!publisher->over || publisher->sequenced != PROBE_MESSAGES)
+			sim_fail("a new publisher gets no receipt");
+		/* A backlog of a few bytes may be too small for three messages. */
+		if (!subscriber->error && strncmp(oracle_topic_name(topic).data, "skip", 4) != 0 &&
+		    subscriber->received != orders[topic].encodable_n - encodable)
+			sim_fail("topic %u: a new subscriber gets %" PRIu64 " of %" PRIu64
+				 " messages",
+				 topic, subscriber->received,
+				 orders[topic].encodable_n - encodable);
+	}
+}
+
+static void let_time_pass(uint64_t seconds)
+{
+	uint64_t until = sim.now_ns + seconds * NS_PER_S;
+
+	for (;;) {
+		uint64_t next = kernel_next_timer();
+
+		if (next > until)
+			break;
+		sim.now_ns = next > sim.now_ns ? next : sim.now_ns;
+		rest(REST_ROUNDS);
+		check_rest();
+	}
+	sim.now_ns = until;
+}
+
+static size_t slabs_of(const struct pool *pool)
+{
+	size_t n = 0;
+
+	for (void *slab = pool->slabs; slab != NULL; slab = *(void **)slab)
+		n++;
+	return n;
+}
+
+static void check_no_topic(const struct shard *s)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;) {
+		const struct topic *t = (struct topic *)(void *)n;
+
+		sim_fail("shard %u still has the topic %.*s, with %u publishers and %u shards",
+			 s->id, (int)n->name.len, n->name.data, t->publishers, t->shards_n);
+	}
+}
+
+/* Nothing is left but what is kept for the next client. */
+static void check_empty(long before)
+{
+	long kept = 0, now;
+
+	if (kernel_open_fds() != 0)
+		sim_fail("%u fds are left open", kernel_open_fds());
+	if (sim.broker.connections != 0 || sim.broker.subscriptions != 0)
+		sim_fail("%u connections and %" PRIu64 " subscriptions are still counted",
+			 sim.broker.connections, (uint64_t)sim.broker.subscriptions);
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		struct shard *s = &sim.broker.shards[i];
+
+		if (s->connections_n != 0 || s->subscriptions_n != 0 || s->refused_n != 0 ||
+		    s->sockets.open != 0)
+			sim_fail("shard %u still has clients", i);
+		if (s->interests.entries_n != 0)
+			sim_fail("shard %u still has interests", i);
+		if (s->topics.entries_n != 0)
+			check_no_topic(s);
+		if (s->history.bytes != 0)
+			sim_fail("shard %u still has history", i);
+		if (kernel_timers(i) != 0)
+			sim_fail("shard %u still ticks", i);
+		kept += (long)(slabs_of(&s->connection_pool) + slabs_of(&s->subscription_pool));
+		kept += (s->sockets.slots != NULL) + (s->topics.slots != NULL) +
+			(s->interests.slots != NULL);
+		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+			for (unsigned to = 0; to < sim.broker.shards_n; to++)
+				kept += s->outboxes[lane][to].letters != NULL;
+	}
+	/* The table of addresses is the listeners' own. */
+	now = alloc_outstanding();
+	if (now != before + kept && now != before + kept + 1)
+		sim_fail("%ld allocations are left over", now - before - kept);
+}
+
+static void end_calmly(long before)
+{
+	sim.calm = CALM_PUBLISHERS;
+	for (unsigned i = 0; i < sim.clients_n; i++) {
+		client_calm(&sim.clients[i]);
+		sim.clients[i].start = 0;
+	}
+	rest(REST_ROUNDS);
+	check_rest();
+	/* Those that could not be accepted. */
+	let_time_pass(1);
+	check_received("when faults stop");
+	probe();
+	check_received("at the end");
+	check_counters();
+	sim.calm = CALM_ALL;
+	rest(REST_ROUNDS);
+	let_time_pass(40);
+	for (unsigned i = 0; i < sim.clients_n; i++)
+		if (!sim.clients[i].over)
+			sim_fail("client %u is never let go (role %d, ending %d, said all %d, fin "
+				 "%d, "
+				 "%zu bytes unread)",
+				 i, sim.clients[i].role, sim.clients[i].ending,
+				 sim.clients[i].said_all, sim.clients[i].wire.client_fin,
+				 sim.clients[i].wire.in.len);
+	check_counters();
+	check_empty(before);
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		reactor_stop(&sim.broker.shards[i].reactor);
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		while (!fiber_ended(i))
+			fiber_resume(i);
+}
+
+/* Outboxes are all that the broker cannot do without. */
+static void reserve_outboxes(void)
+{
+	enum { LETTERS = 1 << 16 };
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+			for (unsigned to = 0; to < sim.broker.shards_n; to++) {
+				struct outbox *o = &sim.broker.shards[i].outboxes[lane][to];
+
+				o->letters = malloc(LETTERS * sizeof(void *));
+				o->slots_n = LETTERS;
+				if (o->letters == NULL)
+					abort();
+			}
+}
+
+static bool all_ended(void)
+{
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		if (!fiber_ended(i))
+			return false;
+	return true;
+}
+
+/* Everybody is told, everything published arrives, and the reactors end by themselves. */
+static void end_by_draining(void)
+{
+	uint64_t until;
+
+	sim.calm = CALM_PUBLISHERS;
+	for (unsigned i = 0; i < sim.clients_n; i++) {
+		client_calm(&sim.clients[i]);
+		if (sim.clients[i].start > sim.step)
+			sim.clients[i].over = true;
+		sim.clients[i].start = 0;
+	}
+	until = sim.now_ns + 30 * NS_PER_S;
+	rest(REST_ROUNDS);
+	while (!all_ended()) {
+		uint64_t next = kernel_next_timer();
+
+		if (next > until)
+			sim_fail("does not end by draining");
+		sim.now_ns = next > sim.now_ns ? next : sim.now_ns;
+		rest(REST_ROUNDS);
+	}
+	/* What was cut off is not counted yet. */
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		if (sim.broker.shards[i].connections_n > 0)
+			return;
+	check_counters();
+}
+
+/* What is true at any time. */
+static void check_always(void)
+{
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		struct shard *s = &sim.broker.shards[i];
+
+		for (struct list *l = s->paused.next; l != &s->paused; l = l->next) {
+			const struct connection *c = LIST_ENTRY(l, struct connection, waiting);
+
+			if (!c->socket.paused)
+				sim_fail("client %d should wait and is listened to",
+					 kernel_client_of(c->socket.fd));
+		}
+	}
+}
+
+static void play(void)
+{
+	struct random r = random_for(sim.params.seed, 6, 0);
+	unsigned drain_at = sim.params.faults & 1u << FAULT_DRAIN ? sim.params.steps * 3 / 4 : 0;
+
+	while (sim.step < sim.params.steps) {
+		step();
+		if (sim.step % 16 == 0)
+			check_always();
+		if (drain_at > 0 && sim.step == drain_at)
+			drain();
+		if ((sim.params.faults & 1u << FAULT_RELOAD) &&
+		    random_one_in(&r, sim.params.steps / 3 + 1))
+			reload();
+	}
+}
+
+uint64_t sim_run(const struct sim_params *params, bool verbose)
+{
+	long before, started;
+
+	sim = (struct sim){ .params = *params, .verbose = verbose, .now_ns = 1000 * NS_PER_S };
+	sim.random = random_for(params->seed, 7, 0);
+	sim.topics_n = SIM_TOPICS_MAX;
+	events_n = 0;
+	log_configure(LOG_ERROR, LOG_TEXT);
+	hash_seed_with(params->seed, ~params->seed);
+	draw_rates();
+	/* A reload that finds no memory ends the broker, and says so in its source. */
+	if (params->faults & 1u << FAULT_RELOAD)
+		sim.params.faults &= ~(1u << FAULT_MEMORY);
+	sim.clients_n = params->clients;
+	sim.clients = sim_alloc((params->clients + 2 * SIM_TOPICS_MAX) * sizeof(*sim.clients));
+	for (unsigned i = 0; i < params->clients; i++)
+		client_init(&sim.clients[i], i);
+	kernel_init();
+	oracle_init();
+	before = alloc_outstanding();
+	start_broker();
+	started = alloc_outstanding();
+	if (params->faults & 1u << FAULT_MEMORY)
+		reserve_outboxes();
+	play();
+	if (draining)
+		end_by_draining();
+	else
+		end_calmly(started);
+	stop_broker();
+	if (alloc_outstanding() != before)
+		sim_fail("%ld allocations are leaked", alloc_outstanding() - before);
+	kernel_release();
+	oracle_release();
+	for (unsigned i = 0; i < sim.clients_n; i++)
+		client_release(&sim.clients[i]);
+	sim_free(sim.clients);
+	return sim.trace;
+}

@@ -1,0 +1,254 @@
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "protocol/sse.h"
+
+static struct run one(struct span message)
+{
+	return (struct run){ .body = message, .messages = 1, .epoch = 0xabc, .seq = 7 };
+}
+
+static struct run lines(struct span body, uint32_t messages)
+{
+	return (struct run){
+		.body = body, .messages = messages, .lines = true, .epoch = 0xabc, .seq = 7
+	};
+}
+
+/* Into memory of just the promised size, so that a sanitizer sees a byte too many. */
+static struct span encode(const struct wire_format *format, const struct run *run)
+{
+	size_t max = format->encoded_max(run), n;
+	char *out = malloc(max);
+
+	assert_non_null(out);
+	n = format->encode(run, out);
+	assert_true(n <= max);
+	return (struct span){ out, n };
+}
+
+static void release(struct span s)
+{
+	free((void *)(uintptr_t)s.data);
+}
+
+static void expect(const struct wire_format *format, struct run run, struct span wanted)
+{
+	struct span got = encode(format, &run);
+
+	assert_int_equal(got.len, wanted.len);
+	assert_memory_equal(got.data, wanted.data, wanted.len);
+	release(got);
+}
+
+/* The content of chunks that are all there. */
+static struct span unchunk(struct span s)
+{
+	char *out = malloc(s.len), *at = out;
+
+	assert_non_null(out);
+	while (s.len > 0) {
+		char *end;
+		size_t n = strtoul(s.data, &end, 16);
+
+		assert_memory_equal(end, "\r\n", 2);
+		memcpy(at, end + 2, n);
+		at += n;
+		assert_memory_equal(end + 2 + n, "\r\n", 2);
+		s = span_skip(s, (size_t)(end + 4 + n - s.data));
+	}
+	return (struct span){ out, (size_t)(at - out) };
+}
+
+/* In both forms. */
+static void expect_event(struct run run, struct span wanted)
+{
+	struct span chunks = encode(&sse_format, &run), content = unchunk(chunks);
+
+	expect(&sse_plain_format, run, wanted);
+	assert_int_equal(content.len, wanted.len);
+	assert_memory_equal(content.data, wanted.data, wanted.len);
+	release(chunks);
+	release(content);
+}
+
+#define ID(n) "id: 0000000000000abc:" #n "\n"
+
+static void each_message_is_an_event_with_its_id(void **state)
+{
+	(void)state;
+	expect_event(one(SPAN("hello")), SPAN(ID(7) "data: hello\n\n"));
+	expect_event(one(SPAN("")), SPAN(ID(7) "data: \n\n"));
+	expect_event(lines(SPAN("a\r\n\r\nbc\r\n"), 3),
+		     SPAN(ID(7) "data: a\n\n" ID(8) "data: \n\n" ID(9) "data: bc\n\n"));
+	expect(&sse_format, one(SPAN("hello")), SPAN("24\r\n" ID(7) "data: hello\n\n\r\n"));
+}
+
+static void each_line_of_a_message_is_a_data_line(void **state)
+{
+	(void)state;
+	expect_event(one(SPAN("a\nb")), SPAN(ID(7) "data: a\ndata: b\n\n"));
+	expect_event(one(SPAN("\n")), SPAN(ID(7) "data: \ndata: \n\n"));
+	expect_event(one(SPAN("a\n\n")), SPAN(ID(7) "data: a\ndata: \ndata: \n\n"));
+}
+
+static void what_is_not_text_is_base64(void **state)
+{
+	(void)state;
+	expect_event(one(SPAN("a\rb")), SPAN("event: base64\n" ID(7) "data: YQ1i\n\n"));
+	expect_event(one(SPAN("a\0")), SPAN("event: base64\n" ID(7) "data: YQA=\n\n"));
+	expect_event(one(SPAN("\xff")), SPAN("event: base64\n" ID(7) "data: /w==\n\n"));
+	expect_event(one(SPAN("12345678\r")),
+		     SPAN("event: base64\n" ID(7) "data: MTIzNDU2NzgN\n\n"));
+}
+
+static void text_in_any_language_stays_text(void **state)
+{
+	(void)state;
+	expect_event(one(SPAN("gr\xc3\xbc\xc3\x9f dich, 12345678 \xe2\x82\xac")),
+		     SPAN(ID(7) "data: gr\xc3\xbc\xc3\x9f dich, 12345678 \xe2\x82\xac\n\n"));
+}
+
+static void every_byte_decides_by_itself(void **state)
+{
+	char message[40];
+
+	(void)state;
+	for (int byte = 0; byte < 256; byte++)
+		for (size_t at = 0; at < sizeof(message); at += 3) {
+			struct run run;
+			struct span got;
+			bool text = byte != 0 && byte != '\r' && byte < 0x80;
+
+			memset(message, 'x', sizeof(message));
+			message[at] = (char)byte;
+			run = one((struct span){ message, sizeof(message) });
+			got = encode(&sse_plain_format, &run);
+			assert_int_equal(memcmp(got.data, "id", 2) == 0, text);
+			release(got);
+		}
+}
+
+static void a_large_line_of_text_is_sent_from_where_it_lies(void **state)
+{
+	static char large[20000];
+	char prefix[WIRE_AROUND_MAX], suffix[WIRE_AROUND_MAX], joined[sizeof(large) + 600];
+	size_t prefix_len, suffix_len;
+	const struct wire_format *formats[] = { &sse_format, &sse_plain_format, &chunked_format };
+	struct run run;
+	struct span body, whole;
+
+	(void)state;
+	memset(large, 'x', sizeof(large));
+	for (int f = 0; f < 3; f++) {
+		run = one((struct span){ large, sizeof(large) });
+		assert_true(formats[f]->enclosable == NULL || formats[f]->enclosable(&run));
+		formats[f]->enclose(&run, prefix, &prefix_len, &body, suffix, &suffix_len);
+		memcpy(joined, prefix, prefix_len);
+		memcpy(joined + prefix_len, body.data, body.len);
+		memcpy(joined + prefix_len + body.len, suffix, suffix_len);
+		whole = encode(formats[f], &run);
+		assert_int_equal(whole.len, prefix_len + body.len + suffix_len);
+		assert_memory_equal(whole.data, joined, whole.len);
+		release(whole);
+	}
+	large[100] = '\n';
+	run = one((struct span){ large, sizeof(large) });
+	assert_false(sse_format.enclosable(&run));
+	large[100] = '\xff';
+	assert_false(sse_format.enclosable(&run));
+}
+
+static void each_message_is_a_chunk(void **state)
+{
+	struct run run;
+
+	(void)state;
+	expect(&chunked_format, one(SPAN("a\rb\n\0")), SPAN("5\r\na\rb\n\0\r\n"));
+	expect(&chunked_format, lines(SPAN("0123456789abcdef\r\nx\r\n"), 2),
+	       SPAN("10\r\n0123456789abcdef\r\n1\r\nx\r\n"));
+	expect(&chunked_format, lines(SPAN("a\r\n\r\n"), 2), SPAN("1\r\na\r\n"));
+	run = one(SPAN(""));
+	assert_false(chunked_format.encodable(&run));
+	run = lines(SPAN("\r\n\r\n"), 2);
+	assert_false(chunked_format.encodable(&run));
+}
+
+static void boundaries_are_ends_of_messages(void **state)
+{
+	const struct run run =
+		lines(SPAN("a\r\n\r\nbc\r\n0123456789abcdef0123456789abcdef\r\n"), 4);
+	const struct wire_format *formats[] = { &sse_format, &sse_plain_format, &chunked_format };
+
+	(void)state;
+	for (int f = 0; f < 3; f++) {
+		struct span all = encode(formats[f], &run);
+		size_t ends[5] = { 0 }, n = 1;
+
+		/* What a run of fewer messages takes is where a message ends. */
+		for (uint32_t k = 1; k <= 4; k++) {
+			struct run part = run;
+			struct span s;
+
+			part.messages = k;
+			part.body.len = run_skip(&run, k);
+			s = encode(formats[f], &part);
+			if (s.len > ends[n - 1])
+				ends[n++] = s.len;
+			release(s);
+		}
+		for (size_t at = 0; at <= all.len; at++) {
+			size_t i = 0;
+
+			while (ends[i] < at)
+				i++;
+			assert_int_equal(formats[f]->boundary(all, at), ends[i]);
+		}
+		release(all);
+	}
+}
+
+static void heartbeat_and_gap_tell_ids(void **state)
+{
+	char out[SSE_TEXT_MAX];
+	size_t n;
+
+	(void)state;
+	n = sse_heartbeat(false, 0xabc, 12, out);
+	assert_int_equal(n, strlen(": 0000000000000abc:12\n\n"));
+	assert_memory_equal(out, ": 0000000000000abc:12\n\n", n);
+	n = sse_heartbeat(true, 0xabc, 12, out);
+	assert_memory_equal(out, "17\r\n: 0000000000000abc:12\n\n\r\n", n);
+	n = sse_gap(false, UINT64_MAX, UINT64_MAX, out);
+	assert_memory_equal(out, "event: gap\ndata: ffffffffffffffff:18446744073709551615\n\n", n);
+	n = sse_gap(true, UINT64_MAX, UINT64_MAX, out);
+	assert_true(n <= sizeof(out));
+	n = sse_start(false, out);
+	assert_memory_equal(out, "retry: ", 7);
+	assert_memory_equal(out + n - 2, "\n\n", 2);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(each_message_is_an_event_with_its_id),
+		cmocka_unit_test(each_line_of_a_message_is_a_data_line),
+		cmocka_unit_test(what_is_not_text_is_base64),
+		cmocka_unit_test(text_in_any_language_stays_text),
+		cmocka_unit_test(every_byte_decides_by_itself),
+		cmocka_unit_test(a_large_line_of_text_is_sent_from_where_it_lies),
+		cmocka_unit_test(each_message_is_a_chunk),
+		cmocka_unit_test(boundaries_are_ends_of_messages),
+		cmocka_unit_test(heartbeat_and_gap_tell_ids),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

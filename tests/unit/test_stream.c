@@ -1,0 +1,1176 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "topic/block.h"
+#include "topic/stream.h"
+
+/*
+ * Streams against a naive model: every subscriber has a queue of its own with every message that it
+ * must still get. Two formats: each message is "[number]body\n", and one of them never references.
+ * A single message that begins with '!' has no form in them.
+ */
+
+/* ---- the formats ---- */
+
+static bool tagged_encodable(const struct run *run)
+{
+	return run->lines || run->body.len == 0 || run->body.data[0] != '!';
+}
+
+static size_t tagged_max(const struct run *run)
+{
+	return run->body.len + (size_t)run->messages * 24;
+}
+
+static size_t tagged_encode(const struct run *run, char *out)
+{
+	const char *p = run->body.data, *end = p + run->body.len;
+	char *to = out;
+
+	for (uint32_t i = 0; i < run->messages; i++) {
+		const char *stop = run->lines ? memchr(p, '\r', (size_t)(end - p)) : end;
+
+		to += sprintf(to, "[%llu]", (unsigned long long)(run->seq + i));
+		memcpy(to, p, (size_t)(stop - p));
+		to += stop - p;
+		*to++ = '\n';
+		p = stop + 2;
+	}
+	return (size_t)(to - out);
+}
+
+static void tagged_enclose(const struct run *run, char *prefix, size_t *prefix_len,
+			   struct span *body, char *suffix, size_t *suffix_len)
+{
+	*prefix_len = (size_t)sprintf(prefix, "[%llu]", (unsigned long long)run->seq);
+	*body = run->body;
+	body->len -= run->lines ? 2 : 0;
+	suffix[0] = '\n';
+	*suffix_len = 1;
+}
+
+static size_t tagged_boundary(struct span encoded, size_t offset)
+{
+	const char *lf;
+
+	assert_true(offset <= encoded.len);
+	if (offset == 0 || encoded.data[offset - 1] == '\n')
+		return offset;
+	lf = memchr(encoded.data + offset, '\n', encoded.len - offset);
+	assert_non_null(lf);
+	return (size_t)(lf - encoded.data) + 1;
+}
+
+static const struct wire_format referencing = { .name = "referencing",
+						.encodable = tagged_encodable,
+						.encoded_max = tagged_max,
+						.encode = tagged_encode,
+						.enclose = tagged_enclose,
+						.boundary = tagged_boundary };
+static const struct wire_format copying = { .name = "copying",
+					    .encodable = tagged_encodable,
+					    .encoded_max = tagged_max,
+					    .encode = tagged_encode,
+					    .boundary = tagged_boundary };
+
+/* ---- numbers that look random ---- */
+
+static uint64_t seed;
+
+static uint64_t next_random(void)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return seed;
+}
+
+static size_t below(size_t n)
+{
+	return (size_t)(next_random() % n);
+}
+
+static bool one_in(size_t n)
+{
+	return below(n) == 0;
+}
+
+/* ---- the model ---- */
+
+enum { CURSORS = 12, BLOCKS_KEPT = 10 };
+
+struct message {
+	char *bytes; /* encoded; NULL: has no form */
+	size_t len;
+};
+
+struct reader {
+	struct cursor cursor; /* first */
+	bool here, in_flight, held, leaving, detached;
+	uint32_t *queue; /* numbers of messages it must get */
+	size_t first, last, room;
+	size_t live;              /* what is in the queue before this one is a replay */
+	size_t offset;            /* bytes of the first that it has */
+	uint64_t completed, told; /* messages: all of their bytes went, and the stream said so */
+	struct iovec flying[16];
+	unsigned flying_n;
+	size_t flying_bytes;
+};
+
+static struct world {
+	struct stream stream;
+	struct message *messages; /* by number - 1 */
+	size_t messages_n, messages_room;
+	struct block *kept[BLOCKS_KEPT]; /* the newest blocks, oldest first */
+	size_t kept_n;
+	struct reader readers[CURSORS];
+	uint64_t now_ns;
+	uint64_t matched, delivered, dropped; /* as the owner counts */
+} world;
+
+static struct block *block_of(const char *body, size_t len, uint32_t messages, bool lines)
+{
+	struct block *b = block_new(SPAN("topic"), 1, len);
+
+	assert_non_null(b);
+	memcpy(block_body(b), body, len);
+	b->len = len;
+	b->messages = messages;
+	b->lines = lines;
+	b->seq = world.messages_n + 1;
+	return b;
+}
+
+static void remember(const char *body, size_t len, bool formless)
+{
+	struct message m = { 0 };
+
+	if (world.messages_n == world.messages_room) {
+		world.messages_room = 2 * world.messages_room + 64;
+		world.messages =
+			realloc(world.messages, world.messages_room * sizeof(struct message));
+		assert_non_null(world.messages);
+	}
+	if (!formless) {
+		m.bytes = malloc(len + 32);
+		assert_non_null(m.bytes);
+		m.len = (size_t)sprintf(m.bytes, "[%llu]",
+					(unsigned long long)(world.messages_n + 1));
+		memcpy(m.bytes + m.len, body, len);
+		m.len += len;
+		m.bytes[m.len++] = '\n';
+	}
+	world.messages[world.messages_n++] = m;
+}
+
+static void fill(char *p, size_t len)
+{
+	uint64_t r = next_random();
+
+	for (size_t i = 0; i < len; i++) {
+		p[i] = (char)('a' + (r >> (i % 13)) % 26);
+		if (i % 61 == 0)
+			r = r * 6364136223846793005u + 1442695040888963407u;
+	}
+}
+
+static size_t random_len(void)
+{
+	return one_in(30) ? below(4000) : below(40);
+}
+
+/* A block of lines, one of which may be large. */
+static struct block *random_lines(uint32_t n, size_t large)
+{
+	size_t *lens = malloc(n * sizeof(*lens)), len = 0;
+	uint32_t big = (uint32_t)below(n);
+	struct block *b;
+	char *body, *p;
+
+	assert_non_null(lens);
+	for (uint32_t i = 0; i < n; i++) {
+		lens[i] = large > 0 && i == big ? large : random_len();
+		len += lens[i] + 2;
+	}
+	body = malloc(len);
+	assert_non_null(body);
+	p = body;
+	for (uint32_t i = 0; i < n; i++) {
+		fill(p, lens[i]);
+		memcpy(p + lens[i], "\r\n", 2);
+		p += lens[i] + 2;
+	}
+	b = block_of(body, len, n, true);
+	p = body;
+	for (uint32_t i = 0; i < n; i++) {
+		remember(p, lens[i], false);
+		p += lens[i] + 2;
+	}
+	free(body);
+	free(lens);
+	return b;
+}
+
+static struct block *random_single(size_t len, bool formless)
+{
+	char *body = malloc(len + 1);
+	struct block *b;
+
+	assert_non_null(body);
+	fill(body, len);
+	if (formless)
+		body[0] = '!';
+	b = block_of(body, len, 1, false);
+	remember(body, len, formless);
+	free(body);
+	return b;
+}
+
+static struct block *random_block(void)
+{
+	switch (below(40)) {
+	case 0:
+		return random_single(STREAM_REFERENCE_BYTES + below(40000), false);
+	case 1:
+		return random_lines(1, STREAM_REFERENCE_BYTES - 2 + below(3));
+	case 2:
+		return random_single(1 + below(50), true);
+	case 3:
+		return random_single(STREAM_REFERENCE_BYTES - 1 + below(3), false);
+	case 4:
+		return random_lines(1 + (uint32_t)below(600), 0);
+	case 5:
+		return one_in(4) ? random_single(below(3 * STREAM_SEND_PIECE_BYTES), false)
+				 : random_single(below(3000), false);
+	case 6:
+		return one_in(4) ? random_lines(2 + (uint32_t)below(20), below(700000))
+				 : random_lines(2, below(20000));
+	case 7:
+	case 8:
+	case 9:
+		return random_single(below(300), false);
+	default:
+		return random_lines(1 + (uint32_t)below(12), 0);
+	}
+}
+
+static void enqueue(struct reader *r, uint32_t number)
+{
+	if (r->last == r->room) {
+		r->room = 2 * r->room + 64;
+		r->queue = realloc(r->queue, r->room * sizeof(*r->queue));
+		assert_non_null(r->queue);
+	}
+	r->queue[r->last++] = number;
+}
+
+static const struct message *message_at(const struct reader *r, size_t i)
+{
+	return &world.messages[r->queue[i] - 1];
+}
+
+static bool at_end(const struct reader *r)
+{
+	return r->first == r->last;
+}
+
+/* Puts the messages of a block from skip on into a queue. */
+static uint64_t enqueue_block(struct reader *r, const struct block *b, uint32_t skip,
+			      uint64_t *formless)
+{
+	uint64_t n = 0;
+
+	for (uint32_t i = skip; i < b->messages; i++) {
+		uint32_t number = (uint32_t)b->seq + i;
+
+		if (world.messages[number - 1].bytes == NULL) {
+			++*formless;
+			continue;
+		}
+		enqueue(r, number);
+		n++;
+	}
+	return n;
+}
+
+/* Lets the model's reader have so many more bytes. */
+static void advance(struct reader *r, size_t bytes)
+{
+	while (bytes > 0) {
+		size_t left = message_at(r, r->first)->len - r->offset;
+
+		if (bytes < left) {
+			r->offset += bytes;
+			break;
+		}
+		bytes -= left;
+		r->offset = 0;
+		r->first++;
+		r->completed++;
+		r->detached = false;
+	}
+}
+
+/* The stream has told of so many whole messages. */
+static void tell(struct reader *r, uint64_t delivered)
+{
+	r->told += delivered;
+	assert_true(r->told <= r->completed);
+	world.delivered += delivered;
+}
+
+/* And now it must have told of all. */
+static void settle_count(struct reader *r)
+{
+	tell(r, stream_settle(&world.stream, &r->cursor));
+	assert_int_equal(r->told, r->completed);
+}
+
+/* The spans hold exactly what the model's reader gets next. */
+static void check_spans(const struct reader *r)
+{
+	size_t i = r->first, at = r->offset;
+
+	for (unsigned s = 0; s < r->flying_n; s++) {
+		const char *p = r->flying[s].iov_base;
+		size_t len = r->flying[s].iov_len;
+
+		assert_true(len > 0);
+		while (len > 0) {
+			const struct message *m;
+			size_t n;
+
+			assert_true(i < r->last);
+			m = message_at(r, i);
+			n = m->len - at < len ? m->len - at : len;
+			if (memcmp(p, m->bytes + at, n) != 0)
+				fail_msg("wrong bytes in message %u", r->queue[i]);
+			p += n;
+			len -= n;
+			at += n;
+			if (at == m->len) {
+				at = 0;
+				i++;
+			}
+		}
+	}
+}
+
+/* Bytes that were appended live and have not been sent; a leaving one's lag is nobody's business.
+ */
+static void check_lag(const struct reader *r)
+{
+	uint64_t lag = 0;
+
+	if (r->leaving)
+		return;
+	for (size_t i = r->first; i < r->last; i++)
+		if (i >= r->live && !(r->detached && i == r->first))
+			lag += message_at(r, i)->len - (i == r->first ? r->offset : 0);
+	/* Its position moves when its send has ended. */
+	assert_int_equal(cursor_lag(&world.stream, &r->cursor), lag);
+}
+
+static size_t length(const struct list *list)
+{
+	size_t n = 0;
+
+	for (const struct list *l = list->next; l != list; l = l->next)
+		n++;
+	return n;
+}
+
+/* How far behind the furthest is. */
+static uint64_t lag_max(void)
+{
+	uint64_t max = 0;
+
+	for (size_t i = 0; i < CURSORS; i++) {
+		const struct reader *r = &world.readers[i];
+
+		if (r->here && !r->leaving && cursor_lag(&world.stream, &r->cursor) > max)
+			max = cursor_lag(&world.stream, &r->cursor);
+	}
+	return max;
+}
+
+static void check_world(void)
+{
+	struct stream *s = &world.stream;
+	size_t idle = 0, ready = 0, busy = 0, staying = 0;
+
+	for (size_t i = 0; i < CURSORS; i++) {
+		const struct reader *r = &world.readers[i];
+
+		if (!r->here)
+			continue;
+		staying += !r->leaving;
+		assert_int_equal(cursor_detached(&r->cursor), r->detached);
+		check_lag(r);
+		if (!r->in_flight)
+			assert_int_equal(stream_at_end(s, &r->cursor), at_end(r));
+		if (r->in_flight || r->held || (r->leaving && at_end(r)))
+			busy++;
+		else if (at_end(r))
+			idle++;
+		else
+			ready++;
+	}
+	assert_int_equal(length(&s->idle), idle);
+	assert_int_equal(length(&s->ready), ready);
+	assert_int_equal(length(&s->busy), busy);
+	assert_int_equal(s->cursors, staying);
+	/* It may be wrong only towards yes. */
+	if (lag_max() > 0)
+		assert_true(stream_overrun(s, lag_max() - 1));
+}
+
+/* ---- what can happen ---- */
+
+static void do_append(void)
+{
+	struct block *b = random_block();
+	bool formless = world.messages[b->seq - 1].bytes == NULL;
+	int error = 1;
+	uint64_t unused = 0;
+
+	world.now_ns += below(1000);
+	assert_int_equal(stream_append(&world.stream, b, world.now_ns, &error), !formless);
+	assert_int_equal(error, 0);
+	for (size_t i = 0; i < CURSORS; i++) {
+		struct reader *r = &world.readers[i];
+
+		if (!r->here || r->leaving)
+			continue;
+		world.matched += b->messages;
+		if (formless)
+			world.dropped++;
+		else
+			enqueue_block(r, b, 0, &unused);
+	}
+	if (world.kept_n == BLOCKS_KEPT) {
+		block_unref(world.kept[0]);
+		memmove(world.kept, world.kept + 1, --world.kept_n * sizeof(world.kept[0]));
+	}
+	world.kept[world.kept_n++] = b;
+}
+
+static void reset(struct reader *r)
+{
+	free(r->queue);
+	memset(r, 0, sizeof(*r));
+	/* What is there before joining must not matter. */
+	memset(&r->cursor, 0xa5, sizeof(r->cursor));
+	r->here = true;
+}
+
+static void do_join(struct reader *r)
+{
+	reset(r);
+	assert_int_equal(stream_join(&world.stream, &r->cursor), 0);
+}
+
+static void do_join_replay(struct reader *r)
+{
+	size_t n = below(world.kept_n + 1), first = world.kept_n - n;
+	uint32_t skip = n > 0 ? (uint32_t)below(world.kept[first]->messages) : 0;
+	uint64_t messages = 77, formless = 77, want = 0, want_formless = 0;
+
+	reset(r);
+	for (size_t i = 0; i < n; i++)
+		want += enqueue_block(r, world.kept[first + i], i == 0 ? skip : 0, &want_formless);
+	assert_int_equal(stream_join_replay(&world.stream, &r->cursor, world.kept + first, n, skip,
+					    &messages, &formless),
+			 0);
+	assert_int_equal(messages, want);
+	assert_int_equal(formless, want_formless);
+	r->live = r->last;
+	world.matched += messages + formless;
+	world.dropped += formless;
+}
+
+static void do_gather(struct reader *r)
+{
+	unsigned max = one_in(3) ? 3 + (unsigned)below(13) : 16;
+	size_t bytes = 0;
+
+	r->flying_n = stream_gather(&world.stream, &r->cursor, r->flying, max);
+	assert_true(r->flying_n <= max);
+	for (unsigned i = 0; i < r->flying_n; i++)
+		bytes += r->flying[i].iov_len;
+	r->held = false;
+	assert_int_equal(bytes > 0, r->first < r->last);
+	check_spans(r);
+	assert_true(bytes <= STREAM_SEND_PIECE_MAX);
+	/* More than 256 KiB is a piece of a single message. */
+	if (bytes > STREAM_SEND_BYTES)
+		assert_true(bytes <= message_at(r, r->first)->len - r->offset);
+	r->flying_bytes = bytes;
+	r->in_flight = bytes > 0;
+	r->held = bytes == 0;
+}
+
+static void do_sent(struct reader *r)
+{
+	size_t bytes = r->flying_bytes;
+	uint64_t delivered;
+
+	/* Whatever happened meanwhile, the memory has stayed. */
+	check_spans(r);
+	if (one_in(3))
+		bytes = one_in(4) ? 0 : one_in(4) ? 1 : below(bytes + 1);
+	delivered = stream_sent(&world.stream, &r->cursor, bytes);
+	advance(r, bytes);
+	tell(r, delivered);
+	if (at_end(r))
+		assert_int_equal(r->told, r->completed);
+	r->in_flight = false;
+}
+
+static void do_skip(struct reader *r)
+{
+	size_t keep = r->offset > 0 || r->detached;
+	int error = 1;
+	uint64_t skipped;
+
+	settle_count(r);
+	skipped = stream_skip(&world.stream, &r->cursor, &error);
+	assert_int_equal(error, 0);
+	world.dropped += skipped;
+	if (!at_end(r) && !r->detached)
+		r->held = false;
+	if (at_end(r))
+		keep = 0;
+	assert_int_equal(skipped, r->last - r->first - keep);
+	r->last = r->first + keep;
+	if (r->live > r->last)
+		r->live = r->last;
+	r->detached = keep > 0;
+}
+
+static void do_remove(struct reader *r)
+{
+	uint64_t left;
+
+	settle_count(r);
+	left = stream_remove(&world.stream, &r->cursor);
+	assert_int_equal(left, r->last - r->first);
+	world.dropped += left;
+	free(r->queue);
+	memset(r, 0, sizeof(*r));
+}
+
+static void do_rest(void)
+{
+	struct stream *s = &world.stream;
+	bool all_idle = list_empty(&s->ready) && list_empty(&s->busy);
+
+	assert_int_equal(stream_rest(s), all_idle);
+	if (all_idle) {
+		assert_null(s->head);
+		assert_null(s->tail);
+		assert_int_equal(s->bytes, 0);
+	}
+}
+
+static void do_something(struct reader *r)
+{
+	switch (below(24)) {
+	case 0:
+	case 1:
+		if (!r->here)
+			do_join(r);
+		break;
+	case 2:
+		if (!r->here)
+			do_join_replay(r);
+		break;
+	case 3:
+		if (r->here && !r->leaving && one_in(3)) {
+			stream_leave(&world.stream, &r->cursor);
+			r->leaving = true;
+		}
+		break;
+	case 4:
+		if (r->here && !r->in_flight && one_in(4))
+			do_remove(r);
+		break;
+	case 5:
+		/* One that has skipped already may do so again while its send is stuck. */
+		if (r->here && (!r->in_flight || r->detached) && one_in(2))
+			do_skip(r);
+		break;
+	case 6:
+		if (r->here && !r->in_flight) {
+			stream_hold(&world.stream, &r->cursor);
+			r->held = true;
+		}
+		break;
+	case 7:
+	case 8:
+		if (r->here && r->held) {
+			stream_unhold(&world.stream, &r->cursor);
+			r->held = false;
+		}
+		break;
+	case 9:
+		if (one_in(2))
+			do_rest();
+		else
+			stream_looked(&world.stream, lag_max());
+		break;
+	case 10:
+	case 11:
+		do_append();
+		break;
+	default:
+		if (r->here && r->in_flight)
+			do_sent(r);
+		else if (r->here && !r->held)
+			do_gather(r);
+		break;
+	}
+}
+
+/* Everybody gets all there is; then nothing is left anywhere. */
+static void settle(void)
+{
+	for (size_t i = 0; i < CURSORS; i++) {
+		struct reader *r = &world.readers[i];
+
+		while (r->here && (r->in_flight || !at_end(r))) {
+			if (r->in_flight)
+				do_sent(r);
+			else
+				do_gather(r);
+		}
+		if (r->here && r->held) {
+			stream_unhold(&world.stream, &r->cursor);
+			r->held = false;
+		}
+		if (r->here && r->leaving)
+			do_remove(r);
+	}
+	check_world();
+	assert_int_equal(world.matched, world.delivered + world.dropped);
+	do_rest();
+	assert_int_equal(world.stream.bytes, 0);
+}
+
+static void world_begin(const struct wire_format *format, uint64_t number)
+{
+	memset(&world, 0, sizeof(world));
+	seed = number * 0x9e3779b97f4a7c15u + 1;
+	stream_init(&world.stream, format);
+}
+
+static void world_end(void)
+{
+	for (size_t i = 0; i < CURSORS; i++)
+		if (world.readers[i].here)
+			do_remove(&world.readers[i]);
+	stream_release(&world.stream);
+	assert_int_equal(world.stream.bytes, 0);
+	for (size_t i = 0; i < world.kept_n; i++) {
+		/* No chunk holds one any more. */
+		assert_int_equal(atomic_load(&world.kept[i]->holders), 1);
+		block_unref(world.kept[i]);
+	}
+	for (size_t i = 0; i < world.messages_n; i++)
+		free(world.messages[i].bytes);
+	free(world.messages);
+}
+
+static void play(const struct wire_format *format, unsigned games, unsigned moves)
+{
+	for (unsigned game = 1; game <= games; game++) {
+		size_t crowd;
+
+		world_begin(format, game);
+		crowd = 1 + below(CURSORS);
+		for (unsigned i = 0; i < moves; i++) {
+			do_something(&world.readers[below(crowd)]);
+			check_world();
+			if (one_in(200))
+				settle();
+		}
+		settle();
+		world_end();
+	}
+}
+
+static void every_cursor_gets_what_its_own_queue_would_hold(void **state)
+{
+	(void)state;
+	play(&referencing, 60, 1500);
+}
+
+static void so_it_does_when_everything_is_copied(void **state)
+{
+	(void)state;
+	play(&copying, 40, 1500);
+}
+
+/* ---- single claims ---- */
+
+static struct reader *reader(size_t i)
+{
+	return &world.readers[i];
+}
+
+static void append(struct block *b)
+{
+	uint64_t formless = 0;
+	int error;
+
+	assert_true(stream_append(&world.stream, b, ++world.now_ns, &error));
+	for (size_t i = 0; i < CURSORS; i++)
+		if (world.readers[i].here && !world.readers[i].leaving)
+			world.matched += enqueue_block(&world.readers[i], b, 0, &formless);
+	block_unref(b);
+}
+
+static void append_text(const char *body)
+{
+	uint32_t n = 0;
+	struct block *b;
+
+	for (const char *p = body; *p != 0; p++)
+		n += *p == '\n';
+	b = block_of(body, strlen(body), n, true);
+	for (const char *p = body; *p != 0;) {
+		const char *stop = strchr(p, '\r');
+
+		remember(p, (size_t)(stop - p), false);
+		p = stop + 2;
+	}
+	append(b);
+}
+
+static void append_single(size_t len)
+{
+	append(random_single(len, false));
+}
+
+/* So many of the gathered bytes went out. */
+static uint64_t sent(struct reader *r, size_t bytes)
+{
+	uint64_t delivered = stream_sent(&world.stream, &r->cursor, bytes);
+
+	advance(r, bytes);
+	tell(r, delivered);
+	r->in_flight = false;
+	return delivered;
+}
+
+static void gather(struct reader *r)
+{
+	r->flying_n = stream_gather(&world.stream, &r->cursor, r->flying, 16);
+	r->flying_bytes = 0;
+	for (unsigned i = 0; i < r->flying_n; i++)
+		r->flying_bytes += r->flying[i].iov_len;
+	check_spans(r);
+	r->in_flight = true;
+}
+
+static void send_all(struct reader *r)
+{
+	while (!at_end(r)) {
+		gather(r);
+		sent(r, r->flying_bytes);
+	}
+}
+
+static void leave(struct reader *r)
+{
+	stream_leave(&world.stream, &r->cursor);
+	r->leaving = true;
+}
+
+static void what_was_appended_goes_out_in_one_span(void **state)
+{
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(reader(0));
+	for (int i = 0; i < 20; i++)
+		append_text("eins\r\nzwei\r\n");
+	gather(reader(0));
+	assert_int_equal(reader(0)->flying_n, 1);
+	assert_int_equal(sent(reader(0), reader(0)->flying_bytes), 40);
+	check_world();
+	world_end();
+}
+
+static void warm_chunk_is_used_again_when_all_stand_at_the_head(void **state)
+{
+	(void)state;
+	world_begin(&referencing, 1);
+	for (size_t i = 0; i < 3; i++)
+		do_join(reader(i));
+	for (int round = 0; round < 1000; round++) {
+		append_text("a message\r\n");
+		for (size_t i = 0; i < 3; i++)
+			send_all(reader(i));
+	}
+	assert_int_equal(world.stream.chunks, 1);
+	assert_int_equal(world.stream.rewinds, 999);
+	world_end();
+}
+
+static void large_payload_is_referenced_and_not_copied(void **state)
+{
+	struct block *b;
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(reader(0));
+	do_join(reader(1));
+	b = random_single(STREAM_REFERENCE_BYTES, false);
+	block_ref(b, 1);
+	append(b);
+	assert_int_equal(atomic_load(&b->holders), 2);
+	gather(reader(0));
+	assert_int_equal(reader(0)->flying_n, 3);
+	assert_ptr_equal(reader(0)->flying[1].iov_base, block_body(b));
+	assert_int_equal(reader(0)->flying[1].iov_len, STREAM_REFERENCE_BYTES);
+	sent(reader(0), reader(0)->flying_bytes);
+	assert_int_equal(atomic_load(&b->holders), 2);
+	send_all(reader(1));
+	assert_true(stream_rest(&world.stream));
+	assert_int_equal(atomic_load(&b->holders), 1);
+	block_unref(b);
+	world_end();
+}
+
+static void large_message_goes_out_in_pieces_of_a_mebibyte(void **state)
+{
+	struct reader *r = reader(0);
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(r);
+	append_single(3 * STREAM_SEND_PIECE_BYTES);
+	gather(r);
+	assert_int_equal(r->flying_bytes, STREAM_SEND_PIECE_BYTES);
+	/* A piece is short: the next one begins there. */
+	assert_int_equal(sent(r, r->flying_bytes - 500), 0);
+	gather(r);
+	assert_int_equal(r->flying_bytes, STREAM_SEND_PIECE_BYTES);
+	assert_int_equal(sent(r, r->flying_bytes), 0);
+	gather(r);
+	/* The rest, with what would have been a crumb. */
+	assert_true(r->flying_bytes > STREAM_SEND_PIECE_BYTES);
+	assert_true(r->flying_bytes <= STREAM_SEND_PIECE_MAX);
+	assert_int_equal(sent(r, r->flying_bytes), 1);
+	world_end();
+}
+
+static void one_send_of_small_messages_is_256_kib_at_most(void **state)
+{
+	struct reader *r = reader(0);
+	uint32_t n = 40000;
+	struct block *b;
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(r);
+	/* In one block, and so in one chunk. */
+	b = random_lines(n, 0);
+	assert_true(b->len > STREAM_SEND_BYTES);
+	append(b);
+	while (!at_end(r)) {
+		gather(r);
+		assert_true(r->flying_bytes <= STREAM_SEND_BYTES);
+		sent(r, r->flying_bytes);
+	}
+	assert_int_equal(r->told, n);
+	world_end();
+}
+
+static void slow_cursor_holds_the_backlog_until_it_is_removed(void **state)
+{
+	struct stream *s = &world.stream;
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(reader(0));
+	do_join(reader(1));
+	for (int i = 0; i < 100; i++) {
+		append_single(10000);
+		send_all(reader(0));
+	}
+	assert_true(s->bytes >= 1000000);
+	assert_int_equal(cursor_lag(s, &reader(0)->cursor), 0);
+	assert_int_equal(cursor_lag(s, &reader(1)->cursor), stream_ready_lag(s));
+	assert_true(stream_overrun(s, 1000000));
+	do_remove(reader(1));
+	assert_true(s->bytes < 200000);
+	assert_true(stream_rest(s));
+	assert_false(stream_overrun(s, 0));
+	world_end();
+}
+
+static void overrun_is_asked_again_only_when_it_may_be_so_again(void **state)
+{
+	struct stream *s = &world.stream;
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(reader(0));
+	append_single(1000);
+	append_single(1000);
+	assert_true(stream_overrun(s, 1500));
+	gather(reader(0));
+	sent(reader(0), 1200);
+	stream_looked(s, cursor_lag(s, &reader(0)->cursor));
+	assert_false(stream_overrun(s, 1500));
+	append_single(1000);
+	assert_true(stream_overrun(s, 1500));
+	world_end();
+}
+
+static void replay_does_not_count_as_lag(void **state)
+{
+	struct stream *s = &world.stream;
+	struct block *b;
+	uint64_t messages, formless;
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(reader(0));
+	b = random_single(50000, false);
+	block_ref(b, 1);
+	append(b);
+	/* Somebody else is behind, so that the live chain begins before the newcomer. */
+	reset(reader(1));
+	assert_int_equal(stream_join_replay(s, &reader(1)->cursor, &b, 1, 0, &messages, &formless),
+			 0);
+	enqueue_block(reader(1), b, 0, &formless);
+	reader(1)->live = 1;
+	assert_int_equal(cursor_lag(s, &reader(1)->cursor), 0);
+	append_single(10);
+	assert_int_equal(cursor_lag(s, &reader(1)->cursor), sizeof("[2]\n") - 1 + 10);
+	block_unref(b);
+	world_end();
+}
+
+static void skipping_finishes_the_message_begun_and_goes_on_at_the_head(void **state)
+{
+	struct reader *r = reader(0);
+	int error;
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(r);
+	append_text("eins\r\nzwei\r\ndrei\r\nvier\r\n");
+	gather(r);
+	sent(r, sizeof("[1]eins\n[2]z") - 1);
+	settle_count(r);
+	assert_int_equal(r->told, 1);
+	assert_int_equal(stream_skip(&world.stream, &r->cursor, &error), 2);
+	assert_true(cursor_detached(&r->cursor));
+	r->last = r->first + 1;
+	append_text("neu\r\n");
+	gather(r);
+	assert_memory_equal(r->flying[0].iov_base, "wei\n", 4);
+	sent(r, r->flying_bytes);
+	assert_false(cursor_detached(&r->cursor));
+	gather(r);
+	assert_memory_equal(r->flying[0].iov_base, "[5]neu\n", 7);
+	assert_int_equal(sent(r, r->flying_bytes), 1);
+	world_end();
+}
+
+/* What a stuck send carries then is the rest of one message and nothing that skipping again would
+ * throw away. */
+static void skipping_again_leaves_a_send_in_flight_alone(void **state)
+{
+	struct reader *r = reader(0);
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(r);
+	do_join(reader(1));
+	append_text("eins\r\nzwei\r\n");
+	gather(r);
+	sent(r, 2);
+	do_skip(r);
+	append_text("drei\r\n");
+	gather(r);
+	for (int i = 0; i < 5; i++) {
+		append_single(30000);
+		send_all(reader(1));
+		do_skip(r);
+	}
+	check_spans(r);
+	sent(r, r->flying_bytes);
+	check_world();
+	append_text("vier\r\n");
+	send_all(r);
+	settle();
+	world_end();
+}
+
+static void nothing_is_skipped_at_the_end(void **state)
+{
+	struct reader *r = reader(0);
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(r);
+	do_skip(r);
+	append_text("eins\r\n");
+	send_all(r);
+	do_skip(r);
+	check_world();
+	leave(r);
+	do_skip(r);
+	check_world();
+	world_end();
+}
+
+static void leaving_cursor_that_skips_gets_nothing_of_what_came_later(void **state)
+{
+	struct reader *r = reader(0);
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(r);
+	do_join(reader(1));
+	append_text("eins\r\nzwei\r\n");
+	gather(r);
+	sent(r, 2);
+	leave(r);
+	append_text("drei\r\n");
+	do_skip(r);
+	assert_int_equal(r->last - r->first, 1);
+	check_world();
+	send_all(r);
+	check_world();
+	settle();
+	world_end();
+}
+
+static void leaving_cursor_gets_nothing_appended_later(void **state)
+{
+	struct reader *r = reader(0);
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(r);
+	do_join(reader(1));
+	append_text("eins\r\n");
+	leave(r);
+	append_text("zwei\r\n");
+	assert_int_equal(r->last - r->first, 1);
+	settle();
+	assert_false(r->here);
+	world_end();
+}
+
+static void behind_since_the_chunk_after_its_own_was_opened(void **state)
+{
+	struct reader *r = reader(0);
+
+	(void)state;
+	world_begin(&referencing, 1);
+	do_join(r);
+	assert_int_equal(cursor_behind_since(&r->cursor), 0);
+	world.now_ns = 1000;
+	append_single(1500);
+	gather(r);
+	/* All it lacks may be new. */
+	assert_int_equal(cursor_behind_since(&r->cursor), 0);
+	world.now_ns = 5000;
+	append_single(3000);
+	assert_int_equal(cursor_behind_since(&r->cursor), 5001);
+	world.now_ns = 9000;
+	append_single(60000);
+	assert_int_equal(cursor_behind_since(&r->cursor), 5001);
+	sent(r, r->flying_bytes);
+	send_all(r);
+	assert_int_equal(cursor_behind_since(&r->cursor), 0);
+	world_end();
+}
+
+static void idle_stream_holds_no_chunk(void **state)
+{
+	(void)state;
+	world_begin(&referencing, 1);
+	for (size_t i = 0; i < CURSORS; i++)
+		do_join(reader(i));
+	append_text("eins\r\n");
+	assert_false(stream_rest(&world.stream));
+	settle();
+	assert_null(world.stream.head);
+	/* And those who stood there find the next one. */
+	append_text("zwei\r\n");
+	settle();
+	world_end();
+}
+
+static void stream_that_nobody_reads_can_be_released(void **state)
+{
+	(void)state;
+	world_begin(&referencing, 1);
+	append_single(100);
+	append_single(100000);
+	append_single(100);
+	world_end();
+}
+
+static void thousand_slow_cursors_cost_one_backlog(void **state)
+{
+	struct cursor *cursors = calloc(1000, sizeof(*cursors));
+	struct block *b;
+	int error;
+
+	(void)state;
+	assert_non_null(cursors);
+	world_begin(&referencing, 1);
+	for (int i = 0; i < 1000; i++)
+		assert_int_equal(stream_join(&world.stream, &cursors[i]), 0);
+	b = random_single(STREAM_SEND_PIECE_BYTES, false);
+	assert_true(stream_append(&world.stream, b, 1, &error));
+	assert_true(world.stream.bytes < STREAM_SEND_PIECE_BYTES + 4096);
+	assert_int_equal(atomic_load(&b->holders), 2);
+	for (int i = 0; i < 1000; i++)
+		assert_int_equal(stream_remove(&world.stream, &cursors[i]), 1);
+	block_unref(b);
+	world_end();
+	free(cursors);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_was_appended_goes_out_in_one_span),
+		cmocka_unit_test(warm_chunk_is_used_again_when_all_stand_at_the_head),
+		cmocka_unit_test(large_payload_is_referenced_and_not_copied),
+		cmocka_unit_test(large_message_goes_out_in_pieces_of_a_mebibyte),
+		cmocka_unit_test(one_send_of_small_messages_is_256_kib_at_most),
+		cmocka_unit_test(slow_cursor_holds_the_backlog_until_it_is_removed),
+		cmocka_unit_test(overrun_is_asked_again_only_when_it_may_be_so_again),
+		cmocka_unit_test(replay_does_not_count_as_lag),
+		cmocka_unit_test(skipping_finishes_the_message_begun_and_goes_on_at_the_head),
+		cmocka_unit_test(skipping_again_leaves_a_send_in_flight_alone),
+		cmocka_unit_test(nothing_is_skipped_at_the_end),
+		cmocka_unit_test(leaving_cursor_that_skips_gets_nothing_of_what_came_later),
+		cmocka_unit_test(leaving_cursor_gets_nothing_appended_later),
+		cmocka_unit_test(behind_since_the_chunk_after_its_own_was_opened),
+		cmocka_unit_test(idle_stream_holds_no_chunk),
+		cmocka_unit_test(stream_that_nobody_reads_can_be_released),
+		cmocka_unit_test(thousand_slow_cursors_cost_one_backlog),
+		cmocka_unit_test(every_cursor_gets_what_its_own_queue_would_hold),
+		cmocka_unit_test(so_it_does_when_everything_is_copied),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
