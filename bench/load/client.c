@@ -53,8 +53,11 @@ void client_lost(struct client *c, int error)
 static void handshake_advance(struct client *c)
 {
 	struct handshake *h = c->handshake;
-	struct wire_event e = h->opened((struct span){ h->answer, h->answer_len });
+	struct wire_event e;
 
+	if (h->answer_len == 0)
+		return;
+	e = h->opened((struct span){ h->answer, h->answer_len });
 	if (e.result == WIRE_BAD || (e.result == WIRE_MORE && h->answer_len > ANSWER_MAX)) {
 		if (e.result == WIRE_MORE)
 			e.payload = (struct span){ h->answer, h->answer_len };
