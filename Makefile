@@ -18,6 +18,8 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 SAN         ?=#             asan, tsan or cov; empty is the release build
 UNIT        ?= test_*#      which unit tests, a shell pattern
+SEEDS       ?= 1000#        how many seeds the simulation plays
+FIRST       ?= 1#           and from which one on
 INTEGRATION ?= test_*.py#   which integration tests, a shell pattern
 PREFIX      ?= /usr/local
 DESTDIR     ?=
@@ -112,7 +114,8 @@ C_SRCS   := $(sort $(shell find src tests bench -name '*.c' 2>/dev/null))
 C_FILES  := $(C_SRCS) $(sort $(shell find include src tests bench -name '*.h' 2>/dev/null))
 SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/run \
 	tests/lint/layers deploy/completion/broker.bash \
-	deploy/tune.sh deploy/trace/run deploy/deb/build deploy/test-deb deploy/chroot.sh)
+	deploy/tune.sh deploy/trace/run deploy/ec2/bench deploy/ec2/user-data \
+	deploy/deb/build deploy/test-deb deploy/chroot.sh)
 MAN1     := $(wildcard docs/man/*.1)
 MAN5     := $(wildcard docs/man/*.5)
 
@@ -241,6 +244,11 @@ integration: $(BROKER) $(LOAD) ## Run the integration tests (INTEGRATION=pattern
 	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
 		$(UNDER) /usr/bin/python3 -m pytest -q -p no:cacheprovider $(INTEG_SRCS)
 
+.PHONY: sim
+sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever failed
+	@echo "sim ($(VARIANT)): $(SEEDS) seeds from $(FIRST)"
+	$< --first $(FIRST) --seeds $(SEEDS) --regressions tests/sim/regressions
+
 # Goes on after a failure, so that one run shows all there is to mend.
 .PHONY: check
 check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
@@ -260,9 +268,11 @@ check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
 	step release-build       SAN= all
 	step release-unit        SAN= unit
 	step release-integration SAN= integration
+	step release-sim         SAN= sim
 	step asan-build          SAN=asan all
 	step asan-unit           SAN=asan unit
 	step asan-integration    SAN=asan integration
+	step asan-sim            SAN=asan SEEDS=300 sim
 	step tsan-build          SAN=tsan all
 	step tsan-unit           SAN=tsan UNIT='test_mailbox*' unit
 	step tsan-integration    SAN=tsan INTEGRATION='test_threads*.py' integration
@@ -344,6 +354,8 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	install -D -m 644 -t $(DESTDIR)$(sysctldir) deploy/sysctl.d/60-broker.conf
 	install -D -m 755 -t $(DESTDIR)$(datadir) deploy/tune.sh
 	install -D -m 755 -t $(DESTDIR)$(datadir)/trace deploy/trace/run deploy/trace/*.bt
+	install -D -m 755 -t $(DESTDIR)$(datadir)/ec2 deploy/ec2/bench
+	install -D -m 644 -t $(DESTDIR)$(datadir)/container deploy/container/seccomp.json
 	mkdir -p $(DESTDIR)$(unitdir)
 	sed -e 's|/usr/bin/broker|$(bindir)/broker|; s|/etc/broker|$(sysconfdir)/broker|' \
 		deploy/broker.service >$(DESTDIR)$(unitdir)/broker.service

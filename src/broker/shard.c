@@ -408,13 +408,16 @@ static void fan_out(struct shard *s)
 static bool flush(void *context)
 {
 	struct shard *s = context;
-	bool more = sockets_flush(&s->sockets), room = s->pressed > 0;
+	bool more = sockets_flush(&s->sockets), room;
 
 	more |= fetch_flush(s);
 	subscriptions_bound_bytes(s);
 	fan_out(s);
 	if (s->draining)
 		drain_on(s);
+	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */
+	room = s->relieved;
+	s->relieved = false;
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 		if (s->mail_for_n[lane] > 0)
