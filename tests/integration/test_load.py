@@ -96,7 +96,9 @@ def test_server_sent_events(start):
     common = ["--protocol", "sse", broker.address()]
     succeeds("--window", 16, "--topics", 3, "--subscribers", 4, "--publishers", 2, "--bytes", 200, *common)
     succeeds("--rate", 100, "--idle", 5, *common)
-    succeeds("--window", 2, "--bytes", "200K", *common)
+    result = succeeds("--window", 2, "--bytes", "200K", "--stats", broker.address(), *common)
+    assert result["messages_per_send"] > 0 and result["completions_per_turn"] > 0
+    assert 0 < result["enters_per_delivered"] < 10
 
 
 def test_seconds_are_written_to_a_file(start, tmp_path):
