@@ -130,6 +130,7 @@ def scenario_table(runs, scenario):
         good = [r for r in rounds.values() if "failed" not in r]
         per_s = [r["delivered_per_s"] for r in good if "delivered_per_s" in r]
         share = [r["messages_per_send"] for r in good if "messages_per_send" in r]
+        enters = [r["enters_per_delivered"] for r in good if "enters_per_delivered" in r]
         idle = [v for v in runs.values(name, contender, "idle_bytes_per_connection").values()]
         rows.append(
             f"| {contender} | {human(statistics.median(figures.values())) if figures else '-'}"
@@ -137,7 +138,7 @@ def scenario_table(runs, scenario):
             f" | {spread(ratios) if contender != own else '1'}"
             f" | {human(statistics.median(per_s)) if per_s else '-'}"
             f" | {milliseconds(runs, name, contender, 'p50_ns')} / {milliseconds(runs, name, contender, 'p99_ns')}"
-            f" | {f'{statistics.median(share):.1f}' if share else '-'}"
+            f" | {f'{statistics.median(share):.1f}, {statistics.median(enters):.2g}' if share else '-'}"
             f" | {f'{statistics.median(idle):.0f}' if idle else '-'} |"
             if figures
             else f"| {contender} | - | - | - | - | - | {f'{statistics.median(idle):.0f}' if idle else '-'} |"
@@ -147,8 +148,8 @@ def scenario_table(runs, scenario):
     return [
         f"### {name}: {scenario['what']}",
         "",
-        "| | delivered per CPU-s (range) | broker is x of it | delivered per s | p50 / p99, ms | messages per send"
-        " | idle bytes |",
+        "| | delivered per CPU-s (range) | broker is x of it | delivered per s | p50 / p99, ms | messages per send,"
+        " system calls per delivery | idle bytes |",
         "|---|---|---|---|---|---|---|",
         *rows,
         "",

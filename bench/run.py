@@ -83,6 +83,11 @@ def process_ticks(pid):
     return int(fields[11]) + int(fields[12])
 
 
+def reactors_of(contender):
+    match = re.fullmatch(r"broker-(\d+)", contender)
+    return int(match.group(1)) if match else 1
+
+
 class Server:
     """A contender's process, fresh for each run."""
 
@@ -90,11 +95,11 @@ class Server:
         self.name, self.port = name, port
         self.log_path = directory / f"{name}-{port}.log"
         if name.startswith("broker"):
-            reactors = int(name.partition("-")[2] or 1)
+            reactors = reactors_of(name)
             config = directory / f"{name}.conf"
             config.write_text(
                 f"reactors = {reactors}\nstats_seconds = 1\ndrain_seconds = 2\n"
-                f'listen "main" {{\n\taddress = "127.0.0.1:{port}"\n\tprotocols = {{ "line" }}\n}}\n'
+                f'listen "main" {{\n\taddress = "127.0.0.1:{port}"\n\tprotocols = {{ "line", "http" }}\n}}\n'
             )
             command = [BUILD / "broker", "-c", config]
         else:
@@ -247,8 +252,7 @@ class Bench:
         if contender == "limit":
             result, cpu_s = self.limit(scenario, coalesce)
         else:
-            reactors = int(contender.partition("-")[2]) if re.fullmatch(r"broker-\d+", contender) else 1
-            server_cpus, load_cpus = self.cpus(reactors)
+            server_cpus, load_cpus = self.cpus(reactors_of(contender))
             server = Server(contender, self.next_port(), self.directory, self.prefix, server_cpus)
             try:
                 at_rest = resident_bytes(server.pid)
@@ -414,7 +418,7 @@ def choose(options, missing):
             continue
         contenders = [c for c in scenario["contenders"] if available(c, missing)]
         if options.quick:
-            contenders = [c for c in contenders if c in QUICK_CONTENDERS or c.startswith("broker-")]
+            contenders = [c for c in contenders if c in QUICK_CONTENDERS or reactors_of(c) > 1 or c == "broker-1"]
         if options.contenders:
             contenders = [c for c in contenders if c in options.contenders.split(",")]
         chosen.append({**scenario, "contenders": contenders})

@@ -1,9 +1,14 @@
-"""What is measured, with whom, and what is to be reached."""
+"""What is measured, with whom, and what is to be reached.
 
-PEERS = ["epoll", "redis", "nats", "tokio", "tokio-nodelay", "mosquitto", "nchan"]
+A contender broker-N is the broker with N reactors; broker-sse is the broker as clients of server-sent events see it,
+which is what nchan is to be compared with.
+"""
+
+PEERS = ["broker-sse", "epoll", "redis", "nats", "tokio", "tokio-nodelay", "mosquitto", "nchan"]
 
 CONTENDERS = {
     "broker": {"protocol": "line"},
+    "broker-sse": {"protocol": "sse"},
     "epoll": {"protocol": "line"},
     "redis": {"protocol": "resp"},
     "nats": {"protocol": "nats"},

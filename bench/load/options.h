@@ -11,10 +11,14 @@
 
 struct wire;
 
+struct address {
+	struct sockaddr_storage storage;
+	socklen_t len; /* 0: none */
+};
+
 struct options {
 	const char *endpoint; /* as it was given */
-	struct sockaddr_storage address;
-	socklen_t address_len;
+	struct address address;
 	const struct wire *wire;
 
 	unsigned topics, subscribers, publishers; /* the latter two for each topic */
@@ -31,7 +35,8 @@ struct options {
 	double churn_per_s;     /* connections */
 	unsigned stall_percent; /* of each topic's subscribers */
 
-	pid_t pid; /* the broker's; 0: not known */
+	pid_t pid;            /* the broker's; 0: not known */
+	struct address stats; /* where the broker answers requests for its own counters */
 	bool json, quiet;
 	const char *jsonl_path; /* NULL: none */
 };

@@ -286,6 +286,8 @@ static void sample(struct run *run, struct result *r, unsigned when)
 	if (run->options->pid != 0)
 		process_sample(&r->broker[when], run->options->pid);
 	machine_sample(&r->machine[when]);
+	if (run->options->stats.len > 0)
+		counters_read(&r->counters[when], &run->options->stats);
 }
 
 static void measure(struct run *run, struct result *r, struct live *l)
@@ -408,6 +410,10 @@ int run_main(const struct options *o)
 	start(&run, result, live);
 	if (o->pid != 0 && !result->broker[1].valid && run.error[0] == 0)
 		run_fail(&run, "--pid %d: no such process at the end of the run", (int)o->pid);
+	if (o->stats.len > 0 && !(result->counters[0].valid && result->counters[1].valid) &&
+	    run.error[0] == 0)
+		run_fail(&run, "--stats: no /metrics are to be had there; has the listener http "
+			       "among its protocols?");
 	if (o->json)
 		report_json(stdout, &run, result);
 	else if (result->elapsed_ns > 0)

@@ -89,6 +89,16 @@ def test_unix_socket(start, tmp_path):
     succeeds("--window", 8, f"unix:{path}")
 
 
+def test_server_sent_events(start):
+    broker = start(listen={"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}, topics=PATIENT)
+    common = ["--protocol", "sse", broker.address()]
+    succeeds("--window", 16, "--topics", 3, "--subscribers", 4, "--publishers", 2, "--bytes", 200, *common)
+    succeeds("--rate", 100, "--idle", 5, *common)
+    result = succeeds("--window", 2, "--bytes", "200K", "--stats", broker.address(), *common)
+    assert result["messages_per_send"] > 0 and result["completions_per_turn"] > 0
+    assert 0 < result["enters_per_delivered"] < 10
+
+
 def test_seconds_are_written_to_a_file(start, tmp_path):
     broker = start()
     lines = tmp_path / "seconds.jsonl"
