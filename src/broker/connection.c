@@ -573,6 +573,16 @@ void connections_farewell(struct shard *s)
 	each_connection(s, say_farewell);
 }
 
+static void cut_off(struct connection *c)
+{
+	connection_close(c, c->reason);
+}
+
+void connections_cut_off(struct shard *s)
+{
+	each_connection(s, cut_off);
+}
+
 static void end_now(struct connection *c)
 {
 	if (c->subscription != NULL)
