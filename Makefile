@@ -21,6 +21,7 @@ UNIT        ?= test_*#      which unit tests, a shell pattern
 SEEDS       ?= 1000#        how many seeds the simulation plays
 FIRST       ?= 1#           and from which one on
 INTEGRATION ?= test_*.py#   which integration tests, a shell pattern
+TEST_JOBS   ?= 4#             integration tests at a time; most of them wait most of the time
 PREFIX      ?= /usr/local
 DESTDIR     ?=
 sysconfdir  ?= $(PREFIX)/etc
@@ -114,7 +115,8 @@ C_SRCS   := $(sort $(shell find src tests bench -name '*.c' 2>/dev/null))
 C_FILES  := $(C_SRCS) $(sort $(shell find include src tests bench -name '*.h' 2>/dev/null))
 SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/run \
 	tests/lint/layers deploy/completion/broker.bash \
-	deploy/tune.sh deploy/trace/run deploy/deb/build deploy/test-deb deploy/chroot.sh)
+	deploy/tune.sh deploy/trace/run deploy/ec2/bench deploy/ec2/user-data \
+	deploy/deb/build deploy/test-deb deploy/chroot.sh)
 MAN1     := $(wildcard docs/man/*.1)
 MAN5     := $(wildcard docs/man/*.5)
 
@@ -241,7 +243,7 @@ integration: $(BROKER) $(LOAD) ## Run the integration tests (INTEGRATION=pattern
 		exit 1
 	fi
 	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
-		$(UNDER) /usr/bin/python3 -m pytest -q -p no:cacheprovider $(INTEG_SRCS)
+		$(UNDER) /usr/bin/python3 -m pytest -q -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
 
 .PHONY: sim
 sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever failed
@@ -353,6 +355,8 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	install -D -m 644 -t $(DESTDIR)$(sysctldir) deploy/sysctl.d/60-broker.conf
 	install -D -m 755 -t $(DESTDIR)$(datadir) deploy/tune.sh
 	install -D -m 755 -t $(DESTDIR)$(datadir)/trace deploy/trace/run deploy/trace/*.bt
+	install -D -m 755 -t $(DESTDIR)$(datadir)/ec2 deploy/ec2/bench
+	install -D -m 644 -t $(DESTDIR)$(datadir)/container deploy/container/seccomp.json
 	mkdir -p $(DESTDIR)$(unitdir)
 	sed -e 's|/usr/bin/broker|$(bindir)/broker|; s|/etc/broker|$(sysconfdir)/broker|' \
 		deploy/broker.service >$(DESTDIR)$(unitdir)/broker.service
