@@ -232,6 +232,12 @@ static size_t goodbye_in_parts(const struct line_decoder *d, struct span in)
 	return goodbye(line, n) == n ? take : 0;
 }
 
+/* Whether the line that is partly there may become a goodbye, which no limit concerns. */
+static bool begins_goodbye(const struct line_decoder *d)
+{
+	return d->part <= sizeof(d->begun) && memcmp(d->begun, "BYE\r", d->part) == 0;
+}
+
 static void publishing(struct line_decoder *d, struct span in, const struct line_limits *limits,
 		       struct line_event *e, size_t *used)
 {
@@ -269,7 +275,7 @@ static void publishing(struct line_decoder *d, struct span in, const struct line
 	}
 	d->inner_cr |= s.tail_cr;
 	remember_part(d, in);
-	if (d->part - (d->cr ? 1 : 0) > limits->message_bytes)
+	if (d->part - (d->cr ? 1 : 0) > limits->message_bytes && !begins_goodbye(d))
 		goto too_long;
 	*e = (struct line_event){ .kind = LINE_PART, .bytes = in };
 	*used = in.len;
