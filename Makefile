@@ -19,6 +19,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 SAN         ?=#             asan, tsan or cov; empty is the release build
 UNIT        ?= test_*#      which unit tests, a shell pattern
 SEEDS       ?= 1000#        how many seeds the simulation plays
+T           ?= 60#          seconds that each fuzz target runs
 FIRST       ?= 1#           and from which one on
 INTEGRATION ?= test_*.py#   which integration tests, a shell pattern
 TEST_JOBS   ?= 4#             integration tests at a time; most of them wait most of the time
@@ -55,6 +56,11 @@ SANITIZE := -fsanitize=thread
 else ifeq ($(VARIANT),cov)
 OPTIMIZE := -O0 -DWITH_COVERAGE
 SANITIZE := --coverage
+else ifeq ($(VARIANT),fuzz)
+# Only clang has libFuzzer.
+CC       := clang
+OPTIMIZE := -O1 -fno-omit-frame-pointer
+SANITIZE := -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
 else
 $(error SAN=$(SAN): want asan, tsan or cov, or nothing for the release build)
 endif
@@ -100,6 +106,7 @@ LDFLAGS_ALL  := -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANITIZE) -pthread $(
 ROOMS      := base engine topic protocol broker admin
 LIB_SRCS   := $(sort $(wildcard $(ROOMS:%=src/%/*.c)))
 LOAD_SRCS  := $(sort $(wildcard bench/load/*.c))
+FUZZ_SRCS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 SIM_SRCS   := $(sort $(wildcard tests/sim/*.c))
 UNIT_SRCS  := $(sort $(wildcard tests/unit/$(strip $(UNIT)).c))
 INTEG_SRCS := $(sort $(wildcard tests/integration/$(strip $(INTEGRATION))))
@@ -180,6 +187,10 @@ $(BUILD)/limit: $(call object,bench/limit/limit.c)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
 
+$(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(LIB)
+	@echo "  LD    $@"
+	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(PKG_LIBS)
+
 $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
 	mkdir -p $(@D)
@@ -188,7 +199,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 # Objects are kept when a pattern rule chain made them.
 .SECONDARY:
 
--include $(patsubst %.o,%.d,$(call object,src/main.c $(LIB_SRCS) $(LOAD_SRCS) $(UNIT_SRCS) $(SIM_SRCS)))
+-include $(patsubst %.o,%.d,$(call object,src/main.c $(LIB_SRCS) $(LOAD_SRCS) $(UNIT_SRCS) $(SIM_SRCS) $(FUZZ_SRCS)))
 
 .PHONY: run
 run: all ## Build and start the broker on config/broker.conf
@@ -249,6 +260,27 @@ integration: $(BROKER) $(LOAD) ## Run the integration tests (INTEGRATION=pattern
 sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever failed
 	@echo "sim ($(VARIANT)): $(SEEDS) seeds from $(FIRST)"
 	$< --first $(FIRST) --seeds $(SEEDS) --regressions tests/sim/regressions
+
+# What a run finds new stays in build/fuzz; an input that fails belongs into the corpus.
+.PHONY: fuzz fuzz-run
+fuzz: ## Fuzz every parser for T=60 seconds each (clang)
+	@$(MAKE) SAN=fuzz fuzz-run
+
+fuzz-run: $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/%)
+	@for f in $^; do
+		name=$${f##*/fuzz_}
+		mkdir -p $(BUILD)/corpus/$$name
+		if ! $$f -max_total_time=$(T) -max_len=2048 -timeout=10 -print_final_stats=1 \
+			-verbosity=0 -artifact_prefix=$(BUILD)/$$name- $(BUILD)/corpus/$$name \
+			tests/fuzz/corpus/$$name >$(BUILD)/$$name.log 2>&1; then
+			tail -n 60 $(BUILD)/$$name.log
+			echo "fuzz $$name: FAILED"
+			exit 1
+		fi
+		awk -v name=$$name '/number_of_executed/ { print "fuzz " name ": " $$2 " inputs" }' \
+			$(BUILD)/$$name.log
+	done
+	echo "fuzz: $(words $(FUZZ_SRCS)) targets, $(T) s each, no failure"
 
 # Goes on after a failure, so that one run shows all there is to mend.
 .PHONY: check
