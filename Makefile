@@ -21,6 +21,7 @@ UNIT        ?= test_*#      which unit tests, a shell pattern
 SEEDS       ?= 1000#        how many seeds the simulation plays
 FIRST       ?= 1#           and from which one on
 INTEGRATION ?= test_*.py#   which integration tests, a shell pattern
+TEST_JOBS   ?= 4#             integration tests at a time; most of them wait most of the time
 PREFIX      ?= /usr/local
 DESTDIR     ?=
 sysconfdir  ?= $(PREFIX)/etc
@@ -242,7 +243,7 @@ integration: $(BROKER) $(LOAD) ## Run the integration tests (INTEGRATION=pattern
 		exit 1
 	fi
 	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
-		$(UNDER) /usr/bin/python3 -m pytest -q -p no:cacheprovider $(INTEG_SRCS)
+		$(UNDER) /usr/bin/python3 -m pytest -q -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
 
 .PHONY: sim
 sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever failed

@@ -134,6 +134,7 @@ struct shard {
 	uint64_t accept_waiting; /* bit per listener (modulo 64): not armed for want of file
 				    descriptors */
 	bool draining;
+	bool cut_off;          /* drain_seconds are over */
 	bool marked[LANES];    /* said in every lane that nothing more will come */
 	unsigned marks[LANES]; /* heard */
 	struct stats *stats;   /* admin/stats.c */

@@ -220,18 +220,26 @@ static void drain_on(struct shard *s)
 		s->marks[LANE_FREE]++;
 		connections_farewell(s);
 	}
-	if (s->marks[LANE_FREE] > all && s->connections_n == 0)
+	if ((s->marks[LANE_FREE] > all || s->cut_off) && s->connections_n == 0)
 		reactor_stop(&s->reactor);
 }
 
+/* First everybody is closed, in order, so that the kernel holds nothing of anybody; should that
+ * hang, it is the end all the same. */
 static void give_up(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 
-	(void)d;
+	if (s->cut_off) {
+		reactor_stop(&s->reactor);
+		return;
+	}
 	log_warn("reactor %u: %u connections have not ended in drain_seconds and are cut off",
 		 s->id, s->connections_n);
-	reactor_stop(&s->reactor);
+	s->cut_off = true;
+	connections_cut_off(s);
+	s->drain.after_ns = CLOSING_MS * NS_PER_MS;
+	reactor_deadline(&s->reactor, &s->drain, d);
 }
 
 static void configure(struct shard *s)
