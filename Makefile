@@ -18,7 +18,10 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 SAN         ?=#             asan, tsan or cov; empty is the release build
 UNIT        ?= test_*#      which unit tests, a shell pattern
+SEEDS       ?= 1000#        how many seeds the simulation plays
+FIRST       ?= 1#           and from which one on
 INTEGRATION ?= test_*.py#   which integration tests, a shell pattern
+TEST_JOBS   ?= 4#             integration tests at a time; most of them wait most of the time
 PREFIX      ?= /usr/local
 DESTDIR     ?=
 sysconfdir  ?= $(PREFIX)/etc
@@ -240,7 +243,12 @@ integration: $(BROKER) $(LOAD) ## Run the integration tests (INTEGRATION=pattern
 		exit 1
 	fi
 	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
-		$(UNDER) /usr/bin/python3 -m pytest -q -p no:cacheprovider $(INTEG_SRCS)
+		$(UNDER) /usr/bin/python3 -m pytest -q -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
+
+.PHONY: sim
+sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever failed
+	@echo "sim ($(VARIANT)): $(SEEDS) seeds from $(FIRST)"
+	$< --first $(FIRST) --seeds $(SEEDS) --regressions tests/sim/regressions
 
 # Goes on after a failure, so that one run shows all there is to mend.
 .PHONY: check
@@ -261,9 +269,11 @@ check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
 	step release-build       SAN= all
 	step release-unit        SAN= unit
 	step release-integration SAN= integration
+	step release-sim         SAN= sim
 	step asan-build          SAN=asan all
 	step asan-unit           SAN=asan unit
 	step asan-integration    SAN=asan integration
+	step asan-sim            SAN=asan SEEDS=300 sim
 	step tsan-build          SAN=tsan all
 	step tsan-unit           SAN=tsan UNIT='test_mailbox*' unit
 	step tsan-integration    SAN=tsan INTEGRATION='test_threads*.py' integration

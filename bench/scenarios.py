@@ -1,9 +1,14 @@
-"""What is measured, with whom, and what is to be reached."""
+"""What is measured, with whom, and what is to be reached.
 
-PEERS = ["epoll", "redis", "nats", "tokio", "tokio-nodelay", "mosquitto", "nchan"]
+A contender broker-N is the broker with N reactors; broker-sse is the broker as clients of server-sent events see it,
+which is what nchan is to be compared with.
+"""
+
+PEERS = ["broker-sse", "epoll", "redis", "nats", "tokio", "tokio-nodelay", "mosquitto", "nchan"]
 
 CONTENDERS = {
     "broker": {"protocol": "line"},
+    "broker-sse": {"protocol": "sse"},
     "epoll": {"protocol": "line"},
     "redis": {"protocol": "resp"},
     "nats": {"protocol": "nats"},
@@ -97,7 +102,7 @@ SCENARIOS = [
     ),
     scenario(
         "mixed", 10, 10, 128, rate=20,
-        what="10x10x1, 128 B, 20/s each, beside fan10k",
+        what="10x10x1, 128 B, 20/s each, beside fan10k (only these are counted, the CPU is for both)",
         contenders=["broker", "epoll", "redis"],
         beside=load(1, 10000, rate=20),
         targets=[{"metric": "p50_ns", "most": 1e6}, {"metric": "p99_ns", "most": 10e6}],

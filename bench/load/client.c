@@ -53,8 +53,11 @@ void client_lost(struct client *c, int error)
 static void handshake_advance(struct client *c)
 {
 	struct handshake *h = c->handshake;
-	struct wire_event e = h->opened((struct span){ h->answer, h->answer_len });
+	struct wire_event e;
 
+	if (h->answer_len == 0)
+		return;
+	e = h->opened((struct span){ h->answer, h->answer_len });
 	if (e.result == WIRE_BAD || (e.result == WIRE_MORE && h->answer_len > ANSWER_MAX)) {
 		if (e.result == WIRE_MORE)
 			e.payload = (struct span){ h->answer, h->answer_len };
@@ -107,19 +110,19 @@ static void handshake_received(struct client *c, const char *data, size_t len, i
 
 static int dial(const struct options *o)
 {
-	int one = 1, fd = socket(o->address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int one = 1, fd = socket(o->address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	int err;
 
 	if (fd < 0)
 		return -errno;
-	while (connect(fd, (const struct sockaddr *)&o->address, o->address_len) != 0) {
+	while (connect(fd, (const struct sockaddr *)&o->address.storage, o->address.len) != 0) {
 		if (errno == EINTR)
 			continue;
 		err = -errno;
 		close(fd);
 		return err;
 	}
-	if (o->address.ss_family != AF_UNIX)
+	if (o->address.storage.ss_family != AF_UNIX)
 		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	return fd;
 }

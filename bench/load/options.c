@@ -30,6 +30,8 @@ static const char usage[] =
 	"  --rate N             messages per second of each publisher, sent when they are due "
 	"whether\n"
 	"                       or not the broker keeps up (20)\n"
+	"  --together           all publishers at the same moments (spread evenly over the "
+	"period)\n"
 	"  --window N           instead of a rate: as fast as it goes, at most N messages of a\n"
 	"                       publisher out before all its subscribers have them\n"
 	"  --duration SECONDS   measured (10)\n"
@@ -41,14 +43,17 @@ static const char usage[] =
 	"\n"
 	"Connections:\n"
 	"  --host HOST, --port PORT   instead of ENDPOINT\n"
-	"  --protocol NAME      line, resp (Redis), nats or sse (HTTP and server-sent events) "
-	"(line)\n"
+	"  --protocol NAME      line, sse (HTTP and server-sent events), resp (Redis), nats or\n"
+	"                       mqtt (line)\n"
 	"  --threads N          reactors of the generator's own (1)\n"
 	"  --spin               never sleep: more exact times, a core's worth of CPU\n"
 	"\n"
 	"Report:\n"
 	"  --pid PID            the broker's, if it runs here: its CPU time, memory and context\n"
 	"                       switches\n"
+	"  --stats ENDPOINT     where the broker speaks HTTP: its own counters of system calls "
+	"and\n"
+	"                       sends\n"
 	"  --json               one JSON object on standard output instead of the table\n"
 	"  --jsonl FILE         a line of JSON for every second (- is standard output)\n"
 	"  --quiet              no progress on the terminal\n"
@@ -117,7 +122,7 @@ static uint64_t seconds(const char *option, const char *text, double least)
 	return (uint64_t)(number(option, text, least, 86400) * (double)NS_PER_S);
 }
 
-static void resolve(struct options *o, const char *host, const char *port)
+static void resolve(struct address *a, const char *host, const char *port)
 {
 	const struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICSERV };
 	struct addrinfo *found;
@@ -125,13 +130,14 @@ static void resolve(struct options *o, const char *host, const char *port)
 
 	if (err != 0)
 		complain("%s:%s: %s", host, port, gai_strerror(err));
-	memcpy(&o->address, found->ai_addr, found->ai_addrlen);
-	o->address_len = found->ai_addrlen;
+	memcpy(&a->storage, found->ai_addr, found->ai_addrlen);
+	a->len = found->ai_addrlen;
 	freeaddrinfo(found);
 }
 
-static void resolve_endpoint(struct options *o, const char *endpoint)
+static void resolve_endpoint(struct address *a, const char *text)
 {
+	const char *endpoint = text;
 	const char *colon = strrchr(endpoint, ':'), *end = colon;
 	char host[256];
 
@@ -141,8 +147,8 @@ static void resolve_endpoint(struct options *o, const char *endpoint)
 		if (strlen(endpoint + 5) >= sizeof(un.sun_path))
 			complain("%s: the path is too long for a socket", endpoint);
 		strcpy(un.sun_path, endpoint + 5);
-		memcpy(&o->address, &un, sizeof(un));
-		o->address_len = sizeof(un);
+		memcpy(&a->storage, &un, sizeof(un));
+		a->len = sizeof(un);
 		return;
 	}
 	if (colon == NULL)
@@ -152,10 +158,10 @@ static void resolve_endpoint(struct options *o, const char *endpoint)
 		end--;
 	}
 	if (end <= endpoint || (size_t)(end - endpoint) >= sizeof(host))
-		complain("%s: want HOST:PORT, [IPV6]:PORT or unix:PATH", o->endpoint);
+		complain("%s: want HOST:PORT, [IPV6]:PORT or unix:PATH", text);
 	memcpy(host, endpoint, (size_t)(end - endpoint));
 	host[end - endpoint] = 0;
-	resolve(o, host, colon + 1);
+	resolve(a, host, colon + 1);
 }
 
 static void check(struct options *o, bool rate_given)
@@ -185,6 +191,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		OPT_BYTES,
 		OPT_RATE,
 		OPT_WINDOW,
+		OPT_TOGETHER,
 		OPT_DURATION,
 		OPT_WARMUP,
 		OPT_DRAIN,
@@ -197,6 +204,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		OPT_THREADS,
 		OPT_SPIN,
 		OPT_PID,
+		OPT_STATS,
 		OPT_JSON,
 		OPT_JSONL,
 		OPT_QUIET,
@@ -208,6 +216,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		{ "publishers", required_argument, NULL, OPT_PUBLISHERS },
 		{ "bytes", required_argument, NULL, OPT_BYTES },
 		{ "rate", required_argument, NULL, OPT_RATE },
+		{ "together", no_argument, NULL, OPT_TOGETHER },
 		{ "window", required_argument, NULL, OPT_WINDOW },
 		{ "duration", required_argument, NULL, OPT_DURATION },
 		{ "warmup", required_argument, NULL, OPT_WARMUP },
@@ -221,6 +230,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		{ "threads", required_argument, NULL, OPT_THREADS },
 		{ "spin", no_argument, NULL, OPT_SPIN },
 		{ "pid", required_argument, NULL, OPT_PID },
+		{ "stats", required_argument, NULL, OPT_STATS },
 		{ "json", no_argument, NULL, OPT_JSON },
 		{ "jsonl", required_argument, NULL, OPT_JSONL },
 		{ "quiet", no_argument, NULL, OPT_QUIET },
@@ -260,6 +270,9 @@ void options_parse(struct options *o, int argc, char **argv)
 		case OPT_RATE:
 			o->rate_per_s = number("rate", optarg, 0.001, 1e6);
 			rate_given = true;
+			break;
+		case OPT_TOGETHER:
+			o->together = true;
 			break;
 		case OPT_WINDOW:
 			o->window = whole("window", optarg, 1, 1 << 20);
@@ -308,6 +321,9 @@ void options_parse(struct options *o, int argc, char **argv)
 		case OPT_PID:
 			o->pid = (pid_t)whole("pid", optarg, 1, 1 << 22);
 			break;
+		case OPT_STATS:
+			resolve_endpoint(&o->stats, optarg);
+			break;
 		case OPT_JSON:
 			o->json = true;
 			break;
@@ -335,12 +351,12 @@ void options_parse(struct options *o, int argc, char **argv)
 	check(o, rate_given);
 	if (optind < argc) {
 		o->endpoint = argv[optind];
-		resolve_endpoint(o, o->endpoint);
+		resolve_endpoint(&o->address, o->endpoint);
 	} else {
 		host = host != NULL ? host : "127.0.0.1";
 		port = port != NULL ? port : "8080";
 		snprintf(text, sizeof(text), strchr(host, ':') ? "[%s]:%s" : "%s:%s", host, port);
 		o->endpoint = text;
-		resolve(o, host, port);
+		resolve(&o->address, host, port);
 	}
 }

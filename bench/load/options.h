@@ -11,16 +11,21 @@
 
 struct wire;
 
+struct address {
+	struct sockaddr_storage storage;
+	socklen_t len; /* 0: none */
+};
+
 struct options {
 	const char *endpoint; /* as it was given */
-	struct sockaddr_storage address;
-	socklen_t address_len;
+	struct address address;
 	const struct wire *wire;
 
 	unsigned topics, subscribers, publishers; /* the latter two for each topic */
 	size_t message_bytes;
 	double rate_per_s; /* of each publisher; 0: as many as the window lets go */
 	unsigned window;   /* messages of a publisher; 0: paced by rate */
+	bool together;     /* all publishers send at the same moments */
 	uint64_t duration_ns, warmup_ns;
 	uint64_t drain_ns; /* for the last messages to arrive */
 	unsigned threads;
@@ -30,7 +35,8 @@ struct options {
 	double churn_per_s;     /* connections */
 	unsigned stall_percent; /* of each topic's subscribers */
 
-	pid_t pid; /* the broker's; 0: not known */
+	pid_t pid;            /* the broker's; 0: not known */
+	struct address stats; /* where the broker answers requests for its own counters */
 	bool json, quiet;
 	const char *jsonl_path; /* NULL: none */
 };

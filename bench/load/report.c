@@ -108,6 +108,23 @@ static void broker_rows(FILE *out, const struct result *r)
 	    (double)b[1].peak_bytes / 1048576);
 }
 
+static double counted(const struct result *r, double from, double to, double of)
+{
+	return r->counters[0].valid && r->counters[1].valid ? per(to - from, of) : 0;
+}
+
+static void counters_row(FILE *out, const struct result *r)
+{
+	const struct counters *c = r->counters;
+	double delivered = c[1].delivered - c[0].delivered;
+
+	row(out, "broker's own counters",
+	    "%.3g messages per send, %.3g completions per turn, %.3g system calls per delivery",
+	    counted(r, c[0].delivered, c[1].delivered, c[1].sends - c[0].sends),
+	    counted(r, c[0].completions, c[1].completions, c[1].turns - c[0].turns),
+	    counted(r, c[0].enters, c[1].enters, delivered));
+}
+
 void report_table(FILE *out, const struct run *run, const struct result *r)
 {
 	const struct options *o = run->options;
@@ -133,6 +150,8 @@ void report_table(FILE *out, const struct run *run, const struct result *r)
 	latency_row(out, "  slowest of a message", &r->slowest);
 	if (r->broker[0].valid && r->broker[1].valid)
 		broker_rows(out, r);
+	if (r->counters[1].valid)
+		counters_row(out, r);
 	row(out, "generator CPU", "%.3f s, %.0f ns per delivery", cpu_seconds(r->load),
 	    per(cpu_seconds(r->load) * 1e9, delivered));
 	if (o->idle > 0 && r->idle[1].valid)
@@ -213,10 +232,10 @@ void report_json(FILE *out, const struct run *run, const struct result *r)
 	fprintf(out,
 		",\"topics\":%u,\"subscribers\":%u,\"publishers\":%u,\"bytes\":%zu"
 		",\"rate_per_s\":%g,\"window\":%u,\"duration_s\":%g,\"warmup_s\":%g,\"threads\":%u"
-		",\"idle\":%u,\"churn_per_s\":%g,\"stall_percent\":%u",
+		",\"together\":%s,\"idle\":%u,\"churn_per_s\":%g,\"stall_percent\":%u",
 		o->topics, o->subscribers, o->publishers, o->message_bytes, o->rate_per_s,
-		o->window, seconds(o->duration_ns), seconds(o->warmup_ns), o->threads, o->idle,
-		o->churn_per_s, o->stall_percent);
+		o->window, seconds(o->duration_ns), seconds(o->warmup_ns), o->threads,
+		o->together ? "true" : "false", o->idle, o->churn_per_s, o->stall_percent);
 	fprintf(out,
 		",\"elapsed_s\":%.6f,\"delivered\":%" PRIu64 ",\"published\":%" PRIu64
 		",\"checked\":%" PRIu64 ",\"delivered_per_s\":%.1f,\"published_per_s\":%.1f",
@@ -226,6 +245,16 @@ void report_json(FILE *out, const struct run *run, const struct result *r)
 	json_latency(out, "slowest_ns", &r->slowest);
 	if (r->broker[0].valid && r->broker[1].valid)
 		json_broker(out, r);
+	if (r->counters[0].valid && r->counters[1].valid) {
+		const struct counters *c = r->counters;
+
+		fprintf(out,
+			",\"messages_per_send\":%.3f,\"completions_per_turn\":%.3f"
+			",\"enters_per_delivered\":%.6f",
+			counted(r, c[0].delivered, c[1].delivered, c[1].sends - c[0].sends),
+			counted(r, c[0].completions, c[1].completions, c[1].turns - c[0].turns),
+			counted(r, c[0].enters, c[1].enters, c[1].delivered - c[0].delivered));
+	}
 	fprintf(out, ",\"load_cpu_s\":%.6f,\"load_cpu_ns_per_delivered\":%.2f", cpu_s,
 		per(cpu_s * 1e9, delivered));
 	if (r->idle[1].valid)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 
 #include "base/histogram.h"
+#include "load/counters.h"
 #include "load/run.h"
 #include "load/sample.h"
 
@@ -17,6 +18,7 @@ struct result {
 	struct histogram latency, slowest;
 	struct process_sample broker[2], load[2];
 	struct machine_sample machine[2];
+	struct counters counters[2];
 	/* Of the broker: before and after the idle subscribers came. */
 	struct process_sample idle[2];
 	unsigned stalled,

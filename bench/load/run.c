@@ -187,15 +187,17 @@ static void sleep_until(uint64_t at_ns)
 	(void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL);
 }
 
-/* All messages of all flows would be due at once if they began together. */
+/* Publishers are spread evenly over their period, as those who know nothing of each other are. */
 static void set_times(struct run *run)
 {
 	run->start_ns = clock_now_ns() + START_MS * NS_PER_MS;
 	run->measure_ns = run->start_ns + run->options->warmup_ns;
 	atomic_store(&run->end_ns, run->measure_ns + run->options->duration_ns);
-	for (uint32_t i = 0; i < run->flows_n; i++)
-		run->flows[i].first_ns =
-			run->start_ns + (uint64_t)(run->flows[i].period_ns * i / run->flows_n);
+	for (uint32_t i = 0; i < run->flows_n; i++) {
+		double part = run->options->together ? 0 : (double)i / run->flows_n;
+
+		run->flows[i].first_ns = run->start_ns + (uint64_t)(run->flows[i].period_ns * part);
+	}
 }
 
 struct totals {
@@ -284,6 +286,8 @@ static void sample(struct run *run, struct result *r, unsigned when)
 	if (run->options->pid != 0)
 		process_sample(&r->broker[when], run->options->pid);
 	machine_sample(&r->machine[when]);
+	if (run->options->stats.len > 0)
+		counters_read(&r->counters[when], &run->options->stats);
 }
 
 static void measure(struct run *run, struct result *r, struct live *l)
@@ -406,6 +410,10 @@ int run_main(const struct options *o)
 	start(&run, result, live);
 	if (o->pid != 0 && !result->broker[1].valid && run.error[0] == 0)
 		run_fail(&run, "--pid %d: no such process at the end of the run", (int)o->pid);
+	if (o->stats.len > 0 && !(result->counters[0].valid && result->counters[1].valid) &&
+	    run.error[0] == 0)
+		run_fail(&run, "--stats: no /metrics are to be had there; has the listener http "
+			       "among its protocols?");
 	if (o->json)
 		report_json(stdout, &run, result);
 	else if (result->elapsed_ns > 0)

@@ -52,7 +52,7 @@ static bool header(struct span head, const char *name, struct span *value)
 static struct wire_event head(struct span in)
 {
 	struct wire_event e = { .result = WIRE_MESSAGE };
-	const char *end = memmem(in.data, in.len, "\r\n\r\n", 4);
+	const char *end = in.len > 0 ? memmem(in.data, in.len, "\r\n\r\n", 4) : NULL;
 	struct span line;
 	size_t used;
 

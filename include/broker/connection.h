@@ -86,6 +86,8 @@ void connections_resume(struct shard *shard);
 /* The shard drains: no more input from anybody; subscribers stay until connections_farewell. */
 void connections_stop_publishers(struct shard *shard);
 void connections_farewell(struct shard *shard);
+/* The time for draining is over. */
+void connections_cut_off(struct shard *shard);
 
 static inline struct connection *connection_of(struct socket *socket)
 {

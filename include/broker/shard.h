@@ -103,6 +103,7 @@ struct shard {
 	struct list active;   /* streams that hold chunks */
 	struct list appended; /* streams that something was appended to in this turn */
 	uint32_t pressed; /* streams that fan-out does not keep up with: then less is taken in */
+	bool relieved;    /* there are fewer of them than at the last look */
 
 	struct pool connection_pool, subscription_pool;
 	struct list connections;
@@ -133,6 +134,7 @@ struct shard {
 	uint64_t accept_waiting; /* bit per listener (modulo 64): not armed for want of file
 				    descriptors */
 	bool draining;
+	bool cut_off;          /* drain_seconds are over */
 	bool marked[LANES];    /* said in every lane that nothing more will come */
 	unsigned marks[LANES]; /* heard */
 	struct stats *stats;   /* admin/stats.c */

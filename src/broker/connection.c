@@ -199,6 +199,7 @@ void connection_finish(struct connection *c, const char *farewell)
 		become(c, CONNECTION_FINISHING);
 		PROBE(finish, c->shard->id, c->socket.fd, farewell);
 		deadline_stop(&c->deadline);
+		list_remove(&c->waiting);
 		c->farewell = farewell;
 		if (c->subscription == NULL && !c->awaiting && !http_session_sending(c))
 			connection_limit_closing(c);
@@ -248,6 +249,7 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	PROBE(close, c->shard->id, c->socket.fd, drop_reason_names[reason]);
 	c->reason = reason;
 	deadline_stop(&c->deadline);
+	list_remove(&c->waiting);
 	end_publisher(c, false);
 	if (c->subscription != NULL) {
 		subscription_leave(c->subscription);
@@ -517,10 +519,13 @@ void connections_resume(struct shard *s)
 	while ((l = list_take(&waiting)) != NULL) {
 		struct connection *c = LIST_ENTRY(l, struct connection, waiting);
 
-		if (shard_congested(s, c->publisher->home))
+		if (shard_congested(s, c->publisher != NULL ? c->publisher->home : c->http->home)) {
 			list_append(&s->paused, &c->waiting);
-		else
-			socket_receive(&s->sockets, &c->socket);
+			continue;
+		}
+		socket_receive(&s->sockets, &c->socket);
+		if (c->http != NULL)
+			http_session_resume(c);
 	}
 }
 
@@ -566,6 +571,16 @@ void connections_stop_publishers(struct shard *s)
 void connections_farewell(struct shard *s)
 {
 	each_connection(s, say_farewell);
+}
+
+static void cut_off(struct connection *c)
+{
+	connection_close(c, c->reason);
+}
+
+void connections_cut_off(struct shard *s)
+{
+	each_connection(s, cut_off);
 }
 
 static void end_now(struct connection *c)

@@ -470,7 +470,15 @@ static void publish(struct connection *c)
 	b->slot = c->socket.slot;
 	b->generation = socket_generation(&s->sockets, &c->socket);
 	(void)http_wait(c);
+	http->home = shard_home(s, b->hash);
 	shard_publish(s, block_trim(b));
+	if (c->state != CONNECTION_OPEN || !shard_congested(s, http->home) ||
+	    !list_empty(&c->waiting))
+		return;
+	/* Its next requests wait, and TCP makes the client wait. */
+	s->counters.pauses++;
+	socket_pause(&s->sockets, &c->socket);
+	list_append(&s->paused, &c->waiting);
 }
 
 static void handle(struct connection *c, const struct http_event *e)
@@ -509,7 +517,7 @@ static bool ready(const struct connection *c)
 	const struct http_session *http = c->http;
 
 	return c->state == CONNECTION_OPEN && http->state <= HTTP_RECEIVING &&
-	       http->sending == NULL && c->reply_len < REPLY_BYTES_MAX;
+	       http->sending == NULL && c->reply_len < REPLY_BYTES_MAX && list_empty(&c->waiting);
 }
 
 /* Sees to it that silence has an end where it should, and to how much may come. */
@@ -521,7 +529,7 @@ static void settle(struct connection *c)
 
 	if (kept > INPUT_BYTES_MAX)
 		socket_pause(&s->sockets, &c->socket);
-	else if (c->socket.paused)
+	else if (c->socket.paused && list_empty(&c->waiting))
 		socket_receive(&s->sockets, &c->socket);
 	if (http->state == HTTP_RECEIVING) {
 		http->timing = true;

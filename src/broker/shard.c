@@ -220,18 +220,26 @@ static void drain_on(struct shard *s)
 		s->marks[LANE_FREE]++;
 		connections_farewell(s);
 	}
-	if (s->marks[LANE_FREE] > all && s->connections_n == 0)
+	if ((s->marks[LANE_FREE] > all || s->cut_off) && s->connections_n == 0)
 		reactor_stop(&s->reactor);
 }
 
+/* First everybody is closed, in order, so that the kernel holds nothing of anybody; should that
+ * hang, it is the end all the same. */
 static void give_up(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 
-	(void)d;
+	if (s->cut_off) {
+		reactor_stop(&s->reactor);
+		return;
+	}
 	log_warn("reactor %u: %u connections have not ended in drain_seconds and are cut off",
 		 s->id, s->connections_n);
-	reactor_stop(&s->reactor);
+	s->cut_off = true;
+	connections_cut_off(s);
+	s->drain.after_ns = CLOSING_MS * NS_PER_MS;
+	reactor_deadline(&s->reactor, &s->drain, d);
 }
 
 static void configure(struct shard *s)
@@ -408,13 +416,16 @@ static void fan_out(struct shard *s)
 static bool flush(void *context)
 {
 	struct shard *s = context;
-	bool more = sockets_flush(&s->sockets), room = s->pressed > 0;
+	bool more = sockets_flush(&s->sockets), room;
 
 	more |= fetch_flush(s);
 	subscriptions_bound_bytes(s);
 	fan_out(s);
 	if (s->draining)
 		drain_on(s);
+	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */
+	room = s->relieved;
+	s->relieved = false;
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 		if (s->mail_for_n[lane] > 0)

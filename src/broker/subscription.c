@@ -414,12 +414,14 @@ void subscriptions_press(struct shard *s, struct stream *stream)
 	const struct interest *i = stream->owner;
 	uint64_t lag = stream_ready_lag(stream), half = i->settings->backlog_bytes / 2;
 
-	if (!stream->pressed && lag > half)
+	if (!stream->pressed && lag > half) {
 		s->pressed++;
-	else if (stream->pressed && lag <= half / 2)
+	} else if (stream->pressed && lag <= half / 2) {
 		s->pressed--;
-	else
+		s->relieved = true;
+	} else {
 		return;
+	}
 	stream->pressed = !stream->pressed;
 }
 

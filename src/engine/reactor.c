@@ -47,8 +47,12 @@ static void ticked(void *context, const struct completion *c)
 	struct reactor *r = context;
 
 	/* The end of one that was stopped must not arm another beside the one that runs now. */
-	if (user_data_generation(c->user_data) != r->tick_generation)
+	if (user_data_generation(c->user_data) != r->tick_generation) {
+		/* One that is just firing cannot be stopped and goes on. */
+		if (c->more)
+			ring_tick_stop(r->ring, c->user_data, user_data(OP_IGNORE, 0, 0));
 		return;
+	}
 	if (c->result == -ETIME)
 		expire_deadlines(r);
 	if (deadlines_running(r)) {

@@ -11,12 +11,14 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 
 /* Newer than liburing 2.3; values from linux/io_uring.h of Linux 6.18. */
 #define TIMEOUT_MULTISHOT (1U << 6)
+#define FEAT_MIN_TIMEOUT (1U << 15)
 
 enum {
 	BUFFER_GROUP = 1,
@@ -24,6 +26,7 @@ enum {
 	POSTED_BUFFERS_MIN = 32, /* the kernel cycles through what is posted: few stay in cache */
 	SQ_ENTRIES_MIN = 16,
 	SUBMIT_TRIES = 1000,
+	RELEASE_MS = 100,
 };
 
 struct ring {
@@ -132,8 +135,9 @@ static const struct {
 	{ IORING_SETUP_SUBMIT_ALL, "submit_all" },
 };
 
-/* Sets up with the best flags that the kernel takes: on EINVAL the newest goes first. */
-static int setup(struct ring *ring, const struct ring_params *params)
+/* Sets up with the best flags that the kernel takes: on EINVAL the newest goes first. *entries is
+ * halved as long as there is no memory for so many. */
+static int setup(struct ring *ring, const struct ring_params *params, unsigned *sq_entries)
 {
 	static const unsigned best[] = {
 		IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
@@ -152,7 +156,7 @@ static int setup(struct ring *ring, const struct ring_params *params)
 	const unsigned *flags = params->sqpoll_idle_ms > 0 ? best_sqpoll : best;
 	size_t n = params->sqpoll_idle_ms > 0 ? sizeof(best_sqpoll) / sizeof(*best_sqpoll)
 					      : sizeof(best) / sizeof(*best);
-	unsigned entries = params->sq_entries;
+	unsigned entries = *sq_entries;
 	int err = -EINVAL;
 	size_t used;
 
@@ -173,6 +177,7 @@ static int setup(struct ring *ring, const struct ring_params *params)
 			break;
 		i++;
 	}
+	*sq_entries = entries;
 	if (err != 0)
 		return err;
 
@@ -222,15 +227,14 @@ static int restrict_requests(struct ring *ring)
 	return ring_register(ring, IORING_REGISTER_RESTRICTIONS, all, REQUESTS + 2);
 }
 
-int ring_new(const struct ring_params *params, struct ring **out)
+static int try_new(const struct ring_params *params, unsigned *sq_entries, struct ring **out)
 {
 	struct ring *ring = calloc(1, sizeof(*ring));
 	int err;
 
-	*out = NULL;
 	if (ring == NULL)
 		return -ENOMEM;
-	err = setup(ring, params);
+	err = setup(ring, params, sq_entries);
 	if (err != 0) {
 		free(ring);
 		return err;
@@ -255,6 +259,22 @@ int ring_new(const struct ring_params *params, struct ring **out)
 	}
 	*out = ring;
 	return 0;
+}
+
+int ring_new(const struct ring_params *params, struct ring **out)
+{
+	const struct timespec moment = { .tv_nsec = RELEASE_MS * (long)NS_PER_MS };
+	unsigned entries = params->sq_entries;
+	int err;
+
+	*out = NULL;
+	/* The ring may have taken the memory that its buffers need then: a smaller one leaves some.
+	 * The kernel gives back what the first one had only a moment after it is closed. */
+	while ((err = try_new(params, &entries, out)) == -ENOMEM && entries / 2 >= SQ_ENTRIES_MIN) {
+		entries /= 2;
+		nanosleep(&moment, NULL);
+	}
+	return err;
 }
 
 void ring_free(struct ring *ring)
@@ -516,6 +536,22 @@ unsigned ring_queued(const struct ring *ring)
 	return io_uring_sq_ready(&ring->uring);
 }
 
+/* Sleeps for linger_us or until there are 64 completions, then until there is one. liburing 2.3 has
+ * no call that sets a minimum wait. */
+static void linger(struct ring *ring, unsigned linger_us)
+{
+	struct io_uring_getevents_arg arg = { .pad = linger_us };
+
+	ring_submit(ring);
+	/* What the kernel did not take must not wait until something else wakes us. */
+	if (io_uring_sq_ready(&ring->uring) > 0 || io_uring_cq_ready(&ring->uring) > 0)
+		return;
+	ring->counts.enters++;
+	(void)io_uring_enter2((unsigned)ring->uring.ring_fd, 0, 64,
+			      IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+			      (sigset_t *)(void *)&arg, sizeof(arg));
+}
+
 void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 {
 	int n;
@@ -525,22 +561,16 @@ void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 		wait = false;
 	if (!wait && io_uring_sq_ready(&ring->uring) == 0 && !deferred_work(ring))
 		return;
-	ring->counts.enters++;
-	if (wait && linger_us > 0) {
-		/* Minimum wait: 64 completions or the time, then one. liburing 2.3 has no call that
-		 * sets it. */
-		struct io_uring_getevents_arg arg = { .pad = linger_us };
-
-		n = io_uring_submit(&ring->uring);
-		if (n >= 0 && io_uring_cq_ready(&ring->uring) == 0)
-			(void)io_uring_enter2((unsigned)ring->uring.ring_fd, 0, 64,
-					      IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
-					      (sigset_t *)(void *)&arg, sizeof(arg));
-	} else if (wait) {
-		n = io_uring_submit_and_wait(&ring->uring, 1);
-	} else {
-		n = io_uring_submit_and_get_events(&ring->uring);
+	/* Before Linux 6.12 a minimum wait is refused at once, which is no wait at all. */
+	if (wait && linger_us > 0 && (ring->uring.features & FEAT_MIN_TIMEOUT)) {
+		linger(ring, linger_us);
+		return;
 	}
+	ring->counts.enters++;
+	if (wait)
+		n = io_uring_submit_and_wait(&ring->uring, 1);
+	else
+		n = io_uring_submit_and_get_events(&ring->uring);
 	if (n < 0) {
 		ring->counts.enter_errors++;
 		return;

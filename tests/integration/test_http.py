@@ -238,6 +238,31 @@ def test_requests_may_be_pipelined_and_split_anywhere(open):
     assert last.answer().body == b"ok\n" and last.answer().body == b"ok" and last.rest() == b""
 
 
+def test_publishing_faster_than_subscribers_are_served_slows_the_publisher(open):
+    patient = {"backlog_bytes": "256K", "backlog_seconds": 60}
+    broker = open(reactors=3, topics=patient, engine={"lane_entries": 2, "turn_sends": 2})
+    subscribers = [broker.subscribe("flood") for _ in range(20)]
+    publisher = broker.http()
+    n = 3000
+    one = b"POST /publish/flood HTTP/1.1\r\nHost: b\r\nContent-Length: 1000\r\n\r\n"
+    publisher.socket.setblocking(False)
+    out, answers = b"".join(one + b"%06d" % i + b"." * 994 for i in range(n)), b""
+    deadline = time.monotonic() + PATIENCE * 3
+    while answers.count(b"HTTP/1.1 200 OK") < n:
+        assert time.monotonic() < deadline, (len(out), answers[-300:])
+        try:
+            out = out[publisher.socket.send(out[:65536]) :] if out else out
+        except BlockingIOError:
+            pass
+        try:
+            answers += publisher.socket.recv(1 << 18)
+        except BlockingIOError:
+            pass
+        broker.loop.turn()
+    for subscriber in subscribers:
+        assert [int(line[:6]) for line in subscriber.take(n)] == list(range(n))
+
+
 def test_http_1_0_gets_what_it_can_read(open):
     broker = open()
     client = broker.http().send("GET /health HTTP/1.0\r\n\r\n")

@@ -88,6 +88,12 @@ long oracle_letters(void)
 	return letters_under_way;
 }
 
+static void preempt(void)
+{
+	if (fiber_current() >= 0 && fault(FAULT_PREEMPT))
+		fiber_yield();
+}
+
 unsigned __wrap_mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned sender,
 			     enum mailbox_lane lane, void *const *letters, unsigned n)
 {
@@ -97,14 +103,18 @@ unsigned __wrap_mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned 
 	sim_trace("mail    from %" PRIu64 " to %" PRIu64 " lane %" PRIu64 ": %" PRIu64
 		  " letters pushed",
 		  sender, reader, lane, pushed);
+	/* Pushed, and not yet rung. */
+	preempt();
 	return pushed;
 }
 
 unsigned __wrap_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned sender,
 			    enum mailbox_lane lane, void **letters, unsigned max, bool *again)
 {
-	unsigned n = __real_mailbox_pop(mailbox, reader, sender, lane, letters, max, again);
+	unsigned n;
 
+	preempt();
+	n = __real_mailbox_pop(mailbox, reader, sender, lane, letters, max, again);
 	letters_under_way -= n;
 	if (n > 0)
 		sim_trace("mail    from %" PRIu64 " to %" PRIu64 " lane %" PRIu64 ": %" PRIu64

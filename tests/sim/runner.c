@@ -49,6 +49,7 @@ static struct shared {
 	_Atomic uint64_t current[JOBS_MAX];
 } * shared;
 
+static const char *program = "sim";
 static struct sim_params regressions[REGRESSIONS_MAX];
 static unsigned regressions_n;
 
@@ -253,7 +254,7 @@ static void tell(struct sim_params p)
 	p = shrink(p);
 	if (!fails(&p, false))
 		fprintf(stderr, "now it passes: not only the seed decides\n");
-	fprintf(stderr, "again: sim ");
+	fprintf(stderr, "again: %s ", program);
 	print_command(stderr, &p);
 }
 
@@ -359,6 +360,8 @@ int main(int argc, char **argv)
 			     .jobs = (unsigned)sysconf(_SC_NPROCESSORS_ONLN) };
 	struct sim_params p;
 
+	if (argc > 0)
+		program = argv[0];
 	for (int i = 1; i < argc; i += 2) {
 		if (i + 1 == argc) {
 			fputs(usage, stderr);

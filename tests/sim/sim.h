@@ -114,6 +114,8 @@ struct sim {
 	struct client *clients;
 	unsigned clients_n, topics_n;
 	uint64_t sequenced; /* messages, in all topics */
+	uint64_t lines;     /* that the kernel has taken whole, for all clients */
+	bool frozen;        /* no faults for the moment */
 };
 extern struct sim sim;
 

@@ -315,6 +315,20 @@ static void answer(struct ring *ring, const struct answer *a)
 	ring->answers[(ring->answers_head + ring->answers_n++) % ring->answers_slots] = *a;
 }
 
+static void count_lines(const struct request *r, int result)
+{
+	size_t left = result > 0 ? (size_t)result : 0;
+
+	for (unsigned i = 0; i < r->spans_n && left > 0; i++) {
+		const char *p = r->spans[i].iov_base;
+		size_t n = r->spans[i].iov_len < left ? r->spans[i].iov_len : left;
+
+		left -= n;
+		for (size_t at = 0; at < n; at++)
+			sim.lines += p[at] == '\n';
+	}
+}
+
 /* The request has a result; without `more` it is over. */
 static bool complete(struct request *r, int result, bool more, int buffer)
 {
@@ -324,6 +338,8 @@ static bool complete(struct request *r, int result, bool more, int buffer)
 
 	if (r->op == REQUEST_SEND && !r->file->shut_write && sum_of(r) != r->sum)
 		sim_fail("the memory of a send on fd %d has changed before its completion", r->fd);
+	if (r->op == REQUEST_SEND)
+		count_lines(r, result);
 	if (ring->answers_n >= ring->answers_max) {
 		ring->overflowed = true;
 		more = false;
@@ -552,6 +568,9 @@ static void cancel(struct request *c)
 			continue;
 		}
 		n++;
+		/* A timer that is just firing cannot be stopped, and goes on. */
+		if (late && r->op == REQUEST_TIMER)
+			break;
 		r->cancelled = true;
 		if (before && !late)
 			goes_on(r);

@@ -97,7 +97,7 @@ void sim_fail(const char *format, ...)
 
 bool fault(enum fault kind)
 {
-	return sim.calm == CALM_NONE && (sim.params.faults & 1u << kind) &&
+	return sim.calm == CALM_NONE && !sim.frozen && (sim.params.faults & 1u << kind) &&
 	       random_one_in(&sim.random, sim.rate[kind]);
 }
 
@@ -453,6 +453,32 @@ static void rest(unsigned rounds_max)
 	}
 }
 
+/* Letters that nobody will fetch, and work that nobody will do. */
+static void check_awake(void)
+{
+	if (oracle_letters() != 0)
+		sim_fail("all reactors sleep and %ld letters lie in lanes: a lost wake-up",
+			 oracle_letters());
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		const struct shard *s = &sim.broker.shards[i];
+
+		if (fiber_ended(i))
+			continue;
+		if (s->mail_for_n[LANE_FREE] + s->mail_for_n[LANE_GATED] +
+			    s->waiting[LANE_FREE].letters !=
+		    0)
+			sim_fail("shard %u sleeps with letters in its outboxes", i);
+		if (!list_empty(&s->dirty))
+			sim_fail("shard %u sleeps with dirty streams", i);
+		if (!list_empty(&s->sockets.dying) || !list_empty(&s->sockets.starved))
+			sim_fail("shard %u sleeps with starved or dying sockets", i);
+		if (!list_empty(&s->paused))
+			sim_fail("shard %u sleeps with publishers paused for no reason", i);
+		if (s->pressed != 0 || !list_empty(&s->appended))
+			sim_fail("shard %u sleeps and takes less in than it could", i);
+	}
+}
+
 static void check_stream(const struct shard *s, const struct stream *stream)
 {
 	if (!list_empty(&stream->ready))
@@ -470,29 +496,13 @@ static void check_stream(const struct shard *s, const struct stream *stream)
 
 static void check_rest(void)
 {
-	if (oracle_letters() != 0)
-		sim_fail("all reactors sleep and %ld letters lie in lanes: a lost wake-up",
-			 oracle_letters());
+	check_awake();
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		struct shard *s = &sim.broker.shards[i];
 		struct named *n;
 
 		if (fiber_ended(i))
 			continue;
-		if (s->mail_for_n[LANE_FREE] + s->mail_for_n[LANE_GATED] +
-			    s->waiting[LANE_FREE].letters !=
-		    0)
-			sim_fail("shard %u sleeps with letters in its outboxes", i);
-		if (!list_empty(&s->dirty))
-			sim_fail("shard %u sleeps with dirty streams", i);
-		if (!list_empty(&s->sockets.dying) || !list_empty(&s->sockets.starved))
-			sim_fail("shard %u sleeps with starved or dying sockets", i);
-		if (!list_empty(&s->paused))
-			sim_fail("shard %u sleeps with publishers paused for no reason", i);
-		if (s->pressed != 0 || !list_empty(&s->appended))
-			sim_fail("shard %u sleeps and takes less in than it could", i);
-		if (kernel_timers(i) > 1)
-			sim_fail("shard %u has %u timers", i, kernel_timers(i));
 		for (size_t at = 0; (n = table_next(&s->interests, &at)) != NULL;) {
 			const struct interest *interest = (struct interest *)(void *)n;
 
@@ -520,7 +530,7 @@ static void check_rest(void)
 
 static void check_counters(void)
 {
-	uint64_t published = 0, matched = 0, delivered = 0, dropped = 0;
+	uint64_t published = 0, matched = 0, delivered = 0, dropped = 0, received = 0;
 
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		const struct shard_counters *c = &sim.broker.shards[i].counters;
@@ -531,6 +541,13 @@ static void check_counters(void)
 		for (unsigned reason = 0; reason < DROP_REASONS; reason++)
 			dropped += c->dropped[reason];
 	}
+	for (unsigned i = 0; i < sim.clients_n; i++)
+		received += sim.clients[i].received;
+	/* When drain_seconds are over, what is in flight goes uncounted. */
+	if ((delivered < received && !draining) || delivered > sim.lines)
+		sim_fail("%" PRIu64 " messages received, %" PRIu64 " counted as delivered, %" PRIu64
+			 " lines sent",
+			 received, delivered, sim.lines);
 	if (published != sim.sequenced)
 		sim_fail("%" PRIu64 " messages sequenced, %" PRIu64 " counted", sim.sequenced,
 			 published);
@@ -623,6 +640,9 @@ static void let_time_pass(uint64_t seconds)
 		check_rest();
 	}
 	sim.now_ns = until;
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		if (kernel_timers(i) > 1)
+			sim_fail("shard %u has %u timers", i, kernel_timers(i));
 }
 
 static size_t slabs_of(const struct pool *pool)
@@ -772,6 +792,27 @@ static void end_by_draining(void)
 	check_counters();
 }
 
+/* Clients stand still and nothing fails until all reactors sleep. */
+static void freeze(void)
+{
+	unsigned rounds = 0;
+	bool any = true;
+
+	if (draining)
+		return;
+	sim.frozen = true;
+	while (any) {
+		any = mail_n > 0;
+		push_mail();
+		any |= kernel_sweep();
+		any |= turn_all();
+		if (any && ++rounds > REST_ROUNDS)
+			sim_fail("does not come to rest in %u turns of every reactor", rounds);
+	}
+	check_awake();
+	sim.frozen = false;
+}
+
 /* What is true at any time. */
 static void check_always(void)
 {
@@ -797,6 +838,8 @@ static void play(void)
 		step();
 		if (sim.step % 16 == 0)
 			check_always();
+		if (random_one_in(&r, sim.params.steps / 2 + 1))
+			freeze();
 		if (drain_at > 0 && sim.step == drain_at)
 			drain();
 		if ((sim.params.faults & 1u << FAULT_RELOAD) &&

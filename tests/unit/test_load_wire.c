@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "load/counters.h"
 #include "load/wire.h"
 
 typedef struct wire_event parser(struct span in);
@@ -192,6 +193,18 @@ static void what_is_longer_than_the_stash_is_bad(void **state)
 	wire_stash_release(&stash);
 }
 
+static void counters_are_summed_over_their_labels(void **state)
+{
+	static const char text[] = "# TYPE a_total counter\na_total{reactor=\"0\"} 3\n"
+				   "a_total{reactor=\"1\"} 4.5\na_total_more 100\nb 7\na_total 1";
+
+	(void)state;
+	assert_true(counters_sum(SPAN(text), "a_total") == 7.5); /* the last line has no end */
+	assert_true(counters_sum(SPAN(text), "b") == 7);
+	assert_true(counters_sum(SPAN(text), "c") == 0);
+	assert_true(counters_sum(SPAN(""), "c") == 0);
+}
+
 static void protocols_are_found_by_name(void **state)
 {
 	(void)state;
@@ -210,6 +223,7 @@ int main(void)
 		cmocka_unit_test(mqtt_packets),
 		cmocka_unit_test(stream_in_pieces),
 		cmocka_unit_test(what_is_longer_than_the_stash_is_bad),
+		cmocka_unit_test(counters_are_summed_over_their_labels),
 		cmocka_unit_test(protocols_are_found_by_name),
 	};
 

@@ -319,6 +319,10 @@ static void *play(void *context)
 		if (pending != 0 || p->got == p->letters)
 			continue;
 		seen = atomic_load(&p->woken);
+		/* Parking and ringing must meet in every possible way, not always in the same. */
+		r = r * 6364136223846793005u + 1442695040888963407u;
+		for (volatile unsigned wait = (unsigned)(r >> 40) % 256; wait > 0; wait--)
+			;
 		if (!mailbox_park(p->mailbox, p->id))
 			continue;
 		p->parks++;

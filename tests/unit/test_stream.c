@@ -709,13 +709,13 @@ static void play(const struct wire_format *format, unsigned games, unsigned move
 static void every_cursor_gets_what_its_own_queue_would_hold(void **state)
 {
 	(void)state;
-	play(&referencing, 60, 1500);
+	play(&referencing, 150, 1500);
 }
 
 static void so_it_does_when_everything_is_copied(void **state)
 {
 	(void)state;
-	play(&copying, 40, 1500);
+	play(&copying, 80, 1500);
 }
 
 /* ---- single claims ---- */

@@ -1,0 +1,516 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "topic/block.h"
+#include "topic/history.h"
+#include "topic/interest.h"
+#include "topic/stream.h"
+#include "topic/topic.h"
+
+static uint64_t seed = 88172645463325252u;
+
+static size_t below(size_t n)
+{
+	seed ^= seed << 13;
+	seed ^= seed >> 7;
+	seed ^= seed << 17;
+	return (size_t)(seed % n);
+}
+
+/* A block of so many messages "m\r\n", with this much room. */
+static struct block *block_of(uint32_t messages, size_t room)
+{
+	size_t len = (size_t)messages * 3;
+	struct block *b = block_new(SPAN("a.topic"), 4711, len + room);
+
+	assert_non_null(b);
+	for (uint32_t i = 0; i < messages; i++)
+		memcpy(block_body(b) + 3 * i, "m\r\n", 3);
+	b->len = len;
+	b->messages = messages;
+	b->lines = true;
+	return b;
+}
+
+/* ---- block ---- */
+
+static void block_carries_its_topic_and_grows_in_place(void **state)
+{
+	struct block *b = block_new(SPAN("a.topic"), 4711, 4);
+	size_t moves = 0;
+
+	(void)state;
+	assert_non_null(b);
+	for (size_t i = 0; i < 100000; i++) {
+		size_t capacity = b->capacity;
+
+		b = block_reserve(b, 1);
+		assert_non_null(b);
+		moves += b->capacity != capacity;
+		block_body(b)[b->len++] = (char)('a' + i % 26);
+	}
+	/* Not once for every piece that comes. */
+	assert_true(moves < 20);
+	for (size_t i = 0; i < 100000; i++)
+		assert_int_equal(block_body(b)[i], 'a' + i % 26);
+	assert_true(span_equal(block_name(b), SPAN("a.topic")));
+	assert_int_equal(b->hash, 4711);
+	assert_int_equal(b->letter.kind, LETTER_BLOCK);
+	assert_true(list_empty(&b->age));
+	b = block_trim(b);
+	assert_true(b->capacity < 100000 + 4096);
+	assert_int_equal(block_body(b)[99999], 'a' + 99999 % 26);
+	assert_true(list_empty(&b->age));
+	assert_int_equal(block_bytes(b), sizeof(*b) + 7 + b->capacity);
+	block_unref(b);
+}
+
+static void last_holder_frees_a_block(void **state)
+{
+	struct block *b = block_of(1, 0);
+
+	(void)state;
+	block_ref(b, 3);
+	for (int i = 0; i < 4; i++) {
+		assert_int_equal(block_body(b)[0], 'm');
+		block_unref(b);
+	}
+}
+
+static void run_of_a_block_begins_at_any_of_its_messages(void **state)
+{
+	struct block *b = block_of(5, 0);
+	struct run run;
+
+	(void)state;
+	b->seq = 100;
+	b->epoch = 7;
+	for (uint32_t skip = 0; skip <= 5; skip++) {
+		run = block_run(b, skip);
+		assert_int_equal(run.seq, 100 + skip);
+		assert_int_equal(run.messages, 5 - skip);
+		assert_int_equal(run.body.len, 3 * (5 - skip));
+		assert_int_equal(run.epoch, 7);
+		assert_true(run.lines);
+	}
+	block_unref(b);
+}
+
+/* ---- history ---- */
+
+static const struct history_limits unlimited = { UINT64_MAX, UINT64_MAX, UINT64_MAX };
+
+/* Whatever is held is without a hole and ends with the newest; sums are right. */
+static void check_history(const struct history *h, uint64_t newest)
+{
+	uint64_t messages = 0, bytes = 0, next = 0;
+
+	for (uint32_t i = 0; i < h->blocks_n; i++) {
+		const struct block *b = history_at(h, i);
+
+		if (i > 0)
+			assert_int_equal(b->seq, next);
+		next = b->seq + b->messages;
+		messages += b->messages;
+		bytes += b->len;
+	}
+	if (h->blocks_n > 0)
+		assert_int_equal(next, newest + 1);
+	assert_int_equal(h->messages, messages);
+	assert_int_equal(h->bytes, bytes);
+}
+
+static void check_total(const struct history_total *total, const struct history *const *histories,
+			size_t n)
+{
+	uint64_t bytes = 0, last = 0;
+	size_t blocks = 0, listed = 0;
+
+	for (size_t k = 0; k < n; k++) {
+		blocks += histories[k]->blocks_n;
+		for (uint32_t i = 0; i < histories[k]->blocks_n; i++)
+			bytes += block_bytes(history_at(histories[k], i));
+	}
+	assert_int_equal(total->bytes, bytes);
+	for (struct list *l = total->blocks.next; l != &total->blocks; l = l->next) {
+		const struct block *b = LIST_ENTRY(l, struct block, age);
+
+		assert_true(b->stamped_ns >= last);
+		last = b->stamped_ns;
+		listed++;
+	}
+	assert_int_equal(listed, blocks);
+}
+
+static void history_keeps_to_its_limits_and_never_has_a_hole(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 300; round++) {
+		const struct history_limits limits = {
+			.messages = below(4) == 0 ? UINT64_MAX : below(200),
+			.bytes = below(2) == 0 ? UINT64_MAX : below(2000),
+			.age_ns = below(2) == 0 ? UINT64_MAX : below(5000),
+		};
+		struct history_total total;
+		struct history h[2] = { { 0 }, { 0 } };
+		const struct history *const both[2] = { &h[0], &h[1] };
+		uint64_t newest[2] = { 0, 0 }, now_ns = 1000;
+
+		history_total_init(&total, below(3) == 0 ? 5000 : UINT64_MAX);
+		for (int i = 0; i < 200; i++) {
+			unsigned k = (unsigned)below(2);
+			struct block *b = block_of(1 + (uint32_t)below(30), below(50));
+
+			now_ns += below(300);
+			b->seq = newest[k] + 1;
+			b->stamped_ns = now_ns;
+			newest[k] += b->messages;
+			history_add(&h[k], &total, b, &limits);
+			/* The total is bounded by its owner, who knows whose the oldest is. */
+			while (total.bytes > total.bytes_max) {
+				struct list *oldest = total.blocks.next;
+
+				history_drop_oldest(
+					h[0].blocks_n > 0 && &history_at(&h[0], 0)->age == oldest
+						? &h[0]
+						: &h[1],
+					&total);
+			}
+			check_history(&h[k], newest[k]);
+			check_total(&total, both, 2);
+			assert_true(h[k].bytes <= limits.bytes);
+			if (h[k].blocks_n > 0) {
+				const struct block *oldest = history_at(&h[k], 0);
+
+				assert_true(now_ns - oldest->stamped_ns <= limits.age_ns);
+				/* One block less would be too few. */
+				assert_true(h[k].messages - oldest->messages < limits.messages);
+			} else if (limits.messages > 0 && b->len <= limits.bytes) {
+				assert_true(block_bytes(b) > total.bytes_max);
+			}
+			block_unref(b);
+			if (below(10) == 0) {
+				now_ns += below(3000);
+				history_trim(&h[k], &total, &limits, now_ns);
+				check_history(&h[k], newest[k]);
+				check_total(&total, both, 2);
+			}
+		}
+		history_release(&h[0], &total);
+		history_release(&h[1], &total);
+		check_total(&total, both, 2);
+		assert_int_equal(total.bytes, 0);
+	}
+}
+
+static void what_cannot_be_kept_takes_what_came_before_with_it(void **state)
+{
+	const struct history_limits limits = { 100, 30, UINT64_MAX };
+	struct history_total total;
+	struct history h = { 0 };
+	struct block *small = block_of(5, 0), *large = block_of(11, 0);
+
+	(void)state;
+	history_total_init(&total, UINT64_MAX);
+	small->seq = 1;
+	large->seq = 6;
+	history_add(&h, &total, small, &limits);
+	assert_int_equal(history_oldest(&h, &limits), 1);
+	history_add(&h, &total, large, &limits);
+	assert_int_equal(h.blocks_n, 0);
+	assert_int_equal(history_oldest(&h, &limits), 0);
+	assert_int_equal(atomic_load(&small->holders), 1);
+	assert_int_equal(atomic_load(&large->holders), 1);
+	block_unref(small);
+	block_unref(large);
+}
+
+static void number_is_found_in_its_block_or_the_one_after(void **state)
+{
+	struct history_total total;
+	struct history h = { 0 };
+	uint64_t seq = 1000;
+
+	(void)state;
+	history_total_init(&total, UINT64_MAX);
+	assert_int_equal(history_find(&h, 5), 0);
+	for (uint32_t i = 0; i < 100; i++) {
+		struct block *b = block_of(1 + i % 7, 0);
+
+		b->seq = seq;
+		seq += b->messages;
+		history_add(&h, &total, b, &unlimited);
+		block_unref(b);
+	}
+	assert_int_equal(history_find(&h, 1), 0);
+	for (uint64_t n = 1000; n < seq; n++) {
+		const struct block *b = history_at(&h, history_find(&h, n));
+
+		assert_true(b->seq <= n && n < b->seq + b->messages);
+	}
+	assert_int_equal(history_find(&h, seq), 100);
+	assert_int_equal(history_find(&h, UINT64_MAX), 100);
+	history_release(&h, &total);
+}
+
+/* ---- topic ---- */
+
+static struct config_topic settings = { .history_messages = 10,
+					.history_bytes = 1 << 20,
+					.history_seconds = 3600 };
+
+static struct topic *topic_of(struct history_total *total, uint64_t history_messages)
+{
+	struct topic *t;
+
+	history_total_init(total, UINT64_MAX);
+	settings.history_messages = history_messages;
+	t = topic_new(SPAN("a.topic"), 4711, 3, &settings);
+	assert_non_null(t);
+	return t;
+}
+
+static void publish(struct topic *t, struct history_total *total, uint32_t messages)
+{
+	struct block *b = block_of(messages, 0);
+	uint64_t before = t->seq;
+
+	topic_sequence(t, b, total, 1);
+	assert_int_equal(b->seq, before + 1);
+	assert_int_equal(b->epoch, t->epoch);
+	assert_int_equal(t->seq, before + messages);
+	block_unref(b);
+}
+
+/* What a subscriber gets, number for number, is what a naive model says. */
+static void check_replay(const struct topic *t, enum replay_kind kind, uint64_t epoch, uint64_t n)
+{
+	const struct replay wanted = { .kind = kind, .epoch = epoch, .n = n };
+	struct replay_answer a = topic_replay(t, &wanted);
+	uint64_t held =
+		t->history.messages < t->limits.messages ? t->history.messages : t->limits.messages;
+	/* Numbers that may be had: oldest .. t->seq. */
+	uint64_t oldest = t->seq + 1 - held, from = t->seq + 1, gap = 0, got = 0;
+
+	switch (kind) {
+	case REPLAY_NONE:
+		break;
+	case REPLAY_LAST:
+		while (from > oldest && n > 0) {
+			from--;
+			n--;
+		}
+		break;
+	case REPLAY_FROM:
+	default:
+		if (epoch != t->epoch) {
+			gap = oldest;
+			from = oldest;
+		} else if (n < t->seq) {
+			gap = n + 1 < oldest ? oldest : 0;
+			from = gap != 0 ? oldest : n + 1;
+		}
+	}
+	assert_int_equal(a.epoch, t->epoch);
+	assert_int_equal(a.gap, gap);
+	assert_int_equal(a.messages, t->seq + 1 - from);
+	for (uint32_t i = a.first; i < t->history.blocks_n; i++) {
+		uint32_t skip = i == a.first ? a.skip : 0;
+		struct run run = block_run(history_at(&t->history, i), skip);
+
+		assert_true(run.messages > 0);
+		assert_int_equal(run.seq, from + got);
+		got += run.messages;
+	}
+	assert_int_equal(got, a.messages);
+}
+
+static void check_all_replays(const struct topic *t)
+{
+	check_replay(t, REPLAY_NONE, 0, 0);
+	for (uint64_t n = 0; n <= t->seq + 3; n++) {
+		check_replay(t, REPLAY_LAST, 0, n);
+		check_replay(t, REPLAY_FROM, t->epoch, n);
+		check_replay(t, REPLAY_FROM, t->epoch + 1, n);
+	}
+	check_replay(t, REPLAY_LAST, 0, UINT64_MAX);
+	check_replay(t, REPLAY_FROM, t->epoch, UINT64_MAX);
+	check_replay(t, REPLAY_FROM, t->epoch + 1, UINT64_MAX);
+}
+
+static void replay_is_what_is_held_after_an_identity_or_the_newest(void **state)
+{
+	static const uint64_t limits[] = { 0, 1, 2, 7, 10, 1000 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+		for (int round = 0; round < 20; round++) {
+			struct history_total total;
+			struct topic *t = topic_of(&total, limits[i]);
+
+			check_all_replays(t);
+			for (int k = 0; k < 12; k++) {
+				publish(t, &total, 1 + (uint32_t)below(6));
+				check_all_replays(t);
+			}
+			/* The shard needs its memory back. */
+			while (t->history.blocks_n > 0) {
+				history_drop_oldest(&t->history, &total);
+				check_all_replays(t);
+			}
+			publish(t, &total, 3);
+			check_all_replays(t);
+			topic_free(t, &total);
+			assert_int_equal(total.bytes, 0);
+		}
+	}
+}
+
+static void replay_answers(void **state)
+{
+	static const struct {
+		enum replay_kind kind;
+		bool same_epoch;
+		uint64_t n, gap, messages;
+	} cases[] = {
+		/* Twenty published, in blocks of four; ten may be had: 11 to 20. */
+		{ REPLAY_NONE, true, 0, 0, 0 },    { REPLAY_LAST, true, 0, 0, 0 },
+		{ REPLAY_LAST, true, 1, 0, 1 },    { REPLAY_LAST, true, 10, 0, 10 },
+		{ REPLAY_LAST, true, 11, 0, 10 },  { REPLAY_LAST, true, 20, 0, 10 },
+		{ REPLAY_FROM, true, 20, 0, 0 },   { REPLAY_FROM, true, 21, 0, 0 },
+		{ REPLAY_FROM, true, 19, 0, 1 },   { REPLAY_FROM, true, 10, 0, 10 },
+		{ REPLAY_FROM, true, 9, 11, 10 },  { REPLAY_FROM, true, 0, 11, 10 },
+		{ REPLAY_FROM, false, 0, 11, 10 }, { REPLAY_FROM, false, 20, 11, 10 },
+	};
+	struct history_total total;
+	struct topic *t = topic_of(&total, 10);
+
+	(void)state;
+	for (int i = 0; i < 5; i++)
+		publish(t, &total, 4);
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		const struct replay wanted = { .kind = cases[i].kind,
+					       .epoch = t->epoch + !cases[i].same_epoch,
+					       .n = cases[i].n };
+		struct replay_answer a = topic_replay(t, &wanted);
+
+		assert_int_equal(a.gap, cases[i].gap);
+		assert_int_equal(a.messages, cases[i].messages);
+	}
+	topic_free(t, &total);
+}
+
+static void topic_knows_its_interested_shards(void **state)
+{
+	static const unsigned counts[] = { 1, 63, 64, 65, 200 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(counts) / sizeof(counts[0]); i++) {
+		unsigned n = counts[i];
+		struct history_total total;
+		struct topic *t = topic_new(SPAN("a"), 1, n, &settings);
+
+		assert_non_null(t);
+		history_total_init(&total, 1);
+		assert_int_equal((uintptr_t)t->shards % sizeof(uint64_t), 0);
+		for (unsigned s = 0; s < n; s++) {
+			assert_false(topic_has_shard(t, s));
+			topic_add_shard(t, s);
+			topic_add_shard(t, s);
+			assert_true(topic_has_shard(t, s));
+			assert_int_equal(t->shards_n, s + 1);
+		}
+		for (unsigned s = n; s-- > 0;) {
+			topic_remove_shard(t, s);
+			topic_remove_shard(t, s);
+			assert_false(topic_has_shard(t, s));
+			assert_int_equal(t->shards_n, s);
+		}
+		assert_true(span_equal(t->named.name, SPAN("a")));
+		topic_free(t, &total);
+	}
+}
+
+static void epochs_differ_from_topic_to_topic(void **state)
+{
+	struct history_total total;
+	struct topic *a = topic_of(&total, 1), *b = topic_of(&total, 1);
+
+	(void)state;
+	assert_true(a->epoch != b->epoch);
+	assert_true(a->epoch != 0);
+	topic_free(a, &total);
+	topic_free(b, &total);
+}
+
+static void other_settings_are_other_limits(void **state)
+{
+	const struct config_topic other = { .history_messages = 3,
+					    .history_bytes = 1 << 20,
+					    .history_seconds = 2 };
+	struct history_total total;
+	struct topic *t = topic_of(&total, 10);
+
+	(void)state;
+	for (int i = 0; i < 5; i++)
+		publish(t, &total, 2);
+	topic_configure(t, &other);
+	assert_int_equal(t->limits.age_ns, 2 * NS_PER_S);
+	/* Before anything is let go, no more than that is handed out. */
+	check_all_replays(t);
+	history_trim(&t->history, &total, &t->limits, 1);
+	assert_int_equal(t->history.blocks_n, 2);
+	check_all_replays(t);
+	topic_free(t, &total);
+}
+
+/* ---- interest ---- */
+
+static const struct wire_format some_format = { .name = "some" };
+
+static void interest_makes_a_stream_for_a_format_once(void **state)
+{
+	struct interest *i = interest_new(SPAN("a.topic"), 4711, 2, &settings);
+	struct stream *first;
+
+	(void)state;
+	assert_non_null(i);
+	assert_true(span_equal(i->named.name, SPAN("a.topic")));
+	assert_int_equal(i->named.hash, 4711);
+	assert_int_equal(i->home, 2);
+	assert_false(i->live);
+	first = interest_stream(i, 0, &some_format);
+	assert_non_null(first);
+	assert_ptr_equal(first->format, &some_format);
+	assert_ptr_equal(interest_stream(i, 0, &some_format), first);
+	assert_true(interest_stream(i, INTEREST_FORMATS - 1, &some_format) != first);
+	interest_free(i);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(block_carries_its_topic_and_grows_in_place),
+		cmocka_unit_test(last_holder_frees_a_block),
+		cmocka_unit_test(run_of_a_block_begins_at_any_of_its_messages),
+		cmocka_unit_test(history_keeps_to_its_limits_and_never_has_a_hole),
+		cmocka_unit_test(what_cannot_be_kept_takes_what_came_before_with_it),
+		cmocka_unit_test(number_is_found_in_its_block_or_the_one_after),
+		cmocka_unit_test(replay_is_what_is_held_after_an_identity_or_the_newest),
+		cmocka_unit_test(replay_answers),
+		cmocka_unit_test(topic_knows_its_interested_shards),
+		cmocka_unit_test(epochs_differ_from_topic_to_topic),
+		cmocka_unit_test(other_settings_are_other_limits),
+		cmocka_unit_test(interest_makes_a_stream_for_a_format_once),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
