@@ -354,7 +354,8 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	install -D -m 644 deploy/broker.sysusers $(DESTDIR)$(sysusersdir)/broker.conf
 	install -D -m 644 -t $(DESTDIR)$(sysctldir) deploy/sysctl.d/60-broker.conf
 	install -D -m 755 -t $(DESTDIR)$(datadir) deploy/tune.sh
-	install -D -m 755 -t $(DESTDIR)$(datadir)/trace deploy/trace/run deploy/trace/*.bt
+	install -D -m 755 -t $(DESTDIR)$(datadir)/trace deploy/trace/run
+	install -D -m 644 -t $(DESTDIR)$(datadir)/trace deploy/trace/*.bt
 	install -D -m 755 -t $(DESTDIR)$(datadir)/ec2 deploy/ec2/bench
 	install -D -m 644 -t $(DESTDIR)$(datadir)/container deploy/container/seccomp.json
 	mkdir -p $(DESTDIR)$(unitdir)
