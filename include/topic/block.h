@@ -26,7 +26,9 @@ struct block {
 	uint8_t type_len;    /* of its content type; 0: not known */
 	uint8_t version_len; /* of what its publisher calls its version; 0: nothing */
 	bool lines;          /* the body is messages each followed by CRLF */
-	bool receipt;        /* its publisher waits to hear its number: at this connection */
+	/* For a publisher that waits to hear its number, at this connection: a letter to it, plain
+	 * memory of the block's; or NULL. */
+	struct letter *receipt;
 	uint32_t shard, slot, generation;
 	uint32_t head_len;   /* name, type and version */
 	uint64_t hash;       /* of the name */

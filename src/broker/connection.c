@@ -272,7 +272,7 @@ static void refuse(struct connection *c)
 /* The first bytes decide, once. */
 static void received_first(struct connection *c, struct span bytes)
 {
-	char first[SNIFF_BYTES_MAX];
+	char first[SNIFF_BYTES_MAX], *kept;
 	struct span all = bytes;
 
 	if (c->input_len > 0) {
@@ -299,12 +299,12 @@ static void received_first(struct connection *c, struct span bytes)
 		break;
 	case SNIFF_MORE:
 	default:
-		c->input = realloc(c->input, SNIFF_BYTES_MAX);
-		if (c->input == NULL) {
-			c->input_len = 0;
+		kept = realloc(c->input, SNIFF_BYTES_MAX);
+		if (kept == NULL) {
 			connection_close(c, DROP_MEMORY);
 			return;
 		}
+		c->input = kept;
 		memcpy(c->input + c->input_len, bytes.data, bytes.len);
 		c->input_len += (uint32_t)bytes.len;
 	}

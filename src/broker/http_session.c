@@ -461,11 +461,17 @@ static void publish(struct connection *c)
 	struct http_session *http = c->http;
 	struct block *b = http->receiving;
 	struct shard *s = c->shard;
+	struct sequenced_letter *receipt = calloc(1, sizeof(*receipt));
 
 	http->receiving = NULL;
+	if (receipt == NULL) {
+		block_unref(b);
+		http_error(c, 503, "out of memory");
+		return;
+	}
 	http->publishing = true;
 	b->messages = 1;
-	b->receipt = true;
+	b->receipt = &receipt->letter;
 	b->shard = s->id;
 	b->slot = c->socket.slot;
 	b->generation = socket_generation(&s->sockets, &c->socket);
@@ -651,10 +657,13 @@ void http_session_ended(struct connection *c)
 {
 	struct http_session *http = c->http;
 
-	if (http == NULL || http->state == HTTP_STREAMING || ready(c))
+	if (http == NULL || http->state == HTTP_STREAMING) {
 		connection_goodbye(c);
-	else
-		http->ended = true;
+		return;
+	}
+	/* Requests that came before it may still wait for their turn. */
+	http->ended = true;
+	http_session_resume(c);
 }
 
 void http_session_free(struct connection *c)

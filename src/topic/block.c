@@ -94,6 +94,8 @@ struct run block_run(const struct block *b, uint32_t skip)
 void block_unref(struct block *b)
 {
 	/* The last one must see what the others did before it frees the memory under them. */
-	if (atomic_fetch_sub_explicit(&b->holders, 1, memory_order_acq_rel) == 1)
-		free(b);
+	if (atomic_fetch_sub_explicit(&b->holders, 1, memory_order_acq_rel) != 1)
+		return;
+	free(b->receipt);
+	free(b);
 }

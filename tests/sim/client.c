@@ -31,6 +31,31 @@ static const char *const nonsense[] = {
 	"SUBSCRIBE garbage\r\nBYE\r\n",
 	"SUBSCRIBE garbage LAST 5\r\nBYE\r\nmore",
 	"PUBLISH garbage\nx\ny\r\n\r\n",
+	"GET /topic/plenty.a/last HTTP/1.1\r\nHost: x\r\n\r\n",
+	"GET /topic/plenty.a/1 HTTP/1.1\r\nHost: x\r\nRange: bytes=1-3\r\n\r\n",
+	"GET /topic/plenty.b/3 HTTP/1.1\r\nHost: x\r\n\r\n",
+	"HEAD /topic/few.a/2 HTTP/1.1\r\nHost: x\r\n\r\n",
+	"GET /topic/bye.a HTTP/1.1\r\nHost: x\r\n\r\n",
+	"GET /topic/skip.a/7 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+	"GET /topic/nobody/1 HTTP/1.1\r\nHost: x\r\n\r\n",
+	"GET /topic/nobody/99 HTTP/1.1\r\nHost: x\r\n\r\n",
+	"GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+	"OPTIONS /publish/garbage HTTP/1.1\r\nHost: x\r\n\r\n",
+	"POST /publish/garbage HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab",
+	"POST /publish/garbage HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nX-Version: "
+	"3.1\r\n\r\nabPOST",
+	"POST /publish/garbage HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: "
+	"chunked\r\n\r\n3\r\nabc\r\n",
+	"POST /publish/garbage HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+	"POST /publish/garbage HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n",
+	"POST /publish/garbage HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: "
+	"3\r\n\r\nabc",
+	"GET /subscribe/garbage HTTP/1.0\r\nAccept: text/event-stream\r\n\r\n",
+	"GET /subscribe/garbage?last=3 HTTP/1.1\r\nHost: x\r\n\r\nGET",
+	"GET /object/none HTTP/1.1\r\nHost: x\r\n\r\n",
+	"GET /health HTTP/1.1\r\nHost: x\r\n\r\n",
+	"GET /topic/plenty.a/2 HTTP/1.1\r\nHost: x\r\n\r\nGET /topic/plenty.b/last "
+	"HTTP/1.1\r\nHost: x\r\n\r\nGET /topic/plenty.a/9 HTTP/1.1\r\nHost: x\r\n\r\n",
 };
 
 unsigned random_size(struct random *r, unsigned max)
@@ -99,11 +124,16 @@ size_t client_text(unsigned publisher, unsigned number, char *text, bool *encoda
 		for (unsigned i = 0; i < 8 && len < want; i++, bits >>= 8) {
 			unsigned char c = (unsigned char)bits;
 
-			if (kind < 200)
+			c = c == '\n' ? ' ' : c;
+			if (sim.clients[publisher].speech != SPEAKS_LINE && kind >= 300 && c < 8)
+				c = '\n';
+			else if (kind < 200)
 				c = (unsigned char)('a' + c % 26);
-			text[len++] = c == '\r' || c == '\n' ? ' ' : (char)c;
+			text[len++] = c == '\r' ? ' ' : (char)c;
 		}
 	}
+	if (memchr(text, '\n', len) != NULL)
+		*encodable = false;
 	if (kind >= 380 && len < 1000) {
 		/* A CR inside, perhaps several, perhaps at the beginning; never the last byte. */
 		*encodable = false;
@@ -138,6 +168,14 @@ void client_init(struct client *c, unsigned id)
 	c->patient = random_one_in(&c->random, 3);
 	c->slow = random_one_in(&c->random, 6);
 	c->replay_kind = random_below(&c->random, 4);
+	if (c->role <= ROLE_SUBSCRIBER && random_one_in(&c->random, 3))
+		c->speech = c->role == ROLE_PUBLISHER || random_one_in(&c->random, 2)
+				    ? SPEAKS_CHUNKED
+				    : SPEAKS_EVENTS;
+	if (c->speech != SPEAKS_LINE && c->ending == END_BYE)
+		c->ending = END_FIN;
+	if (c->speech != SPEAKS_LINE && c->ending == END_TOO_LONG)
+		c->ending = END_CLOSE;
 	c->patience = random_below(&c->random, 4 * PATIENCE);
 }
 
@@ -150,7 +188,7 @@ void client_release(struct client *c)
 
 /* ---- speaking ---- */
 
-static void say(struct client *c, const char *data, size_t n)
+void client_say(struct client *c, const char *data, size_t n)
 {
 	if (c->pending_at == c->pending_n)
 		c->pending_at = c->pending_n = 0;
@@ -164,11 +202,11 @@ static void say(struct client *c, const char *data, size_t n)
 
 static void say_line(struct client *c, const char *text, size_t n)
 {
-	say(c, text, n);
+	client_say(c, text, n);
 	if (random_one_in(&c->random, 8))
-		say(c, "\n", 1);
+		client_say(c, "\n", 1);
 	else
-		say(c, "\r\n", 2);
+		client_say(c, "\r\n", 2);
 }
 
 static void say_command(struct client *c)
@@ -178,6 +216,11 @@ static void say_command(struct client *c)
 	char line[600];
 	int n = 0;
 
+	c->commanded = true;
+	if (c->speech != SPEAKS_LINE) {
+		http_say_command(c);
+		return;
+	}
 	if (c->role == ROLE_PUBLISHER) {
 		n = snprintf(line, sizeof(line), "PUBLISH %.*s", (int)name.len, name.data);
 	} else if (c->replay_kind == 1) {
@@ -199,7 +242,6 @@ static void say_command(struct client *c)
 		n = snprintf(line, sizeof(line), "SUBSCRIBE %.*s", (int)name.len, name.data);
 	}
 	say_line(c, line, (size_t)n);
-	c->commanded = true;
 }
 
 static void say_nonsense(struct client *c)
@@ -212,15 +254,15 @@ static void say_nonsense(struct client *c)
 	case 0:
 		for (size_t i = 0; i < sizeof(bytes); i++)
 			bytes[i] = (char)random_next(&c->random);
-		say(c, bytes, random_size(&c->random, sizeof(bytes)));
+		client_say(c, bytes, random_size(&c->random, sizeof(bytes)));
 		return;
 	case 1:
 		/* A command without an end. */
 		memset(bytes, 'a', sizeof(bytes));
-		say(c, bytes, sizeof(bytes));
+		client_say(c, bytes, sizeof(bytes));
 		return;
 	default:
-		say(c, text, strlen(text));
+		client_say(c, text, strlen(text));
 		return;
 	}
 }
@@ -243,7 +285,7 @@ static bool think(struct client *c)
 		say_command(c);
 		return true;
 	}
-	if (c->patient && !c->ok)
+	if (c->patient && !c->ok && (c->speech == SPEAKS_LINE || c->role == ROLE_SUBSCRIBER))
 		return false;
 	if (c->role == ROLE_SUBSCRIBER) {
 		if (c->ending == END_STAY && sim.calm < CALM_ALL)
@@ -261,7 +303,10 @@ static bool think(struct client *c)
 		bool encodable;
 		size_t n = client_text(c->id, c->generated++, text, &encodable);
 
-		say_line(c, text, n);
+		if (c->speech != SPEAKS_LINE)
+			http_say_message(c, text, n);
+		else
+			say_line(c, text, n);
 	}
 	if (c->role == ROLE_PUBLISHER && c->generated < c->messages)
 		return true;
@@ -269,14 +314,17 @@ static bool think(struct client *c)
 	    sim.calm < (c->role == ROLE_PUBLISHER ? CALM_PUBLISHERS : CALM_ALL))
 		return false;
 	c->said_all = true;
-	if (c->ending == END_BYE || c->ending == END_STAY) {
+	if (c->speech != SPEAKS_LINE) {
+		if (c->ending == END_STAY)
+			c->ending = END_FIN;
+	} else if (c->ending == END_BYE || c->ending == END_STAY) {
 		say_line(c, "BYE", 3);
 		/* What comes after it is nothing. */
 		if (random_one_in(&c->random, 10))
 			say_line(c, "after", 5);
 	} else if (c->ending == END_TOO_LONG) {
 		memset(text, 'l', sizeof(text));
-		say(c, text, SIM_MESSAGE_BYTES_MAX);
+		client_say(c, text, SIM_MESSAGE_BYTES_MAX);
 		say_line(c, text, 2);
 	}
 	return true;
@@ -332,11 +380,18 @@ static bool speak(struct client *c)
 
 /* ---- listening ---- */
 
+bool client_wants(const struct client *c, const struct entry *e)
+{
+	if (c->speech == SPEAKS_EVENTS)
+		return true;
+	return c->speech == SPEAKS_LINE ? e->encodable : !e->empty;
+}
+
 static void skip_unencodable(struct client *c)
 {
 	const struct order *o = &orders[c->topic];
 
-	while (c->next < o->n && !o->entries[c->next].encodable)
+	while (c->next < o->n && !client_wants(c, &o->entries[c->next]))
 		c->next++;
 }
 
@@ -347,14 +402,13 @@ static bool is_next(struct client *c, size_t index)
 	bool encodable;
 	size_t n;
 
-	if (index >= o->n || !o->entries[index].encodable)
+	if (index >= o->n || !client_wants(c, &o->entries[index]))
 		return false;
 	n = client_text(o->entries[index].publisher, o->entries[index].number, text, &encodable);
 	return n == c->line_n && memcmp(text, c->line, n) == 0;
 }
 
-/* Whether messages may be missing in between. */
-static bool may_miss(const struct client *c)
+bool client_may_miss(const struct client *c)
 {
 	return (sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_RELOAD)) ||
 	       strncmp(oracle_topic_name(c->topic).data, "skip", 4) == 0;
@@ -393,7 +447,7 @@ static void hear_error(struct client *c)
 	sim_fail("client %u is told %.*s for no reason", c->id, (int)c->line_n, c->line);
 }
 
-static void hear_message(struct client *c)
+void client_hear_message(struct client *c)
 {
 	skip_unencodable(c);
 	if (is_next(c, c->next)) {
@@ -401,18 +455,18 @@ static void hear_message(struct client *c)
 		c->received++;
 		return;
 	}
-	for (size_t i = c->next; may_miss(c) && i < orders[c->topic].n; i++) {
+	for (size_t i = c->next; client_may_miss(c) && i < orders[c->topic].n; i++) {
 		if (!is_next(c, i))
 			continue;
 		c->next = i + 1;
 		c->received++;
 		return;
 	}
-	if (starts_with(c, "ERROR ")) {
+	if (c->speech == SPEAKS_LINE && starts_with(c, "ERROR ")) {
 		hear_error(c);
 		return;
 	}
-	if (c->line_n == 3 && starts_with(c, "BYE")) {
+	if (c->speech == SPEAKS_LINE && c->line_n == 3 && starts_with(c, "BYE")) {
 		c->bye = true;
 		return;
 	}
@@ -438,8 +492,6 @@ static void hear_line(struct client *c)
 	c->lines_n++;
 	if (c->error || c->bye)
 		sim_fail("client %u: something comes after the last word", c->id);
-	if (c->role == ROLE_GARBAGE || c->role == ROLE_SILENT)
-		return;
 	if (c->lines_n == 1 && c->line_n == 2 && starts_with(c, "OK")) {
 		c->ok = true;
 		return;
@@ -452,7 +504,16 @@ static void hear_line(struct client *c)
 		hear_gap(c);
 		return;
 	}
-	hear_message(c);
+	client_hear_message(c);
+}
+
+void client_add(struct client *c, char b)
+{
+	if (c->line_n == c->line_slots) {
+		c->line_slots = 2 * c->line_slots + 400;
+		c->line = sim_realloc(c->line, c->line_slots);
+	}
+	c->line[c->line_n++] = b;
 }
 
 static void hear(struct client *c, const char *data, size_t n)
@@ -470,11 +531,7 @@ static void hear(struct client *c, const char *data, size_t n)
 			c->line_n = 0;
 			continue;
 		}
-		if (c->line_n == c->line_slots) {
-			c->line_slots = 2 * c->line_slots + 400;
-			c->line = sim_realloc(c->line, c->line_slots);
-		}
-		c->line[c->line_n++] = b;
+		client_add(c, b);
 		if (c->line_n > SIM_MESSAGE_BYTES_MAX + 32)
 			sim_fail("client %u: a line without an end", c->id);
 	}
@@ -499,8 +556,12 @@ static void hear_end(struct client *c)
 	if ((sim.params.faults & 1u << FAULT_DRAIN) && (sim.params.faults & 1u << FAULT_TIME))
 		return;
 	/* The close is the publisher's receipt. */
-	if (c->ending != END_TOO_LONG && c->pending_at == c->pending_n &&
-	    c->sequenced != c->messages &&
+	if (c->speech != SPEAKS_LINE && c->answered != c->messages && c->ending == END_FIN &&
+	    !(sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_DRAIN)))
+		sim_fail("client %u: %u of %u requests are answered", c->id, c->answered,
+			 c->messages);
+	if (c->speech == SPEAKS_LINE && c->ending != END_TOO_LONG &&
+	    c->pending_at == c->pending_n && c->sequenced != c->messages &&
 	    !(sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_LIMITS)))
 		sim_fail("client %u: closed after %u of %u messages", c->id, c->sequenced,
 			 c->messages);
@@ -530,7 +591,10 @@ static bool listen(struct client *c)
 		n = random_size(&c->random, sizeof(data));
 	n = pipe_read(&w->out, data, n);
 	if (n > 0) {
-		hear(c, data, n);
+		if (c->speech != SPEAKS_LINE)
+			http_hear(c, data, n);
+		else if (c->role <= ROLE_SUBSCRIBER)
+			hear(c, data, n);
 		return true;
 	}
 	if (!w->broker_fin && !w->reset)

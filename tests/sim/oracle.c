@@ -17,6 +17,7 @@
  */
 
 struct block *__real_block_new(struct span name, uint64_t hash, size_t capacity);
+void __real_shard_publish(struct shard *shard, struct block *block);
 void __real_topic_sequence(struct topic *topic, struct block *block, struct history_total *total,
 			   uint64_t now_ns);
 void __real_home_subscribe(struct shard *shard, struct subscribe_letter *letter);
@@ -29,6 +30,7 @@ unsigned __real_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned s
 			    enum mailbox_lane lane, void **letters, unsigned max, bool *again);
 
 struct block *__wrap_block_new(struct span name, uint64_t hash, size_t capacity);
+void __wrap_shard_publish(struct shard *shard, struct block *block);
 void __wrap_topic_sequence(struct topic *topic, struct block *block, struct history_total *total,
 			   uint64_t now_ns);
 void __wrap_home_subscribe(struct shard *shard, struct subscribe_letter *letter);
@@ -123,6 +125,14 @@ unsigned __wrap_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned s
 	return n;
 }
 
+static struct client *client_at(struct shard *s, uint32_t slot, uint32_t generation)
+{
+	struct socket *socket = socket_at(&s->sockets, slot, generation);
+	int client = socket != NULL ? kernel_client_of(socket->fd) : -1;
+
+	return client >= 0 ? &sim.clients[client] : NULL;
+}
+
 /* Until its home stamps it, a block bears the number of its publisher. */
 struct block *__wrap_block_new(struct span name, uint64_t hash, size_t capacity)
 {
@@ -131,6 +141,17 @@ struct block *__wrap_block_new(struct span name, uint64_t hash, size_t capacity)
 	if (b != NULL)
 		b->epoch = (uint64_t)(kernel_receiving() + 1);
 	return b;
+}
+
+/* One of a request has no such mark yet; its connection is surely still there. */
+void __wrap_shard_publish(struct shard *s, struct block *b)
+{
+	if (b->receipt != NULL) {
+		struct client *c = client_at(s, b->slot, b->generation);
+
+		b->epoch = c != NULL ? c->id + 1 : 0;
+	}
+	__real_shard_publish(s, b);
 }
 
 static size_t era_base(struct order *o, uint64_t epoch, bool add)
@@ -188,7 +209,8 @@ static void sequenced(unsigned topic, struct client *publisher, struct span mess
 		o->slots_n = 2 * o->slots_n + 256;
 		o->entries = sim_realloc(o->entries, o->slots_n * sizeof(*o->entries));
 	}
-	o->entries[o->n++] = (struct entry){ publisher->id, publisher->sequenced++, encodable };
+	o->entries[o->n++] = (struct entry){ publisher->id, publisher->sequenced++, encodable,
+					     message.len == 0 };
 	o->encodable_n += encodable;
 }
 
@@ -255,14 +277,6 @@ static size_t take_asked(const struct subscribe_letter *l)
 		return at;
 	}
 	sim_fail("an answer that no home has given");
-}
-
-static struct client *client_at(struct shard *s, uint32_t slot, uint32_t generation)
-{
-	struct socket *socket = socket_at(&s->sockets, slot, generation);
-	int client = socket != NULL ? kernel_client_of(socket->fd) : -1;
-
-	return client >= 0 ? &sim.clients[client] : NULL;
 }
 
 /* What the answer to a replay must be, by the contract. */

@@ -9,6 +9,7 @@
  *   runner.c     many seeds, on several processes; repeats and shrinks what fails
  *   world.c      one seed: builds the broker, schedules, calms down, checks
  *   client.c     what clients do, and the check of every byte they get
+ *   http.c       those of them that speak HTTP
  *   oracle.c     what the broker decided (order, places of joining), listened to at its own calls
  *   sim_ring.c   include/engine/ring.h: sockets, requests and completions in memory
  *   sim_clock.c  include/base/clock.h
@@ -149,6 +150,8 @@ bool fiber_ended(unsigned index);
 
 /* Allocations of the broker that are not freed yet. */
 long alloc_outstanding(void);
+/* Says which have been lost, where a sanitizer knows. */
+void alloc_tell(void);
 /* Of the simulation itself; neither counted nor refused. */
 void *sim_alloc(size_t size);
 void *sim_realloc(void *p, size_t size);
@@ -207,7 +210,8 @@ int kernel_client_of(int fd);
 /* A message in the order that its home gave it. */
 struct entry {
 	uint32_t publisher, number;
-	bool encodable;
+	bool encodable; /* as a line */
+	bool empty;
 };
 
 struct order {
@@ -235,12 +239,15 @@ long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq);
 /* ---- clients ---- */
 
 enum role { ROLE_PUBLISHER, ROLE_SUBSCRIBER, ROLE_GARBAGE, ROLE_SILENT };
+/* A publisher that speaks HTTP is SPEAKS_CHUNKED. */
+enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS };
 enum ending { END_BYE, END_FIN, END_CLOSE, END_RESET, END_STAY, END_TOO_LONG };
 
 struct client {
 	unsigned id;
 	enum role role;
 	enum ending ending;
+	enum speech speech;
 	unsigned topic, start;
 	bool probe; /* begun after all faults */
 	bool begun, said_all, over, stalled, slow;
@@ -255,6 +262,9 @@ struct client {
 	/* publisher */
 	bool patient, commanded;
 	unsigned messages, generated, sequenced, patience;
+	/* HTTP: what is read of an answer */
+	unsigned http_state, status, answered;
+	size_t body_left;
 	/* subscriber */
 	unsigned replay_kind;
 	uint64_t replay_n, replay_epoch;
@@ -264,7 +274,7 @@ struct client {
 	size_t asked_at;
 	size_t begin_low, begin_high, next;
 	uint64_t gap_epoch, gap_seq;
-	uint64_t received;
+	uint64_t received, unfinished;
 	bool begun_reading;
 };
 
@@ -274,6 +284,20 @@ void client_release(struct client *c);
 bool client_step(struct client *c);
 /* From now on it reads and ends as it should. */
 void client_calm(struct client *c);
+/* Whether messages may be missing in between. */
+bool client_may_miss(const struct client *c);
+/* The message that is in c->line is the one that must come now, or it fails. */
+void client_hear_message(struct client *c);
+/* Whether this entry of the topic's order is for somebody who speaks as this client. */
+bool client_wants(const struct client *c, const struct entry *e);
+void client_say(struct client *c, const char *data, size_t n);
+void client_add(struct client *c, char b);
+
+/* A request instead of a command, and one with a message. */
+void http_say_command(struct client *c);
+void http_say_message(struct client *c, const char *text, size_t n);
+void http_hear(struct client *c, const char *data, size_t n);
+
 /* The n-th message of a publisher. */
 size_t client_text(unsigned publisher, unsigned number, char *text, bool *encodable);
 

@@ -315,20 +315,6 @@ static void answer(struct ring *ring, const struct answer *a)
 	ring->answers[(ring->answers_head + ring->answers_n++) % ring->answers_slots] = *a;
 }
 
-static void count_lines(const struct request *r, int result)
-{
-	size_t left = result > 0 ? (size_t)result : 0;
-
-	for (unsigned i = 0; i < r->spans_n && left > 0; i++) {
-		const char *p = r->spans[i].iov_base;
-		size_t n = r->spans[i].iov_len < left ? r->spans[i].iov_len : left;
-
-		left -= n;
-		for (size_t at = 0; at < n; at++)
-			sim.lines += p[at] == '\n';
-	}
-}
-
 /* The request has a result; without `more` it is over. */
 static bool complete(struct request *r, int result, bool more, int buffer)
 {
@@ -338,8 +324,6 @@ static bool complete(struct request *r, int result, bool more, int buffer)
 
 	if (r->op == REQUEST_SEND && !r->file->shut_write && sum_of(r) != r->sum)
 		sim_fail("the memory of a send on fd %d has changed before its completion", r->fd);
-	if (r->op == REQUEST_SEND)
-		count_lines(r, result);
 	if (ring->answers_n >= ring->answers_max) {
 		ring->overflowed = true;
 		more = false;
@@ -444,19 +428,31 @@ static bool recv_goes_on(struct request *r)
 	return complete(r, (int)n, r->op == REQUEST_RECV && !r->once && may_go_on(), buffer);
 }
 
+static void count_lines(const char *p, size_t n)
+{
+	while (n-- > 0)
+		sim.lines += *p++ == '\n';
+}
+
+/* Nobody reads it. */
+static bool send_into_the_void(struct request *r)
+{
+	for (unsigned i = 0; i < r->spans_n; i++)
+		count_lines(r->spans[i].iov_base, r->spans[i].iov_len);
+	return complete(r, (int)r->total, false, -1);
+}
+
 static bool send_goes_on(struct request *r)
 {
 	struct wire *w = wire_of(r->file);
 	size_t at = 0, room, left, moved = 0;
 
-	if (!w->reset && w->client_closed) {
+	if (!w->reset && w->client_closed && !r->file->shut_write) {
 		/* Nobody is there any more: the first bytes are taken, and answered by a reset. */
 		w->out.len = 0;
-		if (random_one_in(&sim.random, 2)) {
+		if (random_one_in(&sim.random, 2))
 			kernel_reset(w);
-			return complete(r, (int)r->total, false, -1);
-		}
-		return complete(r, (int)r->total, false, -1);
+		return send_into_the_void(r);
 	}
 	if (w->reset || r->file->shut_write)
 		return complete(r,
@@ -485,6 +481,7 @@ static bool send_goes_on(struct request *r)
 		if (skip < s.iov_len) {
 			n = s.iov_len - skip < left - moved ? s.iov_len - skip : left - moved;
 			n = pipe_write(&w->out, (char *)s.iov_base + skip, n);
+			count_lines((char *)s.iov_base + skip, n);
 			moved += n;
 		}
 		at += s.iov_len;
