@@ -165,7 +165,7 @@ $(BROKER): $(call object,src/main.c) $(LIB)
 
 $(BUILD)/broker-load: $(call object,bench/load/main.c) $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS) -lm
 
 # The simulation: its ring and its clock come before the archive, and the broker's own calls to
 # these functions pass through it.
