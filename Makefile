@@ -172,7 +172,7 @@ $(BROKER): $(call object,src/main.c) $(LIB)
 
 $(BUILD)/broker-load: $(call object,bench/load/main.c) $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
-	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS) -lm
 
 # The simulation: its ring and its clock come before the archive, and the broker's own calls to
 # these functions pass through it.
@@ -386,7 +386,8 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	install -D -m 644 deploy/broker.sysusers $(DESTDIR)$(sysusersdir)/broker.conf
 	install -D -m 644 -t $(DESTDIR)$(sysctldir) deploy/sysctl.d/60-broker.conf
 	install -D -m 755 -t $(DESTDIR)$(datadir) deploy/tune.sh
-	install -D -m 755 -t $(DESTDIR)$(datadir)/trace deploy/trace/run deploy/trace/*.bt
+	install -D -m 755 -t $(DESTDIR)$(datadir)/trace deploy/trace/run
+	install -D -m 644 -t $(DESTDIR)$(datadir)/trace deploy/trace/*.bt
 	install -D -m 755 -t $(DESTDIR)$(datadir)/ec2 deploy/ec2/bench
 	install -D -m 644 -t $(DESTDIR)$(datadir)/container deploy/container/seccomp.json
 	mkdir -p $(DESTDIR)$(unitdir)

@@ -354,7 +354,7 @@ static void raise_file_limit(void)
 	}
 }
 
-static int start(struct run *run, struct result *r, struct live *l)
+static void start(struct run *run, struct result *r, struct live *l)
 {
 	unsigned started = 0;
 
@@ -380,7 +380,6 @@ static int start(struct run *run, struct result *r, struct live *l)
 		r->stalled += w->stalled;
 		r->stalled_closed += w->stalled_closed;
 	}
-	return 0;
 }
 
 int run_main(const struct options *o)
@@ -388,7 +387,7 @@ int run_main(const struct options *o)
 	struct run run;
 	struct live *live = calloc(1, sizeof(*live));
 	struct result *result = calloc(1, sizeof(*result));
-	int code = EXIT_WRONG;
+	int code;
 
 	raise_file_limit();
 	signal(SIGPIPE, SIG_IGN);

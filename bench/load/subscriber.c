@@ -215,14 +215,11 @@ static void sent(struct client *c, int result)
 
 static void opened(struct client *c)
 {
-	struct subscriber *s = subscriber_of(c);
-
 	c->received = received;
 	c->sent = sent;
-	if (s->stalled)
-		socket_pause(&c->worker->sockets, &c->socket);
 }
 
+/* What was on its way when it stopped reading. */
 static void stalled_received(struct client *c, const char *data, size_t len, int error)
 {
 	(void)c;

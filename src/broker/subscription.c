@@ -109,12 +109,14 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 		reply_ok(c, l);
 	if (c->state == CONNECTION_CLOSED)
 		return 0;
-	if (c->state == CONNECTION_FINISHING && c->http != NULL)
-		connection_finish(c, http_session_farewell(c));
-	else if (c->state == CONNECTION_FINISHING)
-		connection_finish(c, c->farewell);
-	else
+	if (c->state != CONNECTION_FINISHING) {
 		connection_flush(c);
+		return 0;
+	}
+	/* It said goodbye before it was in: what has been sequenced since the home's answer is its
+	 * too. */
+	c->awaiting = subscription_ask_last(sub);
+	connection_finish(c, c->http != NULL ? http_session_farewell(c) : c->farewell);
 	return 0;
 }
 

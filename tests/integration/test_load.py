@@ -297,7 +297,7 @@ SPOILERS = {
     "topic": (flip(13), "damaged content"),
     "publisher": (flip(18), "damaged content|unknown publisher"),
     "sequence": (flip(29), "damaged content"),
-    "time": (flip(46), "wrong intended time"),
+    "time": (flip(46), "wrong intended time|damaged header"),  # the digit a becomes none at all
     "filler": (flip(HEADER_BYTES + 30), "damaged content"),
     "last byte": (flip(-1), "damaged content"),
     "lost": (drop, "gap"),

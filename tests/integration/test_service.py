@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from harness import FACTOR, PATIENCE, ROOT
+from filters import under
+from harness import FACTOR, PATIENCE, ROOT, release_only
 
 UNIT = ROOT / "deploy/broker.service"
 
@@ -146,3 +147,28 @@ def test_the_unit_gives_a_drain_the_time_it_needs():
     limit = int(re.search(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.M).group(1))
     drain = int(re.search(r"^drain_seconds\s*=\s*(\d+)", (ROOT / "config/broker.conf").read_text(), re.M).group(1))
     assert limit > drain
+
+
+def calls_in(sets):
+    """The system calls in a set of systemd's, "@system-service"; sets hold others."""
+    listed = subprocess.run(["systemd-analyze", "syscall-filter", "--no-pager", *sets], capture_output=True, text=True, timeout=60)
+    names = re.findall(r"^    (@?[a-z0-9_-]+)$", listed.stdout, re.M)
+    nested = [n for n in names if n.startswith("@")]
+    return {n for n in names if not n.startswith("@")} | (calls_in(nested) if nested else set())
+
+
+@release_only
+def test_the_units_filter_lets_the_broker_do_all_it_does(start):
+    """What is refused is mostly not fatal, and easily missed: that the broker could no longer filter calls itself was."""
+    allowed = set()
+    for line in re.findall(r"^SystemCallFilter=(.*)$", UNIT.read_text(), re.M):
+        names = line.lstrip("~").split()
+        sets = [n for n in names if n.startswith("@")]
+        calls = {n for n in names if not n.startswith("@")} | (calls_in(sets) if sets else set())
+        allowed = allowed - calls if line.startswith("~") else allowed | calls
+    assert "io_uring_setup" in allowed and "ptrace" not in allowed
+    # The manager allows these to everybody.
+    broker = start(reactors=2, preexec=under(allowed | calls_in(["@default"])))
+    assert "sandbox: rings restricted, system calls filtered" in broker.log()
+    assert "cannot be pinned" not in broker.log()
+    broker.works()
