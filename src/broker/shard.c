@@ -430,8 +430,12 @@ static bool flush(void *context)
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 		if (s->mail_for_n[lane] > 0)
 			room |= flush_outboxes(s, lane);
-	if (room && !list_empty(&s->paused))
+	if (room && !list_empty(&s->paused)) {
 		connections_resume(s);
+		/* A request that was kept is worked on at once, and its letters go with the next
+		 * turn, which must not be slept through. */
+		more = true;
+	}
 	return more || !list_empty(&s->dirty) || !list_empty(&s->sockets.dying);
 }
 
