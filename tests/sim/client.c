@@ -557,7 +557,7 @@ static void hear_end(struct client *c)
 		return;
 	/* The close is the publisher's receipt. */
 	if (c->speech != SPEAKS_LINE && c->answered != c->messages && c->ending == END_FIN &&
-	    !(sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_DRAIN)))
+	    !(sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_DRAIN | 1u << FAULT_TIME)))
 		sim_fail("client %u: %u of %u requests are answered", c->id, c->answered,
 			 c->messages);
 	if (c->speech == SPEAKS_LINE && c->ending != END_TOO_LONG &&
