@@ -234,16 +234,23 @@ static void keep(struct connection *c, struct span bytes)
 	c->input_len = (uint32_t)bytes.len;
 }
 
-/* The rest of a large message goes straight into its block, in large pieces. */
-static void receive_in_place(struct connection *c)
+/*
+ * Where more is coming than a receive buffer holds, the rest of a large message or simply many, the
+ * next receive goes straight into the block it becomes, in large pieces: messages that come
+ * together go out together.
+ */
+static void receive_in_place(struct connection *c, size_t received)
 {
 	struct publisher *p = c->publisher;
 	struct block *b;
 
-	if (p == NULL || p->carry == NULL || p->carry->len < LARGE_BYTES || c->socket.paused ||
-	    c->socket.recv_armed)
+	if (p == NULL || c->socket.paused || c->socket.recv_armed)
 		return;
-	b = block_reserve(p->carry, LARGE_BYTES);
+	if (received < c->shard->config->engine.recv_buffer_bytes &&
+	    (p->carry == NULL || p->carry->len < LARGE_BYTES))
+		return;
+	b = p->carry != NULL ? block_reserve(p->carry, LARGE_BYTES)
+			     : block_new(p->name, p->hash, LARGE_BYTES);
 	if (b == NULL)
 		return;
 	p->carry = b;
@@ -270,31 +277,21 @@ static struct span take(struct connection *c, struct span bytes)
 	return bytes;
 }
 
-/* Bytes that were received into their block: what follows the end of its message must leave it
- * before the block is published. */
+/* Bytes that were received into the block they become: it stays until all of them have been looked
+ * at. */
 static void take_in_place(struct connection *c, struct span bytes)
 {
-	const char *lf = memchr(bytes.data, '\n', bytes.len);
-	struct span first = { bytes.data, lf != NULL ? (size_t)(lf - bytes.data) + 1 : bytes.len };
-	struct span rest = span_skip(bytes, first.len);
-	char *copy = NULL;
+	struct block *b = c->publisher->carry;
 
-	if (rest.len > 0) {
-		copy = malloc(rest.len);
-		if (copy == NULL) {
-			connection_error(c, LINE_ERROR_TEXT("out of memory"));
-			return;
-		}
-		memcpy(copy, rest.data, rest.len);
-	}
-	take(c, first);
-	take(c, (struct span){ copy, rest.len });
-	free(copy);
+	block_ref(b, 1);
+	take(c, bytes);
+	block_unref(b);
 }
 
 void line_session_received(struct connection *c, struct span bytes)
 {
 	struct publisher *p = c->publisher;
+	size_t received = bytes.len;
 	char *joined = NULL;
 
 	if (p != NULL && p->carry != NULL && bytes.data == block_body(p->carry) + p->carry->len) {
@@ -320,5 +317,5 @@ void line_session_received(struct connection *c, struct span bytes)
 		free(joined);
 	}
 	if (c->state == CONNECTION_OPEN)
-		receive_in_place(c);
+		receive_in_place(c, received);
 }

@@ -61,16 +61,32 @@ struct block *block_reserve(struct block *b, size_t len)
 
 struct block *block_trim(struct block *b)
 {
+	size_t spare = b->capacity - b->len;
 	struct block *trimmed;
 
 	/* Small ones are not worth a call, and most have just what they need. */
-	if (b->capacity - b->len < TRIM_BYTES)
+	if (spare < TRIM_BYTES)
 		return b;
-	trimmed = realloc(b, sizeof(*b) + b->head_len + b->len);
+	if (atomic_load_explicit(&b->holders, memory_order_relaxed) == 1) {
+		trimmed = realloc(b, sizeof(*b) + b->head_len + b->len);
+		if (trimmed == NULL)
+			return b;
+		list_init(&trimmed->age);
+		trimmed->capacity = trimmed->len;
+		return trimmed;
+	}
+	/* Somebody still looks at it, so that it cannot move: a copy, if more than half would be
+	 * wasted. */
+	if (spare < b->len)
+		return b;
+	trimmed = malloc(sizeof(*b) + b->head_len + b->len);
 	if (trimmed == NULL)
 		return b;
+	memcpy(trimmed, b, sizeof(*b) + b->head_len + b->len);
 	list_init(&trimmed->age);
+	atomic_init(&trimmed->holders, 1);
 	trimmed->capacity = trimmed->len;
+	block_unref(b);
 	return trimmed;
 }
 
