@@ -34,6 +34,7 @@ static const char usage[] =
 	"period)\n"
 	"  --window N           instead of a rate: as fast as it goes, at most N messages of a\n"
 	"                       publisher out before all its subscribers have them\n"
+	"  --batch N            most messages of a publisher in one send (all that may go)\n"
 	"  --duration SECONDS   measured (10)\n"
 	"  --warmup SECONDS     before that, not measured (1)\n"
 	"  --drain SECONDS      for the last messages to arrive (10)\n"
@@ -191,6 +192,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		OPT_BYTES,
 		OPT_RATE,
 		OPT_WINDOW,
+		OPT_BATCH,
 		OPT_TOGETHER,
 		OPT_DURATION,
 		OPT_WARMUP,
@@ -218,6 +220,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		{ "rate", required_argument, NULL, OPT_RATE },
 		{ "together", no_argument, NULL, OPT_TOGETHER },
 		{ "window", required_argument, NULL, OPT_WINDOW },
+		{ "batch", required_argument, NULL, OPT_BATCH },
 		{ "duration", required_argument, NULL, OPT_DURATION },
 		{ "warmup", required_argument, NULL, OPT_WARMUP },
 		{ "drain", required_argument, NULL, OPT_DRAIN },
@@ -249,6 +252,7 @@ void options_parse(struct options *o, int argc, char **argv)
 			       .publishers = 1,
 			       .message_bytes = 8192,
 			       .rate_per_s = 20,
+			       .batch = UINT32_MAX,
 			       .duration_ns = 10 * NS_PER_S,
 			       .warmup_ns = NS_PER_S,
 			       .drain_ns = 10 * NS_PER_S,
@@ -276,6 +280,9 @@ void options_parse(struct options *o, int argc, char **argv)
 			break;
 		case OPT_WINDOW:
 			o->window = whole("window", optarg, 1, 1 << 20);
+			break;
+		case OPT_BATCH:
+			o->batch = whole("batch", optarg, 1, 1 << 20);
 			break;
 		case OPT_DURATION:
 			o->duration_ns = seconds("duration", optarg, 0.01);

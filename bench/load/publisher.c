@@ -62,6 +62,7 @@ void publisher_push(struct publisher *p, uint64_t now_ns)
 	n = allowed(p, now_ns);
 	if (n == 0)
 		return;
+	n = n < w->run->options->batch ? n : w->run->options->batch;
 	first = atomic_load_explicit(&f->built, memory_order_relaxed);
 	flow_build(f, (unsigned)n, now_ns);
 	w->published += n;

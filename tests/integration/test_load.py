@@ -48,6 +48,7 @@ def succeeds(*args):
         "--rate 0.5",
         "--window 64 --subscribers 20 --bytes 128",
         "--window 1 --bytes 48",
+        "--window 64 --batch 1 --subscribers 20 --bytes 128",
         "--window 3 --topics 7 --publishers 3 --subscribers 4 --bytes 5000",
         "--window 2 --bytes 1M",
         "--window 16 --topics 3 --publishers 2 --subscribers 5 --bytes 300 --threads 3",
