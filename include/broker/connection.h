@@ -97,10 +97,13 @@ static inline struct connection *connection_of(struct socket *socket)
 /* ---- the line protocol's session (line_session.c) ---- */
 
 void line_session_received(struct connection *connection, struct span bytes);
+/* Nothing more will come: what has come is all. */
+void line_session_ended(struct connection *connection);
 
 /* What a connection that publishes needs. */
 struct publisher {
 	struct block *carry;        /* a message that is partly there, or NULL */
+	size_t unread;              /* bytes received behind it that have not been looked at */
 	struct topic_letter *leave; /* for its end, which must not fail for want of memory */
 	uint64_t hash;
 	unsigned home;

@@ -32,6 +32,7 @@ struct completion {
 	uint64_t user_data;
 	int result;       /* -errno, or what the request's man page says */
 	bool more;        /* the request stays armed and will complete again */
+	bool nonempty;    /* there was more to receive than it took */
 	const char *data; /* received bytes; valid until the callback returns; NULL for all but
 			     ring_recv */
 };
@@ -113,6 +114,9 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 /* Whether a completion is there or one would be after ring_enter without waiting. No system call.
  */
 bool ring_ready(const struct ring *ring);
+/* Whether something has come since the last ring_enter that only the next one brings out: bytes, a
+ * connection, a wake-up. No system call; a kernel before Linux 5.19 does not say. */
+bool ring_deferred(const struct ring *ring);
 /* Requests queued and not yet handed over. */
 unsigned ring_queued(const struct ring *ring);
 

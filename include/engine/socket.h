@@ -22,8 +22,9 @@ struct socket {
 	bool recv_armed;
 	bool multishot; /* receives need not be stopped: armed once for many */
 	bool sending;
-	bool paused; /* the owner wants nothing received for now */
-	bool ended;  /* the peer's end of file, or an error, was received */
+	bool paused;   /* the owner wants nothing received for now */
+	bool ended;    /* the peer's end of file, or an error, was received */
+	bool nonempty; /* what is being received is not all that is there */
 	bool closing;
 	char *into;       /* the armed receive goes into the owner's memory; or NULL */
 	uint64_t sent_ns; /* when the last send was queued */

@@ -330,7 +330,11 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 		if (s->idle.after_ns != 0 && (c->publisher != NULL || c->subscription != NULL))
 			reactor_deadline(&s->reactor, &s->idle, &c->deadline);
 		line_session_received(c, (struct span){ data, len });
-	} else if (error != 0 || c->state == CONNECTION_LINGERING) {
+		return;
+	}
+	if (c->state == CONNECTION_OPEN)
+		line_session_ended(c);
+	if (error != 0 || c->state == CONNECTION_LINGERING) {
 		connection_close(c, DROP_CLOSED);
 	} else if (c->state == CONNECTION_OPEN && c->http != NULL) {
 		http_session_ended(c);
@@ -545,6 +549,8 @@ static void each_connection(struct shard *s, void (*callback)(struct connection 
 
 static void stop_publisher(struct connection *c)
 {
+	if (c->state == CONNECTION_OPEN)
+		line_session_ended(c);
 	/* A message that is on its way to its home gets its answer. */
 	if (c->state == CONNECTION_OPEN && c->http != NULL && c->http->publishing) {
 		http_close_after(c);

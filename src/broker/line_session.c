@@ -8,7 +8,10 @@
 #include "broker/subscription.h"
 #include "topic/block.h"
 
-enum { LARGE_BYTES = 64 << 10 };
+enum {
+	LARGE_BYTES = 64 << 10,         /* received in place at a time */
+	TOGETHER_BYTES_MAX = 256 << 10, /* received before it is looked at, while more is there */
+};
 
 static void publish(struct connection *c, struct block *b)
 {
@@ -234,30 +237,6 @@ static void keep(struct connection *c, struct span bytes)
 	c->input_len = (uint32_t)bytes.len;
 }
 
-/*
- * Where more is coming than a receive buffer holds, the rest of a large message or simply many, the
- * next receive goes straight into the block it becomes, in large pieces: messages that come
- * together go out together.
- */
-static void receive_in_place(struct connection *c, size_t received)
-{
-	struct publisher *p = c->publisher;
-	struct block *b;
-
-	if (p == NULL || c->socket.paused || c->socket.recv_armed)
-		return;
-	if (received < c->shard->config->engine.recv_buffer_bytes &&
-	    (p->carry == NULL || p->carry->len < LARGE_BYTES))
-		return;
-	b = p->carry != NULL ? block_reserve(p->carry, LARGE_BYTES)
-			     : block_new(p->name, p->hash, LARGE_BYTES);
-	if (b == NULL)
-		return;
-	p->carry = b;
-	socket_receive_into(&c->shard->sockets, &c->socket, block_body(b) + b->len,
-			    b->capacity - b->len);
-}
-
 /* Handles what is whole in bytes; returns the rest, the beginning of a command. */
 static struct span take(struct connection *c, struct span bytes)
 {
@@ -277,45 +256,121 @@ static struct span take(struct connection *c, struct span bytes)
 	return bytes;
 }
 
-/* Bytes that were received into the block they become: it stays until all of them have been looked
- * at. */
-static void take_in_place(struct connection *c, struct span bytes)
+/* Room for len more bytes behind those that wait to be looked at. NULL: out of memory. */
+static char *room_for_unread(struct publisher *p, size_t len)
 {
-	struct block *b = c->publisher->carry;
+	struct block *b = p->carry != NULL ? block_reserve(p->carry, p->unread + len)
+					   : block_new(p->name, p->hash, len);
 
+	if (b == NULL)
+		return NULL;
+	p->carry = b;
+	return block_body(b) + b->len + p->unread;
+}
+
+/* The next receive goes straight into the block that it becomes. */
+static bool receive_in_place(struct connection *c)
+{
+	struct publisher *p = c->publisher;
+	char *room = room_for_unread(p, LARGE_BYTES);
+
+	if (room == NULL)
+		return false;
+	socket_receive_into(&c->shard->sockets, &c->socket, room,
+			    p->carry->capacity - p->carry->len - p->unread);
+	return true;
+}
+
+/* Looks at what waits behind the carry; the block stays until all of it has been looked at. */
+static void take_unread(struct connection *c)
+{
+	struct publisher *p = c->publisher;
+	struct block *b = p->carry;
+	struct span bytes = { block_body(b) + b->len, p->unread };
+
+	p->unread = 0;
 	block_ref(b, 1);
 	take(c, bytes);
 	block_unref(b);
 }
 
-void line_session_received(struct connection *c, struct span bytes)
+/* Whether the bytes are behind the carry and what waits there: received there, or put there because
+ * the kernel has more, which will come there. */
+static bool keep_in_place(struct connection *c, struct span bytes)
 {
 	struct publisher *p = c->publisher;
-	size_t received = bytes.len;
+	char *room;
+
+	if (p->carry != NULL && bytes.data == block_body(p->carry) + p->carry->len + p->unread) {
+		p->unread += bytes.len;
+		return true;
+	}
+	if (p->unread == 0 && !c->socket.nonempty)
+		return false;
+	room = room_for_unread(p, bytes.len + LARGE_BYTES);
+	if (room == NULL)
+		return false;
+	memcpy(room, bytes.data, bytes.len);
+	p->unread += bytes.len;
+	return true;
+}
+
+/*
+ * Messages that have come together go out together: as long as the kernel has more, that is fetched
+ * first. Where much comes the next receive is in place as well: it may be much again, or the rest
+ * of a large message.
+ */
+static void received_in_place(struct connection *c)
+{
+	struct publisher *p = c->publisher;
+	size_t received = p->unread;
+
+	if (c->socket.nonempty && received < TOGETHER_BYTES_MAX && !c->socket.paused &&
+	    receive_in_place(c))
+		return;
+	take_unread(c);
+	p = c->publisher;
+	if (p == NULL || c->state != CONNECTION_OPEN || c->socket.paused)
+		return;
+	if (received >= c->shard->config->engine.recv_buffer_bytes ||
+	    (p->carry != NULL && p->carry->len >= LARGE_BYTES))
+		(void)receive_in_place(c);
+}
+
+void line_session_ended(struct connection *c)
+{
+	if (c->publisher != NULL && c->publisher->unread > 0)
+		take_unread(c);
+}
+
+void line_session_received(struct connection *c, struct span bytes)
+{
 	char *joined = NULL;
 
-	if (p != NULL && p->carry != NULL && bytes.data == block_body(p->carry) + p->carry->len) {
-		take_in_place(c, bytes);
-	} else {
-		if (c->input_len > 0) {
-			/* The beginning of a command came before: put both together. */
-			joined = malloc(c->input_len + bytes.len);
-			if (joined == NULL) {
-				connection_close(c, DROP_MEMORY);
-				return;
-			}
-			memcpy(joined, c->input, c->input_len);
-			memcpy(joined + c->input_len, bytes.data, bytes.len);
-			bytes = (struct span){ joined, c->input_len + bytes.len };
-			free(c->input);
-			c->input = NULL;
-			c->input_len = 0;
-		}
-		bytes = take(c, bytes);
-		if (c->state == CONNECTION_OPEN && bytes.len > 0)
-			keep(c, bytes);
-		free(joined);
+	if (c->publisher != NULL && keep_in_place(c, bytes)) {
+		received_in_place(c);
+		return;
 	}
-	if (c->state == CONNECTION_OPEN)
-		receive_in_place(c, received);
+	/* Without memory to put the two together. */
+	line_session_ended(c);
+	if (c->state != CONNECTION_OPEN)
+		return;
+	if (c->input_len > 0) {
+		/* The beginning of a command came before: put both together. */
+		joined = malloc(c->input_len + bytes.len);
+		if (joined == NULL) {
+			connection_close(c, DROP_MEMORY);
+			return;
+		}
+		memcpy(joined, c->input, c->input_len);
+		memcpy(joined + c->input_len, bytes.data, bytes.len);
+		bytes = (struct span){ joined, c->input_len + bytes.len };
+		free(c->input);
+		c->input = NULL;
+		c->input_len = 0;
+	}
+	bytes = take(c, bytes);
+	if (c->state == CONNECTION_OPEN && bytes.len > 0)
+		keep(c, bytes);
+	free(joined);
 }

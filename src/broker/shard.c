@@ -389,10 +389,13 @@ void shard_active(struct shard *s, struct stream *stream)
  * one with ten thousand. */
 static void fan_out(struct shard *s)
 {
-	unsigned left = s->config->engine.turn_sends;
+	const unsigned turn = s->config->engine.turn_sends;
+	unsigned left = turn;
 	struct list *link;
 
-	while (left > 0 && (link = list_take(&s->dirty)) != NULL) {
+	/* What comes in meanwhile need not wait for a whole turn's sends. */
+	while (left > 0 && (left == turn || !ring_deferred(s->reactor.ring)) &&
+	       (link = list_take(&s->dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
 		unsigned before = left;
 

@@ -516,19 +516,23 @@ void ring_wake(struct ring *ring, int target_ring_fd, uint64_t user_data)
 	sqe->user_data = UINT64_MAX;
 }
 
+bool ring_deferred(const struct ring *ring)
+{
+	return IO_URING_READ_ONCE(*ring->uring.sq.kflags) &
+	       (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 /* Whether the kernel holds completions that only an enter brings out. Without TASKRUN_FLAG it does
  * not say. */
 static bool deferred_work(const struct ring *ring)
 {
-	return (IO_URING_READ_ONCE(*ring->uring.sq.kflags) &
-		(IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW)) ||
+	return ring_deferred(ring) ||
 	       (!(ring->uring.flags & IORING_SETUP_TASKRUN_FLAG) && !ring->sqpoll);
 }
 
 bool ring_ready(const struct ring *ring)
 {
-	return io_uring_cq_ready(&ring->uring) > 0 || (IO_URING_READ_ONCE(*ring->uring.sq.kflags) &
-						       (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW));
+	return io_uring_cq_ready(&ring->uring) > 0 || ring_deferred(ring);
 }
 
 unsigned ring_queued(const struct ring *ring)
@@ -612,6 +616,7 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 		if (c.user_data == UINT64_MAX)
 			continue;
 		c.more = flags & IORING_CQE_F_MORE;
+		c.nonempty = flags & IORING_CQE_F_SOCK_NONEMPTY;
 		if (flags & IORING_CQE_F_BUFFER)
 			c.data = ring->buffers +
 				 (flags >> IORING_CQE_BUFFER_SHIFT) * ring->buffer_bytes;

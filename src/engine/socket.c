@@ -48,6 +48,7 @@ static void recv_completed(void *context, const struct completion *c)
 	if (s == NULL)
 		return;
 	data = s->into != NULL ? s->into : c->data;
+	s->nonempty = c->nonempty;
 	if (!c->more) {
 		s->recv_armed = false;
 		s->into = NULL;

@@ -17,6 +17,7 @@
  */
 
 struct block *__real_block_new(struct span name, uint64_t hash, size_t capacity);
+void __real_line_session_ended(struct connection *connection);
 void __real_shard_publish(struct shard *shard, struct block *block);
 void __real_topic_sequence(struct topic *topic, struct block *block, struct history_total *total,
 			   uint64_t now_ns);
@@ -30,6 +31,7 @@ unsigned __real_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned s
 			    enum mailbox_lane lane, void **letters, unsigned max, bool *again);
 
 struct block *__wrap_block_new(struct span name, uint64_t hash, size_t capacity);
+void __wrap_line_session_ended(struct connection *connection);
 void __wrap_shard_publish(struct shard *shard, struct block *block);
 void __wrap_topic_sequence(struct topic *topic, struct block *block, struct history_total *total,
 			   uint64_t now_ns);
@@ -141,6 +143,15 @@ struct block *__wrap_block_new(struct span name, uint64_t hash, size_t capacity)
 	if (b != NULL)
 		b->epoch = (uint64_t)(kernel_receiving() + 1);
 	return b;
+}
+
+/* What a client said last may be looked at when something else ends it. */
+void __wrap_line_session_ended(struct connection *c)
+{
+	int before = kernel_receive_as(kernel_client_of(c->socket.fd));
+
+	__real_line_session_ended(c);
+	kernel_receive_as(before);
 }
 
 /* One of a request has no such mark yet; its connection is surely still there. */

@@ -202,6 +202,8 @@ void kernel_wake(unsigned shard);
 unsigned kernel_open_fds(void);
 /* The client whose bytes the running fiber is just being handed; -1: none. */
 int kernel_receiving(void);
+/* As if it were that client; returns who it was before. */
+int kernel_receive_as(int client);
 /* The client behind an fd; -1: none. */
 int kernel_client_of(int fd);
 

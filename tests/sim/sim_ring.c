@@ -331,6 +331,8 @@ static bool complete(struct request *r, int result, bool more, int buffer)
 	if (r->cancelled)
 		more = false;
 	a.c = (struct completion){ .user_data = r->data, .result = result, .more = more };
+	if (r->op == REQUEST_RECV || r->op == REQUEST_RECV_INTO)
+		a.c.nonempty = result > 0 && wire_of(r->file)->in.len > 0;
 	if (buffer >= 0)
 		a.c.data = ring->buffers + (size_t)buffer * ring->params.recv_buffer_bytes;
 	answer(ring, &a);
@@ -681,6 +683,15 @@ int kernel_receiving(void)
 	return current < 0 ? -1 : kernel.rings[current]->receiving;
 }
 
+int kernel_receive_as(int client)
+{
+	int current = fiber_current(), before = kernel_receiving();
+
+	if (current >= 0)
+		kernel.rings[current]->receiving = client;
+	return before;
+}
+
 /* ---- the ring ---- */
 
 static void preempt(void)
@@ -918,6 +929,11 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 		ring->free_buffers[ring->free_buffers_n++] = (unsigned)a.buffer;
 	}
 	return n;
+}
+
+bool ring_deferred(const struct ring *ring)
+{
+	return ring_ready(ring);
 }
 
 bool ring_ready(const struct ring *ring)
