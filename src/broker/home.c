@@ -10,7 +10,7 @@
 #include "broker/fetch.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
-#include "protocol/http.h"
+#include "protocol/http_field.h"
 #include "topic/block.h"
 
 struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
