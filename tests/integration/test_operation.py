@@ -168,13 +168,14 @@ def test_a_stale_unix_socket_is_replaced(start, tmp_path):
     start(listen={"u": line_listener(f"unix:{path}")}).works()
 
 
-def test_ipv6_is_listened_on(start):
+@pytest.mark.parametrize("host", ["[::1]", "[::]", "[::ffff:127.0.0.1]"])
+def test_ipv6_is_listened_on(start, host):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("no IPv6 here")
-    broker = start(listen={"six": line_listener("[::1]:0")})
-    assert broker.address().startswith("[::1]:")
+    broker = start(listen={"six": line_listener(f"{host}:0")})
+    assert re.fullmatch(re.escape(host) + r":[1-9]\d*", broker.address())
     broker.works()
 
 
