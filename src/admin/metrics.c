@@ -161,8 +161,10 @@ static void add_distribution(struct text *t, const struct distribution *d,
 	}
 }
 
-static void metrics_text(const struct snapshot *all, unsigned n, struct text *t)
+static void metrics_text(const struct shard *s, const struct snapshot *all, struct text *t)
 {
+	unsigned n = s->broker->shards_n;
+
 	add_head(t, "broker_build_info", "The broker's version.", "gauge");
 	text_add(t, "broker_build_info{version=\"%s\"} 1\n", BROKER_VERSION);
 	for (size_t f = 0; f < FIGURES; f++) {
@@ -297,7 +299,7 @@ static void answer_metrics(struct shard *s, const struct snapshots *all)
 
 	if (c == NULL)
 		return;
-	metrics_text(all->by_shard, s->broker->shards_n, &t);
+	metrics_text(s, all->by_shard, &t);
 	answer(c, &t, SPAN("text/plain; version=0.0.4; charset=utf-8"));
 }
 
