@@ -388,8 +388,10 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	install -D -m 755 -t $(DESTDIR)$(datadir) deploy/tune.sh
 	install -D -m 755 -t $(DESTDIR)$(datadir)/trace deploy/trace/run
 	install -D -m 644 -t $(DESTDIR)$(datadir)/trace deploy/trace/*.bt
-	install -D -m 755 -t $(DESTDIR)$(datadir)/ec2 deploy/ec2/bench
-	install -D -m 644 -t $(DESTDIR)$(datadir)/container deploy/container/seccomp.json
+	install -D -m 755 -t $(DESTDIR)$(datadir)/ec2 deploy/ec2/bench deploy/ec2/user-data
+	install -D -m 644 -t $(DESTDIR)$(datadir)/ec2 deploy/ec2/README.md deploy/ec2/launch-template.json
+	install -D -m 644 -t $(DESTDIR)$(datadir)/container deploy/container/README.md \
+		deploy/container/seccomp.json
 	mkdir -p $(DESTDIR)$(unitdir)
 	sed -e 's|/usr/bin/broker|$(bindir)/broker|; s|/etc/broker|$(sysconfdir)/broker|' \
 		deploy/broker.service >$(DESTDIR)$(unitdir)/broker.service

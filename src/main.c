@@ -15,7 +15,6 @@
 #include "admin/page.h"
 #include "admin/sandbox.h"
 #include "admin/service.h"
-#include "admin/snapshot.h"
 #include "admin/stats.h"
 #include "base/clock.h"
 #include "base/config.h"
@@ -398,7 +397,6 @@ static void release(struct broker *b)
 	free(b->ring_fds);
 	free(b->shards);
 	objects_unref(b->objects);
-	snapshots_release(b);
 }
 
 static void enter_sandbox(const struct broker *b, bool wanted)
@@ -510,7 +508,7 @@ static int run(const struct options *o, struct config *config)
 	b.shards = calloc(b.shards_n, sizeof(*b.shards));
 	b.ring_fds = calloc(b.shards_n, sizeof(*b.ring_fds));
 	b.mailbox = mailbox_new(b.shards_n, b.shards_n + 1, config->engine.lane_entries);
-	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL || snapshots_init(&b) != 0)
+	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL)
 		log_error("out of memory for %u reactors: lower reactors or engine.lane_entries",
 			  b.shards_n);
 	else if (listeners_open(&b, config, problem, sizeof(problem)) != 0)

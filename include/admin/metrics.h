@@ -2,16 +2,14 @@
 #define ADMIN_METRICS_H
 
 /*
- * /metrics in Prometheus' text format and /stats.json: the same figures, from the snapshots.
+ * /metrics in Prometheus' text format and /stats.json: the same figures, of the moment of asking.
+ * While anybody subscribes to $sys.stats, its home publishes there what /stats.json says, once a
+ * second, with the busiest topics.
  */
 
 struct broker;
-struct shard;
-struct text;
 
-/* Adds the pages, before the shards start. */
+/* Adds the pages and the topic, before the shards start. */
 void metrics_init(struct broker *broker);
-/* What /stats.json answers. */
-void stats_json(struct shard *asking, struct text *out);
 
 #endif

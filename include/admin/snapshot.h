@@ -2,17 +2,17 @@
 #define ADMIN_SNAPSHOT_H
 
 /*
- * What every reactor's counters were within the last second: each shard copies its own once a
- * second, and whoever answers a request reads the copies. The lock is one shard's with its readers,
- * never on the way of a message. While anybody subscribes to $sys.stats, the home of that topic
- * publishes what /stats.json says, once a second.
+ * Every reactor's counters at the moment when somebody asks: a letter goes by each shard in turn,
+ * which copies its own into it, and comes back to whoever asked. Nothing is kept, and nothing done,
+ * while nobody looks.
  */
 
-#include <pthread.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "broker/shard.h"
 #include "engine/reactor.h"
+#include "topic/letter.h"
 
 enum { SNAPSHOT_TOPICS = 8 };
 
@@ -24,21 +24,32 @@ struct snapshot {
 	struct histogram send_gap;
 	uint64_t sends, topics, history_bytes, letters_waiting;
 	uint32_t connections, subscriptions, waiting;
-	/* The busiest topics that it is home of, while anybody watches. */
+	/* The busiest topics that it is home of, if they were asked for. */
 	unsigned busiest_n;
 	struct snapshot_topic {
-		uint64_t per_second, shards;
+		uint64_t per_second, shards; /* since they were last asked for */
 		uint8_t name_len;
 		char name[255];
 	} busiest[SNAPSHOT_TOPICS];
 };
 
-/* Before the shards start; -ENOMEM. */
-int snapshots_init(struct broker *broker);
-void snapshots_release(struct broker *broker);
-/* The broker's `second` function. */
-void snapshot_second(struct shard *shard);
-/* A copy of a shard's; the asking shard's own is made anew. */
-void snapshot_read(struct shard *asking, unsigned shard, struct snapshot *out);
+/* LETTER_FIGURES. Belongs to the shard that has it. */
+struct snapshots {
+	struct letter letter;
+	unsigned asking, collected;
+	bool ranked; /* with the busiest topics */
+	/* On the asking shard, with all of them; they are freed when it returns. */
+	void (*done)(struct shard *asking, const struct snapshots *all);
+	uint32_t slot, generation, ticket; /* the asker's own: a connection that waits */
+	struct snapshot by_shard[];
+};
+
+/* To be asked; NULL: out of memory. */
+struct snapshots *snapshots_new(struct shard *asking,
+				void (*done)(struct shard *asking, const struct snapshots *all));
+/* Sends it round and takes it over. It may be back before this returns. */
+void snapshots_ask(struct snapshots *all, struct shard *asking);
+/* The broker's `figures` function. */
+void snapshots_collect(struct shard *shard, struct letter *letter);
 
 #endif

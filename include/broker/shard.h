@@ -26,7 +26,6 @@ struct interest;
 struct listener;
 struct objects;
 struct route;
-struct snapshots;
 struct stream;
 struct topic;
 
@@ -81,9 +80,11 @@ struct broker {
 	struct objects *objects; /* what shards start with */
 	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */
 	void (*report)(struct shard *shard, bool last);
-	/* Called on a shard's thread every second; NULL: nobody cares. Set by floor 4. */
-	void (*second)(struct shard *shard);
-	struct snapshots *snapshots; /* admin/snapshot.c */
+	/* Called at the home of an internal topic every second while it says that it wants to be,
+	 * beginning when a shard subscribes. Set by floor 4; NULL: nobody publishes there. */
+	bool (*second)(struct shard *shard);
+	/* Takes LETTER_FIGURES over. Set by floor 4. */
+	void (*figures)(struct shard *shard, struct letter *letter);
 };
 
 struct shard {
@@ -138,6 +139,8 @@ struct shard {
 	bool marked[LANES];    /* said in every lane that nothing more will come */
 	unsigned marks[LANES]; /* heard */
 	struct stats *stats;   /* admin/stats.c */
+	bool publishing_stats; /* admin/metrics.c: figures for $sys.stats are being collected */
+	uint64_t ranked_ns;    /* admin/snapshot.c */
 
 	/* The last LETTER_HEARTBEAT's round, for the main thread to see; UINT64_MAX: has ended. */
 	_Atomic uint64_t watchdog_round;

@@ -23,6 +23,8 @@ enum letter_kind {
 	LETTER_FETCH,     /* shard -> home: a request for a message, or about a topic */
 	LETTER_COUNT,     /* home -> each shard in turn: the same letter, collecting subscribers */
 	LETTER_FETCHED,   /* home -> shard: the same letter, answered */
+	LETTER_FIGURES, /* shard -> each shard in turn, and back: collecting what operators look at
+			 */
 	LETTER_BYE,     /* home -> shard: the last publisher has left and the topic says goodbye */
 	LETTER_DRAINED, /* shard -> shard: nothing more will come in this lane */
 	LETTER_DRAIN,   /* main -> shard: stop taking, deliver, end */

@@ -1,15 +1,19 @@
 #include "admin/metrics.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
+#include <string.h>
 
 #include "admin/snapshot.h"
 #include "admin/text.h"
 #include "base/clock.h"
+#include "base/hash.h"
 #include "broker/connection.h"
+#include "broker/home.h"
 #include "broker/http_session.h"
 #include "broker/routes.h"
 #include "protocol/http.h"
+#include "topic/block.h"
+#include "topic/topic.h"
 
 #define FIELD(member) offsetof(struct snapshot, member)
 
@@ -129,15 +133,6 @@ static uint64_t count_upto(const struct histogram *h, unsigned power, unsigned *
 	return *count;
 }
 
-static struct snapshot *read_all(struct shard *s)
-{
-	struct snapshot *all = malloc(s->broker->shards_n * sizeof(*all));
-
-	for (unsigned i = 0; all != NULL && i < s->broker->shards_n; i++)
-		snapshot_read(s, i, &all[i]);
-	return all;
-}
-
 /* ---- Prometheus ---- */
 
 static void add_head(struct text *t, const char *metric, const char *help, const char *type)
@@ -166,15 +161,10 @@ static void add_distribution(struct text *t, const struct distribution *d,
 	}
 }
 
-static void metrics_text(struct shard *s, struct text *t)
+static void metrics_text(const struct shard *s, const struct snapshot *all, struct text *t)
 {
 	unsigned n = s->broker->shards_n;
-	struct snapshot *all = read_all(s);
 
-	if (all == NULL) {
-		t->failed = true;
-		return;
-	}
 	add_head(t, "broker_build_info", "The broker's version.", "gauge");
 	text_add(t, "broker_build_info{version=\"%s\"} 1\n", BROKER_VERSION);
 	for (size_t f = 0; f < FIGURES; f++) {
@@ -201,7 +191,6 @@ static void metrics_text(struct shard *s, struct text *t)
 				 i, drop_reason_names[r], all[i].counters.dropped[r]);
 	for (size_t d = 0; d < DISTRIBUTIONS; d++)
 		add_distribution(t, &distributions[d], all, n);
-	free(all);
 }
 
 /* ---- JSON ---- */
@@ -257,15 +246,10 @@ static void add_topics(struct text *t, const struct snapshot *all, unsigned n)
 		}
 }
 
-void stats_json(struct shard *s, struct text *t)
+static void stats_json(const struct shard *s, const struct snapshot *all, struct text *t)
 {
-	struct snapshot *all = read_all(s);
 	unsigned n = s->broker->shards_n;
 
-	if (all == NULL) {
-		t->failed = true;
-		return;
-	}
 	text_add(t,
 		 "{\"version\":\"%s\",\"time_ms\":%" PRIu64 ",\"uptime_s\":%" PRIu64
 		 ",\"reactors\":[",
@@ -276,10 +260,25 @@ void stats_json(struct shard *s, struct text *t)
 	text_add(t, "],\"topics\":[");
 	add_topics(t, all, n);
 	text_add(t, "]}");
-	free(all);
 }
 
 /* ---- pages ---- */
+
+/* Has the figures of all shards collected for a request. */
+static void collect(struct connection *c, void (*done)(struct shard *, const struct snapshots *))
+{
+	struct shard *s = c->shard;
+	struct snapshots *all = snapshots_new(s, done);
+
+	if (all == NULL) {
+		http_error(c, 503, "out of memory");
+		return;
+	}
+	all->slot = c->socket.slot;
+	all->generation = socket_generation(&s->sockets, &c->socket);
+	all->ticket = http_wait(c);
+	snapshots_ask(all, s);
+}
 
 static void answer(struct connection *c, struct text *t, struct span type)
 {
@@ -293,24 +292,83 @@ static void answer(struct connection *c, struct text *t, struct span type)
 	text_release(t);
 }
 
-static void handle_metrics(struct connection *c, const struct http_request *r, struct span rest)
+static void answer_metrics(struct shard *s, const struct snapshots *all)
 {
+	struct connection *c = http_waited(s, all->slot, all->generation, all->ticket);
 	struct text t = { 0 };
 
+	if (c == NULL)
+		return;
+	metrics_text(s, all->by_shard, &t);
+	answer(c, &t, SPAN("text/plain; version=0.0.4; charset=utf-8"));
+}
+
+static void answer_stats(struct shard *s, const struct snapshots *all)
+{
+	struct connection *c = http_waited(s, all->slot, all->generation, all->ticket);
+	struct text t = { 0 };
+
+	if (c == NULL)
+		return;
+	stats_json(s, all->by_shard, &t);
+	answer(c, &t, SPAN("application/json"));
+}
+
+static void handle_metrics(struct connection *c, const struct http_request *r, struct span rest)
+{
 	(void)r;
 	(void)rest;
-	metrics_text(c->shard, &t);
-	answer(c, &t, SPAN("text/plain; version=0.0.4; charset=utf-8"));
+	collect(c, answer_metrics);
 }
 
 static void handle_stats(struct connection *c, const struct http_request *r, struct span rest)
 {
-	struct text t = { 0 };
-
 	(void)r;
 	(void)rest;
-	stats_json(c->shard, &t);
-	answer(c, &t, SPAN("application/json"));
+	collect(c, answer_stats);
+}
+
+/* ---- $sys.stats ---- */
+
+static const struct span stats_topic = { "$sys.stats", sizeof("$sys.stats") - 1 };
+
+static void publish_stats(struct shard *s, const struct snapshots *all)
+{
+	struct text t = { 0 };
+	struct block *b = NULL;
+
+	s->publishing_stats = false;
+	if (s->draining)
+		return;
+	stats_json(s, all->by_shard, &t);
+	if (!t.failed)
+		b = block_new_labelled(stats_topic, hash_bytes(stats_topic.data, stats_topic.len),
+				       SPAN("application/json"), (struct span){ NULL, 0 }, t.len);
+	if (b != NULL) {
+		memcpy(block_body(b), t.data, t.len);
+		b->len = t.len;
+		b->messages = 1;
+		home_publish(s, b);
+	}
+	text_release(&t);
+}
+
+static bool second(struct shard *s)
+{
+	const struct topic *t =
+		home_topic(s, hash_bytes(stats_topic.data, stats_topic.len), stats_topic);
+	struct snapshots *all;
+
+	if (t == NULL || t->shards_n == 0 || s->draining)
+		return false;
+	/* A shard that is behind gets to it later: it has enough to do with one letter. */
+	all = s->publishing_stats ? NULL : snapshots_new(s, publish_stats);
+	if (all != NULL) {
+		s->publishing_stats = true;
+		all->ranked = true;
+		snapshots_ask(all, s);
+	}
+	return true;
 }
 
 void metrics_init(struct broker *b)
@@ -323,6 +381,8 @@ void metrics_init(struct broker *b)
 					    .methods = HTTP_VERB_GET | HTTP_VERB_HEAD,
 					    .handle = handle_stats };
 
+	b->figures = snapshots_collect;
+	b->second = second;
 	routes_add(b, &metrics);
 	routes_add(b, &stats);
 }

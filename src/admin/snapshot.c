@@ -1,53 +1,12 @@
 #include "admin/snapshot.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "admin/metrics.h"
-#include "admin/text.h"
 #include "base/clock.h"
-#include "base/hash.h"
-#include "broker/home.h"
-#include "topic/block.h"
 #include "topic/topic.h"
 
 enum { RANKED_TOPICS_MAX = 20000 }; /* with more of them none are ranked */
-
-static const struct span stats_topic = { "$sys.stats", sizeof("$sys.stats") - 1 };
-
-struct snapshots {
-	_Atomic bool watched; /* somebody subscribes to $sys.stats */
-	uint64_t hash;        /* of its name */
-	struct slot {
-		pthread_mutex_t lock;
-		struct snapshot snapshot;
-		uint64_t ranked_ns;
-	} slots[];
-};
-
-int snapshots_init(struct broker *b)
-{
-	struct snapshots *all = calloc(1, sizeof(*all) + b->shards_n * sizeof(struct slot));
-
-	if (all == NULL)
-		return -ENOMEM;
-	atomic_init(&all->watched, false);
-	all->hash = hash_bytes(stats_topic.data, stats_topic.len);
-	for (unsigned i = 0; i < b->shards_n; i++)
-		pthread_mutex_init(&all->slots[i].lock, NULL);
-	b->snapshots = all;
-	b->second = snapshot_second;
-	return 0;
-}
-
-void snapshots_release(struct broker *b)
-{
-	for (unsigned i = 0; b->snapshots != NULL && i < b->shards_n; i++)
-		pthread_mutex_destroy(&b->snapshots->slots[i].lock);
-	free(b->snapshots);
-	b->snapshots = NULL;
-}
 
 /* Puts a topic among the busiest, if it is one of them. */
 static void rank(struct snapshot *snap, const struct topic *t, uint64_t per_second)
@@ -70,17 +29,14 @@ static void rank(struct snapshot *snap, const struct topic *t, uint64_t per_seco
 	memcpy(place->name, t->named.name.data, t->named.name.len);
 }
 
-static void rank_topics(struct shard *s, struct slot *slot)
+static void rank_topics(struct shard *s, struct snapshot *snap)
 {
-	struct snapshot *snap = &slot->snapshot;
-	uint64_t elapsed_ns = s->reactor.now_ns - slot->ranked_ns;
+	uint64_t elapsed_ns = s->reactor.now_ns - s->ranked_ns;
 	struct named *n;
 
-	slot->ranked_ns = s->reactor.now_ns;
-	snap->busiest_n = 0;
-	if (!atomic_load_explicit(&s->broker->snapshots->watched, memory_order_relaxed) ||
-	    s->topics.entries_n > RANKED_TOPICS_MAX)
+	if (elapsed_ns == 0 || s->topics.entries_n > RANKED_TOPICS_MAX)
 		return;
+	s->ranked_ns = s->reactor.now_ns;
 	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;) {
 		struct topic *t = (struct topic *)(void *)n;
 
@@ -109,50 +65,38 @@ static void take(struct shard *s, struct snapshot *snap)
 	snap->waiting = s->waiting_n;
 }
 
-/* At the home of $sys.stats: publishes while anybody listens. */
-static void publish(struct shard *s)
+struct snapshots *snapshots_new(struct shard *asking,
+				void (*done)(struct shard *, const struct snapshots *))
 {
-	struct snapshots *all = s->broker->snapshots;
-	struct topic *t = home_topic(s, all->hash, stats_topic);
-	struct text text = { 0 };
-	struct block *b = NULL;
+	struct snapshots *all =
+		calloc(1, sizeof(*all) + asking->broker->shards_n * sizeof(all->by_shard[0]));
 
-	atomic_store_explicit(&all->watched, t != NULL && t->shards_n > 0, memory_order_relaxed);
-	if (t == NULL || t->shards_n == 0 || s->draining)
+	if (all == NULL)
+		return NULL;
+	all->letter.kind = LETTER_FIGURES;
+	all->asking = asking->id;
+	all->done = done;
+	return all;
+}
+
+void snapshots_ask(struct snapshots *all, struct shard *asking)
+{
+	shard_post(asking, 0, LANE_FREE, &all->letter);
+}
+
+void snapshots_collect(struct shard *s, struct letter *letter)
+{
+	struct snapshots *all = (struct snapshots *)(void *)letter;
+	unsigned n = s->broker->shards_n;
+
+	if (all->collected == n) {
+		all->done(s, all);
+		free(all);
 		return;
-	stats_json(s, &text);
-	if (!text.failed)
-		b = block_new_labelled(stats_topic, all->hash, SPAN("application/json"),
-				       (struct span){ NULL, 0 }, text.len);
-	if (b != NULL) {
-		memcpy(block_body(b), text.data, text.len);
-		b->len = text.len;
-		b->messages = 1;
-		home_publish(s, b);
 	}
-	text_release(&text);
-}
-
-void snapshot_second(struct shard *s)
-{
-	struct snapshots *all = s->broker->snapshots;
-	struct slot *slot = &all->slots[s->id];
-
-	pthread_mutex_lock(&slot->lock);
-	take(s, &slot->snapshot);
-	rank_topics(s, slot);
-	pthread_mutex_unlock(&slot->lock);
-	if (shard_home(s, all->hash) == s->id)
-		publish(s);
-}
-
-void snapshot_read(struct shard *asking, unsigned shard, struct snapshot *out)
-{
-	struct slot *slot = &asking->broker->snapshots->slots[shard];
-
-	pthread_mutex_lock(&slot->lock);
-	if (shard == asking->id)
-		take(asking, &slot->snapshot);
-	*out = slot->snapshot;
-	pthread_mutex_unlock(&slot->lock);
+	take(s, &all->by_shard[s->id]);
+	if (all->ranked)
+		rank_topics(s, &all->by_shard[s->id]);
+	all->collected++;
+	shard_post(s, all->collected < n ? all->collected : all->asking, LANE_FREE, letter);
 }

@@ -10,7 +10,7 @@
 #include "broker/fetch.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
-#include "protocol/http.h"
+#include "protocol/http_field.h"
 #include "topic/block.h"
 
 struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
@@ -236,6 +236,9 @@ void home_subscribe(struct shard *s, struct subscribe_letter *l)
 		l->error = hold_replay(s, t, l);
 		topic_add_shard(t, l->shard);
 		home_weigh(s, t);
+		if (topic_internal(l->name) && s->broker->second != NULL &&
+		    !deadline_running(&s->second_deadline))
+			reactor_deadline(&s->reactor, &s->second, &s->second_deadline);
 	}
 	l->letter.kind = LETTER_SUBSCRIBED;
 	shard_post(s, l->shard, LANE_FREE, &l->letter);

@@ -2,7 +2,6 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -14,6 +13,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/hash.h"
@@ -61,16 +61,16 @@ static void set_inherited(int fd, const struct config *config)
 	(void)set(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
 }
 
-static int bind_to(const struct addrinfo *ai, bool shared)
+static int bind_to(const struct sockaddr_storage *at, socklen_t len, bool shared)
 {
-	int fd = socket(ai->ai_family, SOCK_STREAM | SOCK_CLOEXEC, 0), err;
+	int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), err;
 
 	if (fd < 0)
 		return -errno;
 	err = set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
 	if (err == 0 && shared)
 		err = set(fd, SOL_SOCKET, SO_REUSEPORT, 1);
-	if (err == 0 && bind(fd, ai->ai_addr, ai->ai_addrlen) != 0)
+	if (err == 0 && bind(fd, (const struct sockaddr *)at, len) != 0)
 		err = -errno;
 	/* Whoever else listens there without sharing is only met here. */
 	if (err == 0 && !shared && listen(fd, 1) != 0)
@@ -81,68 +81,41 @@ static int bind_to(const struct addrinfo *ai, bool shared)
 	return err;
 }
 
-static int split(const char *address, char host[64], const char **port)
+static unsigned port_of(const struct sockaddr_storage *at)
 {
-	const char *colon = strrchr(address, ':');
-	size_t len;
-
-	if (colon == NULL)
-		return -EINVAL;
-	*port = colon + 1;
-	len = (size_t)(colon - address);
-	if (len >= 2 && address[0] == '[' && address[len - 1] == ']') {
-		address++;
-		len -= 2;
-	}
-	if (len >= 64)
-		return -EINVAL;
-	memcpy(host, address, len);
-	host[len] = 0;
-	return 0;
+	return at->ss_family == AF_INET6
+		       ? ntohs(((const struct sockaddr_in6 *)(const void *)at)->sin6_port)
+		       : ntohs(((const struct sockaddr_in *)(const void *)at)->sin_port);
 }
 
-static int open_tcp(struct listener *l, unsigned shards, const struct config_listen *listen_config,
-		    const struct config *config)
+static int open_tcp(struct listener *l, unsigned shards, const struct address *address,
+		    const char *text, const struct config *config)
 {
-	const struct addrinfo hints = { .ai_flags = AI_PASSIVE | AI_NUMERICHOST | AI_NUMERICSERV,
-					.ai_socktype = SOCK_STREAM };
-	struct sockaddr_storage bound;
-	socklen_t bound_len = sizeof(bound);
-	struct addrinfo *ai;
-	char host[64], name[INET6_ADDRSTRLEN + 16];
-	const char *port;
-	int fd, err = split(listen_config->address, host, &port);
-
-	if (err != 0 || getaddrinfo(host, port, &hints, &ai) != 0)
-		return -EINVAL;
+	struct sockaddr_storage at;
+	socklen_t len = address_socket(address, &at);
 	/* With SO_REUSEPORT a second broker would silently share the port: first ask for it alone.
 	 */
-	fd = bind_to(ai, false);
+	int fd = bind_to(&at, len, false), err = fd < 0 ? fd : 0;
+
 	if (fd >= 0)
 		close(fd);
-	err = fd < 0 ? fd : 0;
 	for (unsigned i = 0; i < shards && err == 0; i++) {
-		fd = bind_to(ai, true);
-		if (fd < 0) {
-			err = fd;
-			break;
-		}
+		fd = bind_to(&at, len, true);
+		if (fd < 0)
+			return fd;
 		l->fds[i] = fd;
 		/* With port 0 the first one's port is everybody's. */
-		if (getsockname(fd, (struct sockaddr *)&bound, &bound_len) != 0)
+		if (getsockname(fd, (struct sockaddr *)&at, &len) != 0)
 			err = -errno;
-		memcpy(ai->ai_addr, &bound, bound_len);
 		set_inherited(fd, config);
 		if (err == 0 && listen(fd, BACKLOG) != 0)
 			err = -errno;
 	}
-	freeaddrinfo(ai);
 	if (err != 0)
 		return err;
-	snprintf(name, sizeof(name), strchr(host, ':') != NULL ? "[%s]:%u" : "%s:%u", host,
-		 bound.ss_family == AF_INET6 ? ntohs(((struct sockaddr_in6 *)&bound)->sin6_port)
-					     : ntohs(((struct sockaddr_in *)&bound)->sin_port));
-	l->address = strdup(name);
+	if (asprintf(&l->address, "%.*s:%u", (int)(strrchr(text, ':') - text), text, port_of(&at)) <
+	    0)
+		l->address = NULL;
 	return l->address != NULL ? 0 : -ENOMEM;
 }
 
@@ -162,30 +135,23 @@ static void remove_stale(const struct sockaddr_un *addr)
 	close(fd);
 }
 
-static int open_unix(struct listener *l, const char *path, const struct config *config)
+static int open_unix(struct listener *l, const struct address *address, const char *text,
+		     const struct config *config)
 {
-	struct sockaddr_un addr = { .sun_family = AF_UNIX };
-	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0), err;
+	struct sockaddr_storage at;
+	socklen_t len = address_socket(address, &at);
+	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
 	if (fd < 0)
 		return -errno;
 	l->fds[0] = fd;
-	if (strlen(path) >= sizeof(addr.sun_path))
-		return -ENAMETOOLONG;
-	memcpy(addr.sun_path, path, strlen(path));
-	remove_stale(&addr);
+	remove_stale((const struct sockaddr_un *)(const void *)&at);
 	set(fd, SOL_SOCKET, SO_SNDBUF, (int)config->limits.send_buffer_bytes);
-	err = bind(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0 && listen(fd, BACKLOG) == 0
-		      ? 0
-		      : -errno;
-	if (err != 0)
-		return err;
-	l->unix_path = strdup(path);
-	l->address = malloc(strlen(path) + sizeof("unix:"));
-	if (l->unix_path == NULL || l->address == NULL)
-		return -ENOMEM;
-	sprintf(l->address, "unix:%s", path);
-	return 0;
+	if (bind(fd, (const struct sockaddr *)&at, len) != 0 || listen(fd, BACKLOG) != 0)
+		return -errno;
+	l->unix_path = strdup(address->path);
+	l->address = strdup(text);
+	return l->unix_path != NULL && l->address != NULL ? 0 : -ENOMEM;
 }
 
 /* Never a reason not to start: without it connections are spread evenly. */
@@ -215,6 +181,7 @@ int listeners_open(struct broker *b, const struct config *config, char *problem,
 	for (size_t i = 0; i < config->listens_n; i++) {
 		const struct config_listen *c = &config->listens[i];
 		struct listener *l = &b->listeners[i];
+		struct address address;
 		int err;
 
 		b->listeners_n++;
@@ -224,8 +191,12 @@ int listeners_open(struct broker *b, const struct config *config, char *problem,
 			return -ENOMEM;
 		for (unsigned shard = 0; shard < b->shards_n; shard++)
 			l->fds[shard] = -1;
-		err = strncmp(c->address, "unix:", 5) == 0 ? open_unix(l, c->address + 5, config)
-							   : open_tcp(l, b->shards_n, c, config);
+		if (address_parse(c->address, &address) != NULL)
+			err = -EINVAL;
+		else if (address.path != NULL)
+			err = open_unix(l, &address, c->address, config);
+		else
+			err = open_tcp(l, b->shards_n, &address, c->address, config);
 		if (err == 0 && l->unix_path == NULL && config->engine.steer == STEER_CPU)
 			steer(b, l);
 		if (err == 0)

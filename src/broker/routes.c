@@ -16,6 +16,7 @@
 #include "broker/objects.h"
 #include "broker/subscription.h"
 #include "protocol/http.h"
+#include "protocol/http_field.h"
 #include "topic/block.h"
 
 enum {

@@ -332,6 +332,9 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 	case LETTER_FETCHED:
 		fetch_answered(s, (struct fetch_letter *)(void *)letter);
 		return;
+	case LETTER_FIGURES:
+		s->broker->figures(s, letter);
+		return;
 	case LETTER_BYE:
 		subscriptions_bye(s, about);
 		return;
@@ -468,8 +471,8 @@ static void second(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 
-	s->broker->second(s);
-	reactor_deadline(&s->reactor, &s->second, d);
+	if (s->broker->second(s))
+		reactor_deadline(&s->reactor, &s->second, d);
 }
 
 static void watch(struct shard *s)
@@ -477,8 +480,6 @@ static void watch(struct shard *s)
 	deadline_class_init(&s->second, NS_PER_S);
 	deadline_init(&s->second_deadline);
 	reactor_watch(&s->reactor, &s->second, second, s);
-	if (s->broker->second != NULL)
-		reactor_deadline(&s->reactor, &s->second, &s->second_deadline);
 	deadline_class_init(&s->backlog, BACKLOG_CHECK_MS * NS_PER_MS);
 	deadline_class_init(&s->sweep, SWEEP_SECONDS * NS_PER_S);
 	deadline_class_init(&s->stats_class, 0);

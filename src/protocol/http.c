@@ -1,8 +1,9 @@
 #include "protocol/http.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <strings.h>
+
+#include "protocol/http_field.h"
 
 /* ---- the library: http-parser, or its successor llhttp with the same callbacks ---- */
 
@@ -235,20 +236,6 @@ static int on_field(parser *p, const char *data, size_t len)
 	return 0;
 }
 
-static struct span trim(struct span s)
-{
-	while (s.len > 0 && (s.data[0] == ' ' || s.data[0] == '\t'))
-		s = span_skip(s, 1);
-	while (s.len > 0 && (s.data[s.len - 1] == ' ' || s.data[s.len - 1] == '\t'))
-		s.len--;
-	return s;
-}
-
-static bool equal_caseless(struct span a, struct span b)
-{
-	return a.len == b.len && strncasecmp(a.data, b.data, a.len) == 0;
-}
-
 static int on_value(parser *p, const char *data, size_t len)
 {
 #define FIELD(text, member)                                                                        \
@@ -277,12 +264,12 @@ static int on_value(parser *p, const char *data, size_t len)
 	for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
 		struct span *field = (struct span *)(void *)((char *)h + fields[i].offset);
 
-		if (!equal_caseless(h->name, fields[i].name))
+		if (!http_equal(h->name, fields[i].name))
 			continue;
 		/* Of the first three no two readers may see different ones. */
 		if (field->data != NULL && i < 4)
 			h->duplicate = true;
-		*field = trim((struct span){ data, len });
+		*field = http_trim((struct span){ data, len });
 		return 0;
 	}
 	return 0;
@@ -299,19 +286,6 @@ static int on_head_complete(parser *p)
 	h->request.keep_alive = http_should_keep_alive(p) != 0;
 #endif
 	return 0;
-}
-
-static bool digits(struct span s, uint64_t *n)
-{
-	*n = 0;
-	for (size_t i = 0; i < s.len; i++) {
-		unsigned digit = (unsigned)(unsigned char)s.data[i] - '0';
-
-		if (digit > 9 || __builtin_mul_overflow(*n, 10, n) ||
-		    __builtin_add_overflow(*n, digit, n))
-			return false;
-	}
-	return s.len > 0;
 }
 
 /* Path and query of a request target in any of its forms (RFC 9112, 3.2). */
@@ -406,7 +380,7 @@ static void decode_framing(struct http_decoder *d, struct head *h, const struct 
 
 	if (h->duplicate || (h->length.data != NULL && h->encoding.data != NULL)) {
 		fail(d, e, 400, "ambiguous head");
-	} else if (h->length.data != NULL && !digits(h->length, &r->content_length)) {
+	} else if (h->length.data != NULL && !http_number(h->length, &r->content_length)) {
 		fail(d, e, 400, "malformed Content-Length");
 	} else if (h->encoding.data != NULL && r->http_1_0) {
 		fail(d, e, 400, "Transfer-Encoding in HTTP/1.0");
@@ -445,7 +419,7 @@ static void decode_head(struct http_decoder *d, struct span in, const struct htt
 	r->verb = method_of(head);
 	r->http_1_0 = h.parser.http_minor == 0;
 	if (h.encoding.data != NULL && h.length.data == NULL && h.complete &&
-	    !equal_caseless(h.encoding, SPAN("chunked"))) {
+	    !http_equal(h.encoding, SPAN("chunked"))) {
 		fail(d, e, 501, "unknown Transfer-Encoding");
 	} else if (h.parser.http_major > 1 || (h.complete && h.parser.http_major == 0)) {
 		fail(d, e, 505, "HTTP/1.1 only");
@@ -455,7 +429,7 @@ static void decode_head(struct http_decoder *d, struct span in, const struct htt
 		fail(d, e, 400, "malformed request target");
 	} else if (!r->http_1_0 && r->host.data == NULL) {
 		fail(d, e, 400, "no Host");
-	} else if (h.expect.data != NULL && !equal_caseless(h.expect, SPAN("100-continue"))) {
+	} else if (h.expect.data != NULL && !http_equal(h.expect, SPAN("100-continue"))) {
 		fail(d, e, 417, "unknown expectation");
 	} else {
 		r->expect_continue = h.expect.data != NULL && !r->http_1_0;
@@ -587,119 +561,4 @@ int http_detect(struct span first)
 		best = 0;
 	}
 	return best;
-}
-
-/* ---- small things that handlers need ---- */
-
-static int hex(char c)
-{
-	return c >= '0' && c <= '9'   ? c - '0'
-	       : c >= 'a' && c <= 'f' ? c - 'a' + 10
-	       : c >= 'A' && c <= 'F' ? c - 'A' + 10
-				      : -1;
-}
-
-ptrdiff_t http_unescape(struct span text, bool plus, char *out)
-{
-	ptrdiff_t n = 0;
-
-	for (size_t i = 0; i < text.len; i++) {
-		char c = text.data[i];
-
-		if (c == '%') {
-			int high = i + 2 < text.len ? hex(text.data[i + 1]) : -1;
-			int low = i + 2 < text.len ? hex(text.data[i + 2]) : -1;
-
-			if (high < 0 || low < 0)
-				return -1;
-			c = (char)(high << 4 | low);
-			i += 2;
-		} else if (plus && c == '+') {
-			c = ' ';
-		}
-		out[n++] = c;
-	}
-	return n;
-}
-
-struct span http_query(struct span query, struct span key)
-{
-	while (query.len > 0) {
-		const char *amp = memchr(query.data, '&', query.len);
-		struct span pair = { query.data,
-				     amp != NULL ? (size_t)(amp - query.data) : query.len };
-
-		query = span_skip(query, pair.len + (amp != NULL));
-		if (pair.len < key.len || memcmp(pair.data, key.data, key.len) != 0)
-			continue;
-		if (pair.len == key.len)
-			return (struct span){ pair.data + pair.len, 0 };
-		if (pair.data[key.len] == '=')
-			return span_skip(pair, key.len + 1);
-	}
-	return (struct span){ NULL, 0 };
-}
-
-bool http_list_has(struct span list, struct span element)
-{
-	while (list.len > 0) {
-		const char *comma = memchr(list.data, ',', list.len);
-		struct span one = { list.data,
-				    comma != NULL ? (size_t)(comma - list.data) : list.len };
-		const char *semicolon;
-
-		list = span_skip(list, one.len + (comma != NULL));
-		semicolon = one.len > 0 ? memchr(one.data, ';', one.len) : NULL;
-		if (semicolon != NULL)
-			one.len = (size_t)(semicolon - one.data);
-		if (equal_caseless(trim(one), element))
-			return true;
-	}
-	return false;
-}
-
-enum http_range http_range(struct span field, uint64_t len, uint64_t *first, uint64_t *n)
-{
-	const char *dash;
-	struct span from, to;
-	uint64_t last;
-
-	if (field.len < 7 || strncasecmp(field.data, "bytes=", 6) != 0)
-		return HTTP_RANGE_NONE;
-	field = trim(span_skip(field, 6));
-	dash = field.len > 0 ? memchr(field.data, '-', field.len) : NULL;
-	if (dash == NULL || memchr(field.data, ',', field.len) != NULL)
-		return HTTP_RANGE_NONE;
-	from = (struct span){ field.data, (size_t)(dash - field.data) };
-	to = span_skip(field, from.len + 1);
-	if (from.len == 0) {
-		/* The last so many. */
-		if (!digits(to, n))
-			return HTTP_RANGE_NONE;
-		if (*n == 0 || len == 0)
-			return HTTP_RANGE_UNSATISFIABLE;
-		*n = *n < len ? *n : len;
-		*first = len - *n;
-		return HTTP_RANGE_PART;
-	}
-	if (!digits(from, first))
-		return HTTP_RANGE_NONE;
-	if (to.len == 0)
-		last = UINT64_MAX;
-	else if (!digits(to, &last) || last < *first)
-		return HTTP_RANGE_NONE;
-	if (*first >= len)
-		return HTTP_RANGE_UNSATISFIABLE;
-	*n = (last < len ? last + 1 : len) - *first;
-	return HTTP_RANGE_PART;
-}
-
-bool http_version_parse(struct span text, uint64_t version[2])
-{
-	const char *dot = text.len > 0 ? memchr(text.data, '.', text.len) : NULL;
-	struct span major = { text.data, dot != NULL ? (size_t)(dot - text.data) : text.len };
-
-	version[1] = UINT64_MAX;
-	return digits(major, &version[0]) &&
-	       (dot == NULL || digits(span_skip(text, major.len + 1), &version[1]));
 }

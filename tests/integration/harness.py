@@ -518,6 +518,11 @@ class Broker:
         fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[11]) + int(fields[12])
 
+    def context_switches(self):
+        """Of all threads: none means that none of them has run."""
+        tasks = [t.read_text() for t in Path(f"/proc/{self.pid}/task").glob("*/status")]
+        return sum(int(n) for text in tasks for n in re.findall(r"ctxt_switches:\s+(\d+)", text))
+
     def descriptors(self):
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 

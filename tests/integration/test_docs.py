@@ -105,6 +105,19 @@ def test_zsh_offers_the_options():
     subprocess.run(["zsh", "-n", COMPLETION / "broker.zsh"], check=True, timeout=60)
 
 
+@pytest.mark.parametrize("page", [p for p in sorted(ROOT.rglob("*.md")) if "build" not in p.relative_to(ROOT).parts],
+                         ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_page_links_to_what_is_there(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    assert [link for link in links if not (page.parent / link).exists()] == []
+
+
+def test_the_maintainer_comes_from_one_place():
+    assert "<" in (ROOT / "deploy/deb/maintainer").read_text()
+    assert "\nMaintainer: @maintainer@\n" in (ROOT / "deploy/deb/control").read_text()
+    assert " -- $maintainer  $(date" in (ROOT / "deploy/deb/build").read_text()
+
+
 def test_the_version_comes_from_one_place():
     assert run("--version").stdout == f"broker {(ROOT / 'VERSION').read_text().strip()}\n"
 

@@ -467,8 +467,12 @@ def test_health_and_figures(open):
             name, value = re.fullmatch(r'(broker_\w+)\{(?:\w+="[^"]*",?)+\} (\S+)', line).groups()
             float(value)
             assert re.sub("_(bucket|sum|count)$", "", name) in seen or name in seen, line
-    stats = client.ask("GET", "/stats.json").json
-    assert len(stats["reactors"]) == 2
+    for n in range(2, 5):
+        publish(client, f"f{n}", b"x")
+        stats = client.ask("GET", "/stats.json").json
+        assert sum(r["published"] for r in stats["reactors"]) == n, "of the moment of asking"
+    assert len(stats["reactors"]) == 2 and stats["topics"] == []
+    assert client.ask("HEAD", "/metrics").status == 200
     assert b"<!doctype html>" in client.ask("GET", "/").body
 
 
@@ -477,8 +481,13 @@ def test_sys_topics_are_the_brokers_own(open):
     client = broker.http()
     sse = events(broker.http(), "/subscribe/$sys.stats")
     first = json.loads(sse.event()[1].removeprefix("data: "))
+    for i in range(3):
+        publish(client, "ranked", b"x")
     second = json.loads(sse.event()[1].removeprefix("data: "))
     assert len(first["reactors"]) == 2 and second["time_ms"] > first["time_ms"]
+    assert [t["topic"] for t in second["topics"]] == ["ranked"]
+    published = [sum(r["published"] for r in stats["reactors"]) for stats in (first, second)]
+    assert published[1] - published[0] == 4, "three here and the first event itself"
     client.ask("POST", "/publish/$sys.stats", b"x").error(403, "not permitted")
     assert broker.say("PUBLISH $sys.stats\r\n").rest() == [b"ERROR not permitted"]
 

@@ -168,13 +168,14 @@ def test_a_stale_unix_socket_is_replaced(start, tmp_path):
     start(listen={"u": line_listener(f"unix:{path}")}).works()
 
 
-def test_ipv6_is_listened_on(start):
+@pytest.mark.parametrize("host", ["[::1]", "[::]", "[::ffff:127.0.0.1]"])
+def test_ipv6_is_listened_on(start, host):
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("no IPv6 here")
-    broker = start(listen={"six": line_listener("[::1]:0")})
-    assert broker.address().startswith("[::1]:")
+    broker = start(listen={"six": line_listener(f"{host}:0")})
+    assert re.fullmatch(re.escape(host) + r":[1-9]\d*", broker.address())
     broker.works()
 
 
@@ -364,6 +365,29 @@ def test_an_idle_broker_takes_no_cpu(start):
     time.sleep(3)
     used = [b.cpu_ticks() - ticks for b, ticks in zip(brokers, before)]
     assert all(ticks < 3 * b.config["reactors"] for b, ticks in zip(brokers, used)), used
+
+
+def test_an_idle_broker_makes_no_system_call(start):
+    """A thread that does nothing but wait in the kernel switches no context."""
+    both = {"address": "127.0.0.1:0", "protocols": ["line", "http"]}
+    broker = start(reactors=3, stats_seconds=0, listen={"main": both}, limits={"handshake_seconds": 1},
+                   topics={"linger_seconds": 0})
+    clients = [broker.subscribe(f"idle.{i}") for i in range(8)] + [broker.publisher(f"idle.{i}") for i in range(8)]
+    clients[8].send_lines(b"once")
+    assert clients[0].take(1) == [b"once"]
+    watching = broker.connect()
+    watching.send(b"GET /subscribe/$sys.stats HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n")
+    broker.loop.wait(lambda: watching.buffer.count(b"uptime_s") >= 2, "two events")
+    watching.close()
+    scrape = broker.say(b"GET /metrics HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    broker.loop.wait(lambda: scrape.ended and b"broker_turns_total" in scrape.buffer, "figures")
+
+    def quiet():
+        before = broker.context_switches()
+        time.sleep(2)
+        return broker.context_switches() == before
+
+    broker.loop.wait(quiet, "two seconds without a context switch", PATIENCE)
 
 
 @release_only

@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "protocol/http.h"
+#include "protocol/http_field.h"
 
 #define LEN(array) (sizeof(array) / sizeof(*(array)))
 

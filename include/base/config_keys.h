@@ -1,0 +1,29 @@
+#ifndef BASE_CONFIG_KEYS_H
+#define BASE_CONFIG_KEYS_H
+
+/*
+ * The keys and sections that a configuration has: config.c holds the tables, config_file.c reads a
+ * file by them. Both end with an entry that has no name.
+ */
+
+#include "base/config.h"
+#include "base/key.h"
+
+struct config_section {
+	const char *name;
+	const char *keys; /* the section in the table of keys that it takes its keys from */
+	bool titled;      /* may stand in a file any number of times, each with its title */
+	size_t offset;    /* where its struct lies in struct config, unless titled */
+};
+
+extern const struct key config_keys[];
+extern const struct config_section config_sections[]; /* the first is the file itself */
+
+/* Whether a section, which must exist, has this key. */
+bool config_key_in(const struct key *key, const char *section);
+
+/* Room for n listeners that have their defaults but no title or address yet. -ENOMEM. */
+int config_listens_new(struct config *config, size_t n);
+void config_listens_free(struct config *config);
+
+#endif

@@ -1,0 +1,516 @@
+#include "base/config.h"
+
+#include <assert.h>
+#include <confuse.h>
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/address.h"
+#include "base/config_keys.h"
+#include "base/name.h"
+
+/*
+ * libconfuse hands its callbacks no argument of the caller's, and its lexer is global: one file is
+ * read at a time, and this is what there is to know of it.
+ */
+struct load {
+	FILE *errors;
+	unsigned failures;
+	const char *file; /* the one being read: the first, or one that it includes */
+	unsigned depth;   /* of includes */
+	unsigned values;
+	int section_line; /* where the titled section being read begins */
+	int address_line;
+};
+
+static struct load *loading;
+
+enum { INCLUDE_DEPTH_MAX = 10 };
+
+static FILE *report_begin(int line, const char *key)
+{
+	loading->failures++;
+	fputs(loading->file, loading->errors);
+	if (line > 0)
+		fprintf(loading->errors, ":%d", line);
+	fprintf(loading->errors, ": %s: ", key);
+	return loading->errors;
+}
+
+static void report(int line, const char *key, const char *format, ...)
+	__attribute__((format(printf, 3, 4)));
+
+static void report(int line, const char *key, const char *format, ...)
+{
+	FILE *to = report_begin(line, key);
+	va_list ap;
+
+	va_start(ap, format);
+	vfprintf(to, format, ap);
+	va_end(ap);
+	fputc('\n', to);
+}
+
+static void report_unknown(const cfg_t *cfg, const char *key)
+{
+	FILE *to = report_begin(cfg->line, key);
+
+	fprintf(to, "unknown here, use one of");
+	for (const cfg_opt_t *opt = cfg->opts; opt->name != NULL; opt++) {
+		if (strchr(opt->name, '=') == NULL)
+			fprintf(to, " %s", opt->name);
+	}
+	fputc('\n', to);
+}
+
+static void on_error(cfg_t *cfg, const char *format, va_list ap)
+	__attribute__((format(printf, 2, 0)));
+
+/* Says in our form what libconfuse has to say, of which the argument is the key. */
+static void on_error(cfg_t *cfg, const char *format, va_list ap)
+{
+	static const char *const words[][2] = {
+		{ "found duplicate title '%s'", "is taken, give each section its own title" },
+		{ "missing equal sign after option '%s'", "has no value, write key = value" },
+		{ "attempt to append to non-list option '%s'", "is not a list, use = and not +=" },
+		{ "invalid octal number '%s'", "is not a byte, use \\0 to \\377" },
+		{ "bad escape sequence '%s'", "is not an escape, use \\0 to \\377" },
+		{ "unexpected token '%s'", "is out of place, write key = value" },
+		{ "missing opening brace for section '%s'", "has no {, write section { ... }" },
+		{ "missing title for section '%s'", "has no title, write it in quotes" },
+		{ "missing parenthesis for function '%s'", "has no (, write include(\"file\")" },
+	};
+	FILE *to;
+
+	if (strcmp(format, "no such option '%s'") == 0) {
+		report_unknown(cfg, va_arg(ap, const char *));
+		return;
+	}
+	for (size_t i = 0; i < sizeof(words) / sizeof(words[0]); i++) {
+		if (strcmp(format, words[i][0]) == 0) {
+			report(cfg->line, va_arg(ap, const char *), "%s", words[i][1]);
+			return;
+		}
+	}
+	to = report_begin(cfg->line, "syntax");
+	vfprintf(to, format, ap);
+	fprintf(to, ", write key = value or section { ... }\n");
+}
+
+static const struct key *key_find(const char *section, const char *name)
+{
+	for (const struct key *k = config_keys; k->name != NULL; k++)
+		if (config_key_in(k, section) && strcmp(k->name, name) == 0)
+			return k;
+	return NULL;
+}
+
+/* Called once for each value, at its line. Goes on after a bad one, so that all are reported. */
+static int on_value(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result)
+{
+	const struct key *key = key_find(cfg->name, opt->name);
+	const char *wrong;
+	uint64_t number;
+
+	*(const char **)result = text;
+	loading->values++;
+	/* libconfuse takes "engine|batch" for a path to a key of another section. */
+	if (key == NULL) {
+		report_unknown(cfg, opt->name);
+		return -1;
+	}
+	if (key->kind == KIND_ADDRESS)
+		loading->address_line = cfg->line;
+	wrong = key_parse(key, text, &number);
+	if (wrong != NULL) {
+		FILE *to = report_begin(cfg->line, key->name);
+
+		fprintf(to, "\"%s\" %s, ", text, wrong);
+		key_print_right(to, key);
+		fputc('\n', to);
+	}
+	return 0;
+}
+
+/*
+ * Called at the line where a titled section begins: it is the value reader of a key that no file
+ * can name (for its '=') and that has a default to read, for want of a better hook.
+ */
+static int on_section(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result)
+{
+	(void)opt;
+	*(const char **)result = text;
+	loading->section_line = cfg->line;
+	loading->values++;
+	if (strcmp(cfg->name, "topic") == 0 && !name_pattern_valid(span_of(cfg->title)))
+		report(cfg->line, "topic",
+		       "\"%s\" is not a pattern, use levels like \"live.*.score\" or \"live.>\"",
+		       cfg->title);
+	if (strcmp(cfg->name, "listen") == 0 && *cfg->title == '\0')
+		report(cfg->line, "listen", "an empty title, use a name like \"main\"");
+	return 0;
+}
+
+/* Called where a listener's section ends. */
+static int on_listen(cfg_t *cfg, cfg_opt_t *opt)
+{
+	unsigned last = cfg_opt_size(opt) - 1;
+	cfg_t *listen = cfg_opt_getnsec(opt, last);
+	cfg_opt_t *protocols = cfg_getopt(listen, "protocols");
+	const char *text = cfg_getstr(listen, "address");
+	struct address address, other;
+
+	(void)cfg;
+	if ((protocols->flags & CFGF_MODIFIED) != 0 && cfg_opt_size(protocols) == 0)
+		report(loading->section_line, "protocols",
+		       "none at all, use { \"line\", \"http\" }");
+	if (text == NULL)
+		report(loading->section_line, "address", "none at all, use one like %s",
+		       ADDRESS_STANDARD);
+	if (text == NULL || address_parse(text, &address) != NULL)
+		return 0;
+	for (unsigned i = 0; i < last; i++) {
+		cfg_t *before = cfg_opt_getnsec(opt, i);
+		const char *taken = cfg_getstr(before, "address");
+
+		if (taken == NULL || address_parse(taken, &other) != NULL)
+			continue;
+		if (address_covers(&address, &other) || address_covers(&other, &address))
+			report(loading->address_line, "address",
+			       "\"%s\" is taken by \"%s\" of listen \"%s\", use another port", text,
+			       taken, before->title);
+	}
+	return 0;
+}
+
+/* How far a comment, a quoted text or else a byte goes; 0: its end is missing. */
+static size_t piece_bytes(const char *p, bool *comment)
+{
+	bool block = strncmp(p, "/*", 2) == 0;
+	size_t n = 1;
+
+	*comment = block || *p == '#' || strncmp(p, "//", 2) == 0;
+	if (block) {
+		const char *end = strstr(p + 2, "*/");
+
+		return end != NULL ? (size_t)(end - p) + 2 : 0;
+	}
+	if (*comment)
+		return strcspn(p, "\n");
+	if (*p != '"' && *p != '\'')
+		return 1;
+	for (; p[n] != *p; n++) {
+		if (p[n] == '\\')
+			n++;
+		if (p[n] == '\0')
+			return 0;
+	}
+	return n + 1;
+}
+
+enum call { CALL_NONE, CALL_OPEN, CALL_FILE, CALL_BAD };
+
+/* Where the one piece of syntax with parentheses, include("file"), stands after a byte. */
+static enum call call_next(enum call call, char c)
+{
+	if (isspace((unsigned char)c))
+		return call;
+	if (call == CALL_NONE)
+		return c == '(' ? CALL_OPEN : CALL_NONE;
+	if (c == ')')
+		return CALL_NONE;
+	return call == CALL_OPEN && (c == '"' || c == '\'') ? CALL_FILE : CALL_BAD;
+}
+
+/*
+ * Blanks the comments and finds what is never closed. libconfuse counts lines wrongly behind a
+ * comment, takes none inside a list, ends whatever is open at the end of a file in silence, and
+ * leaks the arguments of a call that it cannot read.
+ */
+static bool text_prepare(char *text)
+{
+	int line = 1, open_line = 0, depth = 0;
+	enum call call = CALL_NONE;
+	bool comment;
+
+	for (char *p = text; *p != '\0';) {
+		size_t n = piece_bytes(p, &comment);
+
+		if (n == 0) {
+			report(line, comment ? "comment" : "text",
+			       "begins here and never ends, close it with %s",
+			       comment ? "*/" : "the same quote");
+			return false;
+		}
+		call = comment ? call : call_next(call, *p);
+		if (call == CALL_BAD || (call != CALL_NONE && p[n] == '\0')) {
+			report(line, "(", "is not followed by one file, write include(\"file\")");
+			return false;
+		}
+		if (*p == '{' && depth++ == 0)
+			open_line = line;
+		if (*p == '}' && depth > 0)
+			depth--;
+		for (; n > 0; n--, p++) {
+			line += *p == '\n';
+			if (comment && *p != '\n')
+				*p = ' ';
+		}
+	}
+	if (depth > 0)
+		report(open_line, "{", "opens here and is never closed, close it with }");
+	return depth == 0;
+}
+
+/* The whole file, NUL-terminated; the caller frees it. */
+static int file_read(const char *path, char **text)
+{
+	FILE *file = fopen(path, "re");
+	size_t size = 0;
+	ssize_t n;
+	int error = 0;
+
+	*text = NULL;
+	if (file == NULL)
+		return -errno;
+	n = getdelim(text, &size, '\0', file);
+	if (n < 0 && !feof(file)) {
+		error = -errno;
+	} else if (n < 0) {
+		free(*text);
+		*text = strdup("");
+		error = *text != NULL ? 0 : -ENOMEM;
+	} else if ((*text)[n - 1] == '\0') {
+		error = -EILSEQ; /* no text: it has a NUL */
+	}
+	fclose(file);
+	return error;
+}
+
+static int text_parse(cfg_t *cfg, char *text)
+{
+	unsigned failures_before = loading->failures;
+	FILE *stream;
+	int error;
+
+	if (!text_prepare(text))
+		return -EINVAL;
+	if (*text == '\0')
+		return 0;
+	stream = fmemopen(text, strlen(text), "r");
+	if (stream == NULL)
+		return -errno;
+	error = cfg_parse_fp(cfg, stream) == CFG_SUCCESS ? 0 : -EINVAL;
+	fclose(stream);
+	/* Such as an empty key, of which libconfuse says nothing. */
+	if (error != 0 && loading->failures == failures_before)
+		report(cfg->line, "syntax", "nothing that can be read, write key = value");
+	return error;
+}
+
+static int file_parse(cfg_t *cfg, const char *path)
+{
+	bool included = loading->file != path;
+	const char *outer_file = loading->file;
+	int outer_line = cfg->line;
+	char *text;
+	int error = file_read(path, &text);
+
+	if (error != 0)
+		report(outer_line, included ? "include" : "file",
+		       "cannot read %s (%s), name a text file that can be read", path,
+		       strerror(-error));
+	if (error == 0) {
+		loading->file = path;
+		error = text_parse(cfg, text);
+		loading->file = outer_file;
+		cfg->line = outer_line;
+	}
+	free(text);
+	return error;
+}
+
+/* Not cfg_include: that one looks in the working directory and leaks its file when parsing stops.
+ */
+static int on_include(cfg_t *cfg, cfg_opt_t *opt, int argc, const char **argv)
+{
+	const char *slash = strrchr(loading->file, '/');
+	char *path;
+	int dir_len, error;
+
+	(void)opt;
+	if (argc != 1 || loading->depth == INCLUDE_DEPTH_MAX) {
+		report(cfg->line, "include", "%s",
+		       argc != 1 ? "takes one file, write include(\"file\")"
+				 : "more than 10 files deep, look for one that includes itself");
+		return -EINVAL;
+	}
+	dir_len = slash == NULL || argv[0][0] == '/' ? 0 : (int)(slash - loading->file) + 1;
+	if (asprintf(&path, "%.*s%s", dir_len, loading->file, argv[0]) < 0)
+		return -ENOMEM;
+	loading->depth++;
+	error = file_parse(cfg, path);
+	loading->depth--;
+	free(path);
+	return error;
+}
+
+/* The parser for the tables of config_keys.h; NULL: out of memory. */
+static cfg_t *parser_new(void)
+{
+	enum { SECTIONS_MAX = 16, OPTIONS_MAX = 64 };
+	static char on_section_default[] = "x";
+	/* Of each section: its keys and the hook; in the first also the sections and include. */
+	cfg_opt_t opts[SECTIONS_MAX][OPTIONS_MAX + 1] = { 0 };
+	size_t n[SECTIONS_MAX] = { 0 };
+	cfg_t *cfg;
+
+	for (size_t s = 0; config_sections[s].name != NULL; s++) {
+		assert(s < SECTIONS_MAX);
+		for (const struct key *k = config_keys; k->name != NULL; k++) {
+			bool list = k->kind == KIND_WORDS || k->kind == KIND_TEXTS;
+			int flags = CFGF_NODEFAULT | (list ? CFGF_LIST : 0);
+
+			if (!config_key_in(k, config_sections[s].name))
+				continue;
+			assert(n[s] < OPTIONS_MAX - SECTIONS_MAX);
+			opts[s][n[s]++] = (cfg_opt_t)CFG_STR_CB(k->name, NULL, flags, on_value);
+		}
+		if (config_sections[s].titled) {
+			opts[s][n[s]] =
+				(cfg_opt_t)CFG_STR_CB("title=", NULL, CFGF_NONE, on_section);
+			opts[s][n[s]++].def.parsed = on_section_default;
+		}
+	}
+	for (size_t s = 1; config_sections[s].name != NULL; s++) {
+		int flags = CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES;
+
+		opts[0][n[0]++] = (cfg_opt_t)CFG_SEC(config_sections[s].name, opts[s],
+						     config_sections[s].titled ? flags : CFGF_NONE);
+	}
+	opts[0][n[0]++] = (cfg_opt_t)CFG_FUNC("include", on_include);
+
+	cfg = cfg_init(opts[0], CFGF_NONE);
+	if (cfg == NULL)
+		return NULL;
+	cfg_set_error_function(cfg, on_error);
+	cfg_set_validate_func(cfg, "listen", on_listen);
+	return cfg;
+}
+
+/* ---- What the file has set ---- */
+
+/* Takes over what the file has set; everything else stays as it is. */
+static int section_read(cfg_t *cfg, void *base)
+{
+	int error = 0;
+
+	for (const struct key *k = config_keys; k->name != NULL; k++) {
+		cfg_opt_t *opt = config_key_in(k, cfg->name) ? cfg_getopt(cfg, k->name) : NULL;
+
+		if (opt == NULL || (opt->flags & CFGF_MODIFIED) == 0)
+			continue;
+		key_clear(k, base);
+		for (unsigned j = 0; j < cfg_opt_size(opt) && error == 0; j++)
+			error = key_store(k, base, cfg_opt_getnstr(opt, j));
+	}
+	return error;
+}
+
+static int listens_read(struct config *config, cfg_t *cfg)
+{
+	unsigned n = cfg_size(cfg, "listen");
+	int error;
+
+	if (n == 0)
+		return 0;
+	config_listens_free(config);
+	error = config_listens_new(config, n);
+	for (unsigned i = 0; i < n && error == 0; i++) {
+		cfg_t *section = cfg_getnsec(cfg, "listen", i);
+
+		config->listens[i].title = strdup(section->title);
+		if (config->listens[i].title == NULL)
+			return -ENOMEM;
+		error = section_read(section, &config->listens[i]);
+	}
+	return error;
+}
+
+/*
+ * Comes after the topics section, from which these inherit wherever it stands in the file. What
+ * they inherit is copied as it is: none of it is text.
+ */
+static int topics_read(struct config *config, cfg_t *cfg)
+{
+	unsigned n = cfg_size(cfg, "topic");
+	int error = 0;
+
+	if (n == 0)
+		return 0;
+	config->topic = calloc(n, sizeof(*config->topic));
+	if (config->topic == NULL)
+		return -ENOMEM;
+	for (unsigned i = 0; i < n && error == 0; i++) {
+		cfg_t *section = cfg_getnsec(cfg, "topic", i);
+
+		config->topic[i] = config->topics;
+		config->topic[i].pattern = strdup(section->title);
+		if (config->topic[i].pattern == NULL)
+			return -ENOMEM;
+		config->topic_n++;
+		error = section_read(section, &config->topic[i]);
+	}
+	return error;
+}
+
+static int config_read(struct config **out, cfg_t *cfg)
+{
+	struct config *config = config_defaults();
+	int error = 0;
+
+	if (config == NULL)
+		return -ENOMEM;
+	for (const struct config_section *s = config_sections; s->name != NULL && error == 0; s++)
+		if (!s->titled)
+			error = section_read(s == config_sections ? cfg : cfg_getsec(cfg, s->name),
+					     (char *)config + s->offset);
+	if (error == 0)
+		error = listens_read(config, cfg);
+	if (error == 0)
+		error = topics_read(config, cfg);
+	if (error != 0) {
+		config_free(config);
+		return error;
+	}
+	*out = config;
+	return 0;
+}
+
+int config_load(const char *path, struct config **out, FILE *errors)
+{
+	struct load load = { .errors = errors, .file = path };
+	cfg_t *cfg = parser_new();
+	int error = -ENOMEM;
+
+	*out = NULL;
+	loading = &load;
+	if (cfg != NULL)
+		error = file_parse(cfg, path);
+	if (error == 0 && load.values > 0 && cfg_size(cfg, "listen") == 0)
+		report(0, "listen", "no listener, write listen \"main\" { address = \"%s\" }",
+		       ADDRESS_STANDARD);
+	if (error == 0 && load.failures > 0)
+		error = -EINVAL;
+	if (error == 0)
+		error = config_read(out, cfg);
+	if (error == -ENOMEM)
+		report(0, "file", "out of memory, free some");
+	if (cfg != NULL)
+		cfg_free(cfg);
+	loading = NULL;
+	return error;
+}
