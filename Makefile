@@ -328,6 +328,10 @@ bench: $(BROKER) $(LOAD) $(BUILD)/limit ## Measure broker, peers and limit, writ
 # The newest full report in the tree is what a change is held against.
 BASELINE ?= $(lastword $(sort $(filter-out %-quick,$(wildcard bench/reports/*))))
 
+.PHONY: bench-knobs
+bench-knobs: $(BROKER) $(LOAD) ## Measure what each knob of engine { } does, write a report: about 10 minutes
+	bench/knobs.py $(BENCH)
+
 .PHONY: bench-gate
 bench-gate: ## Fail when the main figures are worse than in the newest report (BASELINE=directory)
 	@test -n "$(BASELINE)" || { echo "bench-gate: no report in bench/reports; try: make bench" >&2; exit 1; }

@@ -179,7 +179,7 @@ def environment_lines(env, data):
         f"- broker {env['version']}, commit {env['commit']}, {env['compiler']}, {env['flags']}, liburing {env['liburing']}",
         f"- peers: {peers}; not there: {', '.join(data['missing'])}",
         f"- {env['rounds']} rounds of {env['duration_s']:g} s after {env['warmup_s']:g} s of warm-up, interleaved,"
-        f" {env['minutes']:.0f} minutes in all; linger_us = 0 throughout",
+        f" {env['minutes']:.0f} minutes in all",
         f"- {disturbed} of {len(data['runs'])} runs were disturbed (CPU stolen by the hypervisor, or used by"
         " others) even when they were repeated",
     ]
@@ -225,14 +225,15 @@ def plot_peers(out, runs):
     return bool(names)
 
 
-def curve(out, name, title, xlabel, ylabel, series, log="xy"):
-    """series: {title: [(x, y)]}."""
+def curve(out, name, title, xlabel, ylabel, series, log="xy", more=""):
+    """series: {title: [(x, y)]}; more: lines for gnuplot."""
     series = {k: v for k, v in series.items() if v}
     if not series:
         return False
     blocks = {f"d{i}": [f"{x} {y}" for x, y in points] for i, points in enumerate(series.values())}
     script = (
         (f"set logscale {log}\n" if log else "")
+        + more
         + f"set title '{title}'\nset xlabel '{xlabel}'\nset ylabel '{ylabel}'\nset format '%.0s%c'\nplot "
         + ", ".join(
             f"$d{i} using 1:2 with linespoints pt 7 lw 2 lc rgb '{COLOURS[i]}' title '{key}'"
@@ -310,6 +311,7 @@ def write(out, data):
         f"# Bench report, {env['date']}, {env['label']}",
         "",
         *environment_lines(env, data),
+        "- engine at its defaults, so linger_us = 0 throughout",
         "",
         "The server is pinned to the first core, the load generator (or the limit's reader) to another. CPU is the"
         " server's, user and system; on loopback the sender pays for the receiver's side of TCP too, as every peer"

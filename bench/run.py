@@ -91,7 +91,7 @@ def reactors_of(contender):
 class Server:
     """A contender's process, fresh for each run."""
 
-    def __init__(self, name, port, directory, prefix, cpus):
+    def __init__(self, name, port, directory, prefix, cpus, engine=""):
         self.name, self.port = name, port
         self.log_path = directory / f"{name}-{port}.log"
         if name.startswith("broker"):
@@ -100,6 +100,7 @@ class Server:
             config.write_text(
                 f"reactors = {reactors}\nstats_seconds = 1\ndrain_seconds = 2\n"
                 f'listen "main" {{\n\taddress = "127.0.0.1:{port}"\n\tprotocols = {{ "line", "http" }}\n}}\n'
+                f"engine {{ {engine} }}\n"
             )
             command = [BUILD / "broker", "-c", config]
         else:
@@ -253,7 +254,8 @@ class Bench:
             result, cpu_s = self.limit(scenario, coalesce)
         else:
             server_cpus, load_cpus = self.cpus(reactors_of(contender))
-            server = Server(contender, self.next_port(), self.directory, self.prefix, server_cpus)
+            engine = scenario.get("engine", "")
+            server = Server(contender, self.next_port(), self.directory, self.prefix, server_cpus, engine)
             try:
                 at_rest = resident_bytes(server.pid)
                 result, cpu_s = self.load(scenario, contender, server, load_cpus)
