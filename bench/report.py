@@ -125,7 +125,7 @@ def scenario_table(runs, scenario):
             rows.append(f"| {contender} | failed: {runs.failed(name, contender)[0][:120]} | | | | | |")
             continue
         figures = runs.values(name, contender, "delivered_per_cpu_s")
-        own = "broker" if "broker" in runs.by[name] else "broker-1"
+        own = "broker" if "broker" in runs.by[name] else "broker-1r"
         ratios, _ = runs.ratios(name, own, contender, "delivered_per_cpu_s")
         good = [r for r in rounds.values() if "failed" not in r]
         per_s = [r["delivered_per_s"] for r in good if "delivered_per_s" in r]
@@ -291,10 +291,14 @@ def plots(out, data, runs):
         "deliveries per second", "", series,
     ):
         made.append(("coalescing", "Messages per send and completions per turn against load"))
-    series = {"many": sweep_points(data, "reactors", None, METRICS["delivered_per_cpu_s"][1])}
+    per_s = sweep_points(data, "reactors", None, lambda r: r.get("delivered_per_s"))
+    series = {
+        "per CPU-second": sweep_points(data, "reactors", None, METRICS["delivered_per_cpu_s"][1]),
+        "per second and core": [(n, v / min(n, data["environment"]["cpus"])) for n, v in per_s],
+    }
     if curve(
-        out, "reactors", "Delivered per CPU-second by reactors (50 x 20, 128 B, window 16)", "reactors",
-        "delivered messages per CPU-second", series, log="x",
+        out, "reactors", "Delivered messages by reactors (50 x 20, 128 B, window 16)", "reactors",
+        "delivered messages", series, log="x",
     ):
         made.append(("reactors", "Efficiency by reactors"))
     return made

@@ -84,8 +84,7 @@ def process_ticks(pid):
 
 
 def reactors_of(contender):
-    match = re.fullmatch(r"broker-(\d+)", contender)
-    return int(match.group(1)) if match else 1
+    return CONTENDERS.get(contender, {}).get("reactors", 1)
 
 
 class Server:
@@ -222,6 +221,7 @@ class Bench:
         protocol = CONTENDERS[contender]["protocol"]
         command = [*self.prefix, BUILD / "broker-load", "--json", "--quiet", "--protocol", protocol]
         command += ["--pid", server.pid, *self.times(scenario), "--bytes", scenario["bytes"]]
+        command += ["--threads", min(len(load_cpus), 2 * reactors_of(contender))]
         command += [f"127.0.0.1:{server.port}"]
         if "beside" not in scenario:
             return run_json([*command, *scenario["args"]], load_cpus, 120)
@@ -254,7 +254,7 @@ class Bench:
             result, cpu_s = self.limit(scenario, coalesce)
         else:
             server_cpus, load_cpus = self.cpus(reactors_of(contender))
-            engine = scenario.get("engine", "")
+            engine = scenario.get("engine") or CONTENDERS[contender].get("engine", "")
             server = Server(contender, self.next_port(), self.directory, self.prefix, server_cpus, engine)
             try:
                 at_rest = resident_bytes(server.pid)
@@ -420,7 +420,7 @@ def choose(options, missing):
             continue
         contenders = [c for c in scenario["contenders"] if available(c, missing)]
         if options.quick:
-            contenders = [c for c in contenders if c in QUICK_CONTENDERS or reactors_of(c) > 1 or c == "broker-1"]
+            contenders = [c for c in contenders if c in QUICK_CONTENDERS or reactors_of(c) > 1 or c in ("broker-1r", "broker-512")]
         if options.contenders:
             contenders = [c for c in contenders if c in options.contenders.split(",")]
         chosen.append({**scenario, "contenders": contenders})

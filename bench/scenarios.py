@@ -1,10 +1,18 @@
 """What is measured, with whom, and what is to be reached.
 
-A contender broker-N is the broker with N reactors; broker-sse is the broker as clients of server-sent events see it,
-which is what nchan is to be compared with.
+A contender broker-Nr is the broker with N reactors; broker-512 is the broker with engine { batch = 512 }, everything else
+is at its default; broker-sse is the broker as clients of server-sent events see it, which is what nchan is to be
+compared with.
 """
 
+import os
+
+CORES = len(os.sched_getaffinity(0))
+
 PEERS = ["broker-sse", "epoll", "redis", "nats", "tokio", "tokio-nodelay", "mosquitto", "nchan"]
+
+# 1, 2, 4 ... all cores of a host, and more than there are on a small one.
+REACTORS = sorted({1, 2, 4, 8, 32, *(1 << i for i in range(CORES.bit_length())), CORES})
 
 CONTENDERS = {
     "broker": {"protocol": "line"},
@@ -16,11 +24,8 @@ CONTENDERS = {
     "tokio-nodelay": {"protocol": "line"},
     "mosquitto": {"protocol": "mqtt"},
     "nchan": {"protocol": "sse"},
-    "broker-1": {"protocol": "line"},
-    "broker-2": {"protocol": "line"},
-    "broker-4": {"protocol": "line"},
-    "broker-8": {"protocol": "line"},
-    "broker-32": {"protocol": "line"},
+    "broker-512": {"protocol": "line", "engine": "batch = 512"},
+    **{f"broker-{n}r": {"protocol": "line", "reactors": n} for n in REACTORS},
     "limit": {"protocol": None},
 }
 
@@ -53,7 +58,7 @@ def scenario(name, topics, subscribers, size, window=None, rate=None, targets=()
         "bytes": size,
         "args": load(topics, subscribers, window, rate),
         "limit": limit,
-        "contenders": ["broker", "limit", *PEERS],
+        "contenders": ["broker", *more.pop("variants", []), "limit", *PEERS],
         "targets": list(targets),
         **more,
     }
@@ -61,14 +66,16 @@ def scenario(name, topics, subscribers, size, window=None, rate=None, targets=()
 
 SCENARIOS = [
     scenario(
-        "fan100", 1, 100, 128, window=64, namespace=True,
+        "fan100", 1, 100, 128, window=64, variants=["broker-512"], namespace=True,
         targets=[at_least(3.3, "redis"), at_least(1.0, "epoll"), at_least(0.85, "limit")],
     ),
     scenario(
-        "fan1000", 1, 1000, 128, window=64, namespace=True, targets=[at_least(5, "redis"), at_least(1.1, "epoll")]
+        "fan1000", 1, 1000, 128, window=64, variants=["broker-512"], namespace=True,
+        targets=[at_least(5, "redis"), at_least(1.1, "epoll")],
     ),
     scenario(
-        "many", 50, 20, 128, window=16, namespace=True, targets=[at_least(2.3, "redis"), at_least(1.2, "epoll")]
+        "many", 50, 20, 128, window=16, variants=["broker-512"], namespace=True,
+        targets=[at_least(2.3, "redis"), at_least(1.2, "epoll")],
     ),
     scenario(
         "one2one", 50, 1, 128, window=64, namespace=True, targets=[at_least(5, "redis"), at_least(0.9, "epoll")]
@@ -109,18 +116,18 @@ SCENARIOS = [
     ),
     scenario(
         "many-reactors", 50, 20, 128, window=16,
-        what="many with 1, 2 and 32 reactors", contenders=["broker-1", "broker-2", "broker-32"],
+        what="many with 1, 2 and 32 reactors", contenders=["broker-1r", "broker-2r", "broker-32r"],
         targets=[
-            {"metric": "cpu_ns_per_delivered", "of": "broker-2", "base": "broker-1", "factor": 1.1},
-            {"metric": "cpu_ns_per_delivered", "of": "broker-32", "base": "broker-2", "factor": 1.5},
+            {"metric": "cpu_ns_per_delivered", "of": "broker-2r", "base": "broker-1r", "factor": 1.1},
+            {"metric": "cpu_ns_per_delivered", "of": "broker-32r", "base": "broker-2r", "factor": 1.5},
         ],
     ),
     scenario(
         "fan1000-reactors", 1, 1000, 128, window=64,
-        what="fan1000 with 1, 2 and 32 reactors", contenders=["broker-1", "broker-2", "broker-32"],
+        what="fan1000 with 1, 2 and 32 reactors", contenders=["broker-1r", "broker-2r", "broker-32r"],
         targets=[
-            {"metric": "cpu_ns_per_delivered", "of": "broker-2", "base": "broker-1", "factor": 1.1},
-            {"metric": "cpu_ns_per_delivered", "of": "broker-32", "base": "broker-2", "factor": 1.15},
+            {"metric": "cpu_ns_per_delivered", "of": "broker-2r", "base": "broker-1r", "factor": 1.1},
+            {"metric": "cpu_ns_per_delivered", "of": "broker-32r", "base": "broker-2r", "factor": 1.15},
         ],
     ),
     {
@@ -148,6 +155,6 @@ SWEEPS = {
     "subscribers": [point(f"fan{n}", n, 1, n, window=64) for n in (10, 30, 100, 300, 1000, 3000, 10000)],
     "load": [point(f"rate{n}", n, 10, 50, rate=n) for n in (10, 30, 100, 300, 600, 1000, 2000)],
     "reactors": [
-        point(f"reactors{n}", n, 50, 20, contenders=[f"broker-{n}"], window=16) for n in (1, 2, 4, 8, 32)
+        point(f"reactors{n}", n, 50, 20, contenders=[f"broker-{n}r"], window=16) for n in REACTORS
     ],
 }
