@@ -29,6 +29,8 @@ struct wire_format {
 	const char *name;
 	/* Whether the run has a form in this format at all. */
 	bool (*encodable)(const struct run *run);
+	/* Whether some message of an encodable run has no bytes in it; NULL: none ever. */
+	bool (*silent)(const struct run *run);
 	/* No fewer bytes than encode will write. */
 	size_t (*encoded_max)(const struct run *run);
 	/* Writes the run, returns how many bytes. */

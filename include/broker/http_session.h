@@ -37,12 +37,13 @@ struct http_session {
 	bool ended;  /* the client has sent its last */
 	/* of the request that is being answered */
 	bool head_only, http_1_0, chunked, close;
-	bool publishing; /* a message, whose number is still to come */
-	unsigned home;   /* of the topic last published to */
-	uint32_t ticket; /* tells a late answer from the one that is waited for */
-	char *origin;    /* that may read the answer, or NULL */
-	char *fields;    /* If-None-Match, Range and If-Range, each with a NUL, or NULL */
-	struct block *receiving;
+	bool publishing;          /* a message, whose number is still to come */
+	unsigned home;            /* of the topic last published to */
+	uint32_t ticket;          /* tells a late answer from the one that is waited for */
+	char *origin;             /* that may read the answer, or NULL */
+	char *fields;             /* If-None-Match, Range and If-Range, each with a NUL, or NULL */
+	struct block *receiving;  /* the kernel may write to it until the socket is closed */
+	uint64_t receiving_bytes; /* of its whole body; 0: not known, or none */
 	/* a body on its way out, in a block that is held */
 	struct block *sending;
 	struct span left;

@@ -101,6 +101,7 @@ struct shard {
 				     setting of the config */
 	struct table interests;
 	struct list dirty;    /* streams with cursors that want a send */
+	struct list replays;  /* streams with cursors that want a send of the past */
 	struct list active;   /* streams that hold chunks */
 	struct list appended; /* streams that something was appended to in this turn */
 	uint32_t pressed; /* streams that fan-out does not keep up with: then less is taken in */

@@ -14,6 +14,7 @@
 #include "topic/topic.h"
 
 struct connection;
+struct interest;
 struct subscribe_letter;
 struct topic_letter;
 
@@ -61,6 +62,8 @@ void subscriptions_press(struct shard *shard, struct stream *stream);
 /* Deals with those who have been behind too long in any stream that holds chunks, and lets streams
  * rest. Returns whether any still holds some. */
 bool subscriptions_bound_time(struct shard *shard);
+/* An interest that nobody has any more ends, once no answer is under way that counts on it. */
+void subscriptions_let_go(struct shard *shard, struct interest *interest);
 /* New settings for every interest. */
 void subscriptions_configure(struct shard *shard);
 /* Frees the interests that are left when all connections are gone. */

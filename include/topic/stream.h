@@ -6,14 +6,17 @@
  * chain of chunks. A subscriber is a cursor into it. Appending touches no cursor; a cursor is
  * touched when something is sent for it and when that send has ended.
  *
- * Lists of cursors: `idle` stand at the head; `ready` are behind and want a send; `busy` have one
- * in flight or cannot send now. Chunks live as long as somebody needs them: the stream its head, a
- * cursor the chunk it stands in, a chunk the one after it. So a slow cursor holds the backlog up
- * until its owner removes it, or lets it skip ahead.
+ * Lists of cursors: `idle` stand at the head; `ready` are behind and want a send, `replaying` too,
+ * but of what was there before they came; `busy` have one in flight or cannot send now. Chunks live
+ * as long as somebody needs them: the stream its head, a cursor the chunk it stands in, a chunk the
+ * one after it. So a slow cursor holds the backlog up until its owner removes it, or lets it skip
+ * ahead.
  *
- * A replay is a chain of the same chunks, made from history, whose last link leads into the live
- * chain. Positions and counts run on through it. One thread, no I/O: the owner turns gathered spans
- * into sends.
+ * A replay is the same chain, made longer at its old end: a cursor that wants the past is placed at
+ * the message it wants, and only what the chain does not reach back to is put in front, as blocks
+ * that are encoded when the first cursor comes to them. So a history is encoded once for everybody
+ * who walks it at the same time. Counts run on through it. One thread, no I/O: the owner turns
+ * gathered spans into sends.
  */
 
 #include <stdbool.h>
@@ -43,12 +46,15 @@ struct stream {
 	const struct wire_format *format;
 	struct chunk *head;  /* written; NULL while idle */
 	struct chunk *tail;  /* oldest of the live chain */
+	struct chunk *whole; /* oldest from which on nothing is missing; NULL: none */
+	uint64_t next_seq;   /* number of the message after the head */
 	uint64_t pos, count; /* of the head: bytes and messages so far, from an arbitrary start */
 	size_t bytes;        /* in chunks from tail to head: the backlog */
 	size_t next_capacity;
 	uint32_t cursors; /* all but the leaving: what is appended is for them */
-	struct list idle, ready, busy;
+	struct list idle, ready, replaying, busy;
 	struct list dirty;    /* link: the owner's list of streams with ready cursors */
+	struct list replays;  /* link: the owner's list of streams with replaying cursors */
 	struct list active;   /* link: the owner's list of streams that hold chunks */
 	struct list appended; /* link: the owner's list of streams appended to in this turn */
 	uint64_t appended_ns;
@@ -71,7 +77,8 @@ enum {
 	STREAM_REFERENCE_BYTES = 16 << 10,      /* of one message */
 	STREAM_REFERENCE_LINES_BYTES = 4 << 10, /* of lines that go out as they came in */
 	STREAM_SEND_BYTES = 256 << 10,
-	STREAM_SEND_PIECE_BYTES = 1 << 20, /* of one large message in one send */
+	STREAM_SEND_REPLAY_BYTES = 64 << 10, /* of the past: what is live shall not wait for it */
+	STREAM_SEND_PIECE_BYTES = 1 << 20,   /* of one large message in one send */
 	STREAM_SEND_PIECE_MAX =
 		5 << 18, /* the same, rather than leave a crumb for a send of its own */
 };
@@ -79,13 +86,26 @@ bool stream_append(struct stream *stream, struct block *block, uint64_t now_ns, 
 
 /* A new cursor at the head, idle. */
 int stream_join(struct stream *stream, struct cursor *cursor);
+/* What a new cursor wants of the past, and what there is of it. */
+struct past {
+	uint64_t from; /* number of the first message it gets; next: none of the past */
+	uint64_t next; /* of the first that has not come to this stream */
+	/* That hold the messages from `from` on, to before `next` or as far as to what the stream
+	 * has still. */
+	struct block *const *blocks;
+	size_t blocks_n;
+};
 /*
- * A new cursor that gets these blocks first, the first of them without its first `skip` messages,
- * then what is live. It is ready. *messages is how many of them the format can carry, *unencodable
- * of the others. -ENOMEM: nothing happened.
+ * A new cursor that gets the past first, then what is live. The stream takes holds of its own on
+ * the blocks it needs. *messages is how many of the past the format can carry, *unencodable of the
+ * others. -EAGAIN: the blocks end before what the stream has still, and all are needed; -ENOMEM.
+ * Then the cursor has not joined.
  */
-int stream_join_replay(struct stream *stream, struct cursor *cursor, struct block *const *blocks,
-		       size_t blocks_n, uint32_t skip, uint64_t *messages, uint64_t *unencodable);
+int stream_join_replay(struct stream *stream, struct cursor *cursor, const struct past *past,
+		       uint64_t *messages, uint64_t *unencodable);
+/* Number from which on the stream needs no blocks for a replay, as long as somebody stands there;
+ * 0: it needs all. */
+uint64_t stream_whole_from(const struct stream *stream);
 /* Nothing appended from now on is for this cursor; it ends where the head is now. An idle one
  * becomes busy: it is at its end. */
 void stream_leave(struct stream *stream, struct cursor *cursor);
@@ -99,8 +119,9 @@ uint64_t stream_remove(struct stream *stream, struct cursor *cursor);
 /* Whether it stands where there is nothing more for it (now, or for a leaving one ever). */
 bool stream_at_end(const struct stream *stream, const struct cursor *cursor);
 /*
- * The next bytes for this cursor as at most max spans, 256 KiB or one piece of a large message up
- * to 1 MiB, with memory that stays until stream_sent. 0: it is at the end. The cursor becomes busy.
+ * The next bytes for this cursor as at most max spans, with memory that stays until stream_sent:
+ * 256 KiB or one piece of a large message up to 1 MiB, 64 KiB while it replays. 0: it is at the
+ * end; or, if it is not, out of memory. The cursor becomes busy.
  */
 unsigned stream_gather(struct stream *stream, struct cursor *cursor, struct iovec *spans,
 		       unsigned max);
@@ -138,5 +159,24 @@ uint64_t stream_skip(struct stream *stream, struct cursor *cursor, int *error);
 /* When every cursor stands at the head, gives back all chunks. Returns whether the stream holds
  * none now. */
 bool stream_rest(struct stream *stream);
+
+/* Whether some cursor waits for its send. */
+static inline bool stream_wants_sends(const struct stream *s)
+{
+	return !list_empty(&s->ready) || !list_empty(&s->replaying);
+}
+
+/* ---- between stream.c and replay.c ---- */
+
+/* Encodes a run of the block behind the head; counts: as what is published now. -ENOMEM. */
+int stream_encode(struct stream *stream, const struct run *run, struct block *block,
+		  uint64_t now_ns, bool counts);
+/* What comes next has this number and does not follow on what is there. */
+void stream_begin_anew(struct stream *stream, uint64_t seq);
+/* A new chunk at the head. False: out of memory. */
+bool stream_add_head(struct stream *stream);
+/* Encodes some of what a chunk has pending: the chunk is left empty, in front of it. -ENOMEM:
+ * nothing happened. */
+int stream_encode_pending(struct stream *stream, struct chunk *chunk);
 
 #endif

@@ -72,6 +72,7 @@ struct replay_answer {
 			 it is */
 	uint32_t first, skip;
 	uint64_t messages; /* how many that makes */
+	uint64_t from;     /* number of the first of them; if there is none, of the next one */
 };
 
 struct replay_answer topic_replay(const struct topic *topic, const struct replay *wanted);

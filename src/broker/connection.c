@@ -181,7 +181,10 @@ void connection_flush(struct connection *c)
 		unsigned gathered =
 			stream_gather(sub->stream, &sub->cursor, spans + n, RING_SPANS_MAX - n);
 
-		assert(gathered > 0);
+		if (gathered == 0) {
+			connection_close(c, DROP_MEMORY);
+			return;
+		}
 		sub->in_flight = true;
 		n += gathered;
 	}
@@ -372,7 +375,7 @@ static void sent(struct socket *socket, int result)
 			subscription_sent(c->subscription, n);
 		else if (c->subscription->stream != NULL && c->state != CONNECTION_CLOSED) {
 			stream_unhold(c->subscription->stream, &c->subscription->cursor);
-			if (!list_empty(&c->subscription->stream->ready))
+			if (stream_wants_sends(c->subscription->stream))
 				shard_dirty(c->shard, c->subscription->stream);
 		}
 		if (skip && result == -ECANCELED)

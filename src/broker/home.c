@@ -26,6 +26,15 @@ struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
 	return l;
 }
 
+void subscribe_letter_release(struct subscribe_letter *l)
+{
+	for (size_t i = 0; i < l->blocks_n; i++)
+		block_unref(l->blocks[i]);
+	free(l->blocks);
+	l->blocks = NULL;
+	l->blocks_n = 0;
+}
+
 struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash)
 {
 	struct topic_letter *l = calloc(1, sizeof(*l) + name.len);
@@ -203,17 +212,26 @@ void home_publish(struct shard *s, struct block *b)
 	block_unref(b);
 }
 
+/* Holds on what the asking shard has not got already: a history has many blocks, and many may want
+ * it at once. */
 static int hold_replay(struct shard *s, struct topic *t, struct subscribe_letter *l)
 {
 	struct replay_answer a;
+	uint32_t end;
 
 	history_trim(&t->history, &s->history, &t->limits, s->reactor.now_ns);
 	a = topic_replay(t, &l->replay);
 	l->gap = a.gap;
-	l->skip = a.skip;
-	l->blocks_n = t->history.blocks_n - a.first;
-	if (l->blocks_n == 0)
+	l->from = a.from;
+	end = t->history.blocks_n;
+	if (l->whole_from != 0) {
+		end = history_find(&t->history, l->whole_from);
+		end += end < t->history.blocks_n &&
+		       history_at(&t->history, end)->seq < l->whole_from;
+	}
+	if (end <= a.first)
 		return 0;
+	l->blocks_n = end - a.first;
 	l->blocks = malloc(l->blocks_n * sizeof(struct block *));
 	if (l->blocks == NULL) {
 		l->blocks_n = 0;

@@ -24,6 +24,7 @@ enum {
 					  requests are looked at */
 	BODY_COPY_BYTES_MAX = 4 << 10, /* smaller ones are copied behind their head */
 	BODY_PIECE_BYTES = 256 << 10,  /* of one send */
+	BODY_ROOM_BYTES = 64 << 10,    /* for what comes next of a body, or as much as has come */
 	STALL_SECONDS = 30,            /* for a piece of a body to go out */
 };
 
@@ -427,6 +428,7 @@ static void handle_head(struct connection *c, const struct http_request *r)
 	http->close = !r->keep_alive;
 	http->chunked = false;
 	http->timing = false;
+	http->receiving_bytes = r->content_length;
 	http->state = HTTP_READING;
 	if (r->has_body && r->verb == HTTP_VERB_POST)
 		http->state = HTTP_RECEIVING;
@@ -450,9 +452,38 @@ static void handle_body(struct connection *c, struct span bytes)
 		connection_error(c, LINE_ERROR_TEXT("out of memory"));
 		return;
 	}
-	memcpy(block_body(b) + b->len, bytes.data, bytes.len);
+	/* It may have been received where it belongs. */
+	if (bytes.data != block_body(b) + b->len)
+		memcpy(block_body(b) + b->len, bytes.data, bytes.len);
 	b->len += bytes.len;
 	http->receiving = b;
+}
+
+/*
+ * While more of a body of known length is to come than a receive buffer holds, it is received
+ * straight into its message. Room is made for as much again as has come: a length that is only
+ * announced costs nothing.
+ */
+static void receive_in_place(struct connection *c)
+{
+	struct http_session *http = c->http;
+	struct block *b = http->receiving;
+	size_t left, room;
+
+	if (http->state != HTTP_RECEIVING || b == NULL || http->ended || c->input_len > 0 ||
+	    c->socket.paused || c->socket.recv_armed || http->receiving_bytes < b->len)
+		return;
+	left = (size_t)http->receiving_bytes - b->len;
+	if (left < c->shard->config->engine.recv_buffer_bytes)
+		return;
+	room = b->len > BODY_ROOM_BYTES ? b->len : BODY_ROOM_BYTES;
+	b = block_reserve(b, room < left ? room : left);
+	if (b == NULL)
+		return;
+	http->receiving = b;
+	room = b->capacity - b->len;
+	socket_receive_into(&c->shard->sockets, &c->socket, block_body(b) + b->len,
+			    room < left ? room : left);
 }
 
 /* The whole message is there: on to its home, which will say its number. */
@@ -623,6 +654,7 @@ static void run(struct connection *c, struct span bytes)
 		http->decoder = NULL;
 	}
 	settle(c);
+	receive_in_place(c);
 	/* Half a request at the end of everything is no request. */
 	if (http->ended && ready(c)) {
 		connection_goodbye(c);

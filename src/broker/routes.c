@@ -20,6 +20,8 @@
 #include "topic/block.h"
 
 enum {
+	BODY_BYTES_MIN = 4 << 10,   /* room for a body of unknown length to begin with */
+	BODY_BYTES_FIRST = 1 << 20, /* most room for one that is only announced */
 	ORIGIN_BYTES_MAX = 512,
 	TOPIC_JSON_MAX = 2 + 2 * NAME_BYTES_MAX, /* names hold no control characters */
 };
@@ -181,7 +183,9 @@ static bool may_read(struct connection *c, struct span topic)
 
 static void handle_publish(struct connection *c, const struct http_request *r, struct span rest)
 {
-	size_t capacity = r->chunked ? 4096 : (size_t)r->content_length;
+	size_t announced = r->chunked ? BODY_BYTES_MIN : (size_t)r->content_length;
+	/* It grows with what comes of more. */
+	size_t capacity = announced < BODY_BYTES_FIRST ? announced : BODY_BYTES_FIRST;
 	struct http_session *http = c->http;
 	char name[256];
 	struct span topic;

@@ -21,6 +21,7 @@
 
 enum {
 	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
+	REPLAY_QUOTA = 32,          /* sends of the past in a turn: what is live waits for these */
 	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
 	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
 	COMPLETION_BATCH = 8192,    /* handled before anything else moves: all, but for floods */
@@ -53,13 +54,8 @@ void letter_discard(struct letter *letter)
 		objects_unref(((struct reload_letter *)(void *)letter)->objects);
 	if (letter->kind == LETTER_SEQUENCED)
 		block_unref(((struct sequenced_letter *)(void *)letter)->block);
-	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED) {
-		struct subscribe_letter *l = (struct subscribe_letter *)(void *)letter;
-
-		for (size_t i = 0; i < l->blocks_n; i++)
-			block_unref(l->blocks[i]);
-		free(l->blocks);
-	}
+	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED)
+		subscribe_letter_release((struct subscribe_letter *)(void *)letter);
 	free(letter);
 }
 
@@ -373,7 +369,9 @@ void shard_publish(struct shard *s, struct block *b)
 
 void shard_dirty(struct shard *s, struct stream *stream)
 {
-	if (!list_empty(&stream->dirty))
+	if (!list_empty(&stream->replaying) && list_empty(&stream->replays))
+		list_append(&s->replays, &stream->replays);
+	if (list_empty(&stream->ready) || !list_empty(&stream->dirty))
 		return;
 	PROBE(dirty, s->id, stream);
 	list_append(&s->dirty, &stream->dirty);
@@ -388,6 +386,20 @@ void shard_active(struct shard *s, struct stream *stream)
 		reactor_deadline(&s->reactor, &s->backlog, &s->backlog_deadline);
 }
 
+/* Sends for the first of a stream's cursors in this list, so many at most; how many. */
+static unsigned serve(struct list *cursors, unsigned max)
+{
+	unsigned n = 0;
+
+	for (; n < max && !list_empty(cursors); n++) {
+		struct subscription *sub =
+			LIST_ENTRY(cursors->next, struct subscription, cursor.link);
+
+		connection_flush(sub->connection);
+	}
+	return n;
+}
+
 /* Serves dirty streams in rounds, so that a topic with ten subscribers moves in the same turn as
  * one with ten thousand. */
 static void fan_out(struct shard *s)
@@ -400,20 +412,34 @@ static void fan_out(struct shard *s)
 	while (left > 0 && (left == turn || !ring_deferred(s->reactor.ring)) &&
 	       (link = list_take(&s->dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
-		unsigned before = left;
+		unsigned sends = serve(&stream->ready, left < STREAM_QUOTA ? left : STREAM_QUOTA);
 
-		for (unsigned quota = STREAM_QUOTA;
-		     quota > 0 && left > 0 && !list_empty(&stream->ready); quota--, left--) {
-			struct subscription *sub =
-				LIST_ENTRY(stream->ready.next, struct subscription, cursor.link);
-
-			connection_flush(sub->connection);
-		}
-		PROBE(fan_out, s->id, stream, before - left, list_empty(&stream->ready));
+		left -= sends;
+		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
 		if (!list_empty(&stream->ready))
 			list_append(&s->dirty, &stream->dirty);
 		if (stream->pressed)
 			subscriptions_press(s, stream);
+	}
+}
+
+/* Those who replay get a little in each turn, so that what is live never waits for more than
+ * that. */
+static void replay(struct shard *s)
+{
+	struct list *link;
+
+	for (unsigned left = REPLAY_QUOTA; left > 0 && (link = list_take(&s->replays)) != NULL;) {
+		struct stream *stream = LIST_ENTRY(link, struct stream, replays);
+		struct interest *i = stream->owner;
+
+		/* One that there is no memory for is closed, and may be the last. */
+		i->subscribers++;
+		left -= serve(&stream->replaying, 1);
+		if (!list_empty(&stream->replaying))
+			list_append(&s->replays, &stream->replays);
+		i->subscribers--;
+		subscriptions_let_go(s, i);
 	}
 }
 
@@ -427,6 +453,7 @@ static bool flush(void *context)
 	more |= fetch_flush(s);
 	subscriptions_bound_bytes(s);
 	fan_out(s);
+	replay(s);
 	if (s->draining)
 		drain_on(s);
 	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */
@@ -442,7 +469,8 @@ static bool flush(void *context)
 		 * turn, which must not be slept through. */
 		more = true;
 	}
-	return more || !list_empty(&s->dirty) || !list_empty(&s->sockets.dying);
+	return more || !list_empty(&s->dirty) || !list_empty(&s->replays) ||
+	       !list_empty(&s->sockets.dying);
 }
 
 static void check_backlogs(void *context, struct deadline *d)
@@ -527,6 +555,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	if (s->idle_topics == NULL)
 		return -ENOMEM;
 	list_init(&s->dirty);
+	list_init(&s->replays);
 	list_init(&s->active);
 	list_init(&s->appended);
 	list_init(&s->connections);

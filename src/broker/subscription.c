@@ -37,8 +37,7 @@ static struct interest *find(const struct shard *s, uint64_t hash, struct span n
 	return (struct interest *)(void *)table_find(&s->interests, hash, name);
 }
 
-/* An interest that nobody has any more ends, once no answer is under way that counts on it. */
-static void let_go(struct shard *s, struct interest *i)
+void subscriptions_let_go(struct shard *s, struct interest *i)
 {
 	struct topic_letter *l;
 
@@ -92,10 +91,16 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 
 	if (stream == NULL)
 		return -ENOMEM;
-	err = l != NULL && l->blocks_n > 0
-		      ? stream_join_replay(stream, &sub->cursor, l->blocks, l->blocks_n, l->skip,
-					   &messages, &unencodable)
-		      : stream_join(stream, &sub->cursor);
+	if (l != NULL) {
+		const struct past past = { .from = l->from,
+					   .next = l->seq + 1,
+					   .blocks = l->blocks,
+					   .blocks_n = l->blocks_n };
+
+		err = stream_join_replay(stream, &sub->cursor, &past, &messages, &unencodable);
+	} else {
+		err = stream_join(stream, &sub->cursor);
+	}
 	if (err != 0)
 		return err;
 	stream->owner = sub->interest;
@@ -135,7 +140,7 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 		return -ENOMEM;
 	sub = pool_take(&s->subscription_pool);
 	if (sub == NULL) {
-		let_go(s, i);
+		subscriptions_let_go(s, i);
 		return -ENOMEM;
 	}
 	*sub = (struct subscription){ .connection = c, .interest = i, .format = (uint8_t)format };
@@ -153,10 +158,23 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 	l->slot = c->socket.slot;
 	l->generation = socket_generation(&s->sockets, &c->socket);
 	l->replay = *replay;
+	if (i->live && i->streams[format] != NULL)
+		l->whole_from = stream_whole_from(i->streams[format]);
 	i->unanswered++;
 	c->awaiting = true;
 	shard_post(s, i->home, LANE_FREE, &l->letter);
 	return 0;
+}
+
+/* What the home counted on was given up while the letter was under way: the same again, for all of
+ * it. */
+static void ask_again(struct shard *s, struct interest *i, struct subscribe_letter *l)
+{
+	subscribe_letter_release(l);
+	l->whole_from = 0;
+	l->letter.kind = LETTER_SUBSCRIBE;
+	i->unanswered++;
+	shard_post(s, i->home, LANE_FREE, &l->letter);
 }
 
 void subscription_answered(struct shard *s, struct subscribe_letter *l)
@@ -180,13 +198,19 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 		c->awaiting = false;
 		if (l->error == 0)
 			l->error = activate(c->subscription, l);
-		if (l->error != 0)
+		if (l->error == -EAGAIN) {
+			c->awaiting = true;
+			ask_again(s, i, l);
+			l = NULL;
+		} else if (l->error != 0) {
 			connection_error(c, l->error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
 								: LINE_ERROR_TEXT("out of memory"));
+		}
 	}
 	i->subscribers--;
-	let_go(s, i);
-	letter_discard(&l->letter);
+	subscriptions_let_go(s, i);
+	if (l != NULL)
+		letter_discard(&l->letter);
 }
 
 bool subscription_ask_last(struct subscription *sub)
@@ -253,7 +277,7 @@ static void let_skip(struct subscription *sub)
 				      : LINE_ERROR_TEXT("slow consumer");
 		connection_finish(c, c->farewell);
 		connection_limit_closing(c);
-	} else if (!list_empty(&sub->stream->ready)) {
+	} else if (stream_wants_sends(sub->stream)) {
 		shard_dirty(s, sub->stream);
 	}
 }
@@ -275,7 +299,7 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	}
 	/* Its send has brought it to the head after all. */
 	sub->skip = false;
-	if (!list_empty(&sub->stream->ready))
+	if (stream_wants_sends(sub->stream))
 		shard_dirty(s, sub->stream);
 }
 
@@ -293,7 +317,7 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 	s->subscriptions_n--;
 	atomic_fetch_sub(&s->broker->subscriptions, 1);
 	sub->connection->subscription = NULL;
-	let_go(s, sub->interest);
+	subscriptions_let_go(s, sub->interest);
 	pool_give(&s->subscription_pool, sub);
 }
 
@@ -336,10 +360,11 @@ void subscriptions_bye(struct shard *s, struct topic_letter *l)
 				continue;
 			each_in(&stream->idle, say_bye, NULL);
 			each_in(&stream->ready, say_bye, NULL);
+			each_in(&stream->replaying, say_bye, NULL);
 			each_in(&stream->busy, say_bye, NULL);
 		}
 		i->subscribers--;
-		let_go(s, i);
+		subscriptions_let_go(s, i);
 	}
 	letter_discard(&l->letter);
 }
@@ -388,9 +413,10 @@ static void bound_stream_bytes(struct stream *stream)
 
 	if (!stream_overrun(stream, bound.bytes_max))
 		return;
-	/* Only those with a send in flight are slow themselves; the ready ones wait for us, and
-	 * hold up what comes in (relieve). */
+	/* Those with a send in flight are slow themselves, and those who replay do not get to what
+	 * is live in time; the ready ones wait for us, and hold up what comes in (relieve). */
 	each_in(&stream->busy, bound_bytes, &bound);
+	each_in(&stream->replaying, bound_bytes, &bound);
 	if (stream_ready_lag(stream) > bound.lag_max)
 		bound.lag_max = stream_ready_lag(stream);
 	stream_looked(stream, bound.lag_max < bound.bytes_max ? bound.lag_max : bound.bytes_max);
@@ -407,7 +433,7 @@ void subscriptions_bound_bytes(struct shard *s)
 		i->subscribers++;
 		bound_stream_bytes(stream);
 		i->subscribers--;
-		let_go(s, i);
+		subscriptions_let_go(s, i);
 	}
 }
 
@@ -497,7 +523,7 @@ bool subscriptions_bound_time(struct shard *s)
 		i->subscribers++;
 		bound_stream_time(stream, s->reactor.now_ns);
 		i->subscribers--;
-		let_go(s, i);
+		subscriptions_let_go(s, i);
 		l = marker.next;
 		list_remove(&marker);
 	}

@@ -372,6 +372,12 @@ static bool chunked_encodable(const struct run *run)
 	return run->body.len > (run->lines ? 2 * (size_t)run->messages : 0);
 }
 
+static bool chunked_silent(const struct run *run)
+{
+	return run->lines && (memcmp(run->body.data, "\r\n", 2) == 0 ||
+			      memmem(run->body.data, run->body.len, "\r\n\r\n", 4) != NULL);
+}
+
 static size_t chunked_encoded_max(const struct run *run)
 {
 	return run->body.len + run->messages * (size_t)CHUNK_AROUND_MAX;
@@ -404,6 +410,7 @@ static void chunked_enclose(const struct run *run, char *prefix, size_t *prefix_
 
 const struct wire_format chunked_format = { .name = "chunked",
 					    .encodable = chunked_encodable,
+					    .silent = chunked_silent,
 					    .encoded_max = chunked_encoded_max,
 					    .encode = chunked_encode,
 					    .enclose = chunked_enclose,

@@ -5,71 +5,12 @@
 #include <stdlib.h>
 
 #include "topic/block.h"
+#include "topic/chunk.h"
 
 enum { CHUNK_BYTES_MIN = 2 << 10, CHUNK_BYTES_MAX = 64 << 10 };
 
-/* Numbering starts high, so that a replay can number backwards from where it joins. */
+/* Numbering starts high: below is room for what is replayed. */
 #define NUMBERING_START (UINT64_C(1) << 62)
-
-struct chunk {
-	struct chunk *next;
-	struct stream *stream; /* in whose backlog it counts; NULL: a replay's, or a cursor's own */
-	uint32_t refs;
-	bool sealed;    /* nothing more will be written */
-	bool detached;  /* a cursor's own, in front of wherever the head will be then */
-	uint64_t base;  /* position of its first byte */
-	uint64_t first; /* messages before it */
-	uint64_t messages;
-	uint64_t next_pos; /* where its reader goes on in next */
-	uint64_t opened_ns;
-	size_t used, capacity; /* used: readable bytes, the referenced body included */
-	/* One referenced message: data holds prefix and suffix, the body lies in the block between
-	 * them. */
-	struct block *block;
-	struct span body;
-	size_t prefix_len, suffix_len;
-	char data[];
-};
-
-static size_t chunk_bytes(const struct chunk *c)
-{
-	return sizeof(*c) + c->capacity + c->body.len;
-}
-
-static uint64_t chunk_end(const struct chunk *c)
-{
-	return c->base + c->used;
-}
-
-static struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first)
-{
-	struct chunk *c = malloc(sizeof(*c) + capacity);
-
-	if (c == NULL)
-		return NULL;
-	*c = (struct chunk){ .refs = 1, .base = base, .first = first, .capacity = capacity };
-	return c;
-}
-
-static void chunk_unref(struct chunk *c)
-{
-	while (c != NULL) {
-		struct chunk *next = c->next;
-
-		assert(c->refs > 0);
-		if (--c->refs > 0)
-			return;
-		if (c->stream != NULL) {
-			assert(c->stream->tail == c);
-			c->stream->tail = next;
-			c->stream->bytes -= chunk_bytes(c);
-		}
-		if (c->block != NULL)
-			block_unref(c->block);
-		free(c);
-		c = next;
-	}
-}
 
 void stream_init(struct stream *s, const struct wire_format *format)
 {
@@ -79,25 +20,29 @@ void stream_init(struct stream *s, const struct wire_format *format)
 			      .next_capacity = CHUNK_BYTES_MIN };
 	list_init(&s->idle);
 	list_init(&s->ready);
+	list_init(&s->replaying);
 	list_init(&s->busy);
 	list_init(&s->dirty);
+	list_init(&s->replays);
 	list_init(&s->active);
 	list_init(&s->appended);
 }
 
 void stream_release(struct stream *s)
 {
-	assert(list_empty(&s->idle) && list_empty(&s->ready) && list_empty(&s->busy));
+	assert(list_empty(&s->idle) && list_empty(&s->ready) && list_empty(&s->replaying) &&
+	       list_empty(&s->busy));
 	chunk_unref(s->head);
 	s->head = NULL;
 	list_remove(&s->dirty);
+	list_remove(&s->replays);
 	list_remove(&s->active);
 	list_remove(&s->appended);
 }
 
 static bool all_idle(const struct stream *s)
 {
-	return list_empty(&s->ready) && list_empty(&s->busy);
+	return list_empty(&s->ready) && list_empty(&s->replaying) && list_empty(&s->busy);
 }
 
 /* Puts a new chunk at the head. */
@@ -122,8 +67,13 @@ static struct chunk *add_chunk(struct stream *s, size_t capacity, bool counts)
 		chunk_unref(s->head);
 	}
 	s->head = c;
-	if (counts)
+	c->seq = s->next_seq;
+	if (counts) {
 		c->stream = s;
+		c->live = true;
+	}
+	if (s->whole == NULL)
+		s->whole = c;
 	return c;
 }
 
@@ -139,6 +89,8 @@ static struct chunk *room(struct stream *s, size_t need, uint64_t now_ns, bool c
 			c->first = s->count;
 			c->used = 0;
 			c->messages = 0;
+			c->seq = s->next_seq;
+			c->uneven = false;
 			c->opened_ns = now_ns;
 			s->rewinds++;
 		}
@@ -177,6 +129,7 @@ static int append_reference(struct stream *s, const struct run *run, struct bloc
 	block_ref(block, 1);
 	c->used = prefix_len + body.len + suffix_len;
 	c->messages = run->messages;
+	c->seq = run->seq;
 	c->opened_ns = now_ns;
 	c->sealed = true;
 	if (counts)
@@ -195,8 +148,8 @@ static bool worth_referring(const struct wire_format *format, const struct run *
 	       format->enclose != NULL && (format->enclosable == NULL || format->enclosable(run));
 }
 
-static int append_run(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
-		      bool counts)
+int stream_encode(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
+		  bool counts)
 {
 	struct chunk *c;
 	size_t n;
@@ -206,6 +159,12 @@ static int append_run(struct stream *s, const struct run *run, struct block *blo
 	c = room(s, s->format->encoded_max(run), now_ns, counts);
 	if (c == NULL)
 		return -ENOMEM;
+	if (c->messages == 0)
+		c->seq = run->seq;
+	else if (c->seq + c->messages != run->seq)
+		c->uneven = true;
+	if (s->format->silent != NULL && s->format->silent(run))
+		c->uneven = true;
 	n = s->format->encode(run, c->data + c->used);
 	assert(n <= c->capacity - c->used);
 	c->used += n;
@@ -215,16 +174,37 @@ static int append_run(struct stream *s, const struct run *run, struct block *blo
 	return 0;
 }
 
+void stream_begin_anew(struct stream *s, uint64_t seq)
+{
+	s->next_seq = seq;
+	s->whole = NULL;
+	if (s->head != NULL)
+		s->head->sealed = true;
+}
+
+bool stream_add_head(struct stream *s)
+{
+	if (s->head != NULL)
+		s->head->sealed = true;
+	return room(s, 1, s->appended_ns, true) != NULL;
+}
+
 bool stream_append(struct stream *s, struct block *block, uint64_t now_ns, int *error)
 {
 	struct run run = block_run(block, 0);
 
 	*error = 0;
-	if (!s->format->encodable(&run))
+	/* Something was published while nobody here wanted it, or there was no memory for it. */
+	if (run.seq != s->next_seq)
+		stream_begin_anew(s, run.seq);
+	if (!s->format->encodable(&run)) {
+		s->next_seq += run.messages;
 		return false;
-	*error = append_run(s, &run, block, now_ns, true);
+	}
+	*error = stream_encode(s, &run, block, now_ns, true);
 	if (*error != 0)
 		return false;
+	s->next_seq += run.messages;
 	s->appended_ns = now_ns;
 	list_splice(&s->ready, &s->idle);
 	return true;
@@ -249,66 +229,6 @@ int stream_join(struct stream *s, struct cursor *c)
 	return 0;
 }
 
-/* A live chunk for a replay to lead into. */
-static bool hold_head(struct stream *s, uint64_t now_ns)
-{
-	return s->head != NULL || room(s, 1, now_ns, true) != NULL;
-}
-
-int stream_join_replay(struct stream *s, struct cursor *c, struct block *const *blocks,
-		       size_t blocks_n, uint32_t skip, uint64_t *messages, uint64_t *unencodable)
-{
-	struct stream chain;
-	struct chunk *first;
-	uint64_t bytes;
-
-	*messages = 0;
-	*unencodable = 0;
-	stream_init(&chain, s->format);
-	for (size_t i = 0; i < blocks_n; i++) {
-		struct run run = block_run(blocks[i], i == 0 ? skip : 0);
-
-		if (!s->format->encodable(&run)) {
-			*unencodable += run.messages;
-			continue;
-		}
-		/* The first chunk is held on to, or adding the second would free it. */
-		if (append_run(&chain, &run, blocks[i], 0, false) != 0)
-			goto fail;
-		if (*messages == 0)
-			chain.tail->refs++;
-		*messages += run.messages;
-	}
-	if (*messages == 0)
-		return stream_join(s, c);
-	if (!hold_head(s, s->appended_ns))
-		goto fail;
-	first = chain.tail;
-	bytes = chain.pos - NUMBERING_START;
-	for (struct chunk *k = first; k != NULL; k = k->next) {
-		k->base = k->base - NUMBERING_START + s->pos - bytes;
-		k->first = k->first - NUMBERING_START + s->count - *messages;
-		if (k->next != NULL)
-			k->next_pos = chunk_end(k);
-	}
-	chain.head->sealed = true;
-	chain.head->next = s->head;
-	chain.head->next_pos = s->pos;
-	s->head->refs++;
-	*c = (struct cursor){
-		.chunk = first, .pos = first->base, .live_pos = s->pos, .counted = first->first
-	};
-	chunk_unref(chain.head);
-	s->cursors++;
-	list_append(&s->ready, &c->link);
-	return 0;
-fail:
-	if (*messages > 0)
-		chunk_unref(chain.tail);
-	chunk_unref(chain.head);
-	return -ENOMEM;
-}
-
 /* A cursor that joined or rested while the stream held nothing stands in its first chunk. */
 static void find_chunk(const struct stream *s, struct cursor *c)
 {
@@ -320,7 +240,7 @@ static void find_chunk(const struct stream *s, struct cursor *c)
 static void step(struct cursor *c)
 {
 	while (c->chunk != NULL && c->pos == chunk_end(c->chunk) && c->chunk->next != NULL &&
-	       c->chunk != c->last) {
+	       c->chunk->pending == NULL && c->chunk != c->last) {
 		struct chunk *from = c->chunk;
 
 		c->pos = from->next_pos;
@@ -332,11 +252,19 @@ static void step(struct cursor *c)
 
 bool stream_at_end(const struct stream *s, const struct cursor *c)
 {
-	if (c->chunk == NULL)
-		return c->last_count != 0 || c->pos == s->pos;
-	if (c->pos != chunk_end(c->chunk))
-		return false;
-	return c->chunk == c->last || c->chunk->next == NULL;
+	const struct chunk *k = c->chunk;
+	uint64_t pos = c->pos;
+
+	if (k == NULL)
+		return c->last_count != 0 || pos == s->pos;
+	/* A head that was added for a replay may hold nothing. */
+	while (pos == chunk_end(k) && k->pending == NULL) {
+		if (k == c->last || k->next == NULL)
+			return true;
+		pos = k->next_pos;
+		k = k->next;
+	}
+	return false;
 }
 
 void stream_leave(struct stream *s, struct cursor *c)
@@ -358,17 +286,6 @@ void stream_leave(struct stream *s, struct cursor *c)
 	c->last = s->head;
 }
 
-/* The first end of a message at or after an offset into a chunk. */
-static size_t boundary(const struct stream *s, const struct chunk *k, size_t at)
-{
-	struct span lines = k->block == NULL ? (struct span){ k->data, k->used } : k->body;
-
-	/* One message, between prefix and suffix or what is left of one. */
-	if (k->detached || (k->block != NULL && k->messages == 1))
-		return at == 0 ? 0 : k->used;
-	return s->format->boundary(lines, at);
-}
-
 uint64_t stream_settle(struct stream *s, struct cursor *c)
 {
 	const struct chunk *k = c->chunk;
@@ -378,8 +295,9 @@ uint64_t stream_settle(struct stream *s, struct cursor *c)
 	if (k == NULL)
 		return 0;
 	at = (size_t)(c->pos - k->base);
-	for (counted = k->first; end < at && (end = boundary(s, k, end + 1)) <= at; counted++)
-		;
+	counted = k->first;
+	while (end < at && (end = chunk_message_end(s->format, k, end)) <= at)
+		counted++;
 	if (counted <= c->counted)
 		return 0;
 	counted -= c->counted;
@@ -402,6 +320,8 @@ uint64_t stream_remove(struct stream *s, struct cursor *c)
 
 unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsigned max)
 {
+	size_t send_bytes = STREAM_SEND_BYTES, piece_bytes = STREAM_SEND_PIECE_BYTES;
+	size_t piece_max = STREAM_SEND_PIECE_MAX;
 	uint64_t pos;
 	unsigned n = 0;
 
@@ -411,15 +331,22 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 	list_append(&s->busy, &c->link);
 	c->goal_bytes = 0;
 	c->goal_count = c->counted;
+	while (c->chunk != NULL && c->chunk->pending != NULL) {
+		if (stream_encode_pending(s, c->chunk) != 0)
+			return 0;
+		step(c);
+	}
+	if (c->pos < c->live_pos)
+		send_bytes = piece_bytes = piece_max = STREAM_SEND_REPLAY_BYTES;
 	pos = c->pos;
-	for (const struct chunk *k = c->chunk; k != NULL && n + 3 <= max;
+	for (const struct chunk *k = c->chunk; k != NULL && k->pending == NULL && n + 3 <= max;
 	     pos = k->next_pos, k = k->next) {
 		size_t at = (size_t)(pos - k->base), left = k->used - at, before = c->goal_bytes;
 
 		if (left > 0 && k->block == NULL) {
-			size_t piece = left < STREAM_SEND_BYTES ? left : STREAM_SEND_BYTES;
+			size_t piece = left < send_bytes ? left : send_bytes;
 
-			if (c->goal_bytes > 0 && c->goal_bytes + left > STREAM_SEND_BYTES)
+			if (c->goal_bytes > 0 && c->goal_bytes + left > send_bytes)
 				break;
 			/* The data is only read by the kernel; iovec knows no const. */
 			spans[n++] = (struct iovec){ (void *)(uintptr_t)(k->data + at), piece };
@@ -430,10 +357,9 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 			const struct span parts[3] = { { k->data, k->prefix_len },
 						       k->body,
 						       { k->data + k->prefix_len, k->suffix_len } };
-			size_t piece =
-				left <= STREAM_SEND_PIECE_MAX ? left : STREAM_SEND_PIECE_BYTES;
+			size_t piece = left <= piece_max ? left : piece_bytes;
 
-			if (c->goal_bytes > 0 && c->goal_bytes + left > STREAM_SEND_BYTES)
+			if (c->goal_bytes > 0 && c->goal_bytes + left > send_bytes)
 				break;
 			for (int i = 0; i < 3 && piece > 0; i++) {
 				struct span part = parts[i];
@@ -498,7 +424,7 @@ void stream_unhold(struct stream *s, struct cursor *c)
 	step(c);
 	list_remove(&c->link);
 	if (!stream_at_end(s, c))
-		list_append(&s->ready, &c->link);
+		list_append(c->pos < c->live_pos ? &s->replaying : &s->ready, &c->link);
 	else if (c->last_count != 0)
 		list_append(&s->busy, &c->link);
 	else
@@ -537,7 +463,7 @@ void stream_looked(struct stream *s, uint64_t lag_max)
 
 uint64_t cursor_behind_since(const struct cursor *c)
 {
-	if (c->chunk == NULL || c->chunk->next == NULL || c->chunk->stream == NULL)
+	if (c->chunk == NULL || c->chunk->next == NULL || !c->chunk->live || c->pos < c->live_pos)
 		return 0;
 	return c->chunk->next->opened_ns;
 }
@@ -637,7 +563,7 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 		return 0; /* it is at the head, or at its end */
 	assert(c->goal_bytes == 0);
 	at = (size_t)(c->pos - from->base);
-	end = boundary(s, from, at);
+	end = chunk_boundary(s->format, from, at);
 	if (end == at) {
 		skipped = jump(s, c);
 		stream_unhold(s, c);

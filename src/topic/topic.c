@@ -77,7 +77,9 @@ bool topic_has_shard(const struct topic *t, unsigned shard)
 
 struct replay_answer topic_replay(const struct topic *t, const struct replay *wanted)
 {
-	struct replay_answer a = { .epoch = t->epoch, .first = t->history.blocks_n };
+	struct replay_answer a = { .epoch = t->epoch,
+				   .first = t->history.blocks_n,
+				   .from = t->seq + 1 };
 	uint64_t oldest = history_oldest(&t->history, &t->limits), from;
 
 	/* Without a past the oldest message is the next one. */
@@ -108,5 +110,6 @@ struct replay_answer topic_replay(const struct topic *t, const struct replay *wa
 		return a;
 	a.skip = (uint32_t)(from - history_at(&t->history, a.first)->seq);
 	a.messages = t->seq + 1 - from;
+	a.from = from;
 	return a;
 }

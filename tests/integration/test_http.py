@@ -204,6 +204,37 @@ def test_large_messages_pass_both_ways(open):
     client.ask("POST", "/publish/big", b"x" * ((4 << 20) + 1)).error(413, "message too large")
 
 
+def test_bodies_of_known_length_arrive_however_they_are_cut(open):
+    broker = open(limits={"message_bytes": "4M"}, reactors=2)
+    client, n = broker.http(), 0
+    for size in (16383, 16384, 16385, 2 * 16384 + 1, 65536 + 16384, 300_000, 3 << 20):
+        # The head alone, a piece of the body with it, all of it, and the next request behind it at once.
+        for cuts in ((0,), (1, 16384), (size // 2, size - 1), (size,), ()):
+            body = bytes((n + i * 7) % 251 for i in range(1000)) * (size // 1000) + b"e" * (size % 1000)
+            head = b"POST /publish/cut HTTP/1.1\r\nHost: b\r\nContent-Length: %d\r\n\r\n" % size
+            both = head + body + b"GET /topic/cut/last HTTP/1.1\r\nHost: b\r\n\r\n"
+            at = 0
+            for cut in cuts:
+                client.send(both[at:len(head) + cut])
+                at = len(head) + cut
+                time.sleep(0.002)
+            client.send(both[at:])
+            n += 1
+            assert client.answer().json["id"].endswith(f":{n}")
+            assert client.answer().body == body
+    # One that goes away in the middle of it, and what it announced, cost nothing.
+    before = broker.memory()
+    gone = [broker.http() for _ in range(50)]
+    for i, other in enumerate(gone):
+        other.send(b"POST /publish/cut HTTP/1.1\r\nHost: b\r\nContent-Length: 4194304\r\n\r\n" + b"x" * (i % 2) * 20000)
+    broker.eventually(connections=51)
+    assert broker.memory() - before < (16 << 20) * FACTOR
+    for other in gone:
+        other.socket.close()
+    broker.eventually(connections=1)
+    assert client.ask("GET", "/topic/cut/last").body == body
+
+
 def test_chunked_and_expected_bodies(open):
     broker = open()
     client = broker.http()

@@ -19,12 +19,19 @@ class Many:
     def __init__(self, broker, request):
         self.broker = broker
         self.clients = []
+        self.before = broker.memory()
         for n in range(MANY):
             client = broker.connect()
             client.send(request)
             self.clients.append(client)
             if n % 100 == 99:
                 broker.loop.turn()
+
+    def cost_little(self):
+        """Each of them is a small record in the broker's memory."""
+        each = (self.broker.memory() - self.before) // MANY
+        print(f"{each} bytes of memory for each of {MANY}")
+        assert SANITIZER or each < 4096
 
     def all_have(self, text, seconds=None):
         self.broker.loop.wait_each(self.clients, lambda c: text in c.buffer, f"{text} for each", seconds)
@@ -45,6 +52,7 @@ def test_ten_thousand_requests_wait_for_one_message(start):
     broker = start(listen=HTTP, reactors=2, http={"wait_seconds": whole_seconds(40)}, limits={"handshake_seconds": 60})
     many = Many(broker, b"GET /topic/w/1 HTTP/1.1\r\nHost: b\r\n\r\n")
     broker.loop.wait(lambda: broker.stats()["connections"] >= MANY, "all are connected")
+    many.cost_little()
     body = b"m" * 5000
     before = time.monotonic()
     assert b"200 OK" in publish(broker, b"w", body)
@@ -58,6 +66,7 @@ def test_ten_thousand_event_streams_of_one_topic(start):
     broker = start(listen=HTTP, reactors=2, limits={"handshake_seconds": 60})
     many = Many(broker, b"GET /subscribe/s?last=5 HTTP/1.1\r\nHost: b\r\nAccept: text/event-stream\r\n\r\n")
     many.all_have(b"retry: ")
+    many.cost_little()
     for n in range(10):
         publish(broker, b"s", b"message %d." % n)
     many.all_have(b"message 9.")

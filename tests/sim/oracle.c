@@ -310,8 +310,10 @@ static void check_answer(unsigned topic, const struct subscribe_letter *l, size_
 		const struct block *b = l->blocks[i];
 		uint64_t end = b->seq + b->messages;
 
-		if (b->epoch != l->epoch ||
-		    (i + 1 < l->blocks_n ? l->blocks[i + 1]->seq != end : base + end - 1 != at))
+		if (b->epoch != l->epoch || (i == 0 && (b->seq > l->from || end <= l->from)) ||
+		    (i + 1 < l->blocks_n
+			     ? l->blocks[i + 1]->seq != end
+			     : base + end - 1 != at && (l->whole_from == 0 || end < l->whole_from)))
 			sim_fail("topic %u: a replay with a hole", topic);
 	}
 	if (l->replay.kind == REPLAY_LAST)
@@ -345,9 +347,7 @@ void __wrap_subscription_answered(struct shard *s, struct subscribe_letter *l)
 		size_t at = take_asked(l), begin = at;
 
 		if (l->error == 0) {
-			if (l->blocks_n > 0)
-				begin = era_base(&orders[topic], l->blocks[0]->epoch, false) +
-					l->blocks[0]->seq - 1 + l->skip;
+			begin = era_base(&orders[topic], l->epoch, false) + l->from - 1;
 			check_answer((unsigned)topic, l, at, begin);
 			if (orders[topic].delivered[s->id] > at)
 				sim_fail("topic %d: shard %u was told more than its home had",

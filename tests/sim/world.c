@@ -473,7 +473,7 @@ static void check_awake(void)
 			    s->waiting[LANE_FREE].letters !=
 		    0)
 			sim_fail("shard %u sleeps with letters in its outboxes", i);
-		if (!list_empty(&s->dirty))
+		if (!list_empty(&s->dirty) || !list_empty(&s->replays))
 			sim_fail("shard %u sleeps with dirty streams", i);
 		if (!list_empty(&s->sockets.dying) || !list_empty(&s->sockets.starved))
 			sim_fail("shard %u sleeps with starved or dying sockets", i);
@@ -486,7 +486,7 @@ static void check_awake(void)
 
 static void check_stream(const struct shard *s, const struct stream *stream)
 {
-	if (!list_empty(&stream->ready))
+	if (stream_wants_sends(stream))
 		sim_fail("shard %u rests, and a stream has subscribers ready to be sent to", s->id);
 	if (!list_empty(&stream->busy)) {
 		struct subscription *sub =

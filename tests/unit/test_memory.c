@@ -48,7 +48,9 @@ static void *failing_realloc(void *p, size_t size)
 #define grow table_grow
 #include "../../src/base/table.c"
 #undef grow
+#include "../../src/topic/chunk.c"
 #include "../../src/topic/stream.c"
+#include "../../src/topic/replay.c"
 /* clang-format on */
 #undef malloc
 #undef calloc
@@ -129,29 +131,53 @@ static void append_without_memory_loses_one_block_and_nothing_else(void **state)
 	}
 }
 
+/* Seven blocks, numbered on, of ten messages. */
+static void make_past(struct block **all)
+{
+	uint64_t seq = 1;
+
+	for (int i = 0; i < 7; i++) {
+		all[i] = i == 1 || i == 5   ? large_block(20000)
+			 : i == 3 || i == 4 ? large_block(15000)
+					    : block_with("eins\r\nzwei\r\n", 2);
+		all[i]->seq = seq;
+		seq += all[i]->messages;
+	}
+	assert_int_equal(seq, 11);
+}
+
+static void free_past(struct block **all)
+{
+	for (int i = 0; i < 7; i++) {
+		assert_int_equal(atomic_load(&all[i]->holders), 1);
+		block_unref(all[i]);
+	}
+}
+
 static void replay_without_memory_has_not_happened(void **state)
 {
 	bool failed = true;
 
 	(void)state;
 	for (unsigned k = 1; failed; k++) {
-		struct block *small = block_with("eins\r\nzwei\r\n", 2),
-			     *large = large_block(20000), *medium = large_block(15000);
-		struct block *const all[] = { small, large, small, medium, medium, large, small };
+		struct block *all[7], *next = block_with("eins\r\nzwei\r\n", 2);
+		const struct past past = { .from = 2, .next = 11, .blocks = all, .blocks_n = 7 };
 		uint64_t messages, formless;
 		struct cursor c, other;
 		struct stream s;
 		int err, error;
 
+		make_past(all);
+		next->seq = 11;
 		stream_init(&s, &line_format);
 		assert_int_equal(stream_join(&s, &other), 0);
 		until_failure = k;
-		err = stream_join_replay(&s, &c, all, 7, 1, &messages, &formless);
+		err = stream_join_replay(&s, &c, &past, &messages, &formless);
 		failed = until_failure == 0;
 		until_failure = 0;
 		assert_int_equal(err, failed ? -ENOMEM : 0);
 		assert_int_equal(s.cursors, failed ? 1 : 2);
-		assert_true(stream_append(&s, small, 1, &error));
+		assert_true(stream_append(&s, next, 1, &error));
 		assert_int_equal(send_all(&s, &other), 2);
 		if (err == 0) {
 			assert_int_equal(messages, 9);
@@ -161,11 +187,50 @@ static void replay_without_memory_has_not_happened(void **state)
 		assert_int_equal(stream_remove(&s, &other), 0);
 		assert_true(stream_rest(&s));
 		stream_release(&s);
-		assert_int_equal(atomic_load(&small->holders), 1);
-		assert_int_equal(atomic_load(&large->holders), 1);
-		block_unref(small);
-		block_unref(large);
-		block_unref(medium);
+		free_past(all);
+		block_unref(next);
+	}
+}
+
+static void past_that_there_is_no_memory_to_encode_is_still_there_later(void **state)
+{
+	bool failed = true;
+
+	(void)state;
+	for (unsigned k = 1; failed; k++) {
+		struct block *all[7];
+		const struct past past = { .from = 1, .next = 11, .blocks = all, .blocks_n = 7 };
+		struct past later = past;
+		uint64_t messages, formless;
+		struct cursor c, other;
+		struct iovec spans[16];
+		struct stream s;
+		unsigned n;
+		int err;
+
+		make_past(all);
+		stream_init(&s, &line_format);
+		assert_int_equal(stream_join_replay(&s, &c, &past, &messages, &formless), 0);
+		until_failure = k;
+		/* One that begins later cuts what is pending in two, or has some of it encoded. */
+		later.from = 2 + k % 8;
+		err = stream_join_replay(&s, &other, &later, &messages, &formless);
+		n = err == 0 ? stream_gather(&s, &c, spans, 16) : 0;
+		failed = until_failure == 0;
+		until_failure = 0;
+		assert_int_equal(n == 0, failed);
+		if (n > 0)
+			stream_sent(&s, &c, 0);
+		stream_unhold(&s, &c);
+		assert_int_equal(send_all(&s, &c), 10);
+		if (err == 0) {
+			assert_int_equal(send_all(&s, &other), 11 - later.from);
+			assert_int_equal(stream_remove(&s, &other), 0);
+		}
+		assert_int_equal(stream_remove(&s, &c), 0);
+		assert_true(stream_rest(&s));
+		stream_release(&s);
+		free_past(all);
 	}
 }
 
@@ -274,6 +339,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(append_without_memory_loses_one_block_and_nothing_else),
 		cmocka_unit_test(replay_without_memory_has_not_happened),
+		cmocka_unit_test(past_that_there_is_no_memory_to_encode_is_still_there_later),
 		cmocka_unit_test(skip_without_memory_has_not_happened),
 		cmocka_unit_test(history_without_memory_forgets_and_has_no_hole),
 		cmocka_unit_test(table_without_memory_stays_as_it_was),

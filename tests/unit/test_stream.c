@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,11 +30,14 @@ static size_t tagged_max(const struct run *run)
 	return run->body.len + (size_t)run->messages * 24;
 }
 
+static unsigned encoded_runs;
+
 static size_t tagged_encode(const struct run *run, char *out)
 {
 	const char *p = run->body.data, *end = p + run->body.len;
 	char *to = out;
 
+	encoded_runs++;
 	for (uint32_t i = 0; i < run->messages; i++) {
 		const char *stop = run->lines ? memchr(p, '\r', (size_t)(end - p)) : end;
 
@@ -104,7 +108,7 @@ static bool one_in(size_t n)
 
 /* ---- the model ---- */
 
-enum { CURSORS = 12, BLOCKS_KEPT = 10 };
+enum { CURSORS = 12, BLOCKS_KEPT = 40 };
 
 struct message {
 	char *bytes; /* encoded; NULL: has no form */
@@ -424,7 +428,7 @@ static void check_world(void)
 			ready++;
 	}
 	assert_int_equal(length(&s->idle), idle);
-	assert_int_equal(length(&s->ready), ready);
+	assert_int_equal(length(&s->ready) + length(&s->replaying), ready);
 	assert_int_equal(length(&s->busy), busy);
 	assert_int_equal(s->cursors, staying);
 	/* It may be wrong only towards yes. */
@@ -442,8 +446,12 @@ static void do_append(void)
 	uint64_t unused = 0;
 
 	world.now_ns += below(1000);
-	assert_int_equal(stream_append(&world.stream, b, world.now_ns, &error), !formless);
-	assert_int_equal(error, 0);
+	/* Nobody wants it, so that nobody gives it to the stream, though somebody may come who
+	 * does. */
+	if (world.stream.cursors > 0 || one_in(2)) {
+		assert_int_equal(stream_append(&world.stream, b, world.now_ns, &error), !formless);
+		assert_int_equal(error, 0);
+	}
 	for (size_t i = 0; i < CURSORS; i++) {
 		struct reader *r = &world.readers[i];
 
@@ -479,16 +487,29 @@ static void do_join(struct reader *r)
 
 static void do_join_replay(struct reader *r)
 {
-	size_t n = below(world.kept_n + 1), first = world.kept_n - n;
-	uint32_t skip = n > 0 ? (uint32_t)below(world.kept[first]->messages) : 0;
+	size_t n = below(one_in(2) ? world.kept_n + 1 : 1 + world.kept_n / 4);
+	size_t first = world.kept_n - n, given = n;
+	uint32_t skip = n > 0 && one_in(2) ? (uint32_t)below(world.kept[first]->messages) : 0;
 	uint64_t messages = 77, formless = 77, want = 0, want_formless = 0;
+	uint64_t whole_from = stream_whole_from(&world.stream);
+	struct past past = { .next = world.messages_n + 1, .blocks = world.kept + first };
+	bool whole = whole_from != 0 && one_in(2);
+	int err;
 
+	past.from = n > 0 ? world.kept[first]->seq + skip : past.next;
+	/* No more than the stream has not. */
+	while (whole && given > 0 && past.blocks[given - 1]->seq >= whole_from)
+		given--;
+	past.blocks_n = given;
 	reset(r);
 	for (size_t i = 0; i < n; i++)
 		want += enqueue_block(r, world.kept[first + i], i == 0 ? skip : 0, &want_formless);
-	assert_int_equal(stream_join_replay(&world.stream, &r->cursor, world.kept + first, n, skip,
-					    &messages, &formless),
-			 0);
+	err = stream_join_replay(&world.stream, &r->cursor, &past, &messages, &formless);
+	if (whole && err == -EAGAIN) {
+		past.blocks_n = n;
+		err = stream_join_replay(&world.stream, &r->cursor, &past, &messages, &formless);
+	}
+	assert_int_equal(err, 0);
 	assert_int_equal(messages, want);
 	assert_int_equal(formless, want_formless);
 	r->live = r->last;
@@ -570,7 +591,7 @@ static void do_remove(struct reader *r)
 static void do_rest(void)
 {
 	struct stream *s = &world.stream;
-	bool all_idle = list_empty(&s->ready) && list_empty(&s->busy);
+	bool all_idle = !stream_wants_sends(s) && list_empty(&s->busy);
 
 	assert_int_equal(stream_rest(s), all_idle);
 	if (all_idle) {
@@ -582,13 +603,14 @@ static void do_rest(void)
 
 static void do_something(struct reader *r)
 {
-	switch (below(24)) {
+	switch (below(25)) {
 	case 0:
 	case 1:
 		if (!r->here)
 			do_join(r);
 		break;
 	case 2:
+	case 24:
 		if (!r->here)
 			do_join_replay(r);
 		break;
@@ -950,8 +972,12 @@ static void replay_does_not_count_as_lag(void **state)
 	append(b);
 	/* Somebody else is behind, so that the live chain begins before the newcomer. */
 	reset(reader(1));
-	assert_int_equal(stream_join_replay(s, &reader(1)->cursor, &b, 1, 0, &messages, &formless),
-			 0);
+	assert_int_equal(
+		stream_join_replay(
+			s, &reader(1)->cursor,
+			&(struct past){ .from = 1, .next = 2, .blocks = &b, .blocks_n = 1 },
+			&messages, &formless),
+		0);
 	enqueue_block(reader(1), b, 0, &formless);
 	reader(1)->live = 1;
 	assert_int_equal(cursor_lag(s, &reader(1)->cursor), 0);
@@ -1148,6 +1174,298 @@ static void thousand_slow_cursors_cost_one_backlog(void **state)
 	free(cursors);
 }
 
+/* ---- replays ---- */
+
+/* A history of blocks and what all of it is when encoded. */
+struct past_of {
+	struct block **blocks;
+	size_t n;
+	uint64_t messages;
+	char *bytes;
+	size_t len, *starts; /* of each message */
+};
+
+static struct past_of make_past(size_t blocks, uint32_t lines, size_t large)
+{
+	struct past_of p = { .n = blocks };
+
+	p.blocks = calloc(blocks, sizeof(struct block *));
+	assert_non_null(p.blocks);
+	for (size_t i = 0; i < blocks; i++)
+		p.blocks[i] = random_lines(lines, large);
+	p.messages = world.messages_n;
+	p.starts = calloc(p.messages, sizeof(size_t));
+	assert_non_null(p.starts);
+	for (size_t i = 0; i < p.messages; i++) {
+		p.starts[i] = p.len;
+		p.len += world.messages[i].len;
+	}
+	p.bytes = malloc(p.len);
+	assert_non_null(p.bytes);
+	for (size_t i = 0; i < p.messages; i++)
+		memcpy(p.bytes + p.starts[i], world.messages[i].bytes, world.messages[i].len);
+	return p;
+}
+
+static void free_past(struct past_of *p)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		assert_int_equal(atomic_load(&p->blocks[i]->holders), 1);
+		block_unref(p->blocks[i]);
+	}
+	free(p->blocks);
+	free(p->bytes);
+	free(p->starts);
+}
+
+static void join_past(struct cursor *c, const struct past_of *p, uint64_t from, size_t blocks_n,
+		      int expected)
+{
+	const struct past past = {
+		.from = from, .next = p->messages + 1, .blocks = p->blocks, .blocks_n = blocks_n
+	};
+	uint64_t messages, formless;
+
+	assert_int_equal(stream_join_replay(&world.stream, c, &past, &messages, &formless),
+			 expected);
+	if (expected != 0)
+		return;
+	assert_int_equal(messages, p->messages + 1 - from);
+	assert_int_equal(formless, 0);
+}
+
+/* One send of a replay, which goes out whole; returns where that leads in the encoded bytes. */
+static size_t walk(struct cursor *c, const struct past_of *p, size_t at)
+{
+	struct iovec spans[16];
+	unsigned n = stream_gather(&world.stream, c, spans, 16);
+	size_t bytes = 0;
+
+	assert_true(n > 0);
+	for (unsigned i = 0; i < n; i++) {
+		assert_true(at + bytes + spans[i].iov_len <= p->len);
+		assert_memory_equal(spans[i].iov_base, p->bytes + at + bytes, spans[i].iov_len);
+		bytes += spans[i].iov_len;
+	}
+	assert_true(bytes <= STREAM_SEND_REPLAY_BYTES);
+	stream_sent(&world.stream, c, bytes);
+	return at + bytes;
+}
+
+static void thousand_replays_share_one_encoding(void **state)
+{
+	enum { READERS = 1000, BLOCKS = 400, LINES = 40 };
+	struct cursor *cursors = calloc(READERS, sizeof(*cursors));
+	size_t *at = calloc(READERS, sizeof(*at)), left = READERS;
+	struct past_of past;
+
+	(void)state;
+	assert_non_null(cursors);
+	assert_non_null(at);
+	world_begin(&copying, 1);
+	past = make_past(BLOCKS, LINES, 0);
+	encoded_runs = 0;
+	for (size_t i = 0; i < READERS; i++) {
+		/* The history need not be given twice to who begins where somebody stands. */
+		uint64_t from = i % 3 == 0 ? 1 + below(past.messages) : 1 + i % 3 * LINES;
+
+		join_past(&cursors[i], &past, from, past.n, 0);
+		at[i] = past.starts[from - 1];
+	}
+	while (left > 0) {
+		size_t i = below(READERS);
+
+		for (; at[i] == past.len; i = (i + 1) % READERS)
+			;
+		at[i] = walk(&cursors[i], &past, at[i]);
+		if (at[i] < past.len)
+			continue;
+		assert_true(stream_at_end(&world.stream, &cursors[i]));
+		left--;
+	}
+	/* Each block once, and once more where somebody begins in the middle of one that is not
+	 * encoded yet: nobody does. */
+	assert_int_equal(encoded_runs, BLOCKS);
+	for (size_t i = 0; i < READERS; i++)
+		assert_int_equal(stream_remove(&world.stream, &cursors[i]), 0);
+	free_past(&past);
+	world_end();
+	free(at);
+	free(cursors);
+}
+
+static void past_is_encoded_as_far_as_somebody_has_come(void **state)
+{
+	struct past_of past;
+	struct cursor c;
+	size_t at = 0;
+
+	(void)state;
+	world_begin(&copying, 1);
+	past = make_past(64, 4, 100000);
+	encoded_runs = 0;
+	join_past(&c, &past, 1, past.n, 0);
+	assert_int_equal(encoded_runs, 0);
+	while (at < past.len) {
+		size_t ahead = 0;
+
+		at = walk(&c, &past, at);
+		for (unsigned i = 0; i < encoded_runs; i++)
+			ahead += past.blocks[i]->len;
+		assert_true(ahead < at + 3 * 100000 + (256 << 10));
+	}
+	assert_int_equal(stream_remove(&world.stream, &c), 0);
+	free_past(&past);
+	world_end();
+}
+
+static void replay_becomes_live_where_it_joined(void **state)
+{
+	struct stream *s = &world.stream;
+	struct past_of past;
+	struct cursor c;
+	size_t at = 0;
+
+	(void)state;
+	world_begin(&referencing, 1);
+	past = make_past(8, 2, 40000);
+	join_past(&c, &past, 1, past.n, 0);
+	/* Too much to go out with the last of the past. */
+	append_single(STREAM_SEND_REPLAY_BYTES);
+	while (at < past.len) {
+		assert_int_equal(length(&s->replaying), 1);
+		assert_int_equal(length(&s->ready), 0);
+		at = walk(&c, &past, at);
+	}
+	assert_int_equal(length(&s->replaying), 0);
+	assert_int_equal(length(&s->ready), 1);
+	assert_int_equal(stream_remove(s, &c), 1);
+	free_past(&past);
+	world_end();
+}
+
+static void replay_is_refused_when_what_it_counts_on_has_gone(void **state)
+{
+	struct past_of past;
+	struct cursor first, second;
+
+	(void)state;
+	world_begin(&copying, 1);
+	past = make_past(10, 5, 0);
+	assert_int_equal(stream_whole_from(&world.stream), 0);
+	join_past(&first, &past, 26, past.n, 0);
+	assert_int_equal(stream_whole_from(&world.stream), 26);
+	/* Blocks up to there are enough, and none if nothing is wanted from before. */
+	join_past(&second, &past, 3, 5, 0);
+	assert_int_equal(stream_whole_from(&world.stream), 3);
+	assert_int_equal(stream_remove(&world.stream, &second), 48);
+	assert_int_equal(stream_whole_from(&world.stream), 26);
+	join_past(&second, &past, 31, 0, 0);
+	assert_int_equal(stream_remove(&world.stream, &second), 20);
+	join_past(&second, &past, 3, 4, -EAGAIN);
+	assert_int_equal(stream_remove(&world.stream, &first), 25);
+	join_past(&first, &past, 31, 0, -EAGAIN);
+	assert_int_equal(world.stream.cursors, 0);
+	assert_true(stream_rest(&world.stream));
+	assert_int_equal(stream_whole_from(&world.stream), 0);
+	free_past(&past);
+	world_end();
+}
+
+/* A format in which an empty line has no bytes. */
+static bool silencing_silent(const struct run *run)
+{
+	return memmem(run->body.data, run->body.len, "\r\n\r\n", 4) != NULL ||
+	       run->body.data[0] == '\r';
+}
+
+static size_t silencing_encode(const struct run *run, char *out)
+{
+	struct run one = { .messages = 1, .lines = true, .seq = run->seq };
+	struct span rest = run->body;
+	size_t n = 0;
+
+	for (uint32_t i = 0; i < run->messages; i++, one.seq++) {
+		const char *end = memchr(rest.data, '\n', rest.len);
+
+		one.body = (struct span){ rest.data, (size_t)(end + 1 - rest.data) };
+		rest = span_skip(rest, one.body.len);
+		if (one.body.len > 2)
+			n += tagged_encode(&one, out + n);
+	}
+	return n;
+}
+
+static void replay_from_among_messages_without_bytes_begins_where_it_should(void **state)
+{
+	static const struct wire_format silencing = { .name = "silencing",
+						      .encodable = tagged_encodable,
+						      .silent = silencing_silent,
+						      .encoded_max = tagged_max,
+						      .encode = silencing_encode,
+						      .boundary = tagged_boundary };
+	struct block *b[2];
+
+	(void)state;
+	world_begin(&silencing, 1);
+	b[0] = block_of("a\r\n\r\nc\r\n\r\ne\r\n", 13, 5, true);
+	world.messages_n = 5;
+	b[1] = block_of("f\r\n", 3, 1, true);
+	world.messages_n = 6;
+	/* All that is live, all of the past, and what others have already. */
+	for (int shared = 0; shared < 3; shared++) {
+		struct cursor first;
+		int error;
+
+		assert_int_equal(stream_join(&world.stream, &first), 0);
+		if (shared > 0) {
+			assert_true(stream_append(&world.stream, b[0], 1, &error));
+			assert_true(stream_append(&world.stream, b[1], 1, &error));
+		}
+		for (uint64_t from = 1; from <= 6; from++) {
+			static const char *const expected[] = { "[1]a\n[3]c\n[5]e\n[6]f\n",
+								"[3]c\n[5]e\n[6]f\n",
+								"[3]c\n[5]e\n[6]f\n",
+								"[5]e\n[6]f\n",
+								"[5]e\n[6]f\n",
+								"[6]f\n" };
+			const struct past past = {
+				.from = from, .next = 7, .blocks = b, .blocks_n = 2
+			};
+			uint64_t messages, formless;
+			struct cursor c;
+			char got[64] = "";
+			size_t n = 0;
+
+			assert_int_equal(
+				stream_join_replay(&world.stream, &c, &past, &messages, &formless),
+				0);
+			assert_int_equal(messages + formless, 7 - from);
+			while (!stream_at_end(&world.stream, &c)) {
+				struct iovec spans[16];
+				unsigned spans_n = stream_gather(&world.stream, &c, spans, 16);
+				size_t bytes = 0;
+
+				for (unsigned i = 0; i < spans_n; i++) {
+					memcpy(got + n + bytes, spans[i].iov_base,
+					       spans[i].iov_len);
+					bytes += spans[i].iov_len;
+				}
+				stream_sent(&world.stream, &c, bytes);
+				n += bytes;
+			}
+			assert_string_equal(got, expected[from - 1]);
+			assert_int_equal(stream_remove(&world.stream, &c), 0);
+		}
+		(void)stream_remove(&world.stream, &first);
+		assert_true(stream_rest(&world.stream));
+	}
+	world.messages_n = 0;
+	block_unref(b[0]);
+	block_unref(b[1]);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1168,6 +1486,11 @@ int main(void)
 		cmocka_unit_test(idle_stream_holds_no_chunk),
 		cmocka_unit_test(stream_that_nobody_reads_can_be_released),
 		cmocka_unit_test(thousand_slow_cursors_cost_one_backlog),
+		cmocka_unit_test(thousand_replays_share_one_encoding),
+		cmocka_unit_test(past_is_encoded_as_far_as_somebody_has_come),
+		cmocka_unit_test(replay_becomes_live_where_it_joined),
+		cmocka_unit_test(replay_is_refused_when_what_it_counts_on_has_gone),
+		cmocka_unit_test(replay_from_among_messages_without_bytes_begins_where_it_should),
 		cmocka_unit_test(every_cursor_gets_what_its_own_queue_would_hold),
 		cmocka_unit_test(so_it_does_when_everything_is_copied),
 	};

@@ -1,0 +1,75 @@
+#ifndef TOPIC_CHUNK_H
+#define TOPIC_CHUNK_H
+
+/*
+ * A link of a stream's chain: encoded messages, or history that is still to be encoded. It is held
+ * by the cursors that stand in it and by the chunk before it, the newest one by the stream. Only
+ * stream.c and replay.c look inside. One thread.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/span.h"
+
+struct block;
+struct pending;
+struct stream;
+struct wire_format;
+
+struct chunk {
+	struct chunk *next;
+	struct stream *stream; /* in whose chain it is; NULL: a cursor's own */
+	uint32_t refs;
+	bool live;      /* came as it was published: it counts in the stream's backlog */
+	bool sealed;    /* nothing more will be written */
+	bool detached;  /* a cursor's own, in front of wherever the head will be then */
+	bool uneven;    /* some number from seq on has no bytes: only its start can be found */
+	uint64_t base;  /* position of its first byte */
+	uint64_t first; /* messages before it */
+	uint64_t messages;
+	uint64_t seq;      /* number of its first message */
+	uint64_t next_pos; /* where its reader goes on in next */
+	uint64_t opened_ns;
+	size_t used, capacity; /* used: readable bytes, the referenced body included */
+	/* One referenced message: data holds prefix and suffix, the body lies in the block between
+	 * them. */
+	struct block *block;
+	struct span body;
+	size_t prefix_len, suffix_len;
+	/* Not encoded yet: all its messages; no byte of it can be read. NULL: it is. */
+	struct pending *pending;
+	char data[];
+};
+
+/* Blocks of history, held: all that have a form in the stream's format, from the chunk's seq to
+ * before `until`. */
+struct pending {
+	uint64_t until;
+	size_t at, n; /* those before `at` are no longer here */
+	struct block *blocks[];
+};
+
+/* The caller holds it. NULL: out of memory. */
+struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first);
+void chunk_unref(struct chunk *chunk);
+/* The first end of a message at or after an offset into it. */
+size_t chunk_boundary(const struct wire_format *format, const struct chunk *chunk, size_t at);
+/* The end of the message that begins at this offset. */
+size_t chunk_message_end(const struct wire_format *format, const struct chunk *chunk, size_t at);
+
+static inline size_t chunk_bytes(const struct chunk *c)
+{
+	return sizeof(*c) + c->capacity + c->body.len;
+}
+
+static inline uint64_t chunk_end(const struct chunk *c)
+{
+	return c->base + c->used;
+}
+
+/* Frees what is left in it. */
+void pending_free(struct pending *pending);
+
+#endif

@@ -1,0 +1,78 @@
+#include "topic/chunk.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+#include "base/wire.h"
+#include "topic/block.h"
+#include "topic/stream.h"
+
+struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first)
+{
+	struct chunk *c = malloc(sizeof(*c) + capacity);
+
+	if (c == NULL)
+		return NULL;
+	*c = (struct chunk){ .refs = 1, .base = base, .first = first, .capacity = capacity };
+	return c;
+}
+
+void pending_free(struct pending *p)
+{
+	if (p == NULL)
+		return;
+	for (size_t i = p->at; i < p->n; i++)
+		block_unref(p->blocks[i]);
+	free(p);
+}
+
+void chunk_unref(struct chunk *c)
+{
+	while (c != NULL) {
+		struct chunk *next = c->next;
+
+		assert(c->refs > 0);
+		if (--c->refs > 0)
+			return;
+		if (c->stream != NULL && c->stream->whole == c)
+			c->stream->whole = next;
+		if (c->live) {
+			assert(c->stream->tail == c);
+			c->stream->tail = next;
+			c->stream->bytes -= chunk_bytes(c);
+		}
+		if (c->block != NULL)
+			block_unref(c->block);
+		pending_free(c->pending);
+		free(c);
+		c = next;
+	}
+}
+
+/* What its ends of messages are looked for in. */
+static struct span readable(const struct chunk *c)
+{
+	return c->block == NULL ? (struct span){ c->data, c->used } : c->body;
+}
+
+/* Whether it holds one message, between prefix and suffix or what is left of one. */
+static bool is_one(const struct chunk *c)
+{
+	return c->detached || (c->block != NULL && c->messages == 1);
+}
+
+size_t chunk_boundary(const struct wire_format *format, const struct chunk *c, size_t at)
+{
+	if (is_one(c))
+		return at == 0 ? 0 : c->used;
+	return format->boundary(readable(c), at);
+}
+
+size_t chunk_message_end(const struct wire_format *format, const struct chunk *c, size_t at)
+{
+	if (is_one(c))
+		return c->used;
+	/* From there, or a format whose ends are found from the start would look at it all again.
+	 */
+	return at + format->boundary(span_skip(readable(c), at), 1);
+}
