@@ -65,7 +65,8 @@ void stream_release(struct stream *stream);
 /*
  * Encodes a block's messages behind the head, for all cursors that do not leave. Payloads of
  * STREAM_REFERENCE_BYTES and more are referenced (and held), not copied. All idle cursors become
- * ready. False: this format cannot carry it, or out of memory (*error -ENOMEM).
+ * ready. Returns how many of them this format can carry; the others are for nobody, and are not
+ * counted by any cursor. Out of memory: 0, *error -ENOMEM.
  */
 enum {
 	STREAM_REFERENCE_BYTES = 16 << 10,      /* of one message */
@@ -75,7 +76,7 @@ enum {
 	STREAM_SEND_PIECE_MAX =
 		5 << 18, /* the same, rather than leave a crumb for a send of its own */
 };
-bool stream_append(struct stream *stream, struct block *block, uint64_t now_ns, int *error);
+uint32_t stream_append(struct stream *stream, struct block *block, uint64_t now_ns, int *error);
 
 /* A new cursor at the head, idle. */
 int stream_join(struct stream *stream, struct cursor *cursor);

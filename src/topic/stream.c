@@ -156,8 +156,8 @@ static struct chunk *room(struct stream *s, size_t need, uint64_t now_ns, bool c
 	return c;
 }
 
-static int append_reference(struct stream *s, const struct run *run, struct block *block,
-			    uint64_t now_ns, bool counts)
+static int append_reference(struct stream *s, const struct run *run, uint32_t messages,
+			    struct block *block, uint64_t now_ns, bool counts)
 {
 	char prefix[WIRE_AROUND_MAX], suffix[WIRE_AROUND_MAX];
 	size_t prefix_len, suffix_len;
@@ -176,7 +176,7 @@ static int append_reference(struct stream *s, const struct run *run, struct bloc
 	c->block = block;
 	block_ref(block, 1);
 	c->used = prefix_len + body.len + suffix_len;
-	c->messages = run->messages;
+	c->messages = messages;
 	c->opened_ns = now_ns;
 	c->sealed = true;
 	if (counts)
@@ -195,39 +195,42 @@ static bool worth_referring(const struct wire_format *format, const struct run *
 	       format->enclose != NULL && (format->enclosable == NULL || format->enclosable(run));
 }
 
-static int append_run(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
-		      bool counts)
+/* So many of the run's messages have a form, and only these are counted: a cursor's count is then
+ * what it finds by counting ends of messages (stream_settle). */
+static int append_run(struct stream *s, const struct run *run, uint32_t messages,
+		      struct block *block, uint64_t now_ns, bool counts)
 {
 	struct chunk *c;
 	size_t n;
 
 	if (worth_referring(s->format, run))
-		return append_reference(s, run, block, now_ns, counts);
+		return append_reference(s, run, messages, block, now_ns, counts);
 	c = room(s, s->format->encoded_max(run), now_ns, counts);
 	if (c == NULL)
 		return -ENOMEM;
 	n = s->format->encode(run, c->data + c->used);
 	assert(n <= c->capacity - c->used);
 	c->used += n;
-	c->messages += run->messages;
+	c->messages += messages;
 	s->pos += n;
-	s->count += run->messages;
+	s->count += messages;
 	return 0;
 }
 
-bool stream_append(struct stream *s, struct block *block, uint64_t now_ns, int *error)
+uint32_t stream_append(struct stream *s, struct block *block, uint64_t now_ns, int *error)
 {
 	struct run run = block_run(block, 0);
+	uint32_t messages = s->format->encodable(&run);
 
 	*error = 0;
-	if (!s->format->encodable(&run))
-		return false;
-	*error = append_run(s, &run, block, now_ns, true);
+	if (messages == 0)
+		return 0;
+	*error = append_run(s, &run, messages, block, now_ns, true);
 	if (*error != 0)
-		return false;
+		return 0;
 	s->appended_ns = now_ns;
 	list_splice(&s->ready, &s->idle);
-	return true;
+	return messages;
 }
 
 /* Puts the cursor at the head, holding it. */
@@ -267,17 +270,17 @@ int stream_join_replay(struct stream *s, struct cursor *c, struct block *const *
 	stream_init(&chain, s->format);
 	for (size_t i = 0; i < blocks_n; i++) {
 		struct run run = block_run(blocks[i], i == 0 ? skip : 0);
+		uint32_t n = s->format->encodable(&run);
 
-		if (!s->format->encodable(&run)) {
-			*unencodable += run.messages;
+		*unencodable += run.messages - n;
+		if (n == 0)
 			continue;
-		}
 		/* The first chunk is held on to, or adding the second would free it. */
-		if (append_run(&chain, &run, blocks[i], 0, false) != 0)
+		if (append_run(&chain, &run, n, blocks[i], 0, false) != 0)
 			goto fail;
 		if (*messages == 0)
 			chain.tail->refs++;
-		*messages += run.messages;
+		*messages += n;
 	}
 	if (*messages == 0)
 		return stream_join(s, c);
