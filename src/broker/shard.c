@@ -311,6 +311,9 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 	case LETTER_JOIN:
 		home_join(s, about);
 		return;
+	case LETTER_REFUSED:
+		publisher_refused(s, about);
+		return;
 	case LETTER_LEAVE:
 		home_leave(s, about);
 		return;

@@ -181,8 +181,7 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 		if (l->error == 0)
 			l->error = activate(c->subscription, l);
 		if (l->error != 0)
-			connection_error(c, l->error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
-								: LINE_ERROR_TEXT("out of memory"));
+			connection_no_topic(c, l->error);
 	}
 	i->subscribers--;
 	let_go(s, i);

@@ -458,6 +458,31 @@ static void rest(unsigned rounds_max)
 	}
 }
 
+/* A home counts those who publish to its topic, no more and no fewer. */
+static void check_publishers(const struct shard *home)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&home->topics, &at)) != NULL;) {
+		const struct topic *t = (struct topic *)(void *)n;
+		unsigned publishers = 0;
+
+		for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+			const struct list *all = &sim.broker.shards[i].connections;
+
+			for (struct list *l = all->next; l != all; l = l->next) {
+				const struct publisher *p =
+					LIST_ENTRY(l, struct connection, link)->publisher;
+
+				publishers += p != NULL && span_equal(p->name, n->name);
+			}
+		}
+		if (t->publishers != publishers)
+			sim_fail("%.*s has %u publishers and is said to have %u", (int)n->name.len,
+				 n->name.data, publishers, t->publishers);
+	}
+}
+
 /* Letters that nobody will fetch, and work that nobody will do. */
 static void check_awake(void)
 {
@@ -481,6 +506,7 @@ static void check_awake(void)
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
 		if (s->pressed != 0 || !list_empty(&s->appended))
 			sim_fail("shard %u sleeps and takes less in than it could", i);
+		check_publishers(s);
 	}
 }
 
