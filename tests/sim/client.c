@@ -339,6 +339,7 @@ static bool speak(struct client *c)
 		return false;
 	if (w->reset || w->broker_closed) {
 		/* Nobody listens any more. */
+		c->cut_short = !c->said_all || c->pending_at < c->pending_n;
 		c->pending_at = c->pending_n;
 		c->said_all = true;
 		w->client_fin = true;
@@ -551,6 +552,10 @@ static void hear_end(struct client *c)
 	}
 	/* Part of a last word is one too: it has had two seconds to take it. */
 	if (w->cut || c->role != ROLE_PUBLISHER || c->error || !c->said_all || c->line_n > 0)
+		return;
+	/* One that is beyond a limit, or late, may be closed without a word if there is no room or
+	 * no time for it. */
+	if (c->cut_short && (sim.params.faults & (1u << FAULT_LIMITS | 1u << FAULT_TIME)))
 		return;
 	/* A broker that drains does not wait for ever for its last word to be sent. */
 	if ((sim.params.faults & 1u << FAULT_DRAIN) && (sim.params.faults & 1u << FAULT_TIME))

@@ -251,6 +251,7 @@ struct client {
 	unsigned topic, start;
 	bool probe; /* begun after all faults */
 	bool begun, said_all, over, stalled, slow;
+	bool cut_short; /* the broker closed while it had more to say */
 	struct random random;
 	struct wire wire;
 	char *pending; /* what it is about to say */
