@@ -553,9 +553,8 @@ static void hear_end(struct client *c)
 	/* Part of a last word is one too: it has had two seconds to take it. */
 	if (w->cut || c->role != ROLE_PUBLISHER || c->error || !c->said_all || c->line_n > 0)
 		return;
-	/* One that is beyond a limit, or late, may be closed without a word if there is no room or
-	 * no time for it. */
-	if (c->cut_short && (sim.params.faults & (1u << FAULT_LIMITS | 1u << FAULT_TIME)))
+	/* Beyond a limit, and too many of them to be told. */
+	if (c->cut_short && (sim.params.faults & 1u << FAULT_LIMITS))
 		return;
 	/* A broker that drains does not wait for ever for its last word to be sent. */
 	if ((sim.params.faults & 1u << FAULT_DRAIN) && (sim.params.faults & 1u << FAULT_TIME))

@@ -949,6 +949,9 @@ void ring_shutdown(struct ring *ring, int fd, int how)
 		f->waiting_n = 0;
 		return;
 	}
+	/* A last word that the kernel has had no time to take. */
+	if (f->shut_write && f->sends > 0)
+		wire_of(f)->cut = true;
 	if (f->shut_write)
 		wire_of(f)->broker_fin = true;
 	sim_trace("kernel  shutdown fd %" PRIu64 " how %" PRIu64, (uint64_t)fd, (uint64_t)how, 0,
