@@ -59,7 +59,7 @@ SANITIZE := --coverage
 else ifeq ($(VARIANT),fuzz)
 # Only clang has libFuzzer.
 CC       := clang
-OPTIMIZE := -O1 -fno-omit-frame-pointer
+OPTIMIZE := -O1 -fno-omit-frame-pointer -DWITH_ASAN
 SANITIZE := -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
 else
 $(error SAN=$(SAN): want asan, tsan or cov, or nothing for the release build)
@@ -191,6 +191,12 @@ $(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(LIB)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(PKG_LIBS)
 
+# Whole connections, in the simulation's world.
+$(BUILD)/fuzz_broker: $(BUILD)/obj/tests/fuzz/fuzz_broker.o \
+		$(call object,$(filter-out %/runner.c,$(SIM_SRCS))) $(LIB)
+	@echo "  LD    $@"
+	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ $(PKG_LIBS)
+
 $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
 	mkdir -p $(@D)
@@ -284,7 +290,7 @@ $(FUZZED): fuzz-%: $(BUILD)/fuzz_%
 
 # Goes on after a failure, so that one run shows all there is to mend.
 .PHONY: check
-check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
+check: ## Lint, then all tests: release, asan, fuzzing, and the threaded ones under tsan
 	@logs=build/check summary= failed=0
 	rm -rf $$logs
 	mkdir -p $$logs
@@ -306,6 +312,7 @@ check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
 	step asan-unit           SAN=asan unit
 	step asan-integration    SAN=asan integration
 	step asan-sim            SAN=asan SEEDS=300 sim
+	step fuzz                SAN= T=20 fuzz
 	step tsan-build          SAN=tsan all
 	step tsan-unit           SAN=tsan UNIT='test_mailbox*' unit
 	step tsan-integration    SAN=tsan INTEGRATION='test_threads*.py' integration

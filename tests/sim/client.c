@@ -275,7 +275,7 @@ static bool think(struct client *c)
 
 	if (c->said_all)
 		return false;
-	if (c->role == ROLE_SILENT)
+	if (c->role == ROLE_SILENT || c->role == ROLE_RAW)
 		return false;
 	if (c->role == ROLE_GARBAGE) {
 		say_nonsense(c);
@@ -599,6 +599,8 @@ static bool listen(struct client *c)
 			http_hear(c, data, n);
 		else if (c->role <= ROLE_SUBSCRIBER)
 			hear(c, data, n);
+		for (size_t i = 0; c->role == ROLE_RAW && i < n; i++)
+			client_add(c, data[i]);
 		return true;
 	}
 	if (!w->broker_fin && !w->reset)

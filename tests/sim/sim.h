@@ -94,6 +94,7 @@ extern const char *const fault_names[FAULTS];
 
 struct sim_params {
 	uint64_t seed;
+	uint64_t schedule; /* what the kernel, the reactors and the engine's sizes are drawn from */
 	unsigned shards, clients, steps;
 	uint32_t faults;
 };
@@ -124,6 +125,19 @@ extern struct sim sim;
 struct sim_params sim_params_for(uint64_t seed);
 /* Plays it. Returns the hash of its trace; does not return when it fails. */
 uint64_t sim_run(const struct sim_params *params, bool verbose);
+
+/* The same step by step, for whoever has a script: a world without clients, at rest. Every one of
+ * these ends when the world is at rest again. */
+void world_begin(const struct sim_params *params, bool verbose);
+void world_rest(void);
+void world_pass(uint64_t ns);
+/* Drains it, and checks that nothing is left. */
+void world_end(void);
+/* A new client of ROLE_RAW, which connects next; NULL: there are too many. */
+struct client *world_client(void);
+
+/* Whoever plays says how a failure that has been told of ends. */
+void sim_give_up(void) __attribute__((noreturn));
 
 /* Whether this fault happens now. */
 bool fault(enum fault kind);
@@ -238,7 +252,8 @@ long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq);
 
 /* ---- clients ---- */
 
-enum role { ROLE_PUBLISHER, ROLE_SUBSCRIBER, ROLE_GARBAGE, ROLE_SILENT };
+/* ROLE_RAW says what it is given with client_say; what it hears stays in its line. */
+enum role { ROLE_PUBLISHER, ROLE_SUBSCRIBER, ROLE_GARBAGE, ROLE_SILENT, ROLE_RAW };
 /* A publisher that speaks HTTP is SPEAKS_CHUNKED. */
 enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS };
 enum ending { END_BYE, END_FIN, END_CLOSE, END_RESET, END_STAY, END_TOO_LONG };

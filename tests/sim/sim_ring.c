@@ -9,16 +9,8 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
+#include "base/poison.h"
 #include "sim.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#define POISON(p, n) __asan_poison_memory_region((p), (n))
-#define UNPOISON(p, n) __asan_unpoison_memory_region((p), (n))
-#else
-#define POISON(p, n) ((void)(p), (void)(n))
-#define UNPOISON(p, n) ((void)(p), (void)(n))
-#endif
 
 enum { FD_FIRST = 1000, RING_FD_FIRST = 10, FDS_MAX = SIM_CLIENTS_MAX + SIM_SHARDS_MAX + 8 };
 

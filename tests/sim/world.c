@@ -94,7 +94,7 @@ void sim_fail(const char *format, ...)
 	vfprintf(stderr, format, args);
 	va_end(args);
 	fputc('\n', stderr);
-	_exit(1);
+	sim_give_up();
 }
 
 bool fault(enum fault kind)
@@ -108,7 +108,7 @@ bool fault(enum fault kind)
 struct sim_params sim_params_for(uint64_t seed)
 {
 	struct random r = random_for(seed, 2, 0);
-	struct sim_params p = { .seed = seed };
+	struct sim_params p = { .seed = seed, .schedule = seed };
 
 	p.shards = random_from(&r, 1, random_one_in(&r, 4) ? 8 : 3);
 	if (random_one_in(&r, 100))
@@ -159,7 +159,7 @@ static struct config_topic topic_config(const char *pattern, struct random *r)
 /* The same engine each time: a reload cannot change it. */
 static void configure_engine(struct config_engine *e)
 {
-	struct random r = random_for(sim.params.seed, 4, 0);
+	struct random r = random_for(sim.params.schedule, 4, 0);
 	bool few = sim.params.faults & 1u << FAULT_BUFFERS;
 
 	e->sq_entries = random_from(&r, 1, 64);
@@ -548,7 +548,7 @@ static void check_rest(void)
 
 			/* A request may wait for a message that is still to come. */
 			if (c->awaiting &&
-			    sim.clients[kernel_client_of(c->socket.fd)].role != ROLE_GARBAGE)
+			    sim.clients[kernel_client_of(c->socket.fd)].role < ROLE_GARBAGE)
 				sim_fail("client %d still waits for a home",
 					 kernel_client_of(c->socket.fd));
 			if (c->socket.sending)
@@ -661,9 +661,9 @@ static void probe(void)
 	}
 }
 
-static void let_time_pass(uint64_t seconds)
+void world_pass(uint64_t ns)
 {
-	uint64_t until = sim.now_ns + seconds * NS_PER_S;
+	uint64_t until = sim.now_ns + ns;
 
 	for (;;) {
 		uint64_t next = kernel_next_timer();
@@ -748,14 +748,14 @@ static void end_calmly(long before)
 	rest(REST_ROUNDS);
 	check_rest();
 	/* Those that could not be accepted. */
-	let_time_pass(1);
+	world_pass(NS_PER_S);
 	check_received("when faults stop");
 	probe();
 	check_received("at the end");
 	check_counters();
 	sim.calm = CALM_ALL;
 	rest(REST_ROUNDS);
-	let_time_pass(40);
+	world_pass(40 * NS_PER_S);
 	for (unsigned i = 0; i < sim.clients_n; i++)
 		if (!sim.clients[i].over)
 			sim_fail("client %u is never let go (role %d, ending %d, said all %d, fin "
@@ -883,12 +883,13 @@ static void play(void)
 	}
 }
 
-uint64_t sim_run(const struct sim_params *params, bool verbose)
-{
-	long before, started;
+/* Allocations, before the broker was there and when it had just been started. */
+static long before, started;
 
+void world_begin(const struct sim_params *params, bool verbose)
+{
 	sim = (struct sim){ .params = *params, .verbose = verbose, .now_ns = 1000 * NS_PER_S };
-	sim.random = random_for(params->seed, 7, 0);
+	sim.random = random_for(params->schedule, 7, 0);
 	sim.topics_n = SIM_TOPICS_MAX;
 	events_n = 0;
 	log_configure(LOG_ERROR, LOG_TEXT);
@@ -908,7 +909,10 @@ uint64_t sim_run(const struct sim_params *params, bool verbose)
 	started = alloc_outstanding();
 	if (params->faults & 1u << FAULT_MEMORY)
 		reserve_outboxes();
-	play();
+}
+
+static void end(void)
+{
 	if (draining)
 		end_by_draining();
 	else
@@ -923,5 +927,40 @@ uint64_t sim_run(const struct sim_params *params, bool verbose)
 	for (unsigned i = 0; i < sim.clients_n; i++)
 		client_release(&sim.clients[i]);
 	sim_free(sim.clients);
+}
+
+uint64_t sim_run(const struct sim_params *params, bool verbose)
+{
+	world_begin(params, verbose);
+	play();
+	end();
 	return sim.trace;
+}
+
+void world_rest(void)
+{
+	rest(REST_ROUNDS);
+	check_rest();
+}
+
+struct client *world_client(void)
+{
+	struct client *c;
+
+	/* Their topics are whatever they say: the oracle knows none of them. */
+	sim.topics_n = 0;
+	if (sim.clients_n == sim.params.clients + 2 * SIM_TOPICS_MAX)
+		return NULL;
+	c = &sim.clients[sim.clients_n];
+	memset(c, 0, sizeof(*c));
+	c->id = sim.clients_n++;
+	c->role = ROLE_RAW;
+	c->random = random_for(sim.params.schedule, 1, c->id);
+	return c;
+}
+
+void world_end(void)
+{
+	drain();
+	end();
 }
