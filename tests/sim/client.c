@@ -177,6 +177,11 @@ void client_init(struct client *c, unsigned id)
 	if (c->speech != SPEAKS_LINE && c->ending == END_TOO_LONG)
 		c->ending = END_CLOSE;
 	c->patience = random_below(&c->random, 4 * PATIENCE);
+	if (c->role == ROLE_SUBSCRIBER && c->speech == SPEAKS_CHUNKED &&
+	    random_one_in(&c->random, 3)) {
+		c->role = ROLE_READER;
+		c->messages = random_size(&c->random, 30);
+	}
 }
 
 void client_release(struct client *c)
@@ -279,6 +284,16 @@ static bool think(struct client *c)
 		return false;
 	if (c->role == ROLE_GARBAGE) {
 		say_nonsense(c);
+		return true;
+	}
+	if (c->role == ROLE_READER) {
+		if (c->generated > c->answered)
+			return false;
+		c->said_all = c->generated >= c->messages || sim.calm == CALM_ALL;
+		if (c->said_all)
+			c->ending = c->ending == END_STAY ? END_FIN : c->ending;
+		else
+			http_say_fetch(c);
 		return true;
 	}
 	if (!c->commanded) {

@@ -252,8 +252,16 @@ long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq);
 
 /* ---- clients ---- */
 
-/* ROLE_RAW says what it is given with client_say; what it hears stays in its line. */
-enum role { ROLE_PUBLISHER, ROLE_SUBSCRIBER, ROLE_GARBAGE, ROLE_SILENT, ROLE_RAW };
+/* ROLE_READER asks for messages as resources, also for some that are still to come. ROLE_RAW says
+ * what it is given with client_say; what it hears stays in its line. */
+enum role {
+	ROLE_PUBLISHER,
+	ROLE_SUBSCRIBER,
+	ROLE_READER,
+	ROLE_GARBAGE,
+	ROLE_SILENT,
+	ROLE_RAW,
+};
 /* A publisher that speaks HTTP is SPEAKS_CHUNKED. */
 enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS };
 enum ending { END_BYE, END_FIN, END_CLOSE, END_RESET, END_STAY, END_TOO_LONG };
@@ -281,6 +289,9 @@ struct client {
 	/* HTTP: what is read of an answer */
 	unsigned http_state, status, answered;
 	size_t body_left;
+	/* reader */
+	uint64_t wanted;             /* the number of a message; 0: the newest */
+	uint64_t got_epoch, got_seq; /* of the one that an answer brings */
 	/* subscriber */
 	unsigned replay_kind;
 	uint64_t replay_n, replay_epoch;
@@ -312,6 +323,7 @@ void client_add(struct client *c, char b);
 /* A request instead of a command, and one with a message. */
 void http_say_command(struct client *c);
 void http_say_message(struct client *c, const char *text, size_t n);
+void http_say_fetch(struct client *c);
 void http_hear(struct client *c, const char *data, size_t n);
 
 /* The n-th message of a publisher. */

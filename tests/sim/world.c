@@ -525,9 +525,33 @@ static void check_stream(const struct shard *s, const struct stream *stream)
 	}
 }
 
+/* Nobody waits for a message that is there. */
+static void check_readers(void)
+{
+	const struct shard *any = &sim.broker.shards[0];
+
+	for (unsigned i = 0; i < sim.clients_n && !draining; i++) {
+		const struct client *c = &sim.clients[i];
+		struct span name;
+		uint64_t hash;
+		const struct topic *t;
+
+		if (c->role != ROLE_READER || c->start > 0 || c->over || c->wire.waiting ||
+		    c->wire.reset || c->wire.client_fin || c->generated == c->answered)
+			continue;
+		name = oracle_topic_name(c->topic);
+		hash = hash_bytes(name.data, name.len);
+		t = home_topic(&sim.broker.shards[shard_home(any, hash)], hash, name);
+		if (t != NULL && c->wanted <= t->seq)
+			sim_fail("client %u waits for message %" PRIu64 ", and there are %" PRIu64,
+				 i, c->wanted, t->seq);
+	}
+}
+
 static void check_rest(void)
 {
 	check_awake();
+	check_readers();
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		struct shard *s = &sim.broker.shards[i];
 		struct named *n;
@@ -548,7 +572,7 @@ static void check_rest(void)
 
 			/* A request may wait for a message that is still to come. */
 			if (c->awaiting &&
-			    sim.clients[kernel_client_of(c->socket.fd)].role < ROLE_GARBAGE)
+			    sim.clients[kernel_client_of(c->socket.fd)].role < ROLE_READER)
 				sim_fail("client %d still waits for a home",
 					 kernel_client_of(c->socket.fd));
 			if (c->socket.sending)
