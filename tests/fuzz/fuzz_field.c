@@ -136,17 +136,16 @@ static void check_unescape(struct span text, bool plus)
 static void check_escape(struct span text)
 {
 	struct text escaped = { 0 };
-	char *out = exact_copy(text.data, text.len), three[4];
+	char *out = malloc(3 * text.len + 1), three[4];
 	struct span again;
 
+	check(out != NULL, "out of memory");
 	for (size_t i = 0; i < text.len; i++) {
 		unsigned char c = (unsigned char)text.data[i];
 
 		snprintf(three, sizeof(three), c & 1 ? "%%%02x" : "%%%02X", c);
 		text_add(&escaped, three, 3);
 	}
-	out = realloc(out, 3 * text.len + 1);
-	check(out != NULL, "out of memory");
 	again = (struct span){ escaped.data, escaped.len };
 	check(http_unescape(again, false, out) == (ptrdiff_t)text.len &&
 		      (text.len == 0 || memcmp(out, text.data, text.len) == 0),

@@ -80,7 +80,8 @@ static void check_command(struct span line, const struct line_event *e)
 	text_add(&again, e->topic.data, e->topic.len);
 	if (e->kind == LINE_SUBSCRIBE && e->replay == LINE_REPLAY_FROM) {
 		text_add(&again, " FROM ", 6);
-		text_add(&again, id, (size_t)snprintf(id, sizeof(id), "%016" PRIx64 ":", e->epoch));
+		snprintf(id, sizeof(id), "%016" PRIx64 ":", e->epoch);
+		text_add(&again, id, 17);
 	} else if (e->kind == LINE_SUBSCRIBE && e->replay == LINE_REPLAY_LAST) {
 		text_add(&again, " LAST ", 6);
 	} else {

@@ -350,16 +350,7 @@ static void stop_broker(void)
 
 	for (unsigned i = 0; i < b->shards_n; i++)
 		shard_release(&b->shards[i]);
-	for (unsigned to = 0; to < b->shards_n; to++)
-		for (unsigned from = 0; from <= b->shards_n; from++)
-			for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
-				bool again;
-				void *letter;
-
-				while (mailbox_pop(b->mailbox, to, from, lane, &letter, 1,
-						   &again) == 1)
-					letter_discard(letter);
-			}
+	letters_discard(b->mailbox, b->shards_n);
 	for (unsigned i = 0; i < mail_n; i++)
 		letter_discard(mail[i].letter);
 	mailbox_free(b->mailbox);
