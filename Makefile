@@ -59,7 +59,7 @@ SANITIZE := --coverage
 else ifeq ($(VARIANT),fuzz)
 # Only clang has libFuzzer.
 CC       := clang
-OPTIMIZE := -O1 -fno-omit-frame-pointer
+OPTIMIZE := -O1 -fno-omit-frame-pointer -DWITH_ASAN
 SANITIZE := -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
 else
 $(error SAN=$(SAN): want asan, tsan or cov, or nothing for the release build)
@@ -191,6 +191,12 @@ $(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(LIB)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(PKG_LIBS)
 
+# Whole connections, in the simulation's world.
+$(BUILD)/fuzz_broker: $(BUILD)/obj/tests/fuzz/fuzz_broker.o \
+		$(call object,$(filter-out %/runner.c,$(SIM_SRCS))) $(LIB)
+	@echo "  LD    $@"
+	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ $(PKG_LIBS)
+
 $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
 	mkdir -p $(@D)
@@ -262,29 +268,29 @@ sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever 
 	$< --first $(FIRST) --seeds $(SEEDS) --regressions tests/sim/regressions
 
 # What a run finds new stays in build/fuzz; an input that fails belongs into the corpus.
-.PHONY: fuzz fuzz-run
-fuzz: ## Fuzz every parser for T=60 seconds each (clang)
-	@$(MAKE) SAN=fuzz fuzz-run
+FUZZED := $(FUZZ_SRCS:tests/fuzz/fuzz_%.c=fuzz-%)
 
-fuzz-run: $(FUZZ_SRCS:tests/fuzz/%.c=$(BUILD)/%)
-	@for f in $^; do
-		name=$${f##*/fuzz_}
-		mkdir -p $(BUILD)/corpus/$$name
-		if ! $$f -max_total_time=$(T) -max_len=2048 -timeout=10 -print_final_stats=1 \
-			-verbosity=0 -artifact_prefix=$(BUILD)/$$name- $(BUILD)/corpus/$$name \
-			tests/fuzz/corpus/$$name >$(BUILD)/$$name.log 2>&1; then
-			tail -n 60 $(BUILD)/$$name.log
-			echo "fuzz $$name: FAILED"
-			exit 1
-		fi
-		awk -v name=$$name '/number_of_executed/ { print "fuzz " name ": " $$2 " inputs" }' \
-			$(BUILD)/$$name.log
-	done
-	echo "fuzz: $(words $(FUZZ_SRCS)) targets, $(T) s each, no failure"
+.PHONY: fuzz fuzz-run $(FUZZED)
+fuzz: ## Fuzz every parser for T=60 seconds each, and the broker's sessions (clang)
+	@$(MAKE) -j$(NPROC) SAN=fuzz fuzz-run
+
+fuzz-run: $(FUZZED)
+	@echo "fuzz: $(words $(FUZZED)) targets, $(T) s each, no failure"
+
+$(FUZZED): fuzz-%: $(BUILD)/fuzz_%
+	@mkdir -p $(BUILD)/corpus/$*
+	if ! $< -max_total_time=$(T) -max_len=2048 -timeout=10 -print_final_stats=1 -verbosity=0 \
+		-artifact_prefix=$(BUILD)/$*- $(BUILD)/corpus/$* \
+		tests/fuzz/corpus/$* >$(BUILD)/$*.log 2>&1; then
+		tail -n 60 $(BUILD)/$*.log
+		echo "fuzz $*: FAILED"
+		exit 1
+	fi
+	awk '/number_of_executed/ { print "fuzz $*: " $$2 " inputs" }' $(BUILD)/$*.log
 
 # Goes on after a failure, so that one run shows all there is to mend.
 .PHONY: check
-check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
+check: ## Lint, then all tests: release, asan, fuzzing, and the threaded ones under tsan
 	@logs=build/check summary= failed=0
 	rm -rf $$logs
 	mkdir -p $$logs
@@ -306,6 +312,7 @@ check: ## Lint, then all tests: release, asan, and the threaded ones under tsan
 	step asan-unit           SAN=asan unit
 	step asan-integration    SAN=asan integration
 	step asan-sim            SAN=asan SEEDS=300 sim
+	step fuzz                SAN= T=20 fuzz
 	step tsan-build          SAN=tsan all
 	step tsan-unit           SAN=tsan UNIT='test_mailbox*' unit
 	step tsan-integration    SAN=tsan INTEGRATION='test_threads*.py' integration

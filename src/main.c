@@ -381,16 +381,8 @@ static void release(struct broker *b)
 {
 	for (unsigned i = 0; b->shards != NULL && i < b->shards_n; i++)
 		shard_release(&b->shards[i]);
-	for (unsigned to = 0; b->mailbox != NULL && to < b->shards_n; to++)
-		for (unsigned from = 0; from <= b->shards_n; from++)
-			for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
-				bool again;
-				void *letter;
-
-				while (mailbox_pop(b->mailbox, to, from, lane, &letter, 1,
-						   &again) == 1)
-					letter_discard(letter);
-			}
+	if (b->mailbox != NULL)
+		letters_discard(b->mailbox, b->shards_n);
 	mailbox_free(b->mailbox);
 	listeners_close(b);
 	placement_release(&b->placement);

@@ -27,10 +27,9 @@ enum { WIRE_AROUND_MAX = 256 }; /* most bytes of a prefix or a suffix */
 
 struct wire_format {
 	const char *name;
-	/* Whether the run has a form in this format at all. */
-	bool (*encodable)(const struct run *run);
-	/* Whether some message of an encodable run has no bytes in it; NULL: none ever. */
-	bool (*silent)(const struct run *run);
+	/* How many of the run's messages have a form in this format; encode leaves the others out,
+	 * and is not called when it is none of them. */
+	uint32_t (*encodable)(const struct run *run);
 	/* No fewer bytes than encode will write. */
 	size_t (*encoded_max)(const struct run *run);
 	/* Writes the run, returns how many bytes. */

@@ -79,6 +79,8 @@ void connection_limit_closing(struct connection *connection);
 void connection_close(struct connection *connection, enum drop_reason reason);
 /* Whether the client is on this very machine. */
 bool connection_local(const struct connection *connection);
+/* There is no place for its topic: ends with the error that says so. error: -ENOSPC or -ENOMEM. */
+void connection_no_topic(struct connection *connection, int error);
 /* A home's receipt for the publisher of this connection. */
 void connection_receipt(struct shard *shard, uint32_t slot, uint32_t generation);
 /* Publishers that had to wait may go on. */
@@ -112,6 +114,8 @@ struct publisher {
 };
 
 void publisher_free(struct publisher *publisher);
+/* LETTER_REFUSED: what it publishes would be for nobody; takes the letter over. */
+void publisher_refused(struct shard *shard, struct topic_letter *letter);
 
 #define LINE_ERROR_TEXT(reason) "ERROR " reason "\r\n"
 

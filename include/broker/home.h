@@ -33,11 +33,15 @@ struct subscribe_letter {
 	char bytes[];
 };
 
-/* LETTER_UNSUBSCRIBE, LETTER_JOIN, LETTER_LEAVE, LETTER_SYNC, LETTER_RECEIPT, LETTER_BYE. */
+/* LETTER_UNSUBSCRIBE, LETTER_JOIN, LETTER_REFUSED, LETTER_LEAVE, LETTER_SYNC, LETTER_RECEIPT,
+ * LETTER_BYE. */
 struct topic_letter {
 	struct letter letter;
 	unsigned shard;
 	bool receipt; /* LEAVE: answer when everything before it has been sequenced */
+	bool joined;  /* LEAVE: its JOIN was counted. The home's to set and to look at */
+	int error;    /* REFUSED: -ENOSPC: no room for another topic; -ENOMEM */
+	struct topic_letter *leave; /* JOIN: what will follow it in the same lane */
 	uint32_t slot, generation;
 	uint64_t hash;
 	struct span name;

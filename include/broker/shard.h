@@ -189,5 +189,7 @@ struct heartbeat_letter {
 
 /* Frees a letter of any kind that nobody will read any more, with what it holds. */
 void letter_discard(struct letter *letter);
+/* The same for all that lie in lanes, when every shard has ended. */
+void letters_discard(struct mailbox *mailbox, unsigned shards_n);
 
 #endif

@@ -14,6 +14,8 @@ enum letter_kind {
 	LETTER_SUBSCRIBED,  /* home -> shard: the same letter, answered */
 	LETTER_UNSUBSCRIBE, /* shard -> home: the last local subscriber has left */
 	LETTER_JOIN,        /* shard -> home, gated lane: a publisher begins */
+	LETTER_REFUSED, /* home -> shard: the same letter, answered: there is no room for its topic
+			 */
 	LETTER_LEAVE,   /* shard -> home, gated lane: a publisher has ended, after all its blocks */
 	LETTER_SYNC,    /* shard -> home: a subscriber is leaving: a receipt, behind all that is
 			   sequenced */

@@ -71,7 +71,8 @@ void stream_release(struct stream *stream);
 /*
  * Encodes a block's messages behind the head, for all cursors that do not leave. Payloads of
  * STREAM_REFERENCE_BYTES and more are referenced (and held), not copied. All idle cursors become
- * ready. False: this format cannot carry it, or out of memory (*error -ENOMEM).
+ * ready. Returns how many of them this format can carry; the others are for nobody, and are not
+ * counted by any cursor. Out of memory: 0, *error -ENOMEM.
  */
 enum {
 	STREAM_REFERENCE_BYTES = 16 << 10,      /* of one message */
@@ -82,7 +83,7 @@ enum {
 	STREAM_SEND_PIECE_MAX =
 		5 << 18, /* the same, rather than leave a crumb for a send of its own */
 };
-bool stream_append(struct stream *stream, struct block *block, uint64_t now_ns, int *error);
+uint32_t stream_append(struct stream *stream, struct block *block, uint64_t now_ns, int *error);
 
 /* A new cursor at the head, idle. */
 int stream_join(struct stream *stream, struct cursor *cursor);
@@ -168,9 +169,10 @@ static inline bool stream_wants_sends(const struct stream *s)
 
 /* ---- between stream.c and replay.c ---- */
 
-/* Encodes a run of the block behind the head; counts: as what is published now. -ENOMEM. */
-int stream_encode(struct stream *stream, const struct run *run, struct block *block,
-		  uint64_t now_ns, bool counts);
+/* Encodes a run of the block, of which so many messages have a form, behind the head; counts: as
+ * what is published now. -ENOMEM. */
+int stream_encode(struct stream *stream, const struct run *run, uint32_t messages,
+		  struct block *block, uint64_t now_ns, bool counts);
 /* What comes next has this number and does not follow on what is there. */
 void stream_begin_anew(struct stream *stream, uint64_t seq);
 /* A new chunk at the head. False: out of memory. */

@@ -72,6 +72,17 @@ static void end_publisher(struct connection *c, bool receipt)
 	publisher_free(p);
 }
 
+void publisher_refused(struct shard *s, struct topic_letter *l)
+{
+	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
+	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
+
+	/* One that is ending and waits for no receipt has been told something else. */
+	if (c != NULL && (c->state == CONNECTION_OPEN || c->awaiting))
+		connection_no_topic(c, l->error);
+	free(l);
+}
+
 void connection_receipt(struct shard *s, uint32_t slot, uint32_t generation)
 {
 	struct socket *socket = socket_at(&s->sockets, slot, generation);
@@ -242,6 +253,12 @@ void connection_error(struct connection *c, const char *error_line)
 	if (c->subscription != NULL && c->subscription->stream == NULL)
 		subscription_free(c->subscription, DROP_CLOSED);
 	connection_finish(c, error_line);
+}
+
+void connection_no_topic(struct connection *c, int error)
+{
+	connection_error(c, error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
+					     : LINE_ERROR_TEXT("out of memory"));
 }
 
 void connection_close(struct connection *c, enum drop_reason reason)

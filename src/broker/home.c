@@ -275,13 +275,18 @@ void home_unsubscribe(struct shard *s, struct topic_letter *l)
 
 void home_join(struct shard *s, struct topic_letter *l)
 {
-	int error;
-	struct topic *t = home_topic_or_new(s, l->hash, l->name, &error);
+	struct topic *t = home_topic_or_new(s, l->hash, l->name, &l->error);
 
-	if (t != NULL) {
-		t->publishers++;
-		home_weigh(s, t);
+	if (t == NULL) {
+		l->letter.kind = LETTER_REFUSED;
+		shard_post(s, l->shard, LANE_FREE, &l->letter);
+		return;
 	}
+	/* Whoever was not counted must not be taken off when it leaves: by then the topic may be
+	 * there, and others publish to it. */
+	l->leave->joined = true;
+	t->publishers++;
+	home_weigh(s, t);
 	free(l);
 }
 
@@ -302,9 +307,10 @@ static void say_bye(struct shard *s, struct topic *t)
 
 void home_leave(struct shard *s, struct topic_letter *l)
 {
-	struct topic *t = home_topic(s, l->hash, l->name);
+	struct topic *t = l->joined ? home_topic(s, l->hash, l->name) : NULL;
 
-	if (t != NULL && t->publishers > 0) {
+	if (l->joined) {
+		assert(t != NULL && t->publishers > 0);
 		t->publishers--;
 		if (t->publishers == 0 && t->settings->on_last_publisher == LAST_PUBLISHER_BYE)
 			say_bye(s, t);

@@ -495,6 +495,9 @@ static void publish(struct connection *c)
 	struct sequenced_letter *receipt = calloc(1, sizeof(*receipt));
 
 	http->receiving = NULL;
+	/* The request is whole: its time is not the next one's. */
+	http->timing = false;
+	deadline_stop(&c->deadline);
 	if (receipt == NULL) {
 		block_unref(b);
 		http_error(c, 503, "out of memory");

@@ -143,8 +143,14 @@ static void begin_publishing(struct connection *c, struct span topic)
 		return;
 	}
 	l->shard = c->shard->id;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&c->shard->sockets, &c->socket);
+	l->leave = p->leave;
 	c->publisher = p;
 	shard_post(c->shard, p->home, LANE_GATED, &l->letter);
+	/* A home that is here has refused it by now. */
+	if (c->state != CONNECTION_OPEN)
+		return;
 	if (connection_reply(c, SPAN("OK\r\n")))
 		connection_flush(c);
 }

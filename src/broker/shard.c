@@ -59,6 +59,20 @@ void letter_discard(struct letter *letter)
 	free(letter);
 }
 
+void letters_discard(struct mailbox *mailbox, unsigned shards_n)
+{
+	for (unsigned to = 0; to < shards_n; to++)
+		for (unsigned from = 0; from < mailbox_senders(mailbox); from++)
+			for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
+				bool again;
+				void *letter;
+
+				while (mailbox_pop(mailbox, to, from, lane, &letter, 1, &again) ==
+				       1)
+					letter_discard(letter);
+			}
+}
+
 unsigned shard_home(const struct shard *s, uint64_t hash)
 {
 	/* The upper bits choose the shard, the lower ones the place in its table. */
@@ -306,6 +320,9 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 		return;
 	case LETTER_JOIN:
 		home_join(s, about);
+		return;
+	case LETTER_REFUSED:
+		publisher_refused(s, about);
 		return;
 	case LETTER_LEAVE:
 		home_leave(s, about);

@@ -203,8 +203,7 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 			ask_again(s, i, l);
 			l = NULL;
 		} else if (l->error != 0) {
-			connection_error(c, l->error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
-								: LINE_ERROR_TEXT("out of memory"));
+			connection_no_topic(c, l->error);
 		}
 	}
 	i->subscribers--;
@@ -455,14 +454,15 @@ void subscriptions_press(struct shard *s, struct stream *stream)
 
 static void append(struct shard *s, struct stream *stream, struct block *b)
 {
-	uint64_t receivers = b->messages * (uint64_t)stream->cursors;
+	uint64_t receivers = stream->cursors;
 	int error;
+	uint32_t carried = stream_append(stream, b, s->reactor.now_ns, &error);
 
-	s->counters.matched += receivers;
-	if (!stream_append(stream, b, s->reactor.now_ns, &error)) {
-		s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] += receivers;
+	s->counters.matched += b->messages * receivers;
+	s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
+		(b->messages - carried) * receivers;
+	if (carried == 0)
 		return;
-	}
 	shard_active(s, stream);
 	shard_dirty(s, stream);
 	if (list_empty(&stream->appended))

@@ -149,10 +149,12 @@ static bool field_line_valid(struct span line)
 	return true;
 }
 
-/* Method, target and version with one space between them. */
+/* Method, target and version with one space between them. The parser does not look at every letter
+ * of "HTTP". */
 static bool request_line_valid(struct span line)
 {
 	unsigned spaces = 0;
+	size_t version = 0;
 
 	for (size_t i = 0; i < line.len; i++) {
 		unsigned char c = (unsigned char)line.data[i];
@@ -161,8 +163,10 @@ static bool request_line_valid(struct span line)
 			return false;
 		if (c == ' ' && (i == 0 || line.data[i - 1] == ' ' || ++spaces > 2))
 			return false;
+		version = c == ' ' ? i + 1 : version;
 	}
-	return spaces == 2;
+	return spaces == 2 && line.len - version >= 5 &&
+	       memcmp(line.data + version, "HTTP/", 5) == 0;
 }
 
 /*

@@ -431,10 +431,10 @@ int line_detect(struct span first)
 
 /* ---- runs to bytes ---- */
 
-static bool encodable(const struct run *run)
+static uint32_t encodable(const struct run *run)
 {
 	if (run->lines)
-		return true;
+		return run->messages;
 	return memchr(run->body.data, '\n', run->body.len) == NULL &&
 	       memchr(run->body.data, '\r', run->body.len) == NULL;
 }

@@ -195,10 +195,9 @@ static char *put_text(char *out, struct span message)
 	}
 }
 
-static bool always(const struct run *run)
+static uint32_t every_message(const struct run *run)
 {
-	(void)run;
-	return true;
+	return run->messages;
 }
 
 static size_t sse_encoded_max(const struct run *run)
@@ -315,7 +314,7 @@ static size_t event_boundary(struct span encoded, size_t offset)
 }
 
 const struct wire_format sse_format = { .name = "sse",
-					.encodable = always,
+					.encodable = every_message,
 					.encoded_max = sse_encoded_max,
 					.encode = sse_encode,
 					.enclosable = sse_enclosable,
@@ -323,7 +322,7 @@ const struct wire_format sse_format = { .name = "sse",
 					.boundary = chunk_boundary };
 
 const struct wire_format sse_plain_format = { .name = "sse-plain",
-					      .encodable = always,
+					      .encodable = every_message,
 					      .encoded_max = sse_encoded_max,
 					      .encode = sse_plain_encode,
 					      .enclosable = sse_enclosable,
@@ -366,16 +365,16 @@ size_t sse_gap(bool chunked, uint64_t epoch, uint64_t oldest, char *out)
 
 /* ---- plain bytes ---- */
 
-/* Something must go out for a run, or nobody would be told that it has. */
-static bool chunked_encodable(const struct run *run)
+/* An empty chunk is the end of a body (RFC 9112, 7.1): an empty message has no form. */
+static uint32_t chunked_encodable(const struct run *run)
 {
-	return run->body.len > (run->lines ? 2 * (size_t)run->messages : 0);
-}
+	struct run rest = *run;
+	struct span message;
+	uint32_t n = 0;
 
-static bool chunked_silent(const struct run *run)
-{
-	return run->lines && (memcmp(run->body.data, "\r\n", 2) == 0 ||
-			      memmem(run->body.data, run->body.len, "\r\n\r\n", 4) != NULL);
+	while (next_message(&rest, &message))
+		n += message.len > 0;
+	return n;
 }
 
 static size_t chunked_encoded_max(const struct run *run)
@@ -410,7 +409,6 @@ static void chunked_enclose(const struct run *run, char *prefix, size_t *prefix_
 
 const struct wire_format chunked_format = { .name = "chunked",
 					    .encodable = chunked_encodable,
-					    .silent = chunked_silent,
 					    .encoded_max = chunked_encoded_max,
 					    .encode = chunked_encode,
 					    .enclose = chunked_enclose,

@@ -61,8 +61,11 @@ static int split(struct stream *s, struct chunk *c, size_t i, uint64_t seq)
 	if (back == NULL)
 		return -ENOMEM;
 	back->until = front->until;
-	for (size_t k = i; k < front->n; k++)
-		messages += piece(front->blocks[k], seq, front->until).messages;
+	for (size_t k = i; k < front->n; k++) {
+		struct run run = piece(front->blocks[k], seq, front->until);
+
+		messages += s->format->encodable(&run);
+	}
 	second = put_in_front(s, back, seq, c->first + c->messages - messages, messages, c->next);
 	if (second == NULL) {
 		free(back);
@@ -94,9 +97,10 @@ int stream_encode_pending(struct stream *s, struct chunk *c)
 	chain.count = c->first;
 	for (; i < p->n && chain.pos < PORTION_BYTES; i++) {
 		struct run run = piece(p->blocks[i], c->seq, p->until);
+		uint32_t messages = s->format->encodable(&run);
 
 		/* The first chunk is held on to, or adding the second would free it. */
-		if (stream_encode(&chain, &run, p->blocks[i], 0, false) != 0)
+		if (stream_encode(&chain, &run, messages, p->blocks[i], 0, false) != 0)
 			goto fail;
 		if (encoded == NULL) {
 			encoded = chain.head;
@@ -189,6 +193,7 @@ static int reach_back(struct stream *s, struct chunk *next, const struct past *p
 	for (size_t i = 0; i < past->blocks_n; i++) {
 		struct block *b = past->blocks[i];
 		struct run run;
+		uint32_t n;
 
 		if (b->seq >= next->seq)
 			break;
@@ -196,11 +201,12 @@ static int reach_back(struct stream *s, struct chunk *next, const struct past *p
 			continue;
 		covered = b->seq + b->messages;
 		run = piece(b, past->from, next->seq);
-		if (!s->format->encodable(&run))
+		n = s->format->encodable(&run);
+		if (n == 0)
 			continue;
 		block_ref(b, 1);
 		p->blocks[p->n++] = b;
-		messages += run.messages;
+		messages += n;
 	}
 	if (covered < next->seq || p->n == 0) {
 		pending_free(p);

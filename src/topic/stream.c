@@ -108,8 +108,8 @@ static struct chunk *room(struct stream *s, size_t need, uint64_t now_ns, bool c
 	return c;
 }
 
-static int append_reference(struct stream *s, const struct run *run, struct block *block,
-			    uint64_t now_ns, bool counts)
+static int append_reference(struct stream *s, const struct run *run, uint32_t messages,
+			    struct block *block, uint64_t now_ns, bool counts)
 {
 	char prefix[WIRE_AROUND_MAX], suffix[WIRE_AROUND_MAX];
 	size_t prefix_len, suffix_len;
@@ -128,7 +128,7 @@ static int append_reference(struct stream *s, const struct run *run, struct bloc
 	c->block = block;
 	block_ref(block, 1);
 	c->used = prefix_len + body.len + suffix_len;
-	c->messages = run->messages;
+	c->messages = messages;
 	c->seq = run->seq;
 	c->opened_ns = now_ns;
 	c->sealed = true;
@@ -148,29 +148,29 @@ static bool worth_referring(const struct wire_format *format, const struct run *
 	       format->enclose != NULL && (format->enclosable == NULL || format->enclosable(run));
 }
 
-int stream_encode(struct stream *s, const struct run *run, struct block *block, uint64_t now_ns,
-		  bool counts)
+/* So many of the run's messages have a form, and only these are counted: a cursor's count is then
+ * what it finds by counting ends of messages (stream_settle). */
+int stream_encode(struct stream *s, const struct run *run, uint32_t messages, struct block *block,
+		  uint64_t now_ns, bool counts)
 {
 	struct chunk *c;
 	size_t n;
 
 	if (worth_referring(s->format, run))
-		return append_reference(s, run, block, now_ns, counts);
+		return append_reference(s, run, messages, block, now_ns, counts);
 	c = room(s, s->format->encoded_max(run), now_ns, counts);
 	if (c == NULL)
 		return -ENOMEM;
 	if (c->messages == 0)
 		c->seq = run->seq;
-	else if (c->seq + c->messages != run->seq)
-		c->uneven = true;
-	if (s->format->silent != NULL && s->format->silent(run))
+	if (c->seq + c->messages != run->seq || messages < run->messages)
 		c->uneven = true;
 	n = s->format->encode(run, c->data + c->used);
 	assert(n <= c->capacity - c->used);
 	c->used += n;
-	c->messages += run->messages;
+	c->messages += messages;
 	s->pos += n;
-	s->count += run->messages;
+	s->count += messages;
 	return 0;
 }
 
@@ -189,25 +189,26 @@ bool stream_add_head(struct stream *s)
 	return room(s, 1, s->appended_ns, true) != NULL;
 }
 
-bool stream_append(struct stream *s, struct block *block, uint64_t now_ns, int *error)
+uint32_t stream_append(struct stream *s, struct block *block, uint64_t now_ns, int *error)
 {
 	struct run run = block_run(block, 0);
+	uint32_t messages = s->format->encodable(&run);
 
 	*error = 0;
 	/* Something was published while nobody here wanted it, or there was no memory for it. */
 	if (run.seq != s->next_seq)
 		stream_begin_anew(s, run.seq);
-	if (!s->format->encodable(&run)) {
+	if (messages == 0) {
 		s->next_seq += run.messages;
-		return false;
+		return 0;
 	}
-	*error = stream_encode(s, &run, block, now_ns, true);
+	*error = stream_encode(s, &run, messages, block, now_ns, true);
 	if (*error != 0)
-		return false;
+		return 0;
 	s->next_seq += run.messages;
 	s->appended_ns = now_ns;
 	list_splice(&s->ready, &s->idle);
-	return true;
+	return messages;
 }
 
 /* Puts the cursor at the head, holding it. */

@@ -1,34 +1,15 @@
 #include <assert.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <ctype.h>
+#include <strings.h>
 
+#include "fuzz.h"
 #include "protocol/http.h"
 
 /*
- * The HTTP decoder: what comes of bytes does not depend on how they were split, and bodies are no
- * longer than what came in. The first byte of an input says how it is split.
+ * The HTTP decoder: what comes of bytes does not depend on how they were split, bodies are no
+ * longer than what came in, and a head that is taken is one by a slow reading of RFC 9112 that
+ * agrees about where the request ends. The first byte of an input says how it is split.
  */
-
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
-
-struct text {
-	char *data;
-	size_t len, slots;
-};
-
-static void add(struct text *t, const char *data, size_t n)
-{
-	if (t->len + n + 1 > t->slots) {
-		t->slots = 2 * (t->len + n + 1);
-		t->data = realloc(t->data, t->slots);
-		assert(t->data != NULL);
-	}
-	if (n > 0)
-		memcpy(t->data + t->len, data, n);
-	t->len += n;
-	t->data[t->len] = 0;
-}
 
 static void add_head(struct text *out, const struct http_request *r)
 {
@@ -41,89 +22,174 @@ static void add_head(struct text *out, const struct http_request *r)
 			 r->keep_alive, r->expect_continue, r->has_body, r->chunked,
 			 (unsigned long long)r->content_length);
 
-	add(out, head, (size_t)n);
+	text_add(out, head, (size_t)n);
 	for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
-		add(out, fields[i].data, fields[i].len);
-		add(out, "\n", 1);
+		text_add(out, fields[i].data, fields[i].len);
+		text_add(out, "\n", 1);
 	}
 }
 
-/* As the session does it. */
-static void decode(struct span in, unsigned step, struct text *out)
+/* ---- the slow reading ---- */
+
+/* Takes the next line off; false: there is no whole one. */
+static bool next_line(struct span *in, struct span *line)
+{
+	const char *end = in->len >= 2 ? memmem(in->data, in->len, "\r\n", 2) : NULL;
+
+	if (end == NULL)
+		return false;
+	*line = (struct span){ in->data, (size_t)(end - in->data) };
+	*in = span_skip(*in, line->len + 2);
+	for (size_t i = 0; i < line->len; i++)
+		if (iscntrl((unsigned char)line->data[i]) && line->data[i] != '\t')
+			return false;
+	return true;
+}
+
+/* Whether the line is this field; its value without the space around it. */
+static bool is_field(struct span line, const char *name, struct span *value)
+{
+	size_t n = strlen(name);
+
+	if (line.len <= n || strncasecmp(line.data, name, n) != 0 || line.data[n] != ':')
+		return false;
+	*value = span_skip(line, n + 1);
+	while (value->len > 0 && isblank((unsigned char)value->data[0]))
+		*value = span_skip(*value, 1);
+	while (value->len > 0 && isblank((unsigned char)value->data[value->len - 1]))
+		value->len--;
+	return true;
+}
+
+/* A later minor version than we know is one that we can talk to (RFC 9110, 6.2). */
+static bool request_line(struct span line, const struct http_request *r)
+{
+	const char *space = memchr(line.data, ' ', line.len), *end = line.data + line.len;
+	size_t method;
+
+	if (space == NULL || line.len < 9 || memcmp(end - 9, " HTTP/1.", 8) != 0 ||
+	    !isdigit((unsigned char)end[-1]) || r->http_1_0 != (end[-1] == '0'))
+		return false;
+	method = (size_t)(space - line.data);
+	for (size_t i = 0; i < method; i++)
+		if (!isupper((unsigned char)line.data[i]) && line.data[i] != '-')
+			return false;
+	return method > 0 && method + 1 < line.len - 9 &&
+	       memchr(space + 1, ' ', line.len - 9 - method - 1) == NULL;
+}
+
+static void check_head(struct span head, const struct http_request *r)
+{
+	unsigned hosts = 0, lengths = 0, encodings = 0;
+	struct span line, value;
+	uint64_t length = 0;
+
+	while (head.len >= 2 && memcmp(head.data, "\r\n", 2) == 0)
+		head = span_skip(head, 2);
+	check(next_line(&head, &line) && request_line(line, r), "a request line that is none");
+	for (;;) {
+		const char *colon;
+
+		check(next_line(&head, &line), "a head without its end");
+		if (line.len == 0)
+			break;
+		colon = memchr(line.data, ':', line.len);
+		check(colon != NULL && colon > line.data && !isblank((unsigned char)line.data[0]) &&
+			      !isblank((unsigned char)colon[-1]),
+		      "a field that is none");
+		hosts += is_field(line, "host", &value);
+		if (is_field(line, "transfer-encoding", &value)) {
+			encodings++;
+			check(value.len == 7 && strncasecmp(value.data, "chunked", 7) == 0,
+			      "an unknown encoding is taken");
+		}
+		if (!is_field(line, "content-length", &value))
+			continue;
+		lengths++;
+		check(value.len > 0, "a length without a number is taken");
+		for (size_t i = 0; i < value.len; i++) {
+			check(isdigit((unsigned char)value.data[i]), "a length that is no number");
+			length = 10 * length + (uint64_t)(value.data[i] - '0');
+		}
+	}
+	check(head.len == 0, "a head that goes on behind its end");
+	check(lengths + encodings <= 1, "two ends are taken");
+	check(r->http_1_0 ? hosts <= 1 && encodings == 0 : hosts == 1, "hosts or encodings");
+	check(r->chunked == (encodings == 1), "chunks");
+	check(r->content_length == length, "the length is another");
+	check(r->has_body == (r->chunked || length > 0), "a body");
+}
+
+/* ---- the decoder ---- */
+
+struct session {
+	struct http_decoder *decoder;
+	struct text body, *out;
+};
+
+/* As the broker's session does it. */
+static enum taken take(void *context, struct span in, size_t *used)
 {
 	const struct http_limits limits = { .head_bytes = 1024,
 					    .uri_bytes = 256,
 					    .body_bytes = 100 };
-	struct http_decoder *d = http_decoder_new();
-	struct text kept = { 0 }, body = { 0 };
-	bool ended = false;
+	struct session *s = context;
+	struct http_event e;
+	char error[100];
+	int n;
 
-	assert(d != NULL);
-	while (in.len > 0 && !ended) {
-		size_t n = step == 0 ? in.len : 1 + in.len * 7 % step;
-		struct span rest;
-		char *own;
-
-		if (n > in.len)
-			n = in.len;
-		add(&kept, in.data, n);
-		in = span_skip(in, n);
-		own = malloc(kept.len);
-		assert(own != NULL);
-		memcpy(own, kept.data, kept.len);
-		rest = (struct span){ own, kept.len };
-		kept.len = 0;
-		while (rest.len > 0 && !ended) {
-			struct http_event e;
-			char error[100];
-			size_t used;
-
-			http_decode(d, rest, &limits, &e, &used);
-			assert(used <= rest.len);
-			rest = span_skip(rest, used);
-			if (e.kind == HTTP_EVENT_MORE)
-				break;
-			if (e.kind == HTTP_EVENT_HEAD) {
-				add_head(out, &e.request);
-			} else if (e.kind == HTTP_EVENT_BODY) {
-				add(&body, e.bytes.data, e.bytes.len);
-			} else if (e.kind == HTTP_EVENT_END) {
-				/* Part of a body that turns out to be bad is nobody's. */
-				add(out, body.data, body.len);
-				body.len = 0;
-				add(out, "\nEND\n", 5);
-			} else {
-				assert(e.kind == HTTP_EVENT_ERROR && e.status >= 400);
-				n = (size_t)snprintf(error, sizeof(error), "\nE%u %s\n", e.status,
-						     e.reason);
-				add(out, error, n);
-				ended = true;
-			}
-		}
-		add(&kept, rest.data, rest.len);
-		free(own);
+	http_decode(s->decoder, in, &limits, &e, used);
+	switch (e.kind) {
+	case HTTP_EVENT_MORE:
+		return TAKE_MORE;
+	case HTTP_EVENT_HEAD:
+		check_head((struct span){ in.data, *used }, &e.request);
+		add_head(s->out, &e.request);
+		break;
+	case HTTP_EVENT_BODY:
+		text_add(&s->body, e.bytes.data, e.bytes.len);
+		check(s->body.len <= limits.body_bytes, "a body beyond its limit");
+		break;
+	case HTTP_EVENT_END:
+		/* Part of a body that turns out to be bad is nobody's. */
+		text_add(s->out, s->body.data, s->body.len);
+		s->body.len = 0;
+		text_add(s->out, "\nEND\n", 5);
+		break;
+	case HTTP_EVENT_ERROR:
+	default:
+		assert(e.kind == HTTP_EVENT_ERROR && e.status >= 400);
+		n = snprintf(error, sizeof(error), "\nE%u %s\n", e.status, e.reason);
+		text_add(s->out, error, (size_t)n);
+		return TAKE_NO_MORE;
 	}
-	free(body.data);
-	free(kept.data);
-	http_decoder_free(d);
+	return TAKEN;
+}
+
+static struct text decode(struct span in, unsigned step)
+{
+	struct text out = { 0 };
+	struct session s = { .decoder = http_decoder_new(), .out = &out };
+
+	check(s.decoder != NULL, "out of memory");
+	feed(in, step, take, &s);
+	free(s.body.data);
+	http_decoder_free(s.decoder);
+	return out;
 }
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
-	struct text whole = { 0 }, split = { 0 };
+	struct text whole, split;
 	struct span in;
 
 	if (size < 1)
 		return 0;
 	in = (struct span){ (const char *)data + 1, size - 1 };
-	decode(in, 0, &whole);
-	decode(in, 1 + data[0] % 80, &split);
-	if (whole.len != split.len ||
-	    (whole.len > 0 && memcmp(whole.data, split.data, whole.len) != 0)) {
-		fprintf(stderr, "whole: %s\nsplit: %s\n", whole.data, split.data);
-		abort();
-	}
-	free(whole.data);
-	free(split.data);
+	whole = decode(in, 0);
+	split = decode(in, 1 + data[0] % 80);
+	/* A request takes at least 18 bytes, and what is told of it is its own fields. */
+	check(whole.len <= 4 * size + 100, "more comes out than went in");
+	text_same(&whole, &split);
 	return 0;
 }

@@ -1,34 +1,17 @@
 #include <assert.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include <inttypes.h>
 
+#include "fuzz.h"
+#include "protocol/http.h"
 #include "protocol/line.h"
+#include "protocol/sniff.h"
 
 /*
- * The line decoder: what comes out does not depend on how the bytes were split, and there is no
- * more of it than went in. The first byte of an input sets the limits, the second how it is split.
+ * The line decoder, and what decides that bytes are for it. What comes out does not depend on how
+ * the bytes were split, there is no more of it than went in, and a command that is taken is what a
+ * reader of the contract would write for what it was taken for. The first byte of an input sets the
+ * limits, the second how it is split.
  */
-
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
-
-struct text {
-	char *data;
-	size_t len, slots;
-};
-
-static void add(struct text *t, const char *data, size_t n)
-{
-	if (t->len + n + 1 > t->slots) {
-		t->slots = 2 * (t->len + n + 1);
-		t->data = realloc(t->data, t->slots);
-		assert(t->data != NULL);
-	}
-	if (n > 0)
-		memcpy(t->data + t->len, data, n);
-	t->len += n;
-	t->data[t->len] = 0;
-}
 
 /* Messages, one by one, without the end of the line. */
 static size_t add_messages(struct text *out, const struct text *carry, const struct line_event *e)
@@ -36,8 +19,8 @@ static size_t add_messages(struct text *out, const struct text *carry, const str
 	struct text all = { 0 };
 	size_t n = 0;
 
-	add(&all, carry->data, carry->len);
-	add(&all, e->bytes.data, e->bytes.len);
+	text_add(&all, carry->data, carry->len);
+	text_add(&all, e->bytes.data, e->bytes.len);
 	for (char *line = all.data, *lf; line < all.data + all.len; line = lf + 1) {
 		size_t len;
 
@@ -49,9 +32,9 @@ static size_t add_messages(struct text *out, const struct text *carry, const str
 			       memchr(line, '\r', len) == (void *)(lf - 1));
 		if (len > 0 && lf[-1] == '\r')
 			len--;
-		add(out, "M", 1);
-		add(out, line, len);
-		add(out, "\n", 1);
+		text_add(out, "M", 1);
+		text_add(out, line, len);
+		text_add(out, "\n", 1);
 		n++;
 	}
 	assert(n == e->messages);
@@ -65,72 +48,127 @@ static void add_command(struct text *out, const struct line_event *e)
 	int n = snprintf(head, sizeof(head), "C%d %d %llx %llu ", e->kind, e->replay,
 			 (unsigned long long)e->epoch, (unsigned long long)e->n);
 
-	add(out, head, (size_t)n);
-	add(out, e->topic.data, e->topic.len);
-	add(out, "\n", 1);
+	text_add(out, head, (size_t)n);
+	text_add(out, e->topic.data, e->topic.len);
+	text_add(out, "\n", 1);
 }
 
-/* As the session does it: what is not taken is kept, and more put behind it. */
-static void decode(struct span in, const struct line_limits *limits, unsigned step,
-		   struct text *out)
+/* The number that ends a line, as somebody else reads it. */
+static bool is_number(struct span text, uint64_t n)
 {
-	struct line_decoder d = { 0 };
-	struct text kept = { 0 }, carry = { 0 };
-	bool ended = false;
+	char digits[24];
+	int len = snprintf(digits, sizeof(digits), "%" PRIu64, n);
 
-	while (in.len > 0 && !ended) {
-		size_t n = step == 0 ? in.len : 1 + in.len * 7 % step;
-		struct span rest;
-		char *own;
+	while (text.len > (size_t)len && text.data[0] == '0')
+		text = span_skip(text, 1);
+	return span_equal(text, (struct span){ digits, (size_t)len });
+}
 
-		if (n > in.len)
-			n = in.len;
-		add(&kept, in.data, n);
-		in = span_skip(in, n);
-		/* Exactly as long as it is, for the sanitizer to see a step too far. */
-		own = malloc(kept.len);
-		assert(own != NULL);
-		memcpy(own, kept.data, kept.len);
-		rest = (struct span){ own, kept.len };
-		kept.len = 0;
-		while (rest.len > 0 && !ended) {
-			struct line_event e;
-			size_t used;
+/* The command that the contract has for this event. */
+static void check_command(struct span line, const struct line_event *e)
+{
+	struct text again = { 0 };
+	char id[24];
+	bool numbered = true;
 
-			line_decode(&d, rest, limits, &e, &used);
-			assert(used <= rest.len);
-			if (e.kind == LINE_MORE)
-				break;
-			assert(used > 0);
-			rest = span_skip(rest, used);
-			if (e.kind == LINE_PART) {
-				add(&carry, e.bytes.data, e.bytes.len);
-			} else if (e.kind == LINE_MESSAGES) {
-				add_messages(out, &carry, &e);
-				carry.len = 0;
-			} else if (e.kind == LINE_PUBLISH || e.kind == LINE_SUBSCRIBE) {
-				add_command(out, &e);
-			} else if (e.kind == LINE_BYE) {
-				add(out, "B\n", 2);
-				ended = true;
-			} else {
-				assert(e.kind == LINE_ERROR);
-				add(out, "E", 1);
-				add(out, e.error, strlen(e.error));
-				ended = true;
-			}
-		}
-		add(&kept, rest.data, rest.len);
+	if (line.len > 0 && line.data[line.len - 1] == '\r')
+		line.len--;
+	if (e->kind == LINE_PUBLISH)
+		text_add(&again, "PUBLISH ", 8);
+	else
+		text_add(&again, "SUBSCRIBE ", 10);
+	text_add(&again, e->topic.data, e->topic.len);
+	if (e->kind == LINE_SUBSCRIBE && e->replay == LINE_REPLAY_FROM) {
+		text_add(&again, " FROM ", 6);
+		snprintf(id, sizeof(id), "%016" PRIx64 ":", e->epoch);
+		text_add(&again, id, 17);
+	} else if (e->kind == LINE_SUBSCRIBE && e->replay == LINE_REPLAY_LAST) {
+		text_add(&again, " LAST ", 6);
+	} else {
+		numbered = false;
+	}
+	check(line.len >= again.len && memcmp(line.data, again.data, again.len) == 0,
+	      "a command is taken for another");
+	line = span_skip(line, again.len);
+	check(numbered ? is_number(line, e->n) : line.len == 0, "a command is taken with more");
+	free(again.data);
+}
+
+struct session {
+	struct line_decoder decoder;
+	const struct line_limits *limits;
+	struct text carry, *out;
+};
+
+/* As the broker's session does it. */
+static enum taken take(void *context, struct span in, size_t *used)
+{
+	struct session *s = context;
+	struct line_event e;
+
+	line_decode(&s->decoder, in, s->limits, &e, used);
+	switch (e.kind) {
+	case LINE_MORE:
+		assert(*used == 0);
+		return TAKE_MORE;
+	case LINE_PART:
+		text_add(&s->carry, e.bytes.data, e.bytes.len);
+		break;
+	case LINE_MESSAGES:
+		add_messages(s->out, &s->carry, &e);
+		s->carry.len = 0;
+		break;
+	case LINE_PUBLISH:
+	case LINE_SUBSCRIBE:
+		check_command((struct span){ in.data, *used - 1 }, &e);
+		add_command(s->out, &e);
+		break;
+	case LINE_BYE:
+		text_add(s->out, "B\n", 2);
+		return TAKE_NO_MORE;
+	case LINE_ERROR:
+	default:
+		text_add(s->out, "E", 1);
+		text_add(s->out, e.error, strlen(e.error));
+		return TAKE_NO_MORE;
+	}
+	assert(*used > 0);
+	return TAKEN;
+}
+
+static struct text decode(struct span in, const struct line_limits *limits, unsigned step)
+{
+	struct text out = { 0 };
+	struct session s = { .limits = limits, .out = &out };
+
+	feed(in, step, take, &s);
+	free(s.carry.data);
+	return out;
+}
+
+/* It decides as soon as it can and in time, and what comes behind does not change its mind. */
+static void check_sniff(struct span in)
+{
+	enum sniffed decided = SNIFF_MORE;
+
+	for (size_t n = 0; n <= in.len && n <= SNIFF_BYTES_MAX + 10; n++) {
+		char *own = exact_copy(in.data, n);
+		struct span first = { own, n };
+		enum sniffed now = sniff(first);
+
+		check(decided == SNIFF_MORE || now == decided, "more bytes change the protocol");
+		check(now != SNIFF_MORE || n < SNIFF_BYTES_MAX, "it does not decide in time");
+		check(line_detect(first) <= 0 || now == SNIFF_LINE, "a command goes elsewhere");
+		check(http_detect(first) <= 0 || now == SNIFF_HTTP, "a request goes elsewhere");
+		decided = now;
 		free(own);
 	}
-	free(kept.data);
-	free(carry.data);
 }
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
 	struct line_limits limits;
-	struct text whole = { 0 }, split = { 0 };
+	struct text whole, split;
 	struct span in;
 
 	if (size < 2)
@@ -138,16 +176,11 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 	limits = (struct line_limits){ .command_bytes = 512,
 				       .message_bytes = data[0] < 200 ? data[0] : 100000 };
 	in = (struct span){ (const char *)data + 2, size - 2 };
-	decode(in, &limits, 0, &whole);
-	decode(in, &limits, 1 + data[1] % 80, &split);
-	if (whole.len != split.len ||
-	    (whole.len > 0 && memcmp(whole.data, split.data, whole.len) != 0)) {
-		fprintf(stderr, "whole: %s\nsplit: %s\n", whole.data, split.data);
-		abort();
-	}
+	check_sniff((struct span){ in.data, in.len < 200 ? in.len : 200 });
+	whole = decode(in, &limits, 0);
+	split = decode(in, &limits, 1 + data[1] % 80);
 	/* A message costs at least its end, and a command has a head of bounded size. */
 	assert(whole.len <= 2 * size + 200);
-	free(whole.data);
-	free(split.data);
+	text_same(&whole, &split);
 	return 0;
 }

@@ -1,15 +1,11 @@
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
 #include "base/name.h"
+
+#include "fuzz.h"
 
 /*
  * Names and patterns against a slow reference that follows the contract's sentences one by one. An
  * input is two texts with a newline between them: a name, and a pattern that may match it.
  */
-
-int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size);
 
 /* RFC 3629's table, as ranges of code points that are encoded again and compared. */
 static size_t character(struct span s, unsigned long *code)
@@ -92,30 +88,19 @@ static bool matches(struct span pattern, struct span name)
 	return matches(span_skip(pattern, p.len + 1), span_skip(name, n.len + 1));
 }
 
-static void check(bool fine, const char *what)
-{
-	if (fine)
-		return;
-	fprintf(stderr, "%s differs\n", what);
-	abort();
-}
-
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
-	char *own = malloc(size + 1);
-	const char *lf;
+	char *own = exact_copy(data, size);
+	const char *lf = size > 0 ? memchr(own, '\n', size) : NULL;
 	struct span name, pattern;
 
-	if (own == NULL)
-		return 0;
-	memcpy(own, data, size);
-	lf = memchr(own, '\n', size);
 	name = (struct span){ own, lf != NULL ? (size_t)(lf - own) : size };
 	pattern = lf != NULL ? (struct span){ lf + 1, size - name.len - 1 } : name;
-	check(name_valid(name) == valid(name, false), "name_valid");
-	check(name_pattern_valid(pattern) == valid(pattern, true), "name_pattern_valid");
+	check(name_valid(name) == valid(name, false), "name_valid differs");
+	check(name_pattern_valid(pattern) == valid(pattern, true), "name_pattern_valid differs");
 	if (valid(name, false) && valid(pattern, true))
-		check(name_matches(pattern, name) == matches(pattern, name), "name_matches");
+		check(name_matches(pattern, name) == matches(pattern, name),
+		      "name_matches differs");
 	free(own);
 	return 0;
 }

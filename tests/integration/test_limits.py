@@ -217,6 +217,21 @@ def test_topics_without_clients_are_forgotten(start):
     assert subscriber.leave() == [b"still here"]
 
 
+@pytest.mark.parametrize("reactors", [1, 3])
+def test_a_publisher_whose_topic_finds_no_room_is_told(start, reactors):
+    broker = start(reactors=reactors, limits={"topics": 1})
+    # Every shard has room for one topic; so many names fill them all.
+    asked = [broker.say(f"SUBSCRIBE one.of.many.{i}\r\n") for i in range(60)]
+    broker.loop.wait_each(asked, lambda c: c.has(1), "an answer")
+    kept = [c for c in asked if c.take(1) == [b"OK"]]
+    assert 1 <= len(kept) <= reactors
+    refused = broker.say("PUBLISH too.many\r\nfor nobody\r\nBYE\r\n").rest()
+    assert refused[-1] == b"ERROR too many topics" and refused[:-1] in ([], [b"OK"])
+    assert [client.leave() for client in kept] == [[] for _ in kept]
+    broker.eventually(subscriptions=0, published=0)
+    broker.works()
+
+
 def test_a_connection_that_was_accepted_and_closed_at_once_is_no_trouble(start):
     broker = start(reactors=2)
     for i in range(200):

@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef WITH_ASAN
 #include <sanitizer/lsan_interface.h>
 #endif
 
@@ -82,7 +82,7 @@ void __wrap_free(void *p)
 
 void alloc_tell(void)
 {
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef WITH_ASAN
 	(void)__lsan_do_recoverable_leak_check();
 #endif
 }

@@ -177,6 +177,11 @@ void client_init(struct client *c, unsigned id)
 	if (c->speech != SPEAKS_LINE && c->ending == END_TOO_LONG)
 		c->ending = END_CLOSE;
 	c->patience = random_below(&c->random, 4 * PATIENCE);
+	if (c->role == ROLE_SUBSCRIBER && c->speech == SPEAKS_CHUNKED &&
+	    random_one_in(&c->random, 3)) {
+		c->role = ROLE_READER;
+		c->messages = random_size(&c->random, 30);
+	}
 }
 
 void client_release(struct client *c)
@@ -275,10 +280,20 @@ static bool think(struct client *c)
 
 	if (c->said_all)
 		return false;
-	if (c->role == ROLE_SILENT)
+	if (c->role == ROLE_SILENT || c->role == ROLE_RAW)
 		return false;
 	if (c->role == ROLE_GARBAGE) {
 		say_nonsense(c);
+		return true;
+	}
+	if (c->role == ROLE_READER) {
+		if (c->generated > c->answered)
+			return false;
+		c->said_all = c->generated >= c->messages || sim.calm == CALM_ALL;
+		if (c->said_all)
+			c->ending = c->ending == END_STAY ? END_FIN : c->ending;
+		else
+			http_say_fetch(c);
 		return true;
 	}
 	if (!c->commanded) {
@@ -339,6 +354,7 @@ static bool speak(struct client *c)
 		return false;
 	if (w->reset || w->broker_closed) {
 		/* Nobody listens any more. */
+		c->cut_short = !c->said_all || c->pending_at < c->pending_n;
 		c->pending_at = c->pending_n;
 		c->said_all = true;
 		w->client_fin = true;
@@ -552,6 +568,9 @@ static void hear_end(struct client *c)
 	/* Part of a last word is one too: it has had two seconds to take it. */
 	if (w->cut || c->role != ROLE_PUBLISHER || c->error || !c->said_all || c->line_n > 0)
 		return;
+	/* Beyond a limit, and too many of them to be told. */
+	if (c->cut_short && (sim.params.faults & 1u << FAULT_LIMITS))
+		return;
 	/* A broker that drains does not wait for ever for its last word to be sent. */
 	if ((sim.params.faults & 1u << FAULT_DRAIN) && (sim.params.faults & 1u << FAULT_TIME))
 		return;
@@ -562,7 +581,7 @@ static void hear_end(struct client *c)
 			 c->messages);
 	if (c->speech == SPEAKS_LINE && c->ending != END_TOO_LONG &&
 	    c->pending_at == c->pending_n && c->sequenced != c->messages &&
-	    !(sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_LIMITS)))
+	    !(sim.params.faults & 1u << FAULT_MEMORY))
 		sim_fail("client %u: closed after %u of %u messages", c->id, c->sequenced,
 			 c->messages);
 }
@@ -595,6 +614,8 @@ static bool listen(struct client *c)
 			http_hear(c, data, n);
 		else if (c->role <= ROLE_SUBSCRIBER)
 			hear(c, data, n);
+		for (size_t i = 0; c->role == ROLE_RAW && i < n; i++)
+			client_add(c, data[i]);
 		return true;
 	}
 	if (!w->broker_fin && !w->reset)

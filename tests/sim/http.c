@@ -72,11 +72,70 @@ void http_say_message(struct client *c, const char *text, size_t n)
 	say_text(c, "\r\n0\r\n\r\n");
 }
 
+void http_say_fetch(struct client *c)
+{
+	struct span name = oracle_topic_name(c->topic);
+	const struct order *o = &orders[c->topic];
+	size_t held = o->eras_n > 0 ? o->n - o->eras[o->eras_n - 1].base : 0;
+	char text[600], which[24] = "last";
+
+	/* Most are new or still to come. */
+	c->wanted = random_one_in(&c->random, 4) ? random_below(&c->random, (unsigned)held + 4)
+						 : held + random_below(&c->random, 4);
+	if (c->wanted > 0)
+		snprintf(which, sizeof(which), "%" PRIu64, c->wanted);
+	snprintf(text, sizeof(text), "GET /topic/%.*s/%s HTTP/1.1\r\nHost: sim\r\n\r\n",
+		 (int)name.len, name.data, which);
+	say_text(c, text);
+	c->generated++;
+}
+
 static const char *line_text(struct client *c)
 {
 	client_add(c, 0);
 	c->line_n--;
 	return c->line;
+}
+
+static void hear_body(struct client *c);
+
+/* The head of an answer to a reader: a message, or that it is not there, or not in time. */
+static void hear_resource(struct client *c, const char *head)
+{
+	const char *length = strstr(head, "Content-Length: "), *tag = strstr(head, "ETag: \"");
+	char *end;
+
+	if (c->status != 200 && c->status != 404 && c->status != 408 && c->status != 503)
+		sim_fail("client %u is told %.60s for no reason", c->id, head);
+	if (length == NULL || (c->status == 200 && tag == NULL))
+		sim_fail("client %u: an answer without length or tag: %s", c->id, head);
+	c->body_left = strtoull(length + 16, NULL, 10);
+	if (c->status == 200) {
+		c->got_epoch = strtoull(tag + 7, &end, 16);
+		c->got_seq = strtoull(end + 1, NULL, 10);
+	}
+	c->line_n = 0;
+	c->http_state = STATE_BODY;
+	if (c->body_left == 0)
+		hear_body(c);
+}
+
+/* The message must be the one that has this number. */
+static void hear_fetched(struct client *c)
+{
+	static char text[SIM_MESSAGE_BYTES_MAX + 64];
+	long at = oracle_find(c->topic, c->got_epoch, c->got_seq);
+	const struct entry *e;
+	bool encodable;
+	size_t n;
+
+	if (at < 0 || (c->wanted > 0 && c->wanted != c->got_seq))
+		sim_fail("client %u wants %" PRIu64 " and gets %" PRIu64 ", which is number %ld",
+			 c->id, c->wanted, c->got_seq, at);
+	e = &orders[c->topic].entries[at];
+	n = client_text(e->publisher, e->number, text, &encodable);
+	if (n != c->line_n || memcmp(text, c->line, n) != 0)
+		sim_fail("client %u: message %" PRIu64 " is damaged", c->id, c->got_seq);
 }
 
 static void hear_head(struct client *c)
@@ -87,6 +146,10 @@ static void hear_head(struct client *c)
 	if (strncmp(head, "HTTP/1.1 ", 9) != 0)
 		sim_fail("client %u hears %.60s", c->id, head);
 	c->status = (unsigned)atoi(head + 9);
+	if (c->role == ROLE_READER) {
+		hear_resource(c, head);
+		return;
+	}
 	c->ok |= c->status == 200;
 	c->error |= c->status != 200;
 	if (c->status != 200 && c->status != 408 &&
@@ -124,8 +187,13 @@ static void hear_number(struct client *c)
 
 static void hear_body(struct client *c)
 {
-	if (c->status == 200)
+	if (c->role == ROLE_READER) {
+		if (c->status == 200)
+			hear_fetched(c);
+		c->answered++;
+	} else if (c->status == 200) {
 		hear_number(c);
+	}
 	c->http_state = STATE_HEAD;
 }
 

@@ -81,7 +81,7 @@ struct span oracle_topic_name(unsigned topic)
 
 static int topic_of(struct span name)
 {
-	for (unsigned i = 0; i < SIM_TOPICS_MAX; i++)
+	for (unsigned i = 0; i < sim.topics_n; i++)
 		if (span_equal(name, oracle_topic_name(i)))
 			return (int)i;
 	return -1;

@@ -11,7 +11,7 @@
 
 #include "sim.h"
 
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef WITH_ASAN
 #include <sanitizer/asan_interface.h>
 #endif
 
@@ -50,6 +50,12 @@ static struct shared {
 } * shared;
 
 static const char *program = "sim";
+
+void sim_give_up(void)
+{
+	_exit(1);
+}
+
 static struct sim_params regressions[REGRESSIONS_MAX];
 static unsigned regressions_n;
 
@@ -173,7 +179,7 @@ static int play_one(const struct sim_params *p)
 	alarm(SEED_SECONDS);
 	sigaction(SIGABRT, &action, NULL);
 	sigaction(SIGALRM, &action, NULL);
-#if defined(__SANITIZE_ADDRESS__)
+#ifdef WITH_ASAN
 	__asan_set_death_callback(sim_trace_dump);
 #else
 	sigaction(SIGSEGV, &action, NULL);

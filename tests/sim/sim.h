@@ -94,6 +94,7 @@ extern const char *const fault_names[FAULTS];
 
 struct sim_params {
 	uint64_t seed;
+	uint64_t schedule; /* what the kernel, the reactors and the engine's sizes are drawn from */
 	unsigned shards, clients, steps;
 	uint32_t faults;
 };
@@ -124,6 +125,19 @@ extern struct sim sim;
 struct sim_params sim_params_for(uint64_t seed);
 /* Plays it. Returns the hash of its trace; does not return when it fails. */
 uint64_t sim_run(const struct sim_params *params, bool verbose);
+
+/* The same step by step, for whoever has a script: a world without clients, at rest. Every one of
+ * these ends when the world is at rest again. */
+void world_begin(const struct sim_params *params, bool verbose);
+void world_rest(void);
+void world_pass(uint64_t ns);
+/* Drains it, and checks that nothing is left. */
+void world_end(void);
+/* A new client of ROLE_RAW, which connects next; NULL: there are too many. */
+struct client *world_client(void);
+
+/* Whoever plays says how a failure that has been told of ends. */
+void sim_give_up(void) __attribute__((noreturn));
 
 /* Whether this fault happens now. */
 bool fault(enum fault kind);
@@ -240,7 +254,16 @@ long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq);
 
 /* ---- clients ---- */
 
-enum role { ROLE_PUBLISHER, ROLE_SUBSCRIBER, ROLE_GARBAGE, ROLE_SILENT };
+/* ROLE_READER asks for messages as resources, also for some that are still to come. ROLE_RAW says
+ * what it is given with client_say; what it hears stays in its line. */
+enum role {
+	ROLE_PUBLISHER,
+	ROLE_SUBSCRIBER,
+	ROLE_READER,
+	ROLE_GARBAGE,
+	ROLE_SILENT,
+	ROLE_RAW,
+};
 /* A publisher that speaks HTTP is SPEAKS_CHUNKED. */
 enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS };
 enum ending { END_BYE, END_FIN, END_CLOSE, END_RESET, END_STAY, END_TOO_LONG };
@@ -253,6 +276,7 @@ struct client {
 	unsigned topic, start;
 	bool probe; /* begun after all faults */
 	bool begun, said_all, over, stalled, slow;
+	bool cut_short; /* the broker closed while it had more to say */
 	struct random random;
 	struct wire wire;
 	char *pending; /* what it is about to say */
@@ -267,6 +291,9 @@ struct client {
 	/* HTTP: what is read of an answer */
 	unsigned http_state, status, answered;
 	size_t body_left;
+	/* reader */
+	uint64_t wanted;             /* the number of a message; 0: the newest */
+	uint64_t got_epoch, got_seq; /* of the one that an answer brings */
 	/* subscriber */
 	unsigned replay_kind;
 	uint64_t replay_n, replay_epoch;
@@ -298,6 +325,7 @@ void client_add(struct client *c, char b);
 /* A request instead of a command, and one with a message. */
 void http_say_command(struct client *c);
 void http_say_message(struct client *c, const char *text, size_t n);
+void http_say_fetch(struct client *c);
 void http_hear(struct client *c, const char *data, size_t n);
 
 /* The n-th message of a publisher. */

@@ -9,16 +9,8 @@
 #include <sys/socket.h>
 
 #include "base/clock.h"
+#include "base/poison.h"
 #include "sim.h"
-
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#define POISON(p, n) __asan_poison_memory_region((p), (n))
-#define UNPOISON(p, n) __asan_unpoison_memory_region((p), (n))
-#else
-#define POISON(p, n) ((void)(p), (void)(n))
-#define UNPOISON(p, n) ((void)(p), (void)(n))
-#endif
 
 enum { FD_FIRST = 1000, RING_FD_FIRST = 10, FDS_MAX = SIM_CLIENTS_MAX + SIM_SHARDS_MAX + 8 };
 
@@ -965,6 +957,9 @@ void ring_shutdown(struct ring *ring, int fd, int how)
 		f->waiting_n = 0;
 		return;
 	}
+	/* A last word that the kernel has had no time to take. */
+	if (f->shut_write && f->sends > 0)
+		wire_of(f)->cut = true;
 	if (f->shut_write)
 		wire_of(f)->broker_fin = true;
 	sim_trace("kernel  shutdown fd %" PRIu64 " how %" PRIu64, (uint64_t)fd, (uint64_t)how, 0,

@@ -94,7 +94,7 @@ void sim_fail(const char *format, ...)
 	vfprintf(stderr, format, args);
 	va_end(args);
 	fputc('\n', stderr);
-	_exit(1);
+	sim_give_up();
 }
 
 bool fault(enum fault kind)
@@ -108,7 +108,7 @@ bool fault(enum fault kind)
 struct sim_params sim_params_for(uint64_t seed)
 {
 	struct random r = random_for(seed, 2, 0);
-	struct sim_params p = { .seed = seed };
+	struct sim_params p = { .seed = seed, .schedule = seed };
 
 	p.shards = random_from(&r, 1, random_one_in(&r, 4) ? 8 : 3);
 	if (random_one_in(&r, 100))
@@ -159,7 +159,7 @@ static struct config_topic topic_config(const char *pattern, struct random *r)
 /* The same engine each time: a reload cannot change it. */
 static void configure_engine(struct config_engine *e)
 {
-	struct random r = random_for(sim.params.seed, 4, 0);
+	struct random r = random_for(sim.params.schedule, 4, 0);
 	bool few = sim.params.faults & 1u << FAULT_BUFFERS;
 
 	e->sq_entries = random_from(&r, 1, 64);
@@ -350,16 +350,7 @@ static void stop_broker(void)
 
 	for (unsigned i = 0; i < b->shards_n; i++)
 		shard_release(&b->shards[i]);
-	for (unsigned to = 0; to < b->shards_n; to++)
-		for (unsigned from = 0; from <= b->shards_n; from++)
-			for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
-				bool again;
-				void *letter;
-
-				while (mailbox_pop(b->mailbox, to, from, lane, &letter, 1,
-						   &again) == 1)
-					letter_discard(letter);
-			}
+	letters_discard(b->mailbox, b->shards_n);
 	for (unsigned i = 0; i < mail_n; i++)
 		letter_discard(mail[i].letter);
 	mailbox_free(b->mailbox);
@@ -458,6 +449,31 @@ static void rest(unsigned rounds_max)
 	}
 }
 
+/* A home counts those who publish to its topic, no more and no fewer. */
+static void check_publishers(const struct shard *home)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&home->topics, &at)) != NULL;) {
+		const struct topic *t = (struct topic *)(void *)n;
+		unsigned publishers = 0;
+
+		for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+			const struct list *all = &sim.broker.shards[i].connections;
+
+			for (struct list *l = all->next; l != all; l = l->next) {
+				const struct publisher *p =
+					LIST_ENTRY(l, struct connection, link)->publisher;
+
+				publishers += p != NULL && span_equal(p->name, n->name);
+			}
+		}
+		if (t->publishers != publishers)
+			sim_fail("%.*s has %u publishers and is said to have %u", (int)n->name.len,
+				 n->name.data, publishers, t->publishers);
+	}
+}
+
 /* Letters that nobody will fetch, and work that nobody will do. */
 static void check_awake(void)
 {
@@ -481,6 +497,7 @@ static void check_awake(void)
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
 		if (s->pressed != 0 || !list_empty(&s->appended))
 			sim_fail("shard %u sleeps and takes less in than it could", i);
+		check_publishers(s);
 	}
 }
 
@@ -499,9 +516,33 @@ static void check_stream(const struct shard *s, const struct stream *stream)
 	}
 }
 
+/* Nobody waits for a message that is there. */
+static void check_readers(void)
+{
+	const struct shard *any = &sim.broker.shards[0];
+
+	for (unsigned i = 0; i < sim.clients_n && !draining; i++) {
+		const struct client *c = &sim.clients[i];
+		struct span name;
+		uint64_t hash;
+		const struct topic *t;
+
+		if (c->role != ROLE_READER || c->start > 0 || c->over || c->wire.waiting ||
+		    c->wire.reset || c->wire.client_fin || c->generated == c->answered)
+			continue;
+		name = oracle_topic_name(c->topic);
+		hash = hash_bytes(name.data, name.len);
+		t = home_topic(&sim.broker.shards[shard_home(any, hash)], hash, name);
+		if (t != NULL && c->wanted <= t->seq)
+			sim_fail("client %u waits for message %" PRIu64 ", and there are %" PRIu64,
+				 i, c->wanted, t->seq);
+	}
+}
+
 static void check_rest(void)
 {
 	check_awake();
+	check_readers();
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		struct shard *s = &sim.broker.shards[i];
 		struct named *n;
@@ -522,7 +563,7 @@ static void check_rest(void)
 
 			/* A request may wait for a message that is still to come. */
 			if (c->awaiting &&
-			    sim.clients[kernel_client_of(c->socket.fd)].role != ROLE_GARBAGE)
+			    sim.clients[kernel_client_of(c->socket.fd)].role < ROLE_READER)
 				sim_fail("client %d still waits for a home",
 					 kernel_client_of(c->socket.fd));
 			if (c->socket.sending)
@@ -635,9 +676,9 @@ static void probe(void)
 	}
 }
 
-static void let_time_pass(uint64_t seconds)
+void world_pass(uint64_t ns)
 {
-	uint64_t until = sim.now_ns + seconds * NS_PER_S;
+	uint64_t until = sim.now_ns + ns;
 
 	for (;;) {
 		uint64_t next = kernel_next_timer();
@@ -722,14 +763,14 @@ static void end_calmly(long before)
 	rest(REST_ROUNDS);
 	check_rest();
 	/* Those that could not be accepted. */
-	let_time_pass(1);
+	world_pass(NS_PER_S);
 	check_received("when faults stop");
 	probe();
 	check_received("at the end");
 	check_counters();
 	sim.calm = CALM_ALL;
 	rest(REST_ROUNDS);
-	let_time_pass(40);
+	world_pass(40 * NS_PER_S);
 	for (unsigned i = 0; i < sim.clients_n; i++)
 		if (!sim.clients[i].over)
 			sim_fail("client %u is never let go (role %d, ending %d, said all %d, fin "
@@ -857,12 +898,13 @@ static void play(void)
 	}
 }
 
-uint64_t sim_run(const struct sim_params *params, bool verbose)
-{
-	long before, started;
+/* Allocations, before the broker was there and when it had just been started. */
+static long before, started;
 
+void world_begin(const struct sim_params *params, bool verbose)
+{
 	sim = (struct sim){ .params = *params, .verbose = verbose, .now_ns = 1000 * NS_PER_S };
-	sim.random = random_for(params->seed, 7, 0);
+	sim.random = random_for(params->schedule, 7, 0);
 	sim.topics_n = SIM_TOPICS_MAX;
 	events_n = 0;
 	log_configure(LOG_ERROR, LOG_TEXT);
@@ -882,7 +924,10 @@ uint64_t sim_run(const struct sim_params *params, bool verbose)
 	started = alloc_outstanding();
 	if (params->faults & 1u << FAULT_MEMORY)
 		reserve_outboxes();
-	play();
+}
+
+static void end(void)
+{
 	if (draining)
 		end_by_draining();
 	else
@@ -897,5 +942,40 @@ uint64_t sim_run(const struct sim_params *params, bool verbose)
 	for (unsigned i = 0; i < sim.clients_n; i++)
 		client_release(&sim.clients[i]);
 	sim_free(sim.clients);
+}
+
+uint64_t sim_run(const struct sim_params *params, bool verbose)
+{
+	world_begin(params, verbose);
+	play();
+	end();
 	return sim.trace;
+}
+
+void world_rest(void)
+{
+	rest(REST_ROUNDS);
+	check_rest();
+}
+
+struct client *world_client(void)
+{
+	struct client *c;
+
+	/* Their topics are whatever they say: the oracle knows none of them. */
+	sim.topics_n = 0;
+	if (sim.clients_n == sim.params.clients + 2 * SIM_TOPICS_MAX)
+		return NULL;
+	c = &sim.clients[sim.clients_n];
+	memset(c, 0, sizeof(*c));
+	c->id = sim.clients_n++;
+	c->role = ROLE_RAW;
+	c->random = random_for(sim.params.schedule, 1, c->id);
+	return c;
+}
+
+void world_end(void)
+{
+	drain();
+	end();
 }

@@ -249,6 +249,7 @@ static void malformed_requests_are_refused_and_what_is_behind_them_is_not_read(v
 		{ "CONNECT h:1 HTTP/1.1\r\nHost: h\r\n\r\n", "!400" },
 		{ "GET /a HTTP/2.0\r\nHost: h\r\n\r\n", "!505" },
 		{ "GET /a HTTP/x\r\nHost: h\r\n\r\n", "!400" },
+		{ "GET /a HTTX/1.1\r\nHost: h\r\n\r\n", "!400 malformed head" },
 		{ GET "Expect: magic\r\n\r\n", "!417" },
 		{ POST "Content-Length: 33\r\n\r\n", "!413" },
 	};

@@ -169,17 +169,25 @@ static void a_large_line_of_text_is_sent_from_where_it_lies(void **state)
 
 static void each_message_is_a_chunk(void **state)
 {
-	struct run run;
-
 	(void)state;
 	expect(&chunked_format, one(SPAN("a\rb\n\0")), SPAN("5\r\na\rb\n\0\r\n"));
 	expect(&chunked_format, lines(SPAN("0123456789abcdef\r\nx\r\n"), 2),
 	       SPAN("10\r\n0123456789abcdef\r\n1\r\nx\r\n"));
 	expect(&chunked_format, lines(SPAN("a\r\n\r\n"), 2), SPAN("1\r\na\r\n"));
-	run = one(SPAN(""));
-	assert_false(chunked_format.encodable(&run));
+}
+
+static void an_empty_message_has_no_chunk(void **state)
+{
+	struct run run = one(SPAN(""));
+
+	(void)state;
+	assert_int_equal(chunked_format.encodable(&run), 0);
 	run = lines(SPAN("\r\n\r\n"), 2);
-	assert_false(chunked_format.encodable(&run));
+	assert_int_equal(chunked_format.encodable(&run), 0);
+	run = lines(SPAN("\r\na\r\n\r\nb\r\n"), 4);
+	assert_int_equal(chunked_format.encodable(&run), 2);
+	expect(&chunked_format, run, SPAN("1\r\na\r\n1\r\nb\r\n"));
+	assert_int_equal(sse_format.encodable(&run), 4);
 }
 
 static void boundaries_are_ends_of_messages(void **state)
@@ -246,6 +254,7 @@ int main(void)
 		cmocka_unit_test(every_byte_decides_by_itself),
 		cmocka_unit_test(a_large_line_of_text_is_sent_from_where_it_lies),
 		cmocka_unit_test(each_message_is_a_chunk),
+		cmocka_unit_test(an_empty_message_has_no_chunk),
 		cmocka_unit_test(boundaries_are_ends_of_messages),
 		cmocka_unit_test(heartbeat_and_gap_tell_ids),
 	};
