@@ -172,9 +172,9 @@ def request(address, method, path, body=b"", headers=()):
 class Pair:
     """A publisher and a subscriber beside a storm; how late each second of theirs was, and whether all of it arrived."""
 
-    def __init__(self, address, rate=500, size=128, more=()):
-        self.seconds = []  # (monotonic time of its end, p99 in ms)
-        args = ["--rate", rate, "--subscribers", 1, "--bytes", size, "--warmup", 0, "--duration", 80_000]
+    def __init__(self, address, rate=500, size=128, subscribers=1, more=()):
+        self.seconds = []  # (monotonic time of its end, p99 and p50 in ms)
+        args = ["--rate", rate, "--subscribers", subscribers, "--bytes", size, "--warmup", 0, "--duration", 80_000]
         self.process = subprocess.Popen(
             [str(x) for x in (LOAD, *args, "--drain", 10 * FACTOR, "--quiet", "--json", "--jsonl", "-", *more, address)],
             stdin=subprocess.DEVNULL,
@@ -192,11 +192,11 @@ class Pair:
             if "bench" in said:
                 self.result = said
             elif said["p99_ns"] > 0:
-                self.seconds.append((time.monotonic(), said["p99_ns"] / 1e6))
+                self.seconds.append((time.monotonic(), said["p99_ns"] / 1e6, said["p50_ns"] / 1e6))
 
     def late_ms(self, spans):
         """p99 of each second of which at least half lies within one of these (begin, end)."""
-        return [p99 for at, p99 in self.seconds if any(min(at, end) - max(at - 1, begin) >= 0.5 for begin, end in spans)]
+        return [p99 for at, p99, _ in self.seconds if any(min(at, end) - max(at - 1, begin) >= 0.5 for begin, end in spans)]
 
     def finish(self):
         """Nothing of theirs was lost, doubled, damaged or out of order."""

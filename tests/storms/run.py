@@ -58,8 +58,11 @@ def say(text, end="\n"):
         print(f"\r\033[K{text}", end=end, file=sys.stderr, flush=True)
 
 
-def blow(storm, size, broker):
-    """One storm in a process of its own, at a lower priority: whether it was survived, when it blew, and its words."""
+def blow(storm, size, broker, seconds=0):
+    """One storm, again until it has blown for that long, in a process of its own at a lower priority.
+
+    Whether it was survived, the spans of time in which it blew, and its words.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -69,19 +72,21 @@ def blow(storm, size, broker):
             os.nice(NICE)
             # What a process waits for must be its own.
             broker.loop = Loop(broker.log_tail)
-            figures = storm.run(broker, size)
-            span = figures.pop("span", (0, 0))
-            os.write(write, json.dumps([*span, "; ".join(f"{k} {v}" for k, v in figures.items())]).encode())
+            spans = []
+            while not spans or sum(end - begin for begin, end in spans) < seconds:
+                figures = storm.run(broker, size)
+                spans.append(figures.pop("span", (0, seconds)))
+            os.write(write, json.dumps([spans, "; ".join(f"{k} {v}" for k, v in figures.items())]).encode())
             code = 0
         except BaseException as error:  # the parent says it
-            os.write(write, json.dumps([0, 0, f"{type(error).__name__}: {error}"[:8000]]).encode())
+            os.write(write, json.dumps([[], f"{type(error).__name__}: {error}"[:8000]]).encode())
         finally:
             os._exit(code)
     os.close(write)
     with os.fdopen(read) as pipe:
-        begin, end, text = json.loads(pipe.read())
+        spans, text = json.loads(pipe.read())
     _, status = os.waitpid(child, 0)
-    return status == 0, (begin, end), text
+    return status == 0, spans, text
 
 
 def measure(storm, size, rounds, directory, table):
@@ -105,14 +110,14 @@ def measure(storm, size, rounds, directory, table):
                 quiet.append((begin, time.monotonic()))
             if other:
                 say(f"{storm.name}: elsewhere, round {i + 1} of {rounds}", end="")
-                survived, span, text = blow(storm, size, other)
-                elsewhere.append(span)
+                survived, spans, text = blow(storm, size, other, QUIET_SECONDS)
+                elsewhere += spans
                 if not survived:
                     break
             say(f"{storm.name}: storm, round {i + 1} of {rounds}", end="")
-            survived, span, text = blow(storm, size, broker)
-            during.append(span)
-            seconds.append(span[1] - span[0])
+            survived, spans, text = blow(storm, size, broker, QUIET_SECONDS if rounds else 0)
+            during += spans
+            seconds += [end - begin for begin, end in spans]
             if not survived:
                 break
         if pair:
