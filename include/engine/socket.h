@@ -54,7 +54,7 @@ struct sockets {
 	uint32_t slots_n, slots_max, free, open;
 	struct list starved; /* found no receive buffer: first come, first armed again */
 	struct list dying;   /* closing with nothing in flight */
-	uint64_t sends;
+	uint64_t sends, send_bytes; /* queued, whether they went or not */
 	struct histogram send_gap; /* ns between two sends of a socket */
 };
 

@@ -20,10 +20,12 @@
 #include "topic/stream.h"
 
 enum {
-	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
-	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
-	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
-	COMPLETION_BATCH = 8192,    /* handled before anything else moves: all, but for floods */
+	STREAM_QUOTA = 64,            /* sends of one stream before the next one has its turn */
+	STREAM_QUOTA_BYTES = 1 << 20, /* or so many bytes: a send of much takes as long as many */
+	TURN_BYTES = 4 << 20,         /* queued in one turn: about a millisecond of copying */
+	OUTBOX_BYTES_MAX = 1 << 20,   /* of blocks waiting for one home: then its publishers wait */
+	FREE_BYTES_MAX = 16 << 20,    /* waiting for all shards: then nothing more is sequenced */
+	COMPLETION_BATCH = 8192,      /* handled before anything else moves: all, but for floods */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
 	CLOSING_MS = 500, /* for clients to close, while draining */
@@ -390,14 +392,19 @@ void shard_active(struct shard *s, struct stream *stream)
 static void fan_out(struct shard *s)
 {
 	unsigned left = s->config->engine.turn_sends;
+	uint64_t turn_bytes = s->sockets.send_bytes + TURN_BYTES;
 	struct list *link;
 
-	while (left > 0 && (link = list_take(&s->dirty)) != NULL) {
+	while (left > 0 && s->sockets.send_bytes < turn_bytes &&
+	       (link = list_take(&s->dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
+		uint64_t quota_bytes = s->sockets.send_bytes + STREAM_QUOTA_BYTES;
 		unsigned before = left;
 
 		for (unsigned quota = STREAM_QUOTA;
-		     quota > 0 && left > 0 && !list_empty(&stream->ready); quota--, left--) {
+		     quota > 0 && left > 0 && s->sockets.send_bytes < quota_bytes &&
+		     !list_empty(&stream->ready);
+		     quota--, left--) {
 			struct subscription *sub =
 				LIST_ENTRY(stream->ready.next, struct subscription, cursor.link);
 

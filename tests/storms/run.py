@@ -72,8 +72,8 @@ def blow(storm, size, broker, seconds=0):
             os.nice(NICE)
             # What a process waits for must be its own.
             broker.loop = Loop(broker.log_tail)
-            spans = []
-            while not spans or sum(end - begin for begin, end in spans) < seconds:
+            spans, until = [], time.monotonic() + 3 * seconds
+            while not spans or (sum(end - begin for begin, end in spans) < seconds and time.monotonic() < until):
                 figures = storm.run(broker, size)
                 spans.append(figures.pop("span", (0, seconds)))
             os.write(write, json.dumps([spans, "; ".join(f"{k} {v}" for k, v in figures.items())]).encode())
