@@ -426,6 +426,8 @@ static bool flush(void *context)
 	bool more = sockets_flush(&s->sockets), room;
 
 	more |= fetch_flush(s);
+	if (s->sweeping)
+		more |= s->sweeping = home_sweep(s);
 	subscriptions_bound_bytes(s);
 	fan_out(s);
 	if (s->draining)
@@ -456,8 +458,10 @@ static void check_backlogs(void *context, struct deadline *d)
 
 static void sweep(void *context, struct deadline *d)
 {
+	struct shard *s = context;
+
 	(void)d;
-	home_sweep(context);
+	s->sweeping = true;
 }
 
 static void report(void *context, struct deadline *d)

@@ -94,7 +94,7 @@ def measure(storm, size, rounds, directory, table):
     directory.mkdir()
     for name in ("here", "elsewhere"):
         (directory / name).mkdir()
-    config = {**storm.config, "stats_seconds": 1}
+    config = {**(storm.config if size == storm.small else storm.full_config), "stats_seconds": 1}
     broker = storms.start(directory / "here", config)
     other = storms.start(directory / "elsewhere", config) if storm.beside and rounds > 0 else None
     pair = Pair(broker.address(storms.BOTH)) if storm.beside else None

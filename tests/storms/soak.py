@@ -124,13 +124,20 @@ class Replayer(Actor):
     def __init__(self, soak):
         super().__init__(soak)
         self.member, self.turn, self.first, self.asked = None, 0, 0, 0
+        self.missed = 0
 
     def step(self):
         publisher = self.soak.publisher
         if self.member:
             got = bytes(self.member.got)
             numbers = [int(n) for n in re.findall(rb"^(?:data: )?message (\d+)\r?\n", got, re.M)]
-            assert numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers))), got
+            if not numbers:
+                # A busy machine: ours is one process of many.
+                self.missed += 1
+                assert self.missed < 40, f"no replay within 20 s: {got}"
+                return
+            self.missed = 0
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers))), got
             # What is published before the newest are looked up moves them.
             late = publisher.seq - self.asked if self.turn % 2 else 0
             assert self.first <= numbers[0] <= self.first + late, f"a replay from {numbers[0]}, not {self.first}"
