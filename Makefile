@@ -257,7 +257,7 @@ integration: $(BROKER) $(LOAD) ## Run the integration tests (INTEGRATION=pattern
 		$(UNDER) /usr/bin/python3 -m pytest -q -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
 
 .PHONY: storms
-storms: $(BROKER) $(LOAD) ## Attack the broker at full size, a healthy pair measured beside it (STORMS=options)
+storms: $(BROKER) $(LOAD) ## Attack the broker at full size, a healthy pair beside it (STORMS=options)
 	@BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 tests/storms/run.py $(STORMS)
 
 .PHONY: soak

@@ -146,7 +146,7 @@ def measure(storm, size, rounds, directory, table):
     if not survived:
         print(f"{storm.name}: FAILED: {text}\n{broker.log_tail()}", file=sys.stderr)
         text = "FAILED: " + text.splitlines()[0]
-    table.add(storm.name, size, f"{median(seconds):.1f}", *cells, text)
+    table.add(storm.name, size, f"{median(seconds):.1f}" if storm.beside else "-", *cells, text)
     say("", end="")
     return survived
 

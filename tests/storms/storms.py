@@ -133,7 +133,7 @@ def subscribed(crowd, address, topic, n, **options):
     return members
 
 
-@storm("subscribers that come back at once after kill -9 and a restart", 1000, 9500, beside=False)
+@storm("subscribers that come back at once after kill -9 and a restart", 1000, 10_000, beside=False)
 def restart(broker, n):
     """Runs on brokers of its own, on a port that stays the same."""
     listen = {"both": {**LISTEN["both"], "address": f"127.0.0.1:{free_port()}"}}
