@@ -450,11 +450,11 @@ def write(out, soak, final, verdicts, slope, first, points, command):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--time", type=seconds_of, default="2m", help="30s, 2m, 8h (2m)")
+    p.add_argument("--time", type=seconds_of, default="2m", help="2m (the least), 30m, 8h")
     p.add_argument("--out", type=Path, default=Path("build/soak"), help="where plot, report and samples go")
     options = p.parse_args()
-    if options.time < 30:
-        p.error("--time: want at least 30s")
+    if options.time < 120:
+        p.error("--time: want at least 2m, the first minute is warm-up")
     raise_file_limit()
     with tempfile.TemporaryDirectory(prefix="soak-") as directory:
         soak = Soak(Path(directory), options.time)
