@@ -262,6 +262,17 @@ integration: $(BROKER) $(LOAD) ## Run the integration tests (INTEGRATION=pattern
 	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
 		$(UNDER) /usr/bin/python3 -m pytest -q -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
 
+.PHONY: storms
+storms: $(BROKER) $(LOAD) ## Attack the broker at full size, a healthy pair beside it (STORMS=options)
+	@BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 tests/storms/run.py $(STORMS)
+
+.PHONY: soak
+soak: $(BROKER) $(LOAD) ## Everything at once for T=2m (s, m, h), memory and latency plotted to SOAK=build/soak
+	@BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 tests/storms/soak.py \
+		--time $(T) --out $(or $(SOAK),build/soak)
+
+soak: T = 2m
+
 .PHONY: sim
 sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever failed
 	@echo "sim ($(VARIANT)): $(SEEDS) seeds from $(FIRST)"

@@ -280,7 +280,8 @@ void report_jsonl(FILE *out, const struct second *s)
 {
 	fprintf(out,
 		"{\"at_s\":%.3f,\"delivered_per_s\":%.1f,\"published_per_s\":%.1f"
-		",\"in_flight\":%" PRIu64 ",\"p99_ns\":%" PRIu64 "}\n",
-		s->at_s, s->delivered_per_s, s->published_per_s, s->in_flight, s->p99_ns);
+		",\"in_flight\":%" PRIu64 ",\"p50_ns\":%" PRIu64 ",\"p99_ns\":%" PRIu64 "}\n",
+		s->at_s, s->delivered_per_s, s->published_per_s, s->in_flight, s->p50_ns,
+		s->p99_ns);
 	fflush(out);
 }

@@ -33,7 +33,7 @@ struct second {
 	double at_s, left_s;
 	double delivered_per_s, published_per_s;
 	uint64_t in_flight; /* deliveries that are still to come */
-	uint64_t p99_ns;
+	uint64_t p50_ns, p99_ns;
 };
 
 void report_live(FILE *out, const struct run *run, const struct second *second);

@@ -252,6 +252,7 @@ static void live_look(struct live *l, struct run *run, uint64_t now_ns)
 		.left_s = end_ns > now_ns ? (double)(end_ns - now_ns) / 1e9 : 0,
 		.delivered_per_s = (double)(t.delivered - l->before.delivered) / elapsed_s,
 		.published_per_s = (double)(t.published - l->before.published) / elapsed_s,
+		.p50_ns = histogram_quantile(&l->since, 0.5),
 		.p99_ns = histogram_quantile(&l->since, 0.99),
 	};
 	s.in_flight = t.published * run_readers(run->options);

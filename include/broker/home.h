@@ -78,8 +78,8 @@ struct topic *home_topic_or_new(struct shard *shard, uint64_t hash, struct span 
 /* To be called when it may have got or lost its last client. */
 void home_weigh(struct shard *shard, struct topic *topic);
 
-/* Forgets topics that have had no clients for long enough. */
-void home_sweep(struct shard *shard);
+/* Forgets topics that have had no clients for long enough: some of them; true: there are more. */
+bool home_sweep(struct shard *shard);
 /* The configuration has changed: new settings for every topic. */
 void home_configure(struct shard *shard);
 void home_release(struct shard *shard);

@@ -99,6 +99,7 @@ struct shard {
 	struct history_total history;
 	struct list *idle_topics; /* topics without clients, oldest first: one list per topic
 				     setting of the config */
+	bool sweeping;            /* some of them are to be forgotten in this turn */
 	struct table interests;
 	struct list dirty;    /* streams with cursors that want a send */
 	struct list replays;  /* streams with cursors that want a send of the past */

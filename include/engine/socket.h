@@ -53,10 +53,10 @@ struct sockets {
 		uint32_t next_free;
 	} * slots;
 	uint32_t slots_n, slots_max, free, open;
-	struct list starved; /* found no receive buffer: first come, first armed again */
-	struct list dying;   /* closing with nothing in flight */
-	uint64_t sends;
-	struct histogram send_gap; /* ns between two sends of a socket */
+	struct list starved;        /* found no receive buffer: first come, first armed again */
+	struct list dying;          /* closing with nothing in flight */
+	uint64_t sends, send_bytes; /* queued, whether they went or not */
+	struct histogram send_gap;  /* ns between two sends of a socket */
 };
 
 #define SOCKET_NO_SLOT UINT32_MAX

@@ -13,6 +13,8 @@
 #include "protocol/http_field.h"
 #include "topic/block.h"
 
+enum { SWEEP_TOPICS = 1024 }; /* forgotten in one turn: under a millisecond */
+
 struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
 {
 	struct subscribe_letter *l = calloc(1, sizeof(*l) + name.len);
@@ -328,8 +330,9 @@ void home_sync(struct shard *s, struct topic_letter *l)
 	shard_post(s, l->shard, LANE_FREE, &l->letter);
 }
 
-void home_sweep(struct shard *s)
+bool home_sweep(struct shard *s)
 {
+	unsigned left = SWEEP_TOPICS;
 	bool any = false;
 
 	for (size_t i = 0; i <= s->config->topic_n; i++) {
@@ -343,11 +346,14 @@ void home_sweep(struct shard *s)
 				any = true;
 				break;
 			}
+			if (left-- == 0)
+				return true;
 			forget(s, t);
 		}
 	}
 	if (any)
 		reactor_deadline(&s->reactor, &s->sweep, &s->sweep_deadline);
+	return false;
 }
 
 void home_configure(struct shard *s)

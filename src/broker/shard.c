@@ -20,7 +20,9 @@
 #include "topic/stream.h"
 
 enum {
-	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
+	STREAM_QUOTA = 64,            /* sends of one stream before the next one has its turn */
+	STREAM_QUOTA_BYTES = 1 << 20, /* or so many bytes: a send of much takes as long as many */
+	TURN_BYTES = 4 << 20,         /* queued in one turn: about a millisecond of copying */
 	REPLAY_QUOTA = 32,          /* sends of the past in a turn: what is live waits for these */
 	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
 	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
@@ -404,11 +406,12 @@ void shard_active(struct shard *s, struct stream *stream)
 }
 
 /* Sends for the first of a stream's cursors in this list, so many at most; how many. */
-static unsigned serve(struct list *cursors, unsigned max)
+static unsigned serve(struct shard *s, struct list *cursors, unsigned max)
 {
+	const uint64_t bytes_max = s->sockets.send_bytes + STREAM_QUOTA_BYTES;
 	unsigned n = 0;
 
-	for (; n < max && !list_empty(cursors); n++) {
+	for (; n < max && s->sockets.send_bytes < bytes_max && !list_empty(cursors); n++) {
 		struct subscription *sub =
 			LIST_ENTRY(cursors->next, struct subscription, cursor.link);
 
@@ -422,14 +425,17 @@ static unsigned serve(struct list *cursors, unsigned max)
 static void fan_out(struct shard *s)
 {
 	const unsigned turn = s->config->engine.turn_sends;
+	const uint64_t turn_bytes = s->sockets.send_bytes + TURN_BYTES;
 	unsigned left = turn;
 	struct list *link;
 
 	/* What comes in meanwhile need not wait for a whole turn's sends. */
-	while (left > 0 && (left == turn || !ring_deferred(s->reactor.ring)) &&
+	while (left > 0 && s->sockets.send_bytes < turn_bytes &&
+	       (left == turn || !ring_deferred(s->reactor.ring)) &&
 	       (link = list_take(&s->dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
-		unsigned sends = serve(&stream->ready, left < STREAM_QUOTA ? left : STREAM_QUOTA);
+		unsigned sends =
+			serve(s, &stream->ready, left < STREAM_QUOTA ? left : STREAM_QUOTA);
 
 		left -= sends;
 		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
@@ -452,7 +458,7 @@ static void replay(struct shard *s)
 
 		/* One that there is no memory for is closed, and may be the last. */
 		i->subscribers++;
-		left -= serve(&stream->replaying, 1);
+		left -= serve(s, &stream->replaying, 1);
 		if (!list_empty(&stream->replaying))
 			list_append(&s->replays, &stream->replays);
 		i->subscribers--;
@@ -468,6 +474,8 @@ static bool flush(void *context)
 	bool more = sockets_flush(&s->sockets), room;
 
 	more |= fetch_flush(s);
+	if (s->sweeping)
+		more |= s->sweeping = home_sweep(s);
 	subscriptions_bound_bytes(s);
 	fan_out(s);
 	replay(s);
@@ -500,8 +508,10 @@ static void check_backlogs(void *context, struct deadline *d)
 
 static void sweep(void *context, struct deadline *d)
 {
+	struct shard *s = context;
+
 	(void)d;
-	home_sweep(context);
+	s->sweeping = true;
 }
 
 static void report(void *context, struct deadline *d)

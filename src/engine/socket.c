@@ -193,6 +193,8 @@ void socket_send(struct sockets *t, struct socket *s, const struct iovec *spans,
 		histogram_add(&t->send_gap, now_ns - s->sent_ns);
 	s->sent_ns = now_ns;
 	t->sends++;
+	for (unsigned i = 0; i < spans_n; i++)
+		t->send_bytes += spans[i].iov_len;
 }
 
 void socket_cancel_send(struct sockets *t, struct socket *s)
