@@ -23,11 +23,12 @@ enum letter_kind {
 	LETTER_FETCH,     /* shard -> home: a request for a message, or about a topic */
 	LETTER_COUNT,     /* home -> each shard in turn: the same letter, collecting subscribers */
 	LETTER_FETCHED,   /* home -> shard: the same letter, answered */
-	LETTER_BYE,     /* home -> shard: the last publisher has left and the topic says goodbye */
-	LETTER_DRAINED, /* shard -> shard: nothing more will come in this lane */
-	LETTER_DRAIN,   /* main -> shard: stop taking, deliver, end */
-	LETTER_RELOAD,  /* main -> shard: another configuration */
+	LETTER_BYE, /* home -> shard: the last publisher has left and the topic says goodbye */
+	/* These three belong to their senders, so that ending and watching need no memory. */
+	LETTER_DRAINED,   /* shard -> shard: nothing more will come in this lane */
+	LETTER_DRAIN,     /* main -> shard: stop taking, deliver, end */
 	LETTER_HEARTBEAT, /* main -> shard: say that you turn */
+	LETTER_RELOAD,    /* main -> shard: another configuration */
 };
 
 struct letter {
