@@ -10,6 +10,7 @@
 #include <sys/un.h>
 
 #include "base/name.h"
+#include "base/spare.h"
 
 /*
  * ---- The keys: one line for each, and nothing else to change for a new one ----
@@ -965,7 +966,8 @@ static int config_read(struct config **out, cfg_t *cfg)
 int config_load(const char *path, struct config **out, FILE *errors)
 {
 	struct load load = { .errors = errors, .file = path };
-	cfg_t *cfg = parser_new();
+	void *spare = spare_memory();
+	cfg_t *cfg = spare != NULL ? parser_new() : NULL;
 	int error = -ENOMEM;
 
 	*out = NULL;
@@ -983,6 +985,7 @@ int config_load(const char *path, struct config **out, FILE *errors)
 		report(0, "file", "out of memory, free some");
 	if (cfg != NULL)
 		cfg_free(cfg);
+	free(spare);
 	loading = NULL;
 	return error;
 }
