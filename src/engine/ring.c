@@ -37,6 +37,7 @@ struct ring {
 	bool sqpoll;
 	bool tick_multishot;
 	bool restricted;
+	bool backs_off; /* pauses at the next enter */
 	uint64_t tick_data;
 	struct __kernel_timespec tick, alarm;
 
@@ -64,6 +65,13 @@ struct ring {
 static size_t buffer_ring_bytes(const struct ring *ring)
 {
 	return ring->buffers_n * sizeof(struct io_uring_buf);
+}
+
+static void pause_ms(long ms)
+{
+	const struct timespec moment = { .tv_nsec = ms * (long)NS_PER_MS };
+
+	nanosleep(&moment, NULL);
 }
 
 static void *map(size_t bytes)
@@ -264,7 +272,6 @@ static int try_new(const struct ring_params *params, unsigned *sq_entries, struc
 
 int ring_new(const struct ring_params *params, struct ring **out)
 {
-	const struct timespec moment = { .tv_nsec = RELEASE_MS * (long)NS_PER_MS };
 	unsigned entries = params->sq_entries;
 	int err;
 
@@ -273,7 +280,7 @@ int ring_new(const struct ring_params *params, struct ring **out)
 	 * The kernel gives back what the first one had only a moment after it is closed. */
 	while ((err = try_new(params, &entries, out)) == -ENOMEM && entries / 2 >= SQ_ENTRIES_MIN) {
 		entries /= 2;
-		nanosleep(&moment, NULL);
+		pause_ms(RELEASE_MS);
 	}
 	return err;
 }
@@ -370,11 +377,9 @@ void ring_explain(int error, char *buf, size_t size)
 /* Asked again at once the kernel would refuse at once. */
 static void enter_refused(struct ring *ring, int error)
 {
-	const struct timespec moment = { .tv_nsec = REFUSED_MS * (long)NS_PER_MS };
-
 	ring->counts.enter_errors++;
 	if (error != -EINTR)
-		nanosleep(&moment, NULL);
+		pause_ms(REFUSED_MS);
 }
 
 /* What an enter that submits has returned; how many requests the kernel has taken. */
@@ -569,10 +574,18 @@ static void linger(struct ring *ring, unsigned linger_us)
 		enter_refused(ring, n);
 }
 
+void ring_back_off(struct ring *ring)
+{
+	ring->backs_off = true;
+}
+
 void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 {
 	int n;
 
+	if (ring->backs_off)
+		pause_ms(REFUSED_MS);
+	ring->backs_off = false;
 	/* What is there comes first; waiting would only put it off. */
 	if (io_uring_cq_ready(&ring->uring) > 0)
 		wait = false;
