@@ -509,6 +509,7 @@ static int run(const struct options *o, struct config *config)
 	err = placement_init(&b.placement, placement_modes[config->placement], config->reactors);
 	if (err != 0) {
 		log_error("the machine's cores cannot be read: %s", strerror(-err));
+		config_free(config);
 		return EXIT_FAILED;
 	}
 	b.shards_n = b.placement.slots_n;
