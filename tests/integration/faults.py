@@ -28,7 +28,7 @@ OPCODES = {
 EVER = 1 << 62
 
 # A sweep takes every so many'th call; with FAULTS=all, every one.
-STEP = 1 if os.environ.get("FAULTS") == "all" else 23 if SANITIZER else 11
+STEP = 1 if os.environ.get("FAULTS") == "all" else 23 if SANITIZER else 17
 
 
 class Faults:
