@@ -26,9 +26,9 @@ from faults import (
     Faulty,
     configuration,
 )
-from harness import SANITIZER, limit_files
+from harness import SANITIZER, limit_files, release_only
 
-pytestmark = pytest.mark.skipif(SANITIZER not in (None, "asan"), reason="the allocator cannot be put behind another")
+pytestmark = pytest.mark.skipif(SANITIZER == "tsan", reason="its allocator cannot be put behind another")
 
 SWEEP_MAX = 3000  # more calls than any scenario makes
 
@@ -264,7 +264,7 @@ def limit_memory(size):
     return lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))
 
 
-@pytest.mark.skipif(SANITIZER is not None, reason="a sanitizer maps more memory than there is")
+@release_only  # a sanitizer maps more memory than there is
 def test_a_start_without_memory_to_be_had_is_refused_with_a_reason(tmp_path):
     """With more and more memory, until it starts."""
     engine = {"sq_entries": 32, "recv_buffers": 16, "lane_entries": 16}  # or most of it would go there
@@ -280,7 +280,7 @@ def test_a_start_without_memory_to_be_had_is_refused_with_a_reason(tmp_path):
         assert CAUSE.search(broker.log()), broker.log_tail()
 
 
-@pytest.mark.skipif(SANITIZER is not None, reason="a sanitizer maps more memory than there is")
+@release_only  # a sanitizer maps more memory than there is
 def test_a_reload_without_memory_to_be_had_is_refused_as_a_whole(tmp_path):
     """With less and less memory left, a byte of which a library might miss."""
     directory = tmp_path / "0"
