@@ -374,7 +374,7 @@ class Broker:
                 stdout=log,
                 stderr=log,
                 preexec_fn=preexec,
-                env={**os.environ, **(env or {})},
+                env=env and {**os.environ, **env},
             )
         try:
             self.loop.wait(self.is_ready, "the broker is ready")
