@@ -108,6 +108,7 @@ LIB_SRCS   := $(sort $(wildcard $(ROOMS:%=src/%/*.c)))
 LOAD_SRCS  := $(sort $(wildcard bench/load/*.c))
 FUZZ_SRCS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 SIM_SRCS   := $(sort $(wildcard tests/sim/*.c))
+FAULT_SRCS := $(sort $(wildcard tests/faults/*.c))
 UNIT_SRCS  := $(sort $(wildcard tests/unit/$(strip $(UNIT)).c))
 INTEG_SRCS := $(sort $(wildcard tests/integration/$(strip $(INTEGRATION))))
 
@@ -183,6 +184,12 @@ $(BUILD)/sim: $(call object,$(SIM_SRCS)) $(LIB)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ $(PKG_LIBS)
 
+# Stands between the broker and the libraries that it calls, to make their calls fail; not
+# sanitized itself, or it would have to come after the sanitizer.
+$(BUILD)/faults.so: $(FAULT_SRCS) $(BUILD)/flags
+	@echo "  LD    $@"
+	$(CC) $(CPPFLAGS_ALL) -std=c11 -g -O2 $(WARNINGS) -fPIC -shared -pthread -o $@ $(FAULT_SRCS)
+
 $(BUILD)/limit: $(call object,bench/limit/limit.c)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
@@ -254,7 +261,7 @@ unit: $(UNITS) ## Run the unit tests (UNIT=pattern picks some)
 	test $$failed = 0
 
 .PHONY: integration
-integration: $(BROKER) $(LOAD) ## Run the integration tests (INTEGRATION=pattern picks some)
+integration: $(BROKER) $(LOAD) $(BUILD)/faults.so ## Run the integration tests (INTEGRATION=pattern picks some)
 	@if test -z "$(INTEG_SRCS)"; then
 		echo "integration ($(VARIANT)): no tests/integration/$(strip $(INTEGRATION))" >&2
 		exit 1
@@ -277,6 +284,11 @@ soak: T = 2m
 sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever failed
 	@echo "sim ($(VARIANT)): $(SEEDS) seeds from $(FIRST)"
 	$< --first $(FIRST) --seeds $(SEEDS) --regressions tests/sim/regressions
+
+# A failing test leaves its broker's log in the report, and the stack of the call that failed.
+.PHONY: faults
+faults: ## Let every allocation and every request of the broker fail, one by one
+	@FAULTS=all $(MAKE) INTEGRATION='test_faults*.py' integration
 
 # What a run finds new stays in build/fuzz; an input that fails belongs into the corpus.
 FUZZED := $(FUZZ_SRCS:tests/fuzz/fuzz_%.c=fuzz-%)

@@ -270,17 +270,12 @@ static void post(struct broker *b, struct ring *ring, unsigned to, struct letter
 	}
 }
 
-static bool post_drain(struct broker *b, struct ring *ring)
+static void post_drain(struct broker *b, struct ring *ring)
 {
-	for (unsigned i = 0; i < b->shards_n; i++) {
-		struct letter *l = malloc(sizeof(*l));
+	static struct letter letter = { LETTER_DRAIN };
 
-		if (l == NULL)
-			return false;
-		l->kind = LETTER_DRAIN;
-		post(b, ring, i, l);
-	}
-	return true;
+	for (unsigned i = 0; i < b->shards_n; i++)
+		post(b, ring, i, &letter);
 }
 
 struct office {
@@ -291,33 +286,56 @@ struct office {
 static void ask_heartbeat(void *context, unsigned shard, uint64_t round)
 {
 	struct office *office = context;
-	struct heartbeat_letter *l = malloc(sizeof(*l));
+	/* Nobody is asked again before the last letter has been read (admin/service). */
+	struct heartbeat_letter *l = &office->broker->shards[shard].watchdog_letter;
 
-	if (l == NULL)
-		return; /* then the watchdog bites: without memory nothing else goes on either */
 	*l = (struct heartbeat_letter){ { LETTER_HEARTBEAT }, round };
 	post(office->broker, office->ring, shard, &l->letter);
+}
+
+/* A letter for each shard, and what they share; NULL: out of memory. */
+static struct reload_letter **reload_letters(const struct broker *b, struct config *before,
+					     const struct config *after, struct objects *objects)
+{
+	struct reload_letter **letters = calloc(b->shards_n, sizeof(*letters));
+	struct reload *shared = calloc(1, sizeof(*shared));
+	unsigned n = 0;
+
+	while (letters != NULL && shared != NULL && n < b->shards_n &&
+	       (letters[n] = reload_letter_new(after, objects, shared)) != NULL)
+		n++;
+	if (n == b->shards_n) {
+		shared->before = before;
+		atomic_init(&shared->left, n);
+		return letters;
+	}
+	while (n > 0)
+		letter_discard(&letters[--n]->letter);
+	free(letters);
+	free(shared);
+	return NULL;
 }
 
 /* Reads the configuration again; returns the one in force from now on. */
 static struct config *reload(struct broker *b, struct ring *ring, const char *path,
 			     struct config *before)
 {
-	struct reload *shared = calloc(1, sizeof(*shared));
+	struct reload_letter **letters = NULL;
 	struct config *after = NULL;
 	struct objects *objects = NULL;
-	char keys[512], problem[512] = "";
+	char keys[512], problem[512] = "out of memory";
 	int err = config_load(path, &after, stderr);
 
-	if (err == 0) {
+	if (err == 0)
 		objects = objects_load(after->http.objects_dir, problem, sizeof(problem));
-		if (objects == NULL)
+	if (objects != NULL)
+		letters = reload_letters(b, before, after, objects);
+	objects_unref(objects);
+	if (letters == NULL) {
+		if (err == 0)
 			log_error("reload: %s", problem);
-	}
-	if (err != 0 || shared == NULL || objects == NULL) {
-		objects_unref(objects);
-		log_error("reload: %s is bad and the old configuration stays in force", path);
-		free(shared);
+		log_error("reload: %s is %s and the old configuration stays in force", path,
+			  err != 0 && err != -ENOMEM ? "bad" : "not taken");
 		config_free(after);
 		return before;
 	}
@@ -327,20 +345,9 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	/* What takes a restart stays as it is. */
 	after->engine = before->engine;
 	log_configure((enum log_level)after->log_level, (enum log_format)after->log_format);
-	shared->before = before;
-	atomic_init(&shared->left, b->shards_n);
-	for (unsigned i = 0; i < b->shards_n; i++) {
-		struct reload_letter *l = malloc(sizeof(*l));
-
-		if (l == NULL)
-			abort();
-		*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
-					     .config = after,
-					     .objects = objects_ref(objects),
-					     .reload = shared };
-		post(b, ring, i, &l->letter);
-	}
-	objects_unref(objects);
+	for (unsigned i = 0; i < b->shards_n; i++)
+		post(b, ring, i, &letters[i]->letter);
+	free(letters);
 	log_info("reload: %s is in force", path);
 	return after;
 }
@@ -367,8 +374,7 @@ static struct config *serve(struct broker *b, struct ring *ring, const char *pat
 				 config->drain_seconds);
 			draining = true;
 			service_stopping();
-			if (!post_drain(b, ring))
-				_exit(EXIT_FAILED);
+			post_drain(b, ring);
 		} else if (sig == SIGTERM || sig == SIGINT) {
 			log_warn("ended at once by a second signal");
 			_exit(EXIT_CLEAN);
@@ -431,6 +437,8 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 		free(threads);
 		return explain_ring(err);
 	}
+	if (threads == NULL)
+		log_error("out of memory for %u threads", b->shards_n);
 	atomic_init(&b->running, b->shards_n);
 	for (; threads != NULL && started < b->shards_n; started++) {
 		threads[started] = (struct thread){
@@ -491,6 +499,7 @@ static int run(const struct options *o, struct config *config)
 	err = placement_init(&b.placement, placement_modes[config->placement], config->reactors);
 	if (err != 0) {
 		log_error("the machine's cores cannot be read: %s", strerror(-err));
+		config_free(config);
 		return EXIT_FAILED;
 	}
 	b.shards_n = b.placement.slots_n;

@@ -15,7 +15,8 @@ struct block;
 struct objects;
 
 /* An empty directory name is an empty set. NULL with a message for people in problem: it cannot be
- * read. Files that are too large, or too many, are left out and logged. */
+ * read, or there is no memory for all of it. Files that are too large, or too many, are left out
+ * and logged. */
 struct objects *objects_load(const char *directory, char *problem, size_t size);
 struct objects *objects_ref(struct objects *objects);
 void objects_unref(struct objects *objects);

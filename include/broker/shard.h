@@ -54,9 +54,11 @@ struct shard_counters {
 };
 
 /* Letters for one lane of one shard that have found no room yet: at most what shard_congested
- * allows plus what one turn receives. */
+ * allows plus what one turn receives. There are slots for several times as many as it allows from
+ * the start, for a letter that finds none and no memory for more ends the process. */
 struct outbox {
-	void **letters;
+	void **letters; /* in outbox_slots, or own */
+	void **own;
 	uint32_t n, slots_n;
 	size_t bytes; /* of blocks */
 	bool waiting; /* in the list of those to be flushed */
@@ -115,6 +117,7 @@ struct shard {
 	struct list paused; /* publishers that wait for an outbox to empty */
 
 	struct outbox *outboxes[LANES]; /* by shard */
+	void **outbox_slots[LANES];     /* of all of them; pages never used cost no memory */
 	unsigned *mail_for[LANES];      /* shards whose outbox holds something */
 	unsigned mail_for_n[LANES];
 	struct waiting {
@@ -137,6 +140,7 @@ struct shard {
 	uint64_t accept_waiting; /* bit per listener (modulo 64): not armed for want of file
 				    descriptors */
 	bool draining;
+	struct letter drained; /* in everybody's lanes: LETTER_DRAINED */
 	bool cut_off;          /* drain_seconds are over */
 	bool marked[LANES];    /* said in every lane that nothing more will come */
 	unsigned marks[LANES]; /* heard */
@@ -146,6 +150,11 @@ struct shard {
 
 	/* The last LETTER_HEARTBEAT's round, for the main thread to see; UINT64_MAX: has ended. */
 	_Atomic uint64_t watchdog_round;
+	/* The main thread's, which sends the next one only when this one has been read. */
+	struct heartbeat_letter {
+		struct letter letter;
+		uint64_t round;
+	} watchdog_letter;
 };
 
 /* To be called on the shard's own, bound thread: makes its ring. -errno as ring_new. */
@@ -175,18 +184,18 @@ void shard_active(struct shard *shard, struct stream *stream);
 struct reload_letter {
 	struct letter letter;
 	const struct config *config;
-	struct objects *objects; /* held for the reader */
+	struct objects *objects;  /* held for the reader */
+	struct list *idle_topics; /* as in struct shard, for that configuration */
 	struct reload {
 		_Atomic unsigned left;
 		struct config *before;
 	} * reload;
 };
 
-/* LETTER_HEARTBEAT */
-struct heartbeat_letter {
-	struct letter letter;
-	uint64_t round;
-};
+/* With all that its reader will need, so that a reload fails before it begins or not at all; refers
+ * to the objects. NULL: out of memory. */
+struct reload_letter *reload_letter_new(const struct config *config, struct objects *objects,
+					struct reload *reload);
 
 /* Frees a letter of any kind that nobody will read any more, with what it holds. */
 void letter_discard(struct letter *letter);

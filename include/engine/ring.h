@@ -102,6 +102,9 @@ void ring_wake(struct ring *ring, int target_ring_fd, uint64_t user_data);
 
 /* Hands what is queued to the kernel without waiting or collecting. Returns how many requests. */
 unsigned ring_submit(struct ring *ring);
+/* The kernel had no memory for a request that will be made again: the next ring_enter pauses for a
+ * millisecond first, or that would go round and round. */
+void ring_back_off(struct ring *ring);
 /*
  * Hands over what is queued and runs deferred work; with wait, sleeps until there is a completion
  * (or, with linger_us, up to that long for more than one). Skips the system call when there is

@@ -28,10 +28,11 @@ enum letter_kind {
 	LETTER_FIGURES, /* shard -> each shard in turn, and back: collecting what operators look at
 			 */
 	LETTER_BYE,     /* home -> shard: the last publisher has left and the topic says goodbye */
-	LETTER_DRAINED, /* shard -> shard: nothing more will come in this lane */
-	LETTER_DRAIN,   /* main -> shard: stop taking, deliver, end */
-	LETTER_RELOAD,  /* main -> shard: another configuration */
+	/* These three belong to their senders, so that ending and watching need no memory. */
+	LETTER_DRAINED,   /* shard -> shard: nothing more will come in this lane */
+	LETTER_DRAIN,     /* main -> shard: stop taking, deliver, end */
 	LETTER_HEARTBEAT, /* main -> shard: say that you turn */
+	LETTER_RELOAD,    /* main -> shard: another configuration */
 };
 
 struct letter {

@@ -13,14 +13,18 @@ struct stats {
 	uint64_t at_ns;
 	struct reactor_stats reactor;
 	struct histogram send_gap;
-	struct histogram since; /* scratch */
 };
 
-static uint64_t quantile_since(struct stats *st, const struct histogram *now,
-			       const struct histogram *then, double part)
+/* What the first line is made from, and every one until there is memory to remember the last. */
+static const struct stats nothing;
+
+static uint64_t quantile_since(const struct histogram *now, const struct histogram *then,
+			       double part)
 {
-	histogram_since(&st->since, now, then);
-	return histogram_quantile(&st->since, part);
+	struct histogram since;
+
+	histogram_since(&since, now, then);
+	return histogram_quantile(&since, part);
 }
 
 void stats_report(struct shard *s, bool last)
@@ -29,22 +33,17 @@ void stats_report(struct shard *s, bool last)
 	const struct ring_counts *ring = ring_counts(s->reactor.ring);
 	const struct shard_counters *c = &s->counters;
 	uint64_t dropped = 0, now_ns = clock_now_ns(), elapsed_ns;
-	struct stats *st = s->stats;
+	const struct stats *before = s->stats != NULL ? s->stats : &nothing;
+	uint64_t since_ns = s->stats != NULL ? before->at_ns : r->started_ns;
 	char reasons[256];
 	size_t n = 0;
 
-	if (st == NULL) {
-		st = s->stats = calloc(1, sizeof(*st));
-		if (st == NULL)
-			return;
-		st->at_ns = r->started_ns;
-	}
 	for (unsigned i = 0; i < DROP_REASONS; i++) {
 		dropped += c->dropped[i];
 		n += (size_t)snprintf(reasons + n, sizeof(reasons) - n, " dropped_%s=%" PRIu64,
 				      drop_reason_names[i], c->dropped[i]);
 	}
-	elapsed_ns = now_ns > st->at_ns ? now_ns - st->at_ns : 1;
+	elapsed_ns = now_ns > since_ns ? now_ns - since_ns : 1;
 	log_info("stats reactor=%u published=%" PRIu64 " matched=%" PRIu64 " delivered=%" PRIu64
 		 " dropped=%" PRIu64 "%s connections=%u subscriptions=%u topics=%zu turns=%" PRIu64
 		 " enters=%" PRIu64 " sends=%" PRIu64 " completions_p50=%" PRIu64
@@ -54,21 +53,23 @@ void stats_report(struct shard *s, bool last)
 		 " cq_overflows=%" PRIu64 " late=%" PRIu64 " parked=%.1f%%",
 		 s->id, c->published, c->matched, c->delivered, dropped, reasons, s->connections_n,
 		 s->subscriptions_n, s->topics.entries_n, r->turns, ring->enters, s->sockets.sends,
-		 quantile_since(st, &r->completions_per_turn, &st->reactor.completions_per_turn,
+		 quantile_since(&r->completions_per_turn, &before->reactor.completions_per_turn,
 				0.5),
-		 quantile_since(st, &r->completions_per_turn, &st->reactor.completions_per_turn,
+		 quantile_since(&r->completions_per_turn, &before->reactor.completions_per_turn,
 				0.99),
-		 quantile_since(st, &r->requests_per_submit, &st->reactor.requests_per_submit, 0.5),
-		 quantile_since(st, &r->letters_per_drain, &st->reactor.letters_per_drain, 0.5),
-		 quantile_since(st, &s->sockets.send_gap, &st->send_gap, 0.5) / NS_PER_US,
+		 quantile_since(&r->requests_per_submit, &before->reactor.requests_per_submit, 0.5),
+		 quantile_since(&r->letters_per_drain, &before->reactor.letters_per_drain, 0.5),
+		 quantile_since(&s->sockets.send_gap, &before->send_gap, 0.5) / NS_PER_US,
 		 r->wakes_sent, c->pauses, c->refused, c->errors, ring->no_buffers, ring->overflows,
 		 r->late_completions,
-		 100.0 * (double)(r->parked_ns - st->reactor.parked_ns) / (double)elapsed_ns);
-	st->at_ns = now_ns;
-	st->reactor = *r;
-	st->send_gap = s->sockets.send_gap;
+		 100.0 * (double)(r->parked_ns - before->reactor.parked_ns) / (double)elapsed_ns);
 	if (last) {
-		free(st);
+		free(s->stats);
 		s->stats = NULL;
+		return;
 	}
+	if (s->stats == NULL)
+		s->stats = malloc(sizeof(*s->stats));
+	if (s->stats != NULL)
+		*s->stats = (struct stats){ now_ns, *r, s->sockets.send_gap };
 }

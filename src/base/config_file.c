@@ -11,6 +11,7 @@
 #include "base/address.h"
 #include "base/config_keys.h"
 #include "base/name.h"
+#include "base/spare.h"
 
 /*
  * libconfuse hands its callbacks no argument of the caller's, and its lexer is global: one file is
@@ -493,7 +494,8 @@ static int config_read(struct config **out, cfg_t *cfg)
 int config_load(const char *path, struct config **out, FILE *errors)
 {
 	struct load load = { .errors = errors, .file = path };
-	cfg_t *cfg = parser_new();
+	void *spare = spare_memory();
+	cfg_t *cfg = spare != NULL ? parser_new() : NULL;
 	int error = -ENOMEM;
 
 	*out = NULL;
@@ -511,6 +513,7 @@ int config_load(const char *path, struct config **out, FILE *errors)
 		report(0, "file", "out of memory, free some");
 	if (cfg != NULL)
 		cfg_free(cfg);
+	free(spare);
 	loading = NULL;
 	return error;
 }

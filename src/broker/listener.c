@@ -253,19 +253,19 @@ static void accepted(void *context, const struct completion *c)
 		connection_open(s, c->result, s->broker->listeners[index].protocols);
 	if (c->more || s->draining)
 		return;
-	if (c->result == -EMFILE || c->result == -ENFILE || c->result == -ENOBUFS ||
-	    c->result == -ENOMEM) {
-		/* Armed again at once it would fail at once: wait until somebody has left. */
-		s->accept_waiting |= UINT64_C(1) << index % 64;
-		if (!deadline_running(&s->accept_deadline)) {
-			log_warn("reactor %u: cannot accept: %s; trying again every %d ms", s->id,
-				 strerror(-c->result), ACCEPT_PAUSE_MS);
-			reactor_deadline(&s->reactor, &s->accept, &s->accept_deadline);
-		}
+	if (c->result >= 0 || c->result == -ECONNABORTED || c->result == -EAGAIN ||
+	    c->result == -EINTR) {
+		arm(s, index);
 		return;
 	}
-	if (c->result != -ECANCELED && c->result != -EBADF && c->result != -EINVAL)
-		arm(s, index);
+	/* Armed again at once it would fail at once: wait until somebody has left, or whatever it
+	 * is is over. */
+	s->accept_waiting |= UINT64_C(1) << index % 64;
+	if (deadline_running(&s->accept_deadline))
+		return;
+	log_warn("reactor %u: cannot accept: %s; trying again every %d ms", s->id,
+		 strerror(-c->result), ACCEPT_PAUSE_MS);
+	reactor_deadline(&s->reactor, &s->accept, &s->accept_deadline);
 }
 
 static void accept_again(void *context, struct deadline *d)

@@ -1,8 +1,9 @@
 #include "broker/objects.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <fts.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -67,7 +68,8 @@ static struct span type_of(const char *path)
 	return SPAN("application/octet-stream");
 }
 
-/* Reads a regular file that is reached through no link. */
+/* Reads a regular file that is reached through no link. NULL with an errno of ENOMEM: no memory;
+ * with any other: no such file, or too large a one. */
 static struct block *read_file(const char *path, struct span name)
 {
 	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
@@ -76,6 +78,7 @@ static struct block *read_file(const char *path, struct span name)
 
 	if (fd < 0)
 		return NULL;
+	errno = 0;
 	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (size_t)st.st_size <= FILE_BYTES_MAX)
 		b = block_new_labelled(name, hash_bytes(name.data, name.len), type_of(path),
 				       (struct span){ NULL, 0 }, (size_t)st.st_size);
@@ -96,70 +99,121 @@ static struct block *read_file(const char *path, struct span name)
 	return b;
 }
 
-static void add(struct objects *o, const char *path, struct span name)
+/* 0, also for a file that is left out; -ENOMEM. */
+static int add(struct objects *o, const char *path, struct span name)
 {
 	struct object *object;
 	struct block *b;
 
 	if (name.len == 0 || name.len > NAME_BYTES_MAX)
-		return;
+		return 0;
 	b = read_file(path, name);
-	object = b != NULL ? calloc(1, sizeof(*object)) : NULL;
-	if (object == NULL || o->bytes + block_bytes(b) > TOTAL_BYTES_MAX) {
+	if (b == NULL && errno == ENOMEM)
+		return -ENOMEM;
+	if (b == NULL || o->bytes + block_bytes(b) > TOTAL_BYTES_MAX) {
 		log_warn("object %s is left out: it cannot be read, or is too large", path);
 		if (b != NULL)
 			block_unref(b);
-		free(object);
-		return;
+		return 0;
 	}
-	object->named = (struct named){ b->hash, block_name(b) };
-	object->block = b;
-	if (table_add(&o->table, &object->named) != 0) {
+	object = calloc(1, sizeof(*object));
+	if (object != NULL) {
+		object->named = (struct named){ b->hash, block_name(b) };
+		object->block = b;
+	}
+	if (object == NULL || table_add(&o->table, &object->named) != 0) {
 		block_unref(b);
 		free(object);
-		return;
+		return -ENOMEM;
 	}
 	o->bytes += block_bytes(b);
+	return 0;
 }
 
-struct objects *objects_load(const char *directory, char *problem, size_t size)
+/* Like what is in it, a directory is reached through no link. */
+static DIR *open_directory(const char *path)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	DIR *directory = fd >= 0 ? fdopendir(fd) : NULL;
+
+	if (fd >= 0 && directory == NULL)
+		close(fd);
+	return directory;
+}
+
+/* Adds the files below a directory, and closes it. The path has PATH_MAX bytes and is written to.
+ * 0, also for what is left out; -ENOMEM. */
+static int add_below(struct objects *o, DIR *directory, char *path, size_t root)
+{
+	size_t len = strlen(path);
+	struct dirent *entry;
+	struct stat st;
+	int err = 0;
+
+	while (err == 0 && (entry = readdir(directory)) != NULL) {
+		const char *name = entry->d_name;
+		DIR *below;
+
+		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+			continue;
+		/* Too long for a path, or already too long for a name. */
+		if (len + 1 + strlen(name) >= PATH_MAX || len - root > NAME_BYTES_MAX)
+			continue;
+		path[len] = '/';
+		memcpy(path + len + 1, name, strlen(name) + 1);
+		if (lstat(path, &st) != 0)
+			continue;
+		if (S_ISREG(st.st_mode))
+			err = add(o, path, span_of(path + root + 1));
+		if (!S_ISDIR(st.st_mode))
+			continue;
+		below = open_directory(path);
+		if (below != NULL)
+			err = add_below(o, below, path, root);
+		else if (errno == ENOMEM)
+			err = -ENOMEM;
+		else
+			log_warn("objects below %s are left out: %s", path, strerror(errno));
+	}
+	closedir(directory);
+	return err;
+}
+
+struct objects *objects_load(const char *root, char *problem, size_t size)
 {
 	struct objects *o = calloc(1, sizeof(*o));
-	size_t root = strlen(directory);
-	char *paths[2] = { strdup(directory), NULL };
-	FTSENT *entry;
-	FTS *tree;
+	char path[PATH_MAX];
+	size_t len = strlen(root);
+	DIR *directory = NULL;
+	int err = 0;
 
-	if (o == NULL || paths[0] == NULL) {
-		snprintf(problem, size, "out of memory");
-		free(paths[0]);
-		free(o);
+	snprintf(problem, size, "out of memory");
+	if (o == NULL)
 		return NULL;
-	}
 	atomic_init(&o->holders, 1);
-	if (root == 0) {
-		free(paths[0]);
+	if (len == 0)
 		return o;
+	if (len < sizeof(path)) {
+		memcpy(path, root, len + 1);
+		while (len > 1 && path[len - 1] == '/')
+			path[--len] = 0;
+		directory = open_directory(path);
+	} else {
+		errno = ENAMETOOLONG;
 	}
-	while (root > 1 && paths[0][root - 1] == '/')
-		paths[0][--root] = 0;
-	tree = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR, NULL);
-	entry = tree != NULL ? fts_read(tree) : NULL;
-	if (entry == NULL || entry->fts_info != FTS_D) {
-		snprintf(problem, size, "http.objects_dir: %s is no directory that can be read",
-			 directory);
-		if (tree != NULL)
-			fts_close(tree);
-		free(paths[0]);
-		objects_unref(o);
-		return NULL;
+	if (directory == NULL) {
+		err = -errno;
+		snprintf(problem, size, "http.objects_dir: %s is no directory that can be read: %s",
+			 root, strerror(errno));
+	} else {
+		err = add_below(o, directory, path, len);
+		if (err != 0)
+			snprintf(problem, size, "http.objects_dir: %s: %s", root, strerror(-err));
 	}
-	while ((entry = fts_read(tree)) != NULL)
-		if (entry->fts_info == FTS_F)
-			add(o, entry->fts_path, span_of(entry->fts_path + root + 1));
-	fts_close(tree);
-	free(paths[0]);
-	return o;
+	if (err == 0)
+		return o;
+	objects_unref(o);
+	return NULL;
 }
 
 struct objects *objects_ref(struct objects *o)

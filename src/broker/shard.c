@@ -30,7 +30,7 @@ enum {
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
 	CLOSING_MS = 500, /* for clients to close, while draining */
-	OUTBOX_SLOTS_MIN = 16,
+	OUTBOX_SLOTS_MIN = 4096,
 };
 
 const char *const drop_reason_names[DROP_REASONS] = { [DROP_SLOW] = "slow",
@@ -52,8 +52,15 @@ void letter_discard(struct letter *letter)
 		fetch_letter_free((struct fetch_letter *)(void *)letter);
 		return;
 	}
-	if (letter->kind == LETTER_RELOAD)
-		objects_unref(((struct reload_letter *)(void *)letter)->objects);
+	if (letter->kind == LETTER_DRAINED || letter->kind == LETTER_DRAIN ||
+	    letter->kind == LETTER_HEARTBEAT)
+		return;
+	if (letter->kind == LETTER_RELOAD) {
+		struct reload_letter *l = (struct reload_letter *)(void *)letter;
+
+		objects_unref(l->objects);
+		free(l->idle_topics);
+	}
 	if (letter->kind == LETTER_SEQUENCED)
 		block_unref(((struct sequenced_letter *)(void *)letter)->block);
 	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED)
@@ -88,6 +95,47 @@ static size_t letter_bytes(const struct letter *letter)
 		       : 0;
 }
 
+/* Twice what makes everybody wait, and as much again for what is under way then. */
+static uint32_t outbox_slots(const struct shard *s)
+{
+	uint32_t n = 8 * s->config->engine.lane_entries;
+
+	return n < OUTBOX_SLOTS_MIN ? OUTBOX_SLOTS_MIN : n;
+}
+
+static int outboxes_init(struct shard *s, enum mailbox_lane lane)
+{
+	unsigned shards_n = s->broker->shards_n;
+	uint32_t n = outbox_slots(s);
+
+	s->outboxes[lane] = calloc(shards_n, sizeof(struct outbox));
+	s->outbox_slots[lane] = malloc((size_t)shards_n * n * sizeof(void *));
+	s->mail_for[lane] = calloc(shards_n, sizeof(unsigned));
+	if (s->outboxes[lane] == NULL || s->outbox_slots[lane] == NULL || s->mail_for[lane] == NULL)
+		return -ENOMEM;
+	for (unsigned to = 0; to < shards_n; to++)
+		s->outboxes[lane][to] =
+			(struct outbox){ .letters = s->outbox_slots[lane] + (size_t)to * n,
+					 .slots_n = n };
+	return 0;
+}
+
+/* A letter that cannot be kept would be lost silently, and with it somebody's order or count. */
+static void outbox_grow(const struct shard *s, struct outbox *o, unsigned to)
+{
+	void **letters = realloc(o->own, 2 * (size_t)o->slots_n * sizeof(void *));
+
+	if (letters == NULL) {
+		log_error("reactor %u: out of memory, and %u letters wait for reactor %u", s->id,
+			  o->n, to);
+		abort();
+	}
+	if (o->own == NULL)
+		memcpy(letters, o->letters, o->n * sizeof(void *));
+	o->letters = o->own = letters;
+	o->slots_n *= 2;
+}
+
 static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *letter);
 
 void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct letter *letter)
@@ -98,17 +146,8 @@ void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct let
 		read_letter(s, lane, letter);
 		return;
 	}
-	if (o->n == o->slots_n) {
-		uint32_t n = o->slots_n == 0 ? OUTBOX_SLOTS_MIN : 2 * o->slots_n;
-		void **letters = realloc(o->letters, n * sizeof(void *));
-
-		/* A letter that cannot be kept would be lost silently, and with it somebody's order
-		 * or count. */
-		if (letters == NULL)
-			abort();
-		o->letters = letters;
-		o->slots_n = n;
-	}
+	if (o->n == o->slots_n)
+		outbox_grow(s, o, to);
 	o->letters[o->n++] = letter;
 	o->bytes += letter_bytes(letter);
 	s->waiting[lane].letters++;
@@ -205,14 +244,8 @@ static void drain(struct shard *s)
 static void mark(struct shard *s, enum mailbox_lane lane)
 {
 	s->marked[lane] = true;
-	for (unsigned to = 0; to < s->broker->shards_n; to++) {
-		struct letter *l = malloc(sizeof(*l));
-
-		if (l == NULL)
-			return; /* then drain_seconds ends it */
-		l->kind = LETTER_DRAINED;
-		shard_post(s, to, lane, l);
-	}
+	for (unsigned to = 0; to < s->broker->shards_n; to++)
+		shard_post(s, to, lane, &s->drained);
 }
 
 /*
@@ -280,16 +313,32 @@ static struct list *lists_new(size_t n)
 	return lists;
 }
 
+struct reload_letter *reload_letter_new(const struct config *config, struct objects *objects,
+					struct reload *reload)
+{
+	struct reload_letter *l = malloc(sizeof(*l));
+
+	if (l == NULL)
+		return NULL;
+	*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
+				     .config = config,
+				     .objects = objects_ref(objects),
+				     .idle_topics = lists_new(config->topic_n + 1),
+				     .reload = reload };
+	if (l->idle_topics != NULL)
+		return l;
+	letter_discard(&l->letter);
+	return NULL;
+}
+
 static void reload(struct shard *s, struct reload_letter *l)
 {
-	struct list *idle_topics = lists_new(l->config->topic_n + 1), *before = s->idle_topics;
+	struct list *before = s->idle_topics;
 
-	if (idle_topics == NULL)
-		abort();
 	s->config = l->config;
 	objects_unref(s->objects);
 	s->objects = l->objects;
-	s->idle_topics = idle_topics;
+	s->idle_topics = l->idle_topics;
 	home_configure(s);
 	subscriptions_configure(s);
 	configure(s);
@@ -355,16 +404,16 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 		return;
 	case LETTER_DRAINED:
 		s->marks[lane]++;
-		break;
+		return;
 	case LETTER_DRAIN:
 		drain(s);
-		break;
-	case LETTER_RELOAD:
-		reload(s, (struct reload_letter *)(void *)letter);
-		break;
+		return;
 	case LETTER_HEARTBEAT:
 		atomic_store(&s->watchdog_round,
 			     ((struct heartbeat_letter *)(void *)letter)->round);
+		return;
+	case LETTER_RELOAD:
+		reload(s, (struct reload_letter *)(void *)letter);
 		break;
 	default:
 		abort();
@@ -571,13 +620,12 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	};
 	int err;
 
-	*s = (struct shard){ .id = id, .broker = b, .config = config };
-	for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
-		s->outboxes[lane] = calloc(b->shards_n, sizeof(struct outbox));
-		s->mail_for[lane] = calloc(b->shards_n, sizeof(unsigned));
-		if (s->outboxes[lane] == NULL || s->mail_for[lane] == NULL)
+	*s = (struct shard){
+		.id = id, .broker = b, .config = config, .drained = { LETTER_DRAINED }
+	};
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+		if (outboxes_init(s, lane) != 0)
 			return -ENOMEM;
-	}
 	s->idle_topics = lists_new(config->topic_n + 1);
 	if (s->idle_topics == NULL)
 		return -ENOMEM;
@@ -625,9 +673,10 @@ void shard_release(struct shard *s)
 
 			for (uint32_t i = 0; i < o->n; i++)
 				letter_discard(o->letters[i]);
-			free(o->letters);
+			free(o->own);
 		}
 		free(s->outboxes[lane]);
+		free(s->outbox_slots[lane]);
 		free(s->mail_for[lane]);
 	}
 	free(s->idle_topics);

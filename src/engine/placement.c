@@ -1,6 +1,7 @@
 #include "engine/placement.h"
 
 #include "base/span.h"
+#include "base/spare.h"
 #include "engine/placement_plan.h"
 
 #include <assert.h>
@@ -465,12 +466,14 @@ int placement_topology_load(hwloc_topology_t *topology, const char *synthetic)
 int placement_init(struct placement *placement, enum placement_mode mode, unsigned reactors)
 {
 	hwloc_topology_t topology;
-	int rc = placement_topology_load(&topology, NULL);
+	void *spare = spare_memory();
+	int rc = spare != NULL ? placement_topology_load(&topology, NULL) : -ENOMEM;
 
-	if (rc < 0)
-		return rc;
-	rc = placement_plan(placement, topology, mode, reactors, quota_here());
-	hwloc_topology_destroy(topology);
+	if (rc == 0) {
+		rc = placement_plan(placement, topology, mode, reactors, quota_here());
+		hwloc_topology_destroy(topology);
+	}
+	free(spare);
 	return rc;
 }
 

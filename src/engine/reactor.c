@@ -55,6 +55,8 @@ static void ticked(void *context, const struct completion *c)
 	}
 	if (c->result == -ETIME)
 		expire_deadlines(r);
+	else if (c->result == -ENOMEM)
+		ring_back_off(r->ring);
 	if (deadlines_running(r)) {
 		if (!c->more)
 			tick(r);

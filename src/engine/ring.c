@@ -25,7 +25,8 @@ enum {
 	CQ_PER_SQ = 4,           /* a multishot request answers many times for one submission */
 	POSTED_BUFFERS_MIN = 32, /* the kernel cycles through what is posted: few stay in cache */
 	SQ_ENTRIES_MIN = 16,
-	SUBMIT_TRIES = 1000,
+	SUBMIT_TRIES = 5000, /* with nothing taken, each a REFUSED_MS later */
+	REFUSED_MS = 1,
 	RELEASE_MS = 100,
 };
 
@@ -36,6 +37,7 @@ struct ring {
 	bool sqpoll;
 	bool tick_multishot;
 	bool restricted;
+	bool backs_off; /* pauses at the next enter */
 	uint64_t tick_data;
 	struct __kernel_timespec tick, alarm;
 
@@ -63,6 +65,13 @@ struct ring {
 static size_t buffer_ring_bytes(const struct ring *ring)
 {
 	return ring->buffers_n * sizeof(struct io_uring_buf);
+}
+
+static void pause_ms(long ms)
+{
+	const struct timespec moment = { .tv_nsec = ms * (long)NS_PER_MS };
+
+	nanosleep(&moment, NULL);
 }
 
 static void *map(size_t bytes)
@@ -263,7 +272,6 @@ static int try_new(const struct ring_params *params, unsigned *sq_entries, struc
 
 int ring_new(const struct ring_params *params, struct ring **out)
 {
-	const struct timespec moment = { .tv_nsec = RELEASE_MS * (long)NS_PER_MS };
 	unsigned entries = params->sq_entries;
 	int err;
 
@@ -272,7 +280,7 @@ int ring_new(const struct ring_params *params, struct ring **out)
 	 * The kernel gives back what the first one had only a moment after it is closed. */
 	while ((err = try_new(params, &entries, out)) == -ENOMEM && entries / 2 >= SQ_ENTRIES_MIN) {
 		entries /= 2;
-		nanosleep(&moment, NULL);
+		pause_ms(RELEASE_MS);
 	}
 	return err;
 }
@@ -366,22 +374,33 @@ void ring_explain(int error, char *buf, size_t size)
 		snprintf(buf, size, "io_uring cannot be set up: %s", strerror(-error));
 }
 
-unsigned ring_submit(struct ring *ring)
+/* Asked again at once the kernel would refuse at once. */
+static void enter_refused(struct ring *ring, int error)
 {
-	int n;
+	ring->counts.enter_errors++;
+	if (error != -EINTR)
+		pause_ms(REFUSED_MS);
+}
 
-	if (io_uring_sq_ready(&ring->uring) == 0)
-		return 0;
-	n = io_uring_submit(&ring->uring);
+/* What an enter that submits has returned; how many requests the kernel has taken. */
+static unsigned entered(struct ring *ring, int n)
+{
 	ring->counts.enters++;
 	if (n < 0) {
-		ring->counts.enter_errors++;
+		enter_refused(ring, n);
 		return 0;
 	}
 	ring->counts.submitted += (unsigned)n;
 	if (io_uring_sq_ready(&ring->uring) == 0)
 		ring->headers_n = 0;
 	return (unsigned)n;
+}
+
+unsigned ring_submit(struct ring *ring)
+{
+	if (io_uring_sq_ready(&ring->uring) == 0)
+		return 0;
+	return entered(ring, io_uring_submit(&ring->uring));
 }
 
 static struct io_uring_sqe *next_sqe(struct ring *ring)
@@ -396,7 +415,7 @@ static struct io_uring_sqe *next_sqe(struct ring *ring)
 		else
 			ring_submit(ring);
 	}
-	/* The kernel has taken nothing a thousand times over: there is no way on. */
+	/* The kernel has taken nothing for seconds: there is no way on. */
 	abort();
 }
 
@@ -545,21 +564,32 @@ unsigned ring_queued(const struct ring *ring)
 static void linger(struct ring *ring, unsigned linger_us)
 {
 	struct io_uring_getevents_arg arg = { .pad = linger_us };
+	int n;
 
 	ring_submit(ring);
 	/* What the kernel did not take must not wait until something else wakes us. */
 	if (io_uring_sq_ready(&ring->uring) > 0 || io_uring_cq_ready(&ring->uring) > 0)
 		return;
 	ring->counts.enters++;
-	(void)io_uring_enter2((unsigned)ring->uring.ring_fd, 0, 64,
-			      IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
-			      (sigset_t *)(void *)&arg, sizeof(arg));
+	n = io_uring_enter2((unsigned)ring->uring.ring_fd, 0, 64,
+			    IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, (sigset_t *)(void *)&arg,
+			    sizeof(arg));
+	if (n < 0 && n != -ETIME)
+		enter_refused(ring, n);
+}
+
+void ring_back_off(struct ring *ring)
+{
+	ring->backs_off = true;
 }
 
 void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 {
 	int n;
 
+	if (ring->backs_off)
+		pause_ms(REFUSED_MS);
+	ring->backs_off = false;
 	/* What is there comes first; waiting would only put it off. */
 	if (io_uring_cq_ready(&ring->uring) > 0)
 		wait = false;
@@ -570,18 +600,11 @@ void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 		linger(ring, linger_us);
 		return;
 	}
-	ring->counts.enters++;
 	if (wait)
 		n = io_uring_submit_and_wait(&ring->uring, 1);
 	else
 		n = io_uring_submit_and_get_events(&ring->uring);
-	if (n < 0) {
-		ring->counts.enter_errors++;
-		return;
-	}
-	ring->counts.submitted += (unsigned)n;
-	if (io_uring_sq_ready(&ring->uring) == 0)
-		ring->headers_n = 0;
+	(void)entered(ring, n);
 }
 
 /* Takes the buffer back: into the kernel's hands again, or on the stack if it has enough. */

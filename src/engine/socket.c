@@ -83,6 +83,8 @@ static void send_completed(void *context, const struct completion *c)
 		return;
 	s->sending = false;
 	landed(t, s);
+	if (c->result == -ENOMEM || c->result == -ENOBUFS)
+		ring_back_off(t->reactor->ring);
 	t->events->sent(s, c->result);
 }
 

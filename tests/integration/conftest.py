@@ -22,6 +22,13 @@ def pytest_collection_modifyitems(config, items):
         items[:] = [item for item in items if item not in left_out]
 
 
+def pytest_terminal_summary(terminalreporter):
+    reports = [report for outcome in ("passed", "failed") for report in terminalreporter.stats.get(outcome, [])]
+    cases = [n for report in reports for name, n in report.user_properties if name == "cases"]
+    if cases:
+        terminalreporter.write_line(f"faults: {sum(cases)} cases in {len(cases)} sweeps")
+
+
 @pytest.fixture(autouse=True)
 def bounded():
     """No test hangs, whatever it waits for."""

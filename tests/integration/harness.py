@@ -358,7 +358,7 @@ def differences(stats, expected):
 class Broker:
     """A broker on a configuration in a directory of its own, with all the clients it was given."""
 
-    def __init__(self, directory, preexec=None, **config):
+    def __init__(self, directory, preexec=None, env=None, **config):
         self.config = {**DEFAULTS, **config}
         self.config_path = directory / "broker.conf"
         self.log_path = directory / "broker.log"
@@ -374,13 +374,15 @@ class Broker:
                 stdout=log,
                 stderr=log,
                 preexec_fn=preexec,
+                env=env and {**os.environ, **env},
             )
         try:
             self.loop.wait(self.is_ready, "the broker is ready")
         except BaseException:
             self.kill()
             raise
-        self.addresses = re.findall(r"(\S+) \(([^)]*)\)", LISTENING.search(self.log()).group(1))
+        listening = LISTENING.search(self.log())
+        self.addresses = re.findall(r"(\S+) \(([^)]*)\)", listening.group(1)) if listening else []
 
     # Life.
 

@@ -867,6 +867,11 @@ unsigned ring_submit(struct ring *ring)
 	return submit(ring, UINT32_MAX);
 }
 
+void ring_back_off(struct ring *ring)
+{
+	(void)ring;
+}
+
 void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 {
 	(void)linger_us;

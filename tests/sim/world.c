@@ -263,29 +263,22 @@ static void reload(void)
 	shared->before = (struct config *)(uintptr_t)before;
 	atomic_init(&shared->left, sim.broker.shards_n);
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
-		struct reload_letter *l = malloc(sizeof(*l));
+		struct reload_letter *l = reload_letter_new(newest, NULL, shared);
 
 		if (l == NULL)
 			abort();
-		*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
-					     .config = newest,
-					     .reload = shared };
 		post(i, &l->letter);
 	}
 	sim_trace("main    reloads: version %" PRIu64, version, 0, 0, 0);
 }
 
+static struct letter drain_letter = { LETTER_DRAIN };
+
 static void drain(void)
 {
 	draining = true;
-	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
-		struct letter *l = malloc(sizeof(*l));
-
-		if (l == NULL)
-			abort();
-		l->kind = LETTER_DRAIN;
-		post(i, l);
-	}
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		post(i, &drain_letter);
 	sim_trace("main    drains the broker", 0, 0, 0, 0);
 }
 
@@ -745,7 +738,7 @@ static void check_empty(long before)
 			(s->interests.slots != NULL);
 		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 			for (unsigned to = 0; to < sim.broker.shards_n; to++)
-				kept += s->outboxes[lane][to].letters != NULL;
+				kept += s->outboxes[lane][to].own != NULL;
 	}
 	/* The table of addresses is the listeners' own. */
 	now = alloc_outstanding();
@@ -786,23 +779,6 @@ static void end_calmly(long before)
 	for (unsigned i = 0; i < sim.broker.shards_n; i++)
 		while (!fiber_ended(i))
 			fiber_resume(i);
-}
-
-/* Outboxes are all that the broker cannot do without. */
-static void reserve_outboxes(void)
-{
-	enum { LETTERS = 1 << 16 };
-
-	for (unsigned i = 0; i < sim.broker.shards_n; i++)
-		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
-			for (unsigned to = 0; to < sim.broker.shards_n; to++) {
-				struct outbox *o = &sim.broker.shards[i].outboxes[lane][to];
-
-				o->letters = malloc(LETTERS * sizeof(void *));
-				o->slots_n = LETTERS;
-				if (o->letters == NULL)
-					abort();
-			}
 }
 
 static bool all_ended(void)
@@ -910,9 +886,6 @@ void world_begin(const struct sim_params *params, bool verbose)
 	log_configure(LOG_ERROR, LOG_TEXT);
 	hash_seed_with(params->seed, ~params->seed);
 	draw_rates();
-	/* A reload that finds no memory ends the broker, and says so in its source. */
-	if (params->faults & 1u << FAULT_RELOAD)
-		sim.params.faults &= ~(1u << FAULT_MEMORY);
 	sim.clients_n = params->clients;
 	sim.clients = sim_alloc((params->clients + 2 * SIM_TOPICS_MAX) * sizeof(*sim.clients));
 	for (unsigned i = 0; i < params->clients; i++)
@@ -922,8 +895,6 @@ void world_begin(const struct sim_params *params, bool verbose)
 	before = alloc_outstanding();
 	start_broker();
 	started = alloc_outstanding();
-	if (params->faults & 1u << FAULT_MEMORY)
-		reserve_outboxes();
 }
 
 static void end(void)

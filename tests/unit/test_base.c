@@ -7,12 +7,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/histogram.h"
 #include "base/list.h"
 #include "base/pool.h"
+#include "base/spare.h"
 #include "base/table.h"
 #include "base/wire.h"
 
@@ -463,6 +467,39 @@ static void clock_never_goes_back(void **state)
 	assert_true(clock_wall_ns() > 1577836800 * NS_PER_S);
 }
 
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+/* How many KiB come in small pieces when the system gives no more; -1: there were none to spare. */
+static long spare_kib(rlim_t bytes)
+{
+	const struct rlimit none = { 0, RLIM_INFINITY }, some = { bytes, RLIM_INFINITY };
+	pid_t child = fork();
+	int status;
+
+	if (child == 0) {
+		void *volatile piece; /* or the compiler knows better than to ask */
+		void *guard;
+		int n = 0;
+
+		setrlimit(RLIMIT_AS, &some);
+		guard = spare_memory();
+		setrlimit(RLIMIT_AS, &none);
+		while (n < 1000 && (piece = malloc(8 << 10)) != NULL)
+			n++;
+		_exit(guard != NULL ? n * 8 / 16 : 255);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_int_equal(status & 0x7f, 0);
+	return WEXITSTATUS(status) == 255 ? -1 : WEXITSTATUS(status) * 16;
+}
+
+static void spare_memory_is_there_when_the_system_gives_no_more(void **state)
+{
+	(void)state;
+	assert_true(spare_kib(RLIM_INFINITY) >= 900);
+	assert_int_equal(spare_kib(256 << 10), -1);
+}
+#endif
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -480,6 +517,9 @@ int main(void)
 		cmocka_unit_test(skipping_messages_of_a_run_skips_their_bytes),
 		cmocka_unit_test(spans_are_equal_by_their_bytes),
 		cmocka_unit_test(clock_never_goes_back),
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+		cmocka_unit_test(spare_memory_is_there_when_the_system_gives_no_more),
+#endif
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,264 @@
+"""Makes calls of a real broker fail (tests/faults/faults.c), and what clients do meanwhile.
+
+Clients here take what comes: an answer, an error, a close. What they insist on is that something comes.
+"""
+
+import errno
+import mmap
+import os
+import signal
+import struct
+import subprocess
+
+from harness import BROKER, LISTENING, SANITIZER, Broker, numbered
+
+# As in tests/faults/faults.c.
+CONTROL_BYTES = 4096
+SITES = 12
+MEMORY, ENTER, SETUP, REGISTER, REQUEST = range(5)
+OPCODES = {
+    "SENDMSG": 9,
+    "TIMEOUT": 11,
+    "ACCEPT": 13,
+    "ASYNC_CANCEL": 14,
+    "SEND": 26,
+    "RECV": 27,
+    "MSG_RING": 40,
+}
+EVER = 1 << 62
+
+# A sweep takes every so many'th call; with FAULTS=all, every one.
+STEP = 1 if os.environ.get("FAULTS") == "all" else 23 if SANITIZER else 17
+
+
+class Faults:
+    """The control file that a broker shares with us."""
+
+    def __init__(self, path):
+        path.write_bytes(bytes(CONTROL_BYTES))
+        self.path = path
+        with open(path, "r+b") as file:
+            self.memory = mmap.mmap(file.fileno(), CONTROL_BYTES)
+
+    def environment(self):
+        env = {"FAULTS": str(self.path), "LD_PRELOAD": str(BROKER.parent / "faults.so")}
+        if SANITIZER == "asan":
+            # It stands between the broker and the sanitizer's allocator.
+            env["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
+        return env
+
+    def fields(self, kind, first, *values):
+        at = SITES * 8 + kind * 48 + first * 8
+        for i, value in enumerate(values):
+            struct.pack_into("=Q", self.memory, at + 8 * i, value)
+        return struct.unpack_from("=Q", self.memory, at)[0]
+
+    def fail(self, kind, nth=1, many=1, error=errno.ENOMEM):
+        """From now on the nth call of a kind fails, and so do those after it, many in all."""
+        self.off(kind)
+        self.fields(kind, 1, many, error, 0, 0, 0)
+        self.fields(kind, 0, nth)
+
+    def off(self, kind):
+        self.fields(kind, 0, 0)
+
+    def seen(self, kind):
+        return self.fields(kind, 3)
+
+    def first(self, kind):
+        """Which call was the first that failed; 0: none has."""
+        return self.fields(kind, 5)
+
+    def site(self):
+        """Where the first call that failed came from."""
+        sites = [hex(at) for at in struct.unpack_from(f"={SITES}Q", self.memory) if at]
+        if not sites:
+            return "nowhere in the broker itself"
+        lines = subprocess.run(["addr2line", "-fse", BROKER, *sites], capture_output=True, text=True).stdout.split("\n")
+        return " < ".join(f"{f} ({where})" for f, where in zip(lines[::2], lines[1::2]))
+
+
+class Faulty(Broker):
+    """A broker whose calls can be made to fail; it may end before it is ready."""
+
+    def __init__(self, directory, arm=None, preexec=None, **config):
+        self.faults = Faults(directory / "faults")
+        if arm:
+            arm(self.faults)
+        super().__init__(directory, preexec, self.faults.environment(), **config)
+
+    def is_ready(self):
+        return LISTENING.search(self.log()) is not None or not self.running()
+
+    def log_tail(self):
+        return f"{super().log_tail()}\nthe first that failed: {self.faults.site()}"
+
+    # What clients do.
+
+    def settle(self, client, lines=1):
+        """Until it has so many lines, or was closed."""
+        self.loop.wait(lambda: client.ended or client.newlines >= lines, lambda: f"an answer or a close: {client}")
+
+    def ended(self, *clients):
+        self.loop.wait_each(clients, lambda c: c.ended, "a close")
+
+    def ask(self, method, path, body=b"", headers=""):
+        """One HTTP request on a connection of its own, which the broker closes behind the answer."""
+        head = f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
+        return self.say(head.encode() + body)
+
+    def stream(self, path):
+        return self.say(f"GET {path} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n")
+
+    # After a fault.
+
+    def recovers(self, descriptors):
+        """It serves as if nothing had been, and has forgotten the clients from before."""
+        self.close_clients()
+        self.works()
+        reply = self.ask("POST", "/publish/still.works", b"yes")
+        self.ended(reply)
+        assert reply.buffer.startswith(b"HTTP/1.1 200 "), reply
+        self.close_clients()
+        self.loop.wait(lambda: self.descriptors() <= descriptors, "every descriptor is closed")
+
+    def is_quiet(self):
+        """It does not spin. Ticks are 10 ms."""
+        before = self.cpu_ticks()
+        self.loop.sleep(0.2)
+        if not SANITIZER:
+            assert self.cpu_ticks() - before <= 10, f"it spins\n{self.log_tail()}"
+
+
+MESSAGES = numbered(b"m", 6, size=40)
+
+# Each prepares, yields, and does what is to be tried with faults.
+
+
+def line(broker):
+    """Messages as lines, one of them with a return in it, to two topics with two subscribers each."""
+    yield
+    subscribers = [broker.say(f"SUBSCRIBE line.{i % 2}\r\n") for i in range(4)]
+    for client in subscribers:
+        broker.settle(client)
+    publishers = [broker.say(f"PUBLISH line.{i}\r\n") for i in range(2)]
+    for client in publishers:
+        broker.settle(client)
+        client.send_lines(*MESSAGES, b"un\reven", *MESSAGES)
+        client.send(b"half a ")
+    for client in publishers:
+        client.send(b"message\r\nBYE\r\n")
+    broker.ended(*publishers)
+    for client in subscribers:
+        client.send(b"BYE\r\n")
+    broker.ended(*subscribers)
+
+
+def http(broker):
+    """Publishes over HTTP to subscribers with server-sent events, chunks and lines."""
+    yield
+    streams = [broker.stream("/subscribe/http.0"), broker.say("GET /subscribe/http.1 HTTP/1.1\r\nHost: x\r\n\r\n")]
+    streams += [broker.say(f"SUBSCRIBE http.{i}\r\n") for i in range(2)]
+    for client in streams:
+        broker.settle(client)
+    for i in range(4):
+        chunked = "POST /publish/http.%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+        client = broker.ask("POST", f"/publish/http.{i % 2}", b"body", "X-Version: 1.%d\r\n" % i) if i else broker.say(chunked % i)
+        if not i:
+            client.send(b"4\r\nbo")
+            broker.loop.turn()
+            client.send(b"dy\r\n0\r\n\r\n")
+        broker.ended(client)
+    for client in streams:
+        client.half_close()
+    broker.ended(*streams)
+
+
+def replay(broker):
+    """Subscribers that begin in the past."""
+    for i in range(2):
+        broker.publish(f"replay.{i}", *MESSAGES)
+    yield
+    clients = [broker.say(f"SUBSCRIBE replay.{i % 2} LAST 3\r\n") for i in range(3)]
+    clients.append(broker.say("SUBSCRIBE replay.0 FROM 0000000000000000:1\r\n"))
+    clients.append(broker.stream("/subscribe/replay.1?last=5"))
+    for client in clients:
+        broker.settle(client, 2)
+        client.half_close()
+    broker.ended(*clients)
+
+
+def large(broker):
+    """Messages of a quarter of a MiB, as a line, over HTTP and as a resource."""
+    yield
+    message = b"x" * (256 << 10)
+    subscribers = [broker.say(f"SUBSCRIBE large.{i}\r\n") for i in range(2)] + [broker.stream("/subscribe/large.0")]
+    for client in subscribers:
+        broker.settle(client)
+    publisher = broker.say("PUBLISH large.0\r\n")
+    publisher.send_lines(message, message, b"BYE")
+    poster = broker.ask("POST", "/publish/large.1", message)
+    broker.ended(publisher, poster)
+    reader = broker.ask("GET", "/topic/large.1/last")
+    broker.ended(reader)
+    for client in subscribers:
+        client.half_close()
+    broker.ended(*subscribers)
+
+
+def waiting(broker):
+    """Requests that wait for a message."""
+    yield
+    readers = [broker.ask("GET", f"/topic/wait.{i % 2}/1", headers="If-None-Match: x\r\n") for i in range(4)]
+    about = broker.ask("GET", "/topic/wait.0")
+    broker.ended(about)
+    broker.ended(*[broker.ask("POST", f"/publish/wait.{i}", b"here") for i in range(2)])
+    broker.ended(*readers)
+
+
+def pages(broker):
+    """What an operator and a browser look at."""
+    yield
+    paths = ("/metrics", "/stats.json", "/", "/object/page.txt", "/object/large.bin", "/health", "/ready", "/nothing")
+    broker.ended(*[broker.ask("GET", path, headers="Origin: http://x\r\n") for path in paths])
+
+
+def reload(broker):
+    """A longer message is allowed, or everything stays as it was."""
+    yield
+    since = broker.log_size()
+    broker.configure(limits={"message_bytes": "2K"}, topic={"reload.>": {"history_bytes": 0}})
+    broker.send_signal(signal.SIGHUP)
+    said = broker.says(r"reload: .* (is in force|the old configuration stays in force)", since)
+    publisher = broker.say("PUBLISH reload.topic\r\n")
+    broker.settle(publisher)
+    publisher.send_lines(b"m" * 1500, b"BYE")
+    broker.ended(publisher)
+    answers = publisher.take_waiting()
+    # Memory may be short for the message itself.
+    if answers == [b"OK"]:
+        assert "is in force" in said and "old" not in said
+    elif answers == [b"OK", b"ERROR line too long"]:
+        assert "stays" in said
+
+
+SCENARIOS = {f.__name__: f for f in (line, http, replay, large, waiting, pages, reload)}
+
+LISTEN = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
+
+
+def configuration(directory, scenario, reactors):
+    """So that every scenario is over soon, whatever is lost."""
+    objects = directory / "objects"
+    if not objects.exists():
+        objects.mkdir()
+        (objects / "page.txt").write_text("a page\n")
+        (objects / "large.bin").write_bytes(bytes(100_000))
+    return {
+        "reactors": reactors,
+        "sandbox": False,  # it allows no NOP
+        "listen": LISTEN,
+        "drain_seconds": 3,
+        "limits": {"message_bytes": "1K" if scenario == "reload" else "1M"},
+        "http": {"wait_seconds": 1, "objects_dir": str(objects), "allowed_origins": ["http://x"]},
+    }

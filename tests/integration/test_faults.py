@@ -1,0 +1,303 @@
+"""Whatever call fails, the broker neither crashes nor hangs nor spins nor leaks: it refuses to start and says why,
+or it goes on serving.
+
+Every sweep here lets the first call of a kind fail, then the second, and so on until there is none left to fail,
+each with a fresh broker. `make check` takes some of them, `make faults` all.
+"""
+
+import errno
+import itertools
+import re
+import resource
+import signal
+
+import pytest
+
+from faults import (
+    ENTER,
+    EVER,
+    MEMORY,
+    OPCODES,
+    REGISTER,
+    REQUEST,
+    SCENARIOS,
+    SETUP,
+    STEP,
+    Faulty,
+    configuration,
+)
+from harness import SANITIZER, limit_files, release_only
+
+pytestmark = pytest.mark.skipif(SANITIZER == "tsan", reason="its allocator cannot be put behind another")
+
+SWEEP_MAX = 3000  # more calls than any scenario makes
+
+
+@pytest.fixture
+def sweep(tmp_path, record_property):
+    """Plays cases with a broker each, in a directory of its own. Each says which call failed, until there is none."""
+
+    def sweep(play, step=STEP):
+        hits = []
+        nth = 1
+        # Who meets whom on which shard is chance, and so is whether there is a call of some kinds at all.
+        while (hits and hits[-1]) or (not any(hits) and len(hits) < 10):
+            assert nth < SWEEP_MAX, f"still something to fail after {SWEEP_MAX} calls"
+            directory = tmp_path / f"{nth}-{len(hits)}"
+            directory.mkdir()
+            hits.append(play(directory, nth))
+            nth = hits[-1] + step if hits[-1] else nth
+        record_property("cases", len(hits))
+        assert any(hits), "nothing has failed, so nothing was tried"
+
+    return sweep
+
+
+def started(directory, arm=None, scenario="", reactors=2):
+    return Faulty(directory, arm, **configuration(directory.parent, scenario, reactors))
+
+
+CAUSE = re.compile(r"memory|cannot|io_uring|ERROR|started", re.I)
+
+
+def start(directory, kind, nth, many, error, codes):
+    """A start with faults: it is refused with one of those codes and a reason, or all is well."""
+    broker = started(directory, lambda faults: faults.fail(kind, nth, many, error))
+    broker.faults.off(kind)
+    hit = broker.faults.first(kind)
+    try:
+        if broker.running():
+            broker.recovers(broker.descriptors())
+            broker.stop()
+        else:
+            broker.checked = True
+            assert hit, broker.log_tail()
+            assert broker.process.returncode in codes, f"exit code {broker.process.returncode}\n{broker.log_tail()}"
+            assert CAUSE.search(broker.log()), f"it does not say why\n{broker.log_tail()}"
+            assert "Sanitizer" not in broker.log(), broker.log_tail()
+    finally:
+        broker.kill()
+    return hit
+
+
+def disturbed(directory, scenario, reactors, kind, nth, many=1, error=errno.ENOMEM, early=False):
+    """A scenario with faults, early: they are there when the broker starts; afterwards everything is as it should be.
+    Returns which call failed first."""
+    arm = (lambda faults: faults.fail(kind, nth, many, error)) if early else None
+    broker = started(directory, arm, scenario, reactors)
+    faults = broker.faults
+    try:
+        acts = SCENARIOS[scenario](broker)
+        next(acts)
+        broker.recovers(1000)
+        descriptors = broker.descriptors()
+        if not early:
+            faults.fail(kind, nth, many, error)
+        for _ in acts:
+            pass
+        if many == EVER:
+            broker.is_quiet()
+        faults.off(kind)
+        broker.recovers(descriptors)
+        broker.stop()
+        return faults.first(kind)
+    except BaseException:
+        print(f"nth={nth}", broker.log_tail())
+        raise
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize("many", [1, EVER], ids=["once", "ever"])
+def test_a_start_without_memory_is_refused_with_a_reason(sweep, many):
+    sweep(lambda directory, nth: start(directory, MEMORY, nth, many, errno.ENOMEM, (1, 2, 3)))
+
+
+@pytest.mark.parametrize("many", [1, EVER], ids=["once", "ever"])
+@pytest.mark.parametrize("reactors", [1, 2])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_any_allocation_may_fail(sweep, scenario, reactors, many):
+    sweep(lambda directory, nth: disturbed(directory, scenario, reactors, MEMORY, nth, many))
+
+
+# What io_uring_setup(2) and io_uring_register(2) may say, and what a broker that starts all the same does then.
+SETUP_ERRORS = ["EPERM", "EACCES", "ENOSYS", "ENOMEM", "EINVAL", "EMFILE", "ENFILE", "EAGAIN", "EFAULT"]
+REGISTER_ERRORS = ["ENOMEM", "EINVAL", "EEXIST", "EPERM", "EFAULT"]
+
+
+@pytest.mark.parametrize("many", [1, EVER], ids=["once", "ever"])
+@pytest.mark.parametrize("kind, name", [(SETUP, e) for e in SETUP_ERRORS] + [(REGISTER, e) for e in REGISTER_ERRORS])
+def test_a_refused_ring_is_explained(sweep, kind, name, many):
+    sweep(lambda directory, nth: start(directory, kind, nth, many, getattr(errno, name), (3,)), step=1)
+
+
+# What io_uring_enter(2) may say of itself.
+@pytest.mark.parametrize("many", [1, 300], ids=["once", "often"])
+@pytest.mark.parametrize("name", ["EINTR", "EAGAIN", "EBUSY", "ENOMEM"])
+@pytest.mark.parametrize("scenario", ["line", "http"])
+def test_a_refused_enter_is_tried_again(sweep, scenario, name, many):
+    """Nobody is disturbed; often: for longer than the scenario would take."""
+    step = STEP if many == 1 else 10 * STEP
+    sweep(lambda directory, nth: disturbed(directory, scenario, 2, ENTER, nth, many, getattr(errno, name)), step=step)
+
+
+# What may come back from each kind of request, and the scenario that makes many of them.
+REQUEST_ERRORS = {
+    "ACCEPT": ("http", "EMFILE ENFILE ENOBUFS ENOMEM ECONNABORTED EAGAIN EINTR EPERM EPROTO ENETDOWN EINVAL ECANCELED EBADF"),
+    "RECV": ("line", "EAGAIN EINTR ECONNRESET ETIMEDOUT ENOBUFS ENOMEM EHOSTUNREACH ENOTCONN EINVAL EFAULT EIO ECANCELED"),
+    "SEND": ("line", "EPIPE ECONNRESET ETIMEDOUT ENOMEM ENOBUFS EAGAIN EINTR EHOSTUNREACH EINVAL EFAULT ECANCELED"),
+    "SENDMSG": ("large", "EPIPE ECONNRESET ETIMEDOUT ENOMEM ENOBUFS EAGAIN EINTR EMSGSIZE EINVAL EFAULT ECANCELED"),
+    "TIMEOUT": ("waiting", "EINVAL ENOMEM ECANCELED EFAULT EAGAIN"),
+    "MSG_RING": ("line", "EOVERFLOW EBADFD EBADF ENOMEM EAGAIN EINVAL"),
+}
+ARMED_AT_START = ("ACCEPT", "TIMEOUT")  # and then they answer many times
+
+
+@pytest.mark.parametrize(
+    "opcode, scenario, name", [(o, s, e) for o, (s, errors) in REQUEST_ERRORS.items() for e in errors.split()]
+)
+def test_any_request_may_fail(sweep, opcode, scenario, name):
+    kind = REQUEST + OPCODES[opcode]
+    early = opcode in ARMED_AT_START
+    step = 1 if early else STEP
+    sweep(lambda directory, nth: disturbed(directory, scenario, 2, kind, nth, 1, getattr(errno, name), early), step=step)
+
+
+def stop(directory, kind, nth, many, error):
+    """A drain with faults while there are clients who do not let go."""
+    broker = started(directory)
+    try:
+        broker.recovers(1000)
+        clients = [broker.subscribe("stop"), broker.publisher("stop"), broker.say("SUBSC"), broker.stream("/subscribe/stop")]
+        broker.settle(clients[-1], 2)
+        for client in clients:
+            client.holds = True
+        clients[1].send(b"message\r\nhalf a mess")
+        broker.faults.fail(kind, nth, many, error)
+        broker.stop()
+        return broker.faults.first(kind)
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize("many", [1, EVER], ids=["once", "ever"])
+@pytest.mark.parametrize(
+    "opcode, name",
+    [("ASYNC_CANCEL", e) for e in ("ENOENT", "EALREADY", "EINVAL", "ENOMEM")]
+    + [("SEND", "ECONNRESET"), ("MSG_RING", "EBADFD"), (None, "ENOMEM")],
+)
+def test_a_drain_needs_no_request_and_no_memory(sweep, opcode, name, many):
+    kind = REQUEST + OPCODES[opcode] if opcode else MEMORY
+    sweep(lambda directory, nth: stop(directory, kind, nth, many, getattr(errno, name)))
+
+
+ALWAYS = [
+    ("ACCEPT", "EPERM"),
+    ("ACCEPT", "ENFILE"),
+    ("ACCEPT", "EINVAL"),
+    ("RECV", "ECONNRESET"),
+    ("RECV", "ENOMEM"),
+    ("SEND", "EPIPE"),
+    ("SEND", "ENOBUFS"),
+    ("TIMEOUT", "ENOMEM"),
+    ("MSG_RING", "ENOMEM"),
+]
+
+
+@pytest.mark.parametrize("opcode, name", ALWAYS)
+def test_requests_that_always_fail_take_no_cpu(tmp_path, opcode, name):
+    """Clients are closed or wait until it is over; nothing is tried without a pause."""
+    directory = tmp_path / "0"
+    directory.mkdir()
+    broker = started(directory)
+    try:
+        broker.recovers(1000)
+        descriptors = broker.descriptors()
+        broker.faults.fail(REQUEST + OPCODES[opcode], many=EVER, error=getattr(errno, name))
+        for i in range(20):
+            broker.say(f"SUBSCRIBE topic.{i}\r\n")
+            broker.say(f"PUBLISH topic.{i}\r\nmessage\r\nBYE\r\n")
+        broker.loop.sleep(0.3)
+        broker.is_quiet()
+        broker.faults.off(REQUEST + OPCODES[opcode])
+        broker.recovers(descriptors)
+        broker.stop()
+    finally:
+        broker.kill()
+
+
+@pytest.mark.parametrize("engine", [{"sq_entries": 1, "batch": 1}, {"sq_entries": 16, "batch": 32768}, {"recv_buffers": 1}])
+@pytest.mark.parametrize("scenario", ["line", "http", "replay", "large", "waiting", "pages"])
+def test_the_smallest_rings_and_buffers_are_enough(tmp_path, scenario, engine):
+    directory = tmp_path / "0"
+    directory.mkdir()
+    engine = {"lane_entries": 2, "recv_buffer_bytes": "1K", **engine}
+    broker = Faulty(directory, **configuration(tmp_path, scenario, 2), engine=engine)
+    try:
+        acts = SCENARIOS[scenario](broker)
+        for _ in acts:
+            pass
+        broker.stop()
+    finally:
+        broker.kill()
+
+
+def test_a_start_without_descriptors_is_refused_with_a_reason(tmp_path):
+    """With fewer and fewer files, until it does not start: it says why in every case."""
+    for files in range(40, 3, -1):
+        directory = tmp_path / str(files)
+        directory.mkdir()
+        config = configuration(tmp_path, "", 2) | {"sandbox": True}
+        broker = Faulty(directory, preexec=limit_files(files), **config)
+        if broker.running():
+            broker.stop()
+            continue
+        broker.checked = True
+        assert broker.process.returncode in (1, 2, 3), broker.log_tail()
+        assert re.search(r"descriptor|open files|cannot read", broker.log()), broker.log_tail()
+
+
+# Memory that is really short, which libraries must not notice either.
+
+
+def limit_memory(size):
+    return lambda: resource.setrlimit(resource.RLIMIT_AS, (size, size))
+
+
+@release_only  # a sanitizer maps more memory than there is
+def test_a_start_without_memory_to_be_had_is_refused_with_a_reason(tmp_path):
+    """With more and more memory, until it starts."""
+    engine = {"sq_entries": 32, "recv_buffers": 16, "lane_entries": 16}  # or most of it would go there
+    for kib in itertools.count(10 << 10, 100 * STEP):
+        directory = tmp_path / str(kib)
+        directory.mkdir()
+        broker = Faulty(directory, preexec=limit_memory(kib << 10), **configuration(tmp_path, "", 2), engine=engine)
+        if broker.running():
+            broker.stop()
+            return
+        broker.checked = True
+        assert broker.process.returncode in (1, 2, 3, 127), broker.log_tail()
+        assert CAUSE.search(broker.log()), broker.log_tail()
+
+
+@release_only  # a sanitizer maps more memory than there is
+def test_a_reload_without_memory_to_be_had_is_refused_as_a_whole(tmp_path):
+    """With less and less memory left, a byte of which a library might miss."""
+    directory = tmp_path / "0"
+    directory.mkdir()
+    broker = started(directory, scenario="reload")
+    try:
+        broker.works()
+        refused = 0
+        for kib in itertools.chain(range(4096, 0, -256), range(256, -1, -4)):
+            resource.prlimit(broker.pid, resource.RLIMIT_AS, (broker.memory("VmSize") + (kib << 10), resource.RLIM_INFINITY))
+            since = broker.log_size()
+            broker.send_signal(signal.SIGHUP)
+            refused += "old configuration" in broker.says(r"reload: .*(is in force|stays in force)", since)
+        assert refused > 0
+        broker.works()
+        resource.prlimit(broker.pid, resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+        broker.works()
+        broker.stop()
+    finally:
+        broker.kill()
