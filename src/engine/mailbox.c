@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/memory.h"
+
 /* ThreadSanitizer does not see ck's assembly: it is told here, and nowhere else, where one thread's
  * letters become another's. */
 #ifdef WITH_TSAN
@@ -70,6 +72,8 @@ struct mailbox *mailbox_new(unsigned readers, unsigned senders, unsigned lane_en
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (m->slots == MAP_FAILED)
 		m->slots = NULL;
+	else
+		memory_count((int64_t)m->slots_bytes);
 	if (m->doorbells == NULL || m->lanes == NULL || m->slots == NULL) {
 		mailbox_free(m);
 		return NULL;
@@ -88,8 +92,10 @@ void mailbox_free(struct mailbox *m)
 {
 	if (m == NULL)
 		return;
-	if (m->slots != NULL)
+	if (m->slots != NULL) {
 		munmap(m->slots, m->slots_bytes);
+		memory_count(-(int64_t)m->slots_bytes);
+	}
 	free(m->lanes);
 	free(m->doorbells);
 	free(m);
