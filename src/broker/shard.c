@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/fetch.h"
@@ -88,7 +89,7 @@ void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct let
 	}
 	if (o->n == o->slots_n) {
 		uint32_t n = o->slots_n == 0 ? OUTBOX_SLOTS_MIN : 2 * o->slots_n;
-		void **letters = realloc(o->letters, n * sizeof(void *));
+		void **letters = memory_resize(o->letters, n * sizeof(void *));
 
 		/* A letter that cannot be kept would be lost silently, and with it somebody's order
 		 * or count. */
@@ -246,13 +247,14 @@ static void configure(struct shard *s)
 {
 	const struct config *c = s->config;
 
-	s->handshake.after_ns = c->limits.handshake_seconds * NS_PER_S;
-	s->idle.after_ns = c->limits.idle_seconds * NS_PER_S;
-	s->heartbeat.after_ns = c->http.heartbeat_seconds * NS_PER_S;
-	s->wait.after_ns = c->http.wait_seconds * NS_PER_S;
-	s->stats_class.after_ns = c->stats_seconds * NS_PER_S;
-	s->drain.after_ns = c->drain_seconds * NS_PER_S;
-	s->history.bytes_max = c->limits.history_total_bytes / s->broker->shards_n;
+	deadline_class_change(&s->handshake, c->limits.handshake_seconds * NS_PER_S);
+	deadline_class_change(&s->heartbeat, c->http.heartbeat_seconds * NS_PER_S);
+	deadline_class_change(&s->wait, c->http.wait_seconds * NS_PER_S);
+	deadline_class_change(&s->stats_class, c->stats_seconds * NS_PER_S);
+	deadline_class_change(&s->drain, c->drain_seconds * NS_PER_S);
+	connections_limit_idle(s, c->limits.idle_seconds * NS_PER_S);
+	s->history.bytes_max = c->limits.history_total_bytes;
+	budget_configure(s);
 	if (c->stats_seconds > 0)
 		reactor_deadline(&s->reactor, &s->stats_class, &s->stats_deadline);
 	else
@@ -418,6 +420,8 @@ static bool flush(void *context)
 	struct shard *s = context;
 	bool more = sockets_flush(&s->sockets), room;
 
+	(void)budget_check(s);
+	home_bound_history(s);
 	more |= fetch_flush(s);
 	subscriptions_bound_bytes(s);
 	fan_out(s);
@@ -526,12 +530,14 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	list_init(&s->active);
 	list_init(&s->appended);
 	list_init(&s->connections);
-	history_total_init(&s->history, config->limits.history_total_bytes / b->shards_n);
+	history_total_init(&s->history, config->limits.history_total_bytes);
+	atomic_init(&s->history_oldest_ns, UINT64_MAX);
 	err = reactor_init(&s->reactor, &params, b->mailbox, b->ring_fds, &owner);
 	if (err != 0)
 		return err;
 	b->ring_fds[id] = ring_fd(s->reactor.ring);
 	watch(s);
+	budget_init(s);
 	connections_init(s);
 	fetch_init(s);
 	s->objects = objects_ref(b->objects);
@@ -565,7 +571,7 @@ void shard_release(struct shard *s)
 
 			for (uint32_t i = 0; i < o->n; i++)
 				letter_discard(o->letters[i]);
-			free(o->letters);
+			memory_free(o->letters);
 		}
 		free(s->outboxes[lane]);
 		free(s->mail_for[lane]);

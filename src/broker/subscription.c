@@ -128,6 +128,10 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 	struct subscription *sub;
 	struct interest *i;
 
+	if (budget_now(s->broker) >= BUDGET_SUBSCRIBERS) {
+		s->counters.memory_refused++;
+		return -ENOBUFS;
+	}
 	if (atomic_load(&s->broker->subscriptions) >= s->config->limits.subscriptions)
 		return -ENOSPC;
 	i = find_or_new(s, name);
@@ -344,8 +348,7 @@ void subscriptions_bye(struct shard *s, struct topic_letter *l)
 	letter_discard(&l->letter);
 }
 
-/* Too far behind. */
-static void overtake(struct subscription *sub)
+void subscription_overtake(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 
@@ -375,7 +378,7 @@ static void bound_bytes(struct subscription *sub, void *argument)
 	uint64_t lag = cursor_lag(sub->stream, &sub->cursor);
 
 	if (lag > bound->bytes_max)
-		overtake(sub);
+		subscription_overtake(sub);
 	else if (lag > bound->lag_max)
 		bound->lag_max = lag;
 }
@@ -467,7 +470,7 @@ static void bound_time(struct subscription *sub, void *argument)
 	if ((since != 0 && since < bound->before_ns) ||
 	    (sub->in_flight && !cursor_detached(&sub->cursor) &&
 	     sub->connection->socket.sent_ns < bound->before_ns))
-		overtake(sub);
+		subscription_overtake(sub);
 }
 
 static void bound_stream_time(struct stream *stream, uint64_t now_ns)

@@ -2,8 +2,8 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 
+#include "base/memory.h"
 #include "topic/block.h"
 
 enum { CHUNK_BYTES_MIN = 2 << 10, CHUNK_BYTES_MAX = 64 << 10 };
@@ -43,7 +43,7 @@ static uint64_t chunk_end(const struct chunk *c)
 
 static struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first)
 {
-	struct chunk *c = malloc(sizeof(*c) + capacity);
+	struct chunk *c = memory_new(sizeof(*c) + capacity);
 
 	if (c == NULL)
 		return NULL;
@@ -66,7 +66,7 @@ static void chunk_unref(struct chunk *c)
 		}
 		if (c->block != NULL)
 			block_unref(c->block);
-		free(c);
+		memory_free(c);
 		c = next;
 	}
 }
@@ -510,6 +510,13 @@ uint64_t cursor_lag(const struct stream *s, const struct cursor *c)
 	uint64_t pos = cursor_detached(c) ? c->chunk->next_pos : c->pos;
 
 	return s->pos - (pos < c->live_pos ? c->live_pos : pos);
+}
+
+uint64_t cursor_backlog(const struct stream *s, const struct cursor *c)
+{
+	if (c->last_count != 0)
+		return c->last != NULL ? chunk_end(c->last) - c->pos : 0;
+	return s->pos - c->pos;
 }
 
 uint64_t stream_ready_lag(const struct stream *s)
