@@ -206,11 +206,17 @@ static void log_ready(const struct broker *b)
 		 b->listeners_n > 0 ? b->listeners[0].address : "");
 }
 
-static void print_memory(const struct config *config)
+static void print_memory(const struct config *config, unsigned reactors)
 {
 	const struct machine_memory memory = machine_memory("");
 	uint64_t budget = machine_budget(config, &memory);
+	uint64_t buffers =
+		(uint64_t)reactors * config->engine.recv_buffers * config->engine.recv_buffer_bytes;
 
+	if (budget > 0 && buffers > budget / 2)
+		printf("warning: the receive buffers of %u reactors may take %llu bytes, more than "
+		       "half of the memory budget: lower engine.recv_buffers\n",
+		       reactors, (unsigned long long)buffers);
 	if (budget == 0)
 		puts("memory: no limit (auto: it cannot be read how much there is)");
 	else if (config->limits.memory_bytes > 0)
@@ -261,7 +267,7 @@ static int print_check(const struct options *o, const struct config *config)
 	       (unsigned long long)config->limits.topics,
 	       (unsigned long long)config->limits.subscriptions,
 	       config->limits.history_total_bytes);
-	print_memory(config);
+	print_memory(config, placement.slots_n);
 	for (size_t i = 0; i <= config->topic_n; i++) {
 		const struct config_topic *t =
 			i < config->topic_n ? &config->topic[i] : &config->topics;

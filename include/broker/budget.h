@@ -19,7 +19,7 @@ enum budget_level {
 	BUDGET_EASY,
 	BUDGET_HISTORY,     /* at 85 %: history goes, oldest first */
 	BUDGET_SUBSCRIBERS, /* at 92 %: no new subscribers */
-	BUDGET_EVICTION,    /* at 95 %: nobody is accepted, and the largest backlogs go */
+	BUDGET_EVICTION,    /* at 95 %: no new clients, publishers wait, the largest backlogs go */
 	BUDGET_LEVELS
 };
 extern const char *const budget_level_names[BUDGET_LEVELS];
@@ -34,6 +34,8 @@ enum budget_level budget_now(const struct broker *broker);
 void budget_init(struct shard *shard);
 /* Looks at the sum, and does what its level wants done here. To be called once per turn. */
 enum budget_level budget_check(struct shard *shard);
+/* Whether more history must go. */
+bool budget_wants_history(struct shard *shard);
 /* Another limit, perhaps. */
 void budget_configure(struct shard *shard);
 

@@ -59,12 +59,23 @@ struct shard_counters {
 	uint64_t memory_history, memory_refused, memory_evicted;
 };
 
+enum { OUTBOX_PUSHES = 8 };
+
 /* Letters for one lane of one shard that have found no room yet: at most what shard_congested
  * allows plus what one turn receives. */
 struct outbox {
 	void **letters;
 	uint32_t n, slots_n;
 	size_t bytes; /* of blocks */
+	/* What is in the lane: letters pushed so far and, of the latest pushes, up to which letter
+	 * they went and how many bytes that was. When there are more, the last is made larger. */
+	uint32_t pushed;
+	size_t lane_bytes;
+	struct push {
+		uint32_t upto;
+		size_t bytes;
+	} pushes[OUTBOX_PUSHES];
+	uint32_t pushes_n;
 	bool waiting; /* in the list of those to be flushed */
 };
 

@@ -25,7 +25,8 @@ static const char *const remedies[BUDGET_LEVELS] = {
 	[BUDGET_EASY] = "nothing is held back",
 	[BUDGET_HISTORY] = "the oldest history goes",
 	[BUDGET_SUBSCRIBERS] = "history goes and no new subscribers are taken",
-	[BUDGET_EVICTION] = "history goes, nobody is accepted and the largest backlogs are evicted",
+	[BUDGET_EVICTION] =
+		"history goes, nothing is taken in and the largest backlogs are evicted",
 };
 
 static uint64_t part(uint64_t limit, unsigned percent)
@@ -71,9 +72,19 @@ enum budget_level budget_check(struct shard *s)
 
 	if (level != now && atomic_compare_exchange_strong(&s->broker->memory_level, &now, level))
 		announce(s, (enum budget_level)now, level, used);
-	if ((level == BUDGET_EVICTION) != s->accept_stopped)
+	if ((level == BUDGET_EVICTION) != s->accept_stopped) {
 		listeners_hold(s, level == BUDGET_EVICTION);
+		s->relieved |= level < BUDGET_EVICTION;
+	}
 	return level;
+}
+
+bool budget_wants_history(struct shard *s)
+{
+	/* Just to where the level begins: so it stays, and says so once, while history comes and
+	 * goes. */
+	return budget_check(s) >= BUDGET_HISTORY &&
+	       memory_used() >= part(s->config->limits.memory_bytes, entered_at[BUDGET_HISTORY]);
 }
 
 /* ---- what the kernel holds ---- */
@@ -136,9 +147,13 @@ static void evict_largest(struct shard *s)
 	uint64_t limit = s->config->limits.memory_bytes, used = memory_used();
 	uint64_t wanted = part(limit, entered_at[BUDGET_EVICTION] - LEFT_BELOW);
 	struct eviction e = { 0 };
+	bool told = atomic_load_explicit(&s->largest_backlog, memory_order_relaxed) != 0;
 
 	connections_each(s, find_most, &e);
-	atomic_store_explicit(&s->largest_backlog, e.most, memory_order_relaxed);
+	atomic_store_explicit(&s->largest_backlog, e.most + 1, memory_order_relaxed);
+	/* First everybody tells. */
+	if (!told && b->shards_n > 1)
+		return;
 	for (unsigned i = 0; i < b->shards_n; i++)
 		if (atomic_load_explicit(&b->shards[i].largest_backlog, memory_order_relaxed) / 2 >
 		    e.most)

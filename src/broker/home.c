@@ -167,7 +167,7 @@ static bool must_go(struct shard *s)
 
 	if (bytes > max)
 		return bytes > max + max / 8 || oldest_is_here(s);
-	if (budget_check(s) < BUDGET_HISTORY || !oldest_is_here(s))
+	if (!budget_wants_history(s) || !oldest_is_here(s))
 		return false;
 	s->counters.memory_history++;
 	return true;

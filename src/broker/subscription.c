@@ -372,15 +372,22 @@ struct bound {
 	uint64_t before_ns;
 };
 
-static void bound_bytes(struct subscription *sub, void *argument)
+static void measure(struct subscription *sub, void *argument)
 {
 	struct bound *bound = argument;
 	uint64_t lag = cursor_lag(sub->stream, &sub->cursor);
 
-	if (lag > bound->bytes_max)
-		subscription_overtake(sub);
-	else if (lag > bound->lag_max)
+	if (lag > bound->lag_max)
 		bound->lag_max = lag;
+}
+
+static void bound_bytes(struct subscription *sub, void *argument)
+{
+	struct bound *bound = argument;
+	if (cursor_lag(sub->stream, &sub->cursor) > bound->bytes_max)
+		subscription_overtake(sub);
+	else
+		measure(sub, argument);
 }
 
 /* Deals with those who have more bytes of this stream before them than they may. */
@@ -392,10 +399,10 @@ static void bound_stream_bytes(struct stream *stream)
 	if (!stream_overrun(stream, bound.bytes_max))
 		return;
 	/* Only those with a send in flight are slow themselves; the ready ones wait for us, and
-	 * hold up what comes in (relieve). */
+	 * hold up what comes in (subscriptions_press). */
 	each_in(&stream->busy, bound_bytes, &bound);
-	if (stream_ready_lag(stream) > bound.lag_max)
-		bound.lag_max = stream_ready_lag(stream);
+	/* Any of them may be the furthest behind, and be busy the next time. */
+	each_in(&stream->ready, measure, &bound);
 	stream_looked(stream, bound.lag_max < bound.bytes_max ? bound.lag_max : bound.bytes_max);
 }
 

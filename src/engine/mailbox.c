@@ -125,6 +125,25 @@ static unsigned push(struct lane *l, void *const *letters, unsigned n)
 	return n;
 }
 
+uint32_t mailbox_taken(const struct mailbox *m, unsigned reader, unsigned sender,
+		       enum mailbox_lane lane)
+{
+	return ck_pr_load_uint(&lane_of(m, reader, sender, lane)->ring.c_head);
+}
+
+/* Says so first, for whoever looks again then, or the reader may make room and leave just in
+ * between. */
+static void want(struct lane *l)
+{
+	ck_pr_store_32(&l->wanted, 1);
+	ck_pr_fence_memory();
+}
+
+void mailbox_want(struct mailbox *m, unsigned reader, unsigned sender, enum mailbox_lane lane)
+{
+	want(lane_of(m, reader, sender, lane));
+}
+
 unsigned mailbox_push(struct mailbox *m, unsigned reader, unsigned sender, enum mailbox_lane lane,
 		      void *const *letters, unsigned n)
 {
@@ -134,10 +153,7 @@ unsigned mailbox_push(struct mailbox *m, unsigned reader, unsigned sender, enum 
 	pushed = push(l, letters, n);
 	if (pushed == n)
 		return n;
-	/* Say so first and look again then, or the reader may make room and leave just in between.
-	 */
-	ck_pr_store_32(&l->wanted, 1);
-	ck_pr_fence_memory();
+	want(l);
 	pushed += push(l, letters + pushed, n - pushed);
 	return pushed;
 }
