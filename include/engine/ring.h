@@ -116,6 +116,10 @@ bool ring_ready(const struct ring *ring);
 /* Requests queued and not yet handed over. */
 unsigned ring_queued(const struct ring *ring);
 
+/* Gives the memory of receive buffers that a rush needed back to the system; they are posted again
+ * when they are missing. */
+void ring_give_back(struct ring *ring);
+
 /* Plain system calls on sockets, here because tests simulate them too. */
 void ring_shutdown(struct ring *ring, int fd, int how);
 void ring_close(struct ring *ring, int fd);

@@ -169,6 +169,8 @@ static void period(void *context, struct deadline *d)
 	struct shard *s = context;
 
 	look_at_sockets(s);
+	if (budget_now(s->broker) >= BUDGET_SUBSCRIBERS)
+		ring_give_back(s->reactor.ring);
 	memory_settle();
 	if (budget_check(s) == BUDGET_EVICTION)
 		evict_largest(s);

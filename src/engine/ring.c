@@ -48,6 +48,7 @@ struct ring {
 	char *buffers;
 	size_t buffer_bytes;
 	unsigned buffers_n, posted_n, post_max;
+	bool rushed;     /* more are posted than there may be now */
 	uint16_t *spare; /* stack of buffers that are not posted: the warmest on top */
 	unsigned spare_n;
 	unsigned pending_advance;
@@ -644,6 +645,21 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 	if (n > 0 && ring->buffers_n > 0)
 		post_spare_buffers(ring);
 	return n;
+}
+
+void ring_give_back(struct ring *ring)
+{
+	if (ring->post_max <= POSTED_BUFFERS_MIN && !ring->rushed)
+		return;
+	/* Only whole pages go; what shares one with another buffer stays. */
+	if (ring->buffer_bytes % (size_t)sysconf(_SC_PAGESIZE) != 0)
+		return;
+	post_upto(ring, POSTED_BUFFERS_MIN);
+	/* Those that the kernel has come back one by one. */
+	ring->rushed = ring->posted_n > ring->post_max;
+	for (unsigned i = 0; i < ring->spare_n; i++)
+		(void)madvise(ring->buffers + ring->spare[i] * ring->buffer_bytes,
+			      ring->buffer_bytes, MADV_DONTNEED);
 }
 
 void ring_shutdown(struct ring *ring, int fd, int how)
