@@ -148,19 +148,28 @@ static uint64_t history_bytes(const struct shard *s)
 	return (bytes > 0 ? (uint64_t)bytes : 0) + (s->broker->shards_n - 1) * history_step(s);
 }
 
-static bool oldest_is_here(const struct shard *s)
+/* Whether no shard has older history. Whoever has is rung, for it may be asleep. */
+static bool oldest_is_here(struct shard *s)
 {
-	uint64_t here = atomic_load_explicit(&s->history_oldest_ns, memory_order_relaxed);
+	uint64_t oldest = atomic_load_explicit(&s->history_oldest_ns, memory_order_relaxed);
+	unsigned at = s->id;
 
-	for (unsigned i = 0; i < s->broker->shards_n; i++)
-		if (atomic_load_explicit(&s->broker->shards[i].history_oldest_ns,
-					 memory_order_relaxed) < here)
-			return false;
-	return true;
+	for (unsigned i = 0; i < s->broker->shards_n; i++) {
+		uint64_t there = atomic_load_explicit(&s->broker->shards[i].history_oldest_ns,
+						      memory_order_relaxed);
+
+		if (there >= oldest)
+			continue;
+		oldest = there;
+		at = i;
+	}
+	if (at != s->id)
+		(void)reactor_post(&s->reactor, at, LANE_FREE, NULL, 0);
+	return at == s->id;
 }
 
-/* The oldest history of all topics goes first, wherever it is. Shards that have little to do look
- * four times a second: an eighth more is borne with for so long. */
+/* The oldest history of all topics goes first, wherever it is. An eighth more is borne with until
+ * whoever has it lets go. */
 static bool must_go(struct shard *s)
 {
 	uint64_t max = s->history.bytes_max, bytes = history_bytes(s);
