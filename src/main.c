@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "admin/host.h"
+#include "admin/machine.h"
 #include "admin/metrics.h"
 #include "admin/page.h"
 #include "admin/sandbox.h"
@@ -175,6 +176,7 @@ static void log_ready(const struct broker *b)
 				 "firewall",
 				 l->address);
 	}
+	log_info("memory: at most %zu bytes", b->shards[0].config->limits.memory_bytes);
 	log_info("ring: %s", ring_describe(b->shards[0].reactor.ring));
 	if (line_address != NULL) {
 		char nc[256] = "";
@@ -201,6 +203,32 @@ static void log_ready(const struct broker *b)
 	log_info("ready: %u reactor%s on %s%s; listening on %s; try: curl http://%s/", b->shards_n,
 		 b->shards_n == 1 ? "" : "s", cpus[0] != 0 ? "cpus" : "any cpu", cpus, where,
 		 b->listeners_n > 0 ? b->listeners[0].address : "");
+}
+
+static void print_memory(const struct config *config, unsigned reactors)
+{
+	const struct machine_memory memory = machine_memory("");
+	uint64_t budget = machine_budget(config, &memory);
+	uint64_t buffers =
+		(uint64_t)reactors * config->engine.recv_buffers * config->engine.recv_buffer_bytes;
+
+	if (budget > 0 && buffers > budget / 2)
+		printf("warning: the receive buffers of %u reactors may take %llu bytes, more than "
+		       "half of the memory budget: lower engine.recv_buffers\n",
+		       reactors, (unsigned long long)buffers);
+	if (budget == 0)
+		puts("memory: no limit (auto: it cannot be read how much there is)");
+	else if (config->limits.memory_bytes > 0)
+		printf("memory: %llu bytes\n", (unsigned long long)budget);
+	else
+		printf("memory: %llu bytes (auto: %d %% of the %s's %llu)\n",
+		       (unsigned long long)budget, MACHINE_SHARE_PERCENT,
+		       memory.cgroup ? "control group" : "machine",
+		       (unsigned long long)memory.bytes);
+	if (memory.bytes > 0 && budget > memory.bytes)
+		printf("warning: limits.memory_bytes is more than the %s has (%llu)\n",
+		       memory.cgroup ? "control group" : "machine",
+		       (unsigned long long)memory.bytes);
 }
 
 static int print_check(const struct options *o, const struct config *config)
@@ -238,6 +266,7 @@ static int print_check(const struct options *o, const struct config *config)
 	       (unsigned long long)config->limits.topics,
 	       (unsigned long long)config->limits.subscriptions,
 	       config->limits.history_total_bytes);
+	print_memory(config, placement.slots_n);
 	for (size_t i = 0; i <= config->topic_n; i++) {
 		const struct config_topic *t =
 			i < config->topic_n ? &config->topic[i] : &config->topics;
@@ -316,6 +345,14 @@ static struct reload_letter **reload_letters(const struct broker *b, struct conf
 	return NULL;
 }
 
+/* From here on "auto" is a number. */
+static void set_budget(struct config *config)
+{
+	const struct machine_memory memory = machine_memory("");
+
+	config->limits.memory_bytes = machine_budget(config, &memory);
+}
+
 /* Reads the configuration again; returns the one in force from now on. */
 static struct config *reload(struct broker *b, struct ring *ring, const char *path,
 			     struct config *before)
@@ -342,6 +379,7 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	config_restart_keys(before, after, keys, sizeof(keys));
 	if (keys[0] != 0)
 		log_warn("reload: %s changed, which takes a restart", keys);
+	set_budget(after);
 	/* What takes a restart stays as it is. */
 	after->engine = before->engine;
 	log_configure((enum log_level)after->log_level, (enum log_format)after->log_format);
@@ -496,6 +534,7 @@ static int run(const struct options *o, struct config *config)
 	log_configure((enum log_level)config->log_level, (enum log_format)config->log_format);
 	hash_seed();
 	raise_file_limit(config);
+	set_budget(config);
 	err = placement_init(&b.placement, placement_modes[config->placement], config->reactors);
 	if (err != 0) {
 		log_error("the machine's cores cannot be read: %s", strerror(-err));

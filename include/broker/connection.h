@@ -44,7 +44,8 @@ struct connection {
 	char *reply, *reply_flying; /* bytes to say, and those that the kernel has */
 	uint32_t reply_len, reply_flying_len, reply_flown;
 	uint32_t input_len;
-	char *input; /* a command that is not whole yet */
+	uint32_t kernel_bytes; /* of the socket's, when it was last looked at */
+	char *input;           /* a command that is not whole yet */
 	struct publisher *publisher;
 	struct block *receiving_into; /* outlives its publisher while the kernel may write to it */
 	struct subscription *subscription;
@@ -77,6 +78,17 @@ void connection_error(struct connection *connection, const char *error_line);
 void connection_limit_closing(struct connection *connection);
 /* At once; what its subscription has not got is dropped for that reason. Harmless twice. */
 void connection_close(struct connection *connection, enum drop_reason reason);
+/* Looks how much memory the kernel holds for it. */
+void connection_look(struct connection *connection);
+/* What it makes the broker and the kernel hold, in bytes; what it shares with others counts in
+ * full. */
+uint64_t connection_held(const struct connection *connection);
+/* Lets go of it for want of memory: of its backlog, as its topic does with the slow; or, when that
+ * is not what it holds, of the connection, at once. Returns how much was its alone. */
+uint64_t connection_evict(struct connection *connection);
+/* Calls for every connection of the shard; the callback may end it. */
+void connections_each(struct shard *shard, void (*callback)(struct connection *, void *),
+		      void *argument);
 /* Whether the client is on this very machine. */
 bool connection_local(const struct connection *connection);
 /* There is no place for its topic: ends with the error that says so. error: -ENOSPC or -ENOMEM. */
@@ -85,6 +97,8 @@ void connection_no_topic(struct connection *connection, int error);
 void connection_receipt(struct shard *shard, uint32_t slot, uint32_t generation);
 /* Publishers that had to wait may go on. */
 void connections_resume(struct shard *shard);
+/* Silence may last this long from now on, in ns; 0: for ever. */
+void connections_limit_idle(struct shard *shard, uint64_t after_ns);
 /* The shard drains: no more input from anybody; subscribers stay until connections_farewell. */
 void connections_stop_publishers(struct shard *shard);
 void connections_farewell(struct shard *shard);

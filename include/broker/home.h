@@ -78,6 +78,9 @@ struct topic *home_topic_or_new(struct shard *shard, uint64_t hash, struct span 
 /* To be called when it may have got or lost its last client. */
 void home_weigh(struct shard *shard, struct topic *topic);
 
+/* Lets go of the oldest history while there is more in the broker than there may be, or its memory
+ * is scarce; to be called when some has come, and once per turn. */
+void home_bound_history(struct shard *shard);
 /* Forgets topics that have had no clients for long enough: some of them; true: there are more. */
 bool home_sweep(struct shard *shard);
 /* The configuration has changed: new settings for every topic. */

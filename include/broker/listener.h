@@ -7,6 +7,7 @@
  * socket cannot be shared so: shard 0 has it.
  */
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,6 +30,8 @@ void listeners_close(struct broker *broker);
 /* On the shard's thread: accepts from now on, and no more. */
 void listeners_start(struct shard *shard);
 void listeners_stop(struct shard *shard);
+/* Accepts nobody while held: clients wait in the kernel's queue. */
+void listeners_hold(struct shard *shard, bool hold);
 
 /* Counts a client in, if the limits allow: NULL, or the line that refuses it. Any thread. */
 const char *listener_enter(struct broker *broker, const struct config *config,

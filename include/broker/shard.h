@@ -14,6 +14,7 @@
 #include "base/config.h"
 #include "base/pool.h"
 #include "base/table.h"
+#include "broker/budget.h"
 #include "engine/placement.h"
 #include "engine/reactor.h"
 #include "engine/socket.h"
@@ -51,7 +52,13 @@ struct shard_counters {
 	uint64_t received_bytes, sent_bytes;
 	uint64_t accepted, refused, errors; /* connections: refused by a limit, ended by an ERROR */
 	uint64_t pauses;                    /* publishers told to wait */
+	/* What the memory budget took: times its levels were entered, blocks of history dropped,
+	 * subscribers refused, connections evicted. */
+	uint64_t memory_crossings[BUDGET_LEVELS];
+	uint64_t memory_history, memory_refused, memory_evicted;
 };
+
+enum { OUTBOX_PUSHES = 8 };
 
 /* Letters for one lane of one shard that have found no room yet: at most what shard_congested
  * allows plus what one turn receives. There are slots for several times as many as it allows from
@@ -61,6 +68,15 @@ struct outbox {
 	void **own;
 	uint32_t n, slots_n;
 	size_t bytes; /* of blocks */
+	/* What is in the lane: letters pushed so far and, of the latest pushes, up to which letter
+	 * they went and how many bytes that was. When there are more, the last is made larger. */
+	uint32_t pushed;
+	size_t lane_bytes;
+	struct push {
+		uint32_t upto;
+		size_t bytes;
+	} pushes[OUTBOX_PUSHES];
+	uint32_t pushes_n;
 	bool waiting; /* in the list of those to be flushed */
 };
 
@@ -75,7 +91,9 @@ struct broker {
 	size_t listeners_n;
 	_Atomic uint32_t connections;
 	_Atomic uint64_t subscriptions;
-	_Atomic uint32_t running; /* shards that have not ended */
+	_Atomic uint32_t running;      /* shards that have not ended */
+	_Atomic unsigned memory_level; /* enum budget_level */
+	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
 	struct address_book *addresses;
 	const struct route *routes[32]; /* broker/routes.h */
 	unsigned routes_n;
@@ -99,6 +117,8 @@ struct shard {
 
 	struct table topics; /* home of */
 	struct history_total history;
+	int64_t history_told;               /* to broker->history_bytes */
+	_Atomic uint64_t history_oldest_ns; /* for the others; UINT64_MAX: there is none */
 	struct list *idle_topics; /* topics without clients, oldest first: one list per topic
 				     setting of the config */
 	bool sweeping;            /* some of them are to be forgotten in this turn */
@@ -136,6 +156,13 @@ struct shard {
 	char date[32];       /* for HTTP, of this second */
 	uint64_t date_second;
 	struct objects *objects; /* static files */
+
+	struct deadline_class memory; /* budget.c */
+	struct deadline memory_deadline;
+	uint32_t looks_left;              /* connections before all have been looked at */
+	uint64_t looked_ns[2];            /* when the last rounds began */
+	_Atomic uint64_t largest_backlog; /* while there is eviction */
+	bool accept_stopped;
 
 	uint64_t accept_waiting; /* bit per listener (modulo 64): not armed for want of file
 				    descriptors */

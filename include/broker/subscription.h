@@ -32,7 +32,7 @@ struct subscription {
 };
 
 /* Asks for a topic in this format; the OK, and what was asked for of the past, follow when the home
- * has answered. -ENOMEM, -ENOSPC (limit). */
+ * has answered. -ENOMEM, -ENOSPC (limit), -ENOBUFS (memory budget). */
 int subscription_new(struct connection *connection, struct span name, enum format format,
 		     const struct replay *replay);
 /* The home's answer; takes the letter over. */
@@ -44,6 +44,8 @@ bool subscription_ask_last(struct subscription *subscription);
 void subscription_leave(struct subscription *subscription);
 /* Whether it has got everything it will ever get. */
 bool subscription_done(const struct subscription *subscription);
+/* It is too far behind: it is told so and closed, or skips ahead, as its topic wants. */
+void subscription_overtake(struct subscription *subscription);
 /* Its send ended: so many bytes of it went. */
 void subscription_sent(struct subscription *subscription, size_t bytes);
 /* Ends it; nothing of it may be in flight. Messages it has not got are dropped for this reason. */

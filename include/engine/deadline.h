@@ -26,6 +26,18 @@ static inline void deadline_class_init(struct deadline_class *c, uint64_t after_
 	c->after_ns = after_ns;
 }
 
+/* Everything in the class waits this long from now on, also what has been started: so the order
+ * stays. */
+static inline void deadline_class_change(struct deadline_class *c, uint64_t after_ns)
+{
+	for (struct list *l = c->waiting.next; l != &c->waiting; l = l->next) {
+		struct deadline *d = LIST_ENTRY(l, struct deadline, link);
+
+		d->at_ns = d->at_ns - c->after_ns + after_ns;
+	}
+	c->after_ns = after_ns;
+}
+
 static inline void deadline_init(struct deadline *d)
 {
 	list_init(&d->link);

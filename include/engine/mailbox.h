@@ -34,6 +34,15 @@ unsigned mailbox_senders(const struct mailbox *mailbox);
 unsigned mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned sender,
 		      enum mailbox_lane lane, void *const *letters, unsigned n);
 
+/* Sender: how many letters of all that were ever pushed into a lane, modulo 2^32, its reader has
+ * taken out. */
+uint32_t mailbox_taken(const struct mailbox *mailbox, unsigned reader, unsigned sender,
+		       enum mailbox_lane lane);
+/* Sender: wants to be rung when the reader has taken some more. To be called before the last look
+ * at mailbox_taken. */
+void mailbox_want(struct mailbox *mailbox, unsigned reader, unsigned sender,
+		  enum mailbox_lane lane);
+
 /* Sender: rings the reader's doorbell after pushing. True: the reader was parked, and this caller,
  * and no other, must wake it. */
 bool mailbox_ring(struct mailbox *mailbox, unsigned reader, unsigned sender);

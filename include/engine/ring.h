@@ -123,11 +123,19 @@ bool ring_deferred(const struct ring *ring);
 /* Requests queued and not yet handed over. */
 unsigned ring_queued(const struct ring *ring);
 
+/* Gives the memory of receive buffers that a rush needed back to the system; they are posted again
+ * when they are missing. */
+void ring_give_back(struct ring *ring);
+
 /* Plain system calls on sockets, here because tests simulate them too. */
 void ring_shutdown(struct ring *ring, int fd, int how);
 void ring_close(struct ring *ring, int fd);
 /* One attempt without waiting: bytes sent or -errno. */
 int ring_send_now(struct ring *ring, int fd, const void *data, size_t len);
+/* How much memory the kernel holds for what the socket sends and has received (SO_MEMINFO). */
+size_t ring_kernel_bytes(struct ring *ring, int fd);
+/* The coming close of this fd throws away what the peer has not taken yet, and resets it. */
+void ring_reset(struct ring *ring, int fd);
 /* The peer's address as 16 bytes (IPv4 mapped), or all zero where it has none. */
 void ring_peer(struct ring *ring, int fd, unsigned char address[16]);
 

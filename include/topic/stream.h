@@ -144,7 +144,9 @@ void stream_looked(struct stream *stream, uint64_t lag_max);
 /* How many bytes that were appended live the cursor has not sent; what it replays does not count.
  */
 uint64_t cursor_lag(const struct stream *stream, const struct cursor *cursor);
-/* The same of the ready cursor that has waited longest; 0: none is ready. */
+/* How many bytes the cursor has not sent, what it replays included. */
+uint64_t cursor_backlog(const struct stream *stream, const struct cursor *cursor);
+/* cursor_lag of the ready cursor that has waited longest; 0: none is ready. */
 uint64_t stream_ready_lag(const struct stream *stream);
 /* Since when the oldest data that a ready or busy cursor lacks has been waiting for sure, in ns; 0:
  * not known to wait. */

@@ -6,7 +6,10 @@
 #include "admin/snapshot.h"
 #include "admin/text.h"
 #include "base/clock.h"
+#include "base/config.h"
 #include "base/hash.h"
+#include "base/memory.h"
+#include "broker/budget.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/http_session.h"
@@ -62,6 +65,14 @@ static const struct figure {
 	  FIELD(reactor.letters_per_drain.sum), false, false, 0 },
 	{ "pauses", "broker_publisher_pauses_total", "Times a publisher was made to wait.",
 	  FIELD(counters.pauses), false, false, 0 },
+	{ "memory_history", "broker_memory_history_dropped_total",
+	  "Blocks of history let go for want of memory.", FIELD(counters.memory_history), false,
+	  false, 0 },
+	{ "memory_refused", "broker_memory_subscribers_refused_total",
+	  "Subscribers refused for want of memory.", FIELD(counters.memory_refused), false, false,
+	  0 },
+	{ "memory_evicted", "broker_memory_evictions_total", "Backlogs evicted for want of memory.",
+	  FIELD(counters.memory_evicted), false, false, 0 },
 	{ "turns", "broker_turns_total", "Turns of the loop.", FIELD(reactor.turns), false, false,
 	  0 },
 	{ "parks", "broker_parks_total", "Times the reactor went to sleep.", FIELD(reactor.parks),
@@ -161,6 +172,28 @@ static void add_distribution(struct text *t, const struct distribution *d,
 	}
 }
 
+static void add_memory(struct text *t, const struct shard *s, const struct snapshot *all,
+		       unsigned n)
+{
+	add_head(t, "broker_memory_bytes", "Memory that the budget counts.", "gauge");
+	text_add(t, "broker_memory_bytes %" PRIu64 "\n", memory_used());
+	add_head(t, "broker_memory_limit_bytes", "The memory budget; 0: none.", "gauge");
+	text_add(t, "broker_memory_limit_bytes %zu\n", s->config->limits.memory_bytes);
+	add_head(t, "broker_memory_level",
+		 "How tight the memory budget is: 1 history goes, 2 no new subscribers, 3 nobody "
+		 "is accepted and the largest backlogs are evicted.",
+		 "gauge");
+	text_add(t, "broker_memory_level %u\n", budget_now(s->broker));
+	add_head(t, "broker_memory_crossings_total",
+		 "Times a level of the memory budget was entered.", "counter");
+	for (unsigned i = 0; i < n; i++)
+		for (unsigned l = BUDGET_HISTORY; l < BUDGET_LEVELS; l++)
+			text_add(t,
+				 "broker_memory_crossings_total{reactor=\"%u\",level=\"%s\"} "
+				 "%" PRIu64 "\n",
+				 i, budget_level_names[l], all[i].counters.memory_crossings[l]);
+}
+
 static void metrics_text(const struct shard *s, const struct snapshot *all, struct text *t)
 {
 	unsigned n = s->broker->shards_n;
@@ -189,6 +222,7 @@ static void metrics_text(const struct shard *s, const struct snapshot *all, stru
 				 "broker_messages_dropped_total{reactor=\"%u\",reason=\"%s\"} "
 				 "%" PRIu64 "\n",
 				 i, drop_reason_names[r], all[i].counters.dropped[r]);
+	add_memory(t, s, all, n);
 	for (size_t d = 0; d < DISTRIBUTIONS; d++)
 		add_distribution(t, &distributions[d], all, n);
 }
@@ -228,6 +262,22 @@ static void add_reactor(struct text *t, const struct shard *s, unsigned i,
 	text_add(t, "}");
 }
 
+static void add_memory_json(struct text *t, const struct shard *s, const struct snapshot *all,
+			    unsigned n)
+{
+	text_add(t, "\"memory\":{\"bytes\":%" PRIu64 ",\"limit\":%zu,\"level\":\"%s\"",
+		 memory_used(), s->config->limits.memory_bytes,
+		 budget_level_names[budget_now(s->broker)]);
+	for (unsigned l = BUDGET_HISTORY; l < BUDGET_LEVELS; l++) {
+		uint64_t crossings = 0;
+
+		for (unsigned i = 0; i < n; i++)
+			crossings += all[i].counters.memory_crossings[l];
+		text_add(t, ",\"crossings_%s\":%" PRIu64, budget_level_names[l], crossings);
+	}
+	text_add(t, "}");
+}
+
 static void add_topics(struct text *t, const struct snapshot *all, unsigned n)
 {
 	char name[6 * 255 + 3];
@@ -250,11 +300,11 @@ static void stats_json(const struct shard *s, const struct snapshot *all, struct
 {
 	unsigned n = s->broker->shards_n;
 
-	text_add(t,
-		 "{\"version\":\"%s\",\"time_ms\":%" PRIu64 ",\"uptime_s\":%" PRIu64
-		 ",\"reactors\":[",
+	text_add(t, "{\"version\":\"%s\",\"time_ms\":%" PRIu64 ",\"uptime_s\":%" PRIu64 ",",
 		 BROKER_VERSION, clock_wall_ns() / NS_PER_MS,
 		 (s->reactor.now_ns - s->reactor.stats.started_ns) / NS_PER_S);
+	add_memory_json(t, s, all, n);
+	text_add(t, ",\"reactors\":[");
 	for (unsigned i = 0; i < n; i++)
 		add_reactor(t, s, i, &all[i]);
 	text_add(t, "],\"topics\":[");

@@ -90,7 +90,7 @@ const struct key config_keys[] = {
 	KEY(limits, history_total_bytes, SIZE("1G", 0, TIB(1024))),
 	KEY(limits, topics, NUMBER("1000000", 1, MANY)),
 	KEY(limits, subscriptions, NUMBER("1000000", 1, MANY)),
-	KEY(limits, memory_bytes, SIZE("auto", MIB(16), TIB(1024)), OR("auto"), RESTART),
+	KEY(limits, memory_bytes, SIZE("auto", MIB(16), TIB(1024)), OR("auto")),
 
 	KEY(http, allowed_origins, TEXTS(struct config_http, allowed_origins_n)),
 	KEY(http, allowed_hosts, TEXTS(struct config_http, allowed_hosts_n)),

@@ -1,6 +1,6 @@
 #include "base/pool.h"
 
-#include <stdlib.h>
+#include "base/memory.h"
 
 #include "base/poison.h"
 
@@ -17,7 +17,7 @@ void pool_release(struct pool *pool)
 		void *slab = pool->slabs;
 
 		pool->slabs = *(void **)slab;
-		free(slab);
+		memory_free(slab);
 	}
 	pool_init(pool, pool->object_bytes);
 }
@@ -29,7 +29,7 @@ static int add_slab(struct pool *pool)
 
 	if (n == 0)
 		n = 1;
-	slab = malloc(SLAB_HEADER_BYTES + n * pool->object_bytes);
+	slab = memory_new(SLAB_HEADER_BYTES + n * pool->object_bytes);
 	if (slab == NULL)
 		return -1;
 	*slab = pool->slabs;

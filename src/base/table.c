@@ -2,13 +2,14 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
+
+#include "base/memory.h"
 
 enum { SLOTS_MIN = 16 };
 
 void table_release(struct table *t)
 {
-	free(t->slots);
+	memory_free(t->slots);
 	*t = (struct table){ 0 };
 }
 
@@ -36,14 +37,14 @@ int table_add(struct table *t, struct named *entry)
 {
 	if (4 * (t->entries_n + 1) > 3 * t->slots_n) {
 		size_t n = t->slots_n == 0 ? SLOTS_MIN : 2 * t->slots_n;
-		struct named **slots = calloc(n, sizeof(*slots));
+		struct named **slots = memory_new_zeroed(n * sizeof(*slots));
 
 		if (slots == NULL)
 			return -ENOMEM;
 		for (size_t i = 0; i < t->slots_n; i++)
 			if (t->slots[i] != NULL)
 				place(slots, n, t->slots[i]);
-		free(t->slots);
+		memory_free(t->slots);
 		t->slots = slots;
 		t->slots_n = n;
 	}

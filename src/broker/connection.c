@@ -2,13 +2,13 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/probe.h"
 #include "broker/home.h"
 #include "broker/http_session.h"
@@ -42,7 +42,7 @@ void publisher_free(struct publisher *p)
 	if (p->carry != NULL)
 		block_unref(p->carry);
 	free(p->leave);
-	free(p);
+	memory_free(p);
 }
 
 /* The publisher of this connection has said its last; with a receipt the connection waits for its
@@ -98,7 +98,7 @@ void connection_receipt(struct shard *s, uint32_t slot, uint32_t generation)
 
 bool connection_reply(struct connection *c, struct span text)
 {
-	char *reply = realloc(c->reply, c->reply_len + text.len);
+	char *reply = memory_resize(c->reply, c->reply_len + text.len);
 
 	if (reply == NULL) {
 		connection_close(c, DROP_MEMORY);
@@ -217,7 +217,7 @@ void connection_finish(struct connection *c, const char *farewell)
 		c->farewell = farewell;
 		if (c->subscription == NULL && !c->awaiting && !http_session_sending(c))
 			connection_limit_closing(c);
-		free(c->input);
+		memory_free(c->input);
 		c->input = NULL;
 		c->input_len = 0;
 	}
@@ -319,7 +319,7 @@ static void received_first(struct connection *c, struct span bytes)
 		break;
 	case SNIFF_MORE:
 	default:
-		kept = realloc(c->input, SNIFF_BYTES_MAX);
+		kept = memory_resize(c->input, SNIFF_BYTES_MAX);
 		if (kept == NULL) {
 			connection_close(c, DROP_MEMORY);
 			return;
@@ -378,7 +378,7 @@ static void sent(struct socket *socket, int result)
 		c->reply_flown += (uint32_t)left;
 		n -= left;
 		if (c->reply_flown == c->reply_flying_len) {
-			free(c->reply_flying);
+			memory_free(c->reply_flying);
 			c->reply_flying = NULL;
 			c->reply_flying_len = 0;
 		}
@@ -423,11 +423,12 @@ static void closed(struct socket *socket)
 	if (c->receiving_into != NULL)
 		block_unref(c->receiving_into);
 	uncount(c);
+	memory_count(-(int64_t)c->kernel_bytes);
 	s->connections_n--;
 	list_remove(&c->link);
-	free(c->reply);
-	free(c->reply_flying);
-	free(c->input);
+	memory_free(c->reply);
+	memory_free(c->reply_flying);
+	memory_free(c->input);
 	http_session_free(c);
 	pool_give(&s->connection_pool, c);
 }
@@ -474,6 +475,57 @@ void connections_init(struct shard *s)
 	deadline_class_init(&s->closing, CLOSING_SECONDS * NS_PER_S);
 	watch(s);
 	http_sessions_init(s);
+}
+
+void connection_look(struct connection *c)
+{
+	size_t bytes = ring_kernel_bytes(c->shard->reactor.ring, c->socket.fd);
+	uint32_t now = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
+
+	memory_count((int64_t)now - c->kernel_bytes);
+	c->kernel_bytes = now;
+}
+
+/* What goes when it goes. */
+static uint64_t held_alone(const struct connection *c)
+{
+	uint64_t held =
+		(uint64_t)c->kernel_bytes + c->reply_len + c->reply_flying_len + c->input_len;
+
+	if (c->publisher != NULL && c->publisher->carry != NULL)
+		held += block_bytes(c->publisher->carry);
+	if (c->http != NULL && c->http->receiving != NULL)
+		held += block_bytes(c->http->receiving);
+	return held;
+}
+
+static uint64_t backlog(const struct connection *c)
+{
+	const struct subscription *sub = c->subscription;
+
+	if (sub != NULL && sub->stream != NULL)
+		return cursor_backlog(sub->stream, &sub->cursor);
+	return c->http != NULL ? c->http->left.len : 0;
+}
+
+uint64_t connection_held(const struct connection *c)
+{
+	return c->state != CONNECTION_CLOSED ? held_alone(c) + backlog(c) : 0;
+}
+
+uint64_t connection_evict(struct connection *c)
+{
+	uint64_t alone = held_alone(c);
+
+	c->shard->counters.memory_evicted++;
+	if (c->subscription != NULL && backlog(c) > alone) {
+		subscription_overtake(c->subscription);
+		return 0;
+	}
+	/* What the kernel holds for the client must go with it. */
+	ring_reset(c->shard->reactor.ring, c->socket.fd);
+	connection_close(c, DROP_MEMORY);
+	return alone;
 }
 
 bool connection_local(const struct connection *c)
@@ -553,22 +605,45 @@ void connections_resume(struct shard *s)
 	}
 }
 
-/* Calls for every connection; the callback may end it. */
-static void each_connection(struct shard *s, void (*callback)(struct connection *))
+void connections_each(struct shard *s, void (*callback)(struct connection *, void *),
+		      void *argument)
 {
 	struct list marker, *l = s->connections.next;
 
 	list_init(&marker);
 	while (l != &s->connections) {
 		list_append(l->next, &marker);
-		callback(LIST_ENTRY(l, struct connection, link));
+		callback(LIST_ENTRY(l, struct connection, link), argument);
 		l = marker.next;
 		list_remove(&marker);
 	}
 }
 
-static void stop_publisher(struct connection *c)
+/* Silence is allowed, and nothing else is timed: now this is. */
+static void start_idle(struct connection *c, void *argument)
 {
+	bool silent = c->http != NULL ? c->http->state == HTTP_READING && c->http->answered_any
+				      : c->publisher != NULL || c->subscription != NULL;
+
+	(void)argument;
+	if (c->state == CONNECTION_OPEN && silent && !deadline_running(&c->deadline))
+		reactor_deadline(&c->shard->reactor, &c->shard->idle, &c->deadline);
+}
+
+void connections_limit_idle(struct shard *s, uint64_t after_ns)
+{
+	bool limited = s->idle.after_ns != 0;
+
+	while (after_ns == 0 && list_take(&s->idle.waiting) != NULL)
+		;
+	deadline_class_change(&s->idle, after_ns);
+	if (!limited && after_ns != 0)
+		connections_each(s, start_idle, NULL);
+}
+
+static void stop_publisher(struct connection *c, void *argument)
+{
+	(void)argument;
 	if (c->state == CONNECTION_OPEN)
 		line_session_ended(c);
 	/* A message that is on its way to its home gets its answer. */
@@ -583,34 +658,37 @@ static void stop_publisher(struct connection *c)
 		connection_limit_closing(c);
 }
 
-static void say_farewell(struct connection *c)
+static void say_farewell(struct connection *c, void *argument)
 {
+	(void)argument;
 	if (c->state == CONNECTION_OPEN)
 		connection_error(c, LINE_ERROR_TEXT("draining"));
 }
 
 void connections_stop_publishers(struct shard *s)
 {
-	each_connection(s, stop_publisher);
+	connections_each(s, stop_publisher, NULL);
 }
 
 void connections_farewell(struct shard *s)
 {
-	each_connection(s, say_farewell);
+	connections_each(s, say_farewell, NULL);
 }
 
-static void cut_off(struct connection *c)
+static void cut_off(struct connection *c, void *argument)
 {
+	(void)argument;
 	connection_close(c, c->reason);
 }
 
 void connections_cut_off(struct shard *s)
 {
-	each_connection(s, cut_off);
+	connections_each(s, cut_off, NULL);
 }
 
-static void end_now(struct connection *c)
+static void end_now(struct connection *c, void *argument)
 {
+	(void)argument;
 	if (c->subscription != NULL)
 		c->subscription->in_flight = false;
 	socket_abandon(&c->shard->sockets, &c->socket);
@@ -619,7 +697,7 @@ static void end_now(struct connection *c)
 
 void connections_release(struct shard *s)
 {
-	each_connection(s, end_now);
+	connections_each(s, end_now, NULL);
 	sockets_flush(&s->sockets);
 	sockets_release(&s->sockets);
 	pool_release(&s->connection_pool);

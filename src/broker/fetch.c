@@ -1,11 +1,11 @@
 #include "broker/fetch.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/config.h"
+#include "base/memory.h"
 #include "broker/home.h"
 #include "broker/shard.h"
 #include "topic/block.h"
@@ -19,7 +19,7 @@ enum {
 
 struct fetch_letter *fetch_letter_new(enum fetch_kind kind, struct span name, uint64_t hash)
 {
-	struct fetch_letter *l = calloc(1, sizeof(*l) + name.len);
+	struct fetch_letter *l = memory_new_zeroed(sizeof(*l) + name.len);
 
 	if (l == NULL)
 		return NULL;
@@ -37,7 +37,7 @@ void fetch_letter_free(struct fetch_letter *l)
 {
 	if (l->block != NULL)
 		block_unref(l->block);
-	free(l);
+	memory_free(l);
 }
 
 /* ---- at the home ---- */

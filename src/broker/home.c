@@ -128,15 +128,81 @@ struct topic *home_topic_or_new(struct shard *s, uint64_t hash, struct span name
 	return t;
 }
 
-/* The oldest history of all topics goes first. */
-static void bound_history(struct shard *s)
+/* What a shard may hold back from the others of how its history has changed. */
+static uint64_t history_step(const struct shard *s)
 {
-	while (s->history.bytes > s->history.bytes_max) {
+	return s->history.bytes_max / 16 / s->broker->shards_n;
+}
+
+/* Tells the other shards how much history there is here, and from when the oldest is. */
+static void tell_history(struct shard *s)
+{
+	int64_t change = (int64_t)s->history.bytes - s->history_told;
+	uint64_t oldest = UINT64_MAX;
+
+	if (change > (int64_t)history_step(s) || -change > (int64_t)history_step(s)) {
+		atomic_fetch_add_explicit(&s->broker->history_bytes, change, memory_order_relaxed);
+		s->history_told += change;
+	}
+	if (!list_empty(&s->history.blocks))
+		oldest = LIST_ENTRY(s->history.blocks.next, struct block, age)->stamped_ns;
+	if (oldest != atomic_load_explicit(&s->history_oldest_ns, memory_order_relaxed))
+		atomic_store_explicit(&s->history_oldest_ns, oldest, memory_order_relaxed);
+}
+
+/* All shards' history, and as much more as the others may not have told. */
+static uint64_t history_bytes(const struct shard *s)
+{
+	int64_t bytes = atomic_load_explicit(&s->broker->history_bytes, memory_order_relaxed) +
+			(int64_t)s->history.bytes - s->history_told;
+
+	return (bytes > 0 ? (uint64_t)bytes : 0) + (s->broker->shards_n - 1) * history_step(s);
+}
+
+/* Whether no shard has older history. Whoever has is rung, for it may be asleep. */
+static bool oldest_is_here(struct shard *s)
+{
+	uint64_t oldest = atomic_load_explicit(&s->history_oldest_ns, memory_order_relaxed);
+	unsigned at = s->id;
+
+	for (unsigned i = 0; i < s->broker->shards_n; i++) {
+		uint64_t there = atomic_load_explicit(&s->broker->shards[i].history_oldest_ns,
+						      memory_order_relaxed);
+
+		if (there >= oldest)
+			continue;
+		oldest = there;
+		at = i;
+	}
+	if (at != s->id)
+		(void)reactor_post(&s->reactor, at, LANE_FREE, NULL, 0);
+	return at == s->id;
+}
+
+/* The oldest history of all topics goes first, wherever it is. An eighth more is borne with until
+ * whoever has it lets go. */
+static bool must_go(struct shard *s)
+{
+	uint64_t max = s->history.bytes_max, bytes = history_bytes(s);
+
+	if (bytes > max)
+		return bytes > max + max / 8 || oldest_is_here(s);
+	if (!budget_wants_history(s) || !oldest_is_here(s))
+		return false;
+	s->counters.memory_history++;
+	return true;
+}
+
+void home_bound_history(struct shard *s)
+{
+	tell_history(s);
+	while (!list_empty(&s->history.blocks) && must_go(s)) {
 		struct block *b = LIST_ENTRY(s->history.blocks.next, struct block, age);
 		struct topic *t = home_topic(s, b->hash, block_name(b));
 
 		assert(t != NULL && history_at(&t->history, 0) == b);
 		history_drop_oldest(&t->history, &s->history);
+		tell_history(s);
 	}
 }
 
@@ -187,7 +253,7 @@ void home_publish(struct shard *s, struct block *b)
 		return;
 	}
 	topic_sequence(t, b, &s->history, s->reactor.now_ns);
-	bound_history(s);
+	home_bound_history(s);
 	s->counters.published += b->messages;
 	s->counters.blocks_in++;
 	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
@@ -367,7 +433,7 @@ void home_configure(struct shard *s)
 		history_trim(&t->history, &s->history, &t->limits, s->reactor.now_ns);
 		home_weigh(s, t);
 	}
-	bound_history(s);
+	home_bound_history(s);
 }
 
 void home_release(struct shard *s)

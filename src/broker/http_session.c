@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/routes.h"
@@ -406,12 +407,12 @@ const char *http_session_error(struct connection *c, const char *error_line)
 
 static bool begin(struct connection *c)
 {
-	struct http_session *http = calloc(1, sizeof(*http));
+	struct http_session *http = memory_new_zeroed(sizeof(*http));
 
 	if (http != NULL)
 		http->decoder = http_decoder_new();
 	if (http == NULL || http->decoder == NULL) {
-		free(http);
+		memory_free(http);
 		connection_close(c, DROP_MEMORY);
 		return false;
 	}
@@ -592,11 +593,11 @@ static void keep(struct connection *c, struct span bytes, char *own)
 	struct http_session *http = c->http;
 
 	if (bytes.len == 0 || c->state != CONNECTION_OPEN || http->state == HTTP_STREAMING) {
-		free(own);
+		memory_free(own);
 		return;
 	}
 	if (own == NULL) {
-		own = malloc(bytes.len);
+		own = memory_new(bytes.len);
 		if (own == NULL) {
 			connection_close(c, DROP_MEMORY);
 			return;
@@ -628,7 +629,7 @@ static void run(struct connection *c, struct span bytes)
 			memmove(c->input, c->input + http->input_at, kept);
 			http->input_at = 0;
 		}
-		own = bytes.len > 0 ? realloc(c->input, kept + bytes.len) : c->input;
+		own = bytes.len > 0 ? memory_resize(c->input, kept + bytes.len) : c->input;
 		if (own == NULL) {
 			connection_close(c, DROP_MEMORY);
 			return;
@@ -714,7 +715,7 @@ void http_session_free(struct connection *c)
 		block_unref(http->sending);
 	free(http->origin);
 	free(http->fields);
-	free(http);
+	memory_free(http);
 	c->http = NULL;
 }
 

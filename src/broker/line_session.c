@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "base/memory.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/subscription.h"
@@ -123,7 +124,7 @@ static void publish_messages(struct connection *c, const struct line_event *e)
 
 static void begin_publishing(struct connection *c, struct span topic)
 {
-	struct publisher *p = calloc(1, sizeof(*p) + topic.len);
+	struct publisher *p = memory_new_zeroed(sizeof(*p) + topic.len);
 	struct topic_letter *l;
 
 	if (p == NULL) {
@@ -169,6 +170,8 @@ static void begin_subscription(struct connection *c, const struct line_event *e)
 
 	if (err == -ENOSPC)
 		connection_error(c, LINE_ERROR_TEXT("too many subscriptions"));
+	else if (err == -ENOBUFS)
+		connection_error(c, LINE_ERROR_TEXT("too many connections"));
 	else if (err != 0)
 		connection_error(c, LINE_ERROR_TEXT("out of memory"));
 }
@@ -234,7 +237,7 @@ static void handle(struct connection *c, const struct line_event *e)
 /* Keeps the beginning of a command until its end comes. */
 static void keep(struct connection *c, struct span bytes)
 {
-	c->input = malloc(bytes.len);
+	c->input = memory_new(bytes.len);
 	if (c->input == NULL) {
 		connection_close(c, DROP_MEMORY);
 		return;
@@ -371,7 +374,7 @@ void line_session_received(struct connection *c, struct span bytes)
 		memcpy(joined, c->input, c->input_len);
 		memcpy(joined + c->input_len, bytes.data, bytes.len);
 		bytes = (struct span){ joined, c->input_len + bytes.len };
-		free(c->input);
+		memory_free(c->input);
 		c->input = NULL;
 		c->input_len = 0;
 	}

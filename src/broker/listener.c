@@ -244,6 +244,19 @@ static void arm(struct shard *s, uint32_t index)
 		ring_accept(s->reactor.ring, fd, user_data(OP_ACCEPT, 0, index));
 }
 
+static void cancel(struct shard *s, uint32_t index)
+{
+	ring_cancel(s->reactor.ring, user_data(OP_ACCEPT, 0, index), user_data(OP_IGNORE, 0, 0));
+}
+
+/* Arms it again in a while. */
+static void wait_to_accept(struct shard *s, uint32_t index)
+{
+	s->accept_waiting |= UINT64_C(1) << index % 64;
+	if (!deadline_running(&s->accept_deadline))
+		reactor_deadline(&s->reactor, &s->accept, &s->accept_deadline);
+}
+
 static void accepted(void *context, const struct completion *c)
 {
 	struct shard *s = context;
@@ -251,21 +264,30 @@ static void accepted(void *context, const struct completion *c)
 
 	if (c->result >= 0)
 		connection_open(s, c->result, s->broker->listeners[index].protocols);
-	if (c->more || s->draining)
+	if (s->draining)
 		return;
+	if (s->accept_stopped) {
+		/* The first cancellation may have come while it was not to be found. */
+		if (c->more)
+			cancel(s, index);
+		else
+			wait_to_accept(s, index);
+		return;
+	}
+	if (c->more)
+		return;
+	/* -ECANCELED: held, but not any more. */
 	if (c->result >= 0 || c->result == -ECONNABORTED || c->result == -EAGAIN ||
-	    c->result == -EINTR) {
+	    c->result == -EINTR || c->result == -ECANCELED) {
 		arm(s, index);
 		return;
 	}
 	/* Armed again at once it would fail at once: wait until somebody has left, or whatever it
 	 * is is over. */
-	s->accept_waiting |= UINT64_C(1) << index % 64;
-	if (deadline_running(&s->accept_deadline))
-		return;
-	log_warn("reactor %u: cannot accept: %s; trying again every %d ms", s->id,
-		 strerror(-c->result), ACCEPT_PAUSE_MS);
-	reactor_deadline(&s->reactor, &s->accept, &s->accept_deadline);
+	if (!deadline_running(&s->accept_deadline))
+		log_warn("reactor %u: cannot accept: %s; trying again every %d ms", s->id,
+			 strerror(-c->result), ACCEPT_PAUSE_MS);
+	wait_to_accept(s, index);
 }
 
 static void accept_again(void *context, struct deadline *d)
@@ -273,10 +295,13 @@ static void accept_again(void *context, struct deadline *d)
 	struct shard *s = context;
 	uint64_t waiting = s->accept_waiting;
 
-	(void)d;
-	s->accept_waiting = 0;
 	if (s->draining)
 		return;
+	if (s->accept_stopped) {
+		reactor_deadline(&s->reactor, &s->accept, d);
+		return;
+	}
+	s->accept_waiting = 0;
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
 		if (waiting & UINT64_C(1) << i % 64)
 			arm(s, i);
@@ -301,10 +326,19 @@ void listeners_stop(struct shard *s)
 		if (*fd < 0)
 			continue;
 		/* A closed listener with an accept armed would go on accepting. */
-		ring_cancel(s->reactor.ring, user_data(OP_ACCEPT, 0, i),
-			    user_data(OP_IGNORE, 0, 0));
+		cancel(s, i);
 		ring_shutdown(s->reactor.ring, *fd, SHUT_RDWR);
 	}
+}
+
+void listeners_hold(struct shard *s, bool hold)
+{
+	s->accept_stopped = hold;
+	if (s->draining || !hold)
+		return; /* accept_again finds it */
+	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
+		if (s->broker->listeners[i].fds[s->id] >= 0)
+			cancel(s, i);
 }
 
 /* A unix socket's peers, and everybody where addresses are not counted. */

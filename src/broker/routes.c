@@ -313,6 +313,8 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 			       &replay);
 	if (err == -ENOSPC)
 		connection_error(c, LINE_ERROR_TEXT("too many subscriptions"));
+	else if (err == -ENOBUFS)
+		connection_error(c, LINE_ERROR_TEXT("too many connections"));
 	else if (err != 0)
 		connection_error(c, LINE_ERROR_TEXT("out of memory"));
 }

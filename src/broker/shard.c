@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/fetch.h"
@@ -26,6 +27,7 @@ enum {
 	REPLAY_QUOTA = 32,          /* sends of the past in a turn: what is live waits for these */
 	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
 	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
+	LANE_BYTES_MAX = 4 << 20,   /* of blocks in a lane, or one: the rest stays in the outbox */
 	COMPLETION_BATCH = 8192,    /* handled before anything else moves: all, but for floods */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
@@ -158,6 +160,68 @@ void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct let
 	s->mail_for[lane][s->mail_for_n[lane]++] = to;
 }
 
+/* Forgets pushes that the reader has taken all of. */
+static void outbox_settle(struct outbox *o, uint32_t taken)
+{
+	uint32_t done = 0;
+
+	while (done < o->pushes_n && (int32_t)(taken - o->pushes[done].upto) >= 0)
+		o->lane_bytes -= o->pushes[done++].bytes;
+	if (done == 0)
+		return;
+	o->pushes_n -= done;
+	memmove(o->pushes, o->pushes + done, o->pushes_n * sizeof(*o->pushes));
+}
+
+/* How many letters fit in the lane by their bytes: one at least when it is empty. */
+static uint32_t outbox_fitting(const struct outbox *o)
+{
+	size_t bytes = o->lane_bytes;
+	uint32_t n = 0;
+
+	for (; n < o->n; n++) {
+		size_t more = letter_bytes(o->letters[n]);
+
+		if (more > 0 && bytes > 0 && bytes + more > LANE_BYTES_MAX)
+			break;
+		bytes += more;
+	}
+	return n;
+}
+
+/* As many as may go: a lane is bounded in letters by its size, and here in bytes. */
+static uint32_t outbox_may_push(struct shard *s, unsigned to, enum mailbox_lane lane)
+{
+	struct outbox *o = &s->outboxes[lane][to];
+	struct mailbox *m = s->reactor.mailbox;
+	uint32_t n;
+
+	outbox_settle(o, mailbox_taken(m, to, s->id, lane));
+	if (o->lane_bytes + o->bytes <= LANE_BYTES_MAX)
+		return o->n;
+	n = outbox_fitting(o);
+	if (n == o->n)
+		return n;
+	mailbox_want(m, to, s->id, lane);
+	outbox_settle(o, mailbox_taken(m, to, s->id, lane));
+	return outbox_fitting(o);
+}
+
+static void outbox_pushed(struct outbox *o, uint32_t n, size_t bytes)
+{
+	struct push *last;
+
+	o->pushed += n;
+	if (bytes == 0)
+		return;
+	if (o->pushes_n < OUTBOX_PUSHES)
+		o->pushes[o->pushes_n++].bytes = 0;
+	last = &o->pushes[o->pushes_n - 1];
+	last->upto = o->pushed;
+	last->bytes += bytes;
+	o->lane_bytes += bytes;
+}
+
 /* Pushes what there is room for; the rest waits until its reader rings. Returns whether any went.
  */
 static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
@@ -168,8 +232,12 @@ static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
 	for (unsigned i = 0; i < s->mail_for_n[lane]; i++) {
 		unsigned to = s->mail_for[lane][i];
 		struct outbox *o = &s->outboxes[lane][to];
-		unsigned pushed = reactor_post(&s->reactor, to, lane, o->letters, o->n);
+		size_t before = o->bytes;
+		uint32_t fitting = outbox_may_push(s, to, lane);
+		unsigned pushed = 0;
 
+		if (fitting > 0)
+			pushed = reactor_post(&s->reactor, to, lane, o->letters, fitting);
 		any |= pushed > 0;
 		o->n -= pushed;
 		memmove(o->letters, o->letters + pushed, o->n * sizeof(void *));
@@ -180,6 +248,7 @@ static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
 		for (uint32_t j = 0; j < o->n; j++)
 			o->bytes += letter_bytes(o->letters[j]);
 		s->waiting[lane].bytes += o->bytes;
+		outbox_pushed(o, pushed, before - o->bytes);
 		if (o->n == 0) {
 			o->waiting = false;
 			continue;
@@ -208,6 +277,12 @@ static bool neighbours_lag(const struct shard *s)
 	       s->waiting[LANE_FREE].bytes >= FREE_BYTES_MAX;
 }
 
+/* Nothing more is taken in while backlogs are evicted, or they would grow faster than they go. */
+static bool no_memory(const struct shard *s)
+{
+	return !s->draining && budget_now(s->broker) == BUDGET_EVICTION;
+}
+
 /*
  * While fan-out does not keep up with some stream nothing is taken in: that needs nobody's mail to
  * get better. While neighbours do not take what is delivered to them, only what is to be published
@@ -217,11 +292,13 @@ static bool gate_open(void *context, enum mailbox_lane lane)
 {
 	const struct shard *s = context;
 
-	return s->pressed == 0 && (lane == LANE_FREE || !neighbours_lag(s));
+	return s->pressed == 0 && (lane == LANE_FREE || (!neighbours_lag(s) && !no_memory(s)));
 }
 
 bool shard_congested(const struct shard *s, unsigned home)
 {
+	if (no_memory(s))
+		return true;
 	if (home == s->id)
 		return s->pressed > 0 || neighbours_lag(s);
 	return s->outboxes[LANE_GATED][home].n >= outbox_letters_max(s) ||
@@ -291,13 +368,14 @@ static void configure(struct shard *s)
 {
 	const struct config *c = s->config;
 
-	s->handshake.after_ns = c->limits.handshake_seconds * NS_PER_S;
-	s->idle.after_ns = c->limits.idle_seconds * NS_PER_S;
-	s->heartbeat.after_ns = c->http.heartbeat_seconds * NS_PER_S;
-	s->wait.after_ns = c->http.wait_seconds * NS_PER_S;
-	s->stats_class.after_ns = c->stats_seconds * NS_PER_S;
-	s->drain.after_ns = c->drain_seconds * NS_PER_S;
-	s->history.bytes_max = c->limits.history_total_bytes / s->broker->shards_n;
+	deadline_class_change(&s->handshake, c->limits.handshake_seconds * NS_PER_S);
+	deadline_class_change(&s->heartbeat, c->http.heartbeat_seconds * NS_PER_S);
+	deadline_class_change(&s->wait, c->http.wait_seconds * NS_PER_S);
+	deadline_class_change(&s->stats_class, c->stats_seconds * NS_PER_S);
+	deadline_class_change(&s->drain, c->drain_seconds * NS_PER_S);
+	connections_limit_idle(s, c->limits.idle_seconds * NS_PER_S);
+	s->history.bytes_max = c->limits.history_total_bytes;
+	budget_configure(s);
 	if (c->stats_seconds > 0)
 		reactor_deadline(&s->reactor, &s->stats_class, &s->stats_deadline);
 	else
@@ -522,6 +600,8 @@ static bool flush(void *context)
 	struct shard *s = context;
 	bool more = sockets_flush(&s->sockets), room;
 
+	(void)budget_check(s);
+	home_bound_history(s);
 	more |= fetch_flush(s);
 	if (s->sweeping)
 		more |= s->sweeping = home_sweep(s);
@@ -634,12 +714,14 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	list_init(&s->active);
 	list_init(&s->appended);
 	list_init(&s->connections);
-	history_total_init(&s->history, config->limits.history_total_bytes / b->shards_n);
+	history_total_init(&s->history, config->limits.history_total_bytes);
+	atomic_init(&s->history_oldest_ns, UINT64_MAX);
 	err = reactor_init(&s->reactor, &params, b->mailbox, b->ring_fds, &owner);
 	if (err != 0)
 		return err;
 	b->ring_fds[id] = ring_fd(s->reactor.ring);
 	watch(s);
+	budget_init(s);
 	connections_init(s);
 	fetch_init(s);
 	s->objects = objects_ref(b->objects);

@@ -133,6 +133,10 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 	struct subscription *sub;
 	struct interest *i;
 
+	if (budget_now(s->broker) >= BUDGET_SUBSCRIBERS) {
+		s->counters.memory_refused++;
+		return -ENOBUFS;
+	}
 	if (atomic_load(&s->broker->subscriptions) >= s->config->limits.subscriptions)
 		return -ENOSPC;
 	i = find_or_new(s, name);
@@ -368,8 +372,7 @@ void subscriptions_bye(struct shard *s, struct topic_letter *l)
 	letter_discard(&l->letter);
 }
 
-/* Too far behind. */
-static void overtake(struct subscription *sub)
+void subscription_overtake(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 
@@ -393,15 +396,22 @@ struct bound {
 	uint64_t before_ns;
 };
 
-static void bound_bytes(struct subscription *sub, void *argument)
+static void measure(struct subscription *sub, void *argument)
 {
 	struct bound *bound = argument;
 	uint64_t lag = cursor_lag(sub->stream, &sub->cursor);
 
-	if (lag > bound->bytes_max)
-		overtake(sub);
-	else if (lag > bound->lag_max)
+	if (lag > bound->lag_max)
 		bound->lag_max = lag;
+}
+
+static void bound_bytes(struct subscription *sub, void *argument)
+{
+	struct bound *bound = argument;
+	if (cursor_lag(sub->stream, &sub->cursor) > bound->bytes_max)
+		subscription_overtake(sub);
+	else
+		measure(sub, argument);
 }
 
 /* Deals with those who have more bytes of this stream before them than they may. */
@@ -413,11 +423,12 @@ static void bound_stream_bytes(struct stream *stream)
 	if (!stream_overrun(stream, bound.bytes_max))
 		return;
 	/* Those with a send in flight are slow themselves, and those who replay do not get to what
-	 * is live in time; the ready ones wait for us, and hold up what comes in (relieve). */
+	 * is live in time; the ready ones wait for us, and hold up what comes in
+	 * (subscriptions_press). */
 	each_in(&stream->busy, bound_bytes, &bound);
 	each_in(&stream->replaying, bound_bytes, &bound);
-	if (stream_ready_lag(stream) > bound.lag_max)
-		bound.lag_max = stream_ready_lag(stream);
+	/* Any of them may be the furthest behind, and be busy the next time. */
+	each_in(&stream->ready, measure, &bound);
 	stream_looked(stream, bound.lag_max < bound.bytes_max ? bound.lag_max : bound.bytes_max);
 }
 
@@ -493,7 +504,7 @@ static void bound_time(struct subscription *sub, void *argument)
 	if ((since != 0 && since < bound->before_ns) ||
 	    (sub->in_flight && !cursor_detached(&sub->cursor) &&
 	     sub->connection->socket.sent_ns < bound->before_ns))
-		overtake(sub);
+		subscription_overtake(sub);
 }
 
 static void bound_stream_time(struct stream *stream, uint64_t now_ns)

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "base/memory.h"
+
 /* ThreadSanitizer does not see ck's assembly: it is told here, and nowhere else, where one thread's
  * letters become another's. */
 #ifdef WITH_TSAN
@@ -70,6 +72,8 @@ struct mailbox *mailbox_new(unsigned readers, unsigned senders, unsigned lane_en
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (m->slots == MAP_FAILED)
 		m->slots = NULL;
+	else
+		memory_count((int64_t)m->slots_bytes);
 	if (m->doorbells == NULL || m->lanes == NULL || m->slots == NULL) {
 		mailbox_free(m);
 		return NULL;
@@ -88,8 +92,10 @@ void mailbox_free(struct mailbox *m)
 {
 	if (m == NULL)
 		return;
-	if (m->slots != NULL)
+	if (m->slots != NULL) {
 		munmap(m->slots, m->slots_bytes);
+		memory_count(-(int64_t)m->slots_bytes);
+	}
 	free(m->lanes);
 	free(m->doorbells);
 	free(m);
@@ -119,6 +125,25 @@ static unsigned push(struct lane *l, void *const *letters, unsigned n)
 	return n;
 }
 
+uint32_t mailbox_taken(const struct mailbox *m, unsigned reader, unsigned sender,
+		       enum mailbox_lane lane)
+{
+	return ck_pr_load_uint(&lane_of(m, reader, sender, lane)->ring.c_head);
+}
+
+/* Says so first, for whoever looks again then, or the reader may make room and leave just in
+ * between. */
+static void want(struct lane *l)
+{
+	ck_pr_store_32(&l->wanted, 1);
+	ck_pr_fence_memory();
+}
+
+void mailbox_want(struct mailbox *m, unsigned reader, unsigned sender, enum mailbox_lane lane)
+{
+	want(lane_of(m, reader, sender, lane));
+}
+
 unsigned mailbox_push(struct mailbox *m, unsigned reader, unsigned sender, enum mailbox_lane lane,
 		      void *const *letters, unsigned n)
 {
@@ -128,10 +153,7 @@ unsigned mailbox_push(struct mailbox *m, unsigned reader, unsigned sender, enum 
 	pushed = push(l, letters, n);
 	if (pushed == n)
 		return n;
-	/* Say so first and look again then, or the reader may make room and leave just in between.
-	 */
-	ck_pr_store_32(&l->wanted, 1);
-	ck_pr_fence_memory();
+	want(l);
 	pushed += push(l, letters + pushed, n - pushed);
 	return pushed;
 }

@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <liburing.h>
+#include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 
 /* Newer than liburing 2.3; values from linux/io_uring.h of Linux 6.18. */
 #define TIMEOUT_MULTISHOT (1U << 6)
@@ -33,6 +35,7 @@ enum {
 struct ring {
 	struct io_uring uring;
 	struct ring_counts counts;
+	size_t queue_bytes; /* of submissions and completions */
 	unsigned batch;
 	bool sqpoll;
 	bool tick_multishot;
@@ -47,6 +50,7 @@ struct ring {
 	char *buffers;
 	size_t buffer_bytes;
 	unsigned buffers_n, posted_n, post_max;
+	bool rushed;     /* more are posted than there may be now */
 	uint16_t *spare; /* stack of buffers that are not posted: the warmest on top */
 	unsigned spare_n;
 	unsigned pending_advance;
@@ -79,6 +83,14 @@ static void *map(size_t bytes)
 	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	return p == MAP_FAILED ? NULL : p;
+}
+
+/* Lets so many buffers be posted: those that ever are stay in memory. */
+static void post_upto(struct ring *ring, unsigned n)
+{
+	n = n < ring->buffers_n ? n : ring->buffers_n;
+	memory_count(((int64_t)n - ring->post_max) * (int64_t)ring->buffer_bytes);
+	ring->post_max = n;
 }
 
 static void post_buffer(struct ring *ring, uint16_t id)
@@ -126,8 +138,7 @@ static int buffers_init(struct ring *ring, const struct ring_params *params)
 	io_uring_buf_ring_init(ring->buffer_ring);
 	for (unsigned i = ring->buffers_n; i-- > 0;)
 		ring->spare[ring->spare_n++] = (uint16_t)i;
-	ring->post_max =
-		ring->buffers_n < POSTED_BUFFERS_MIN ? ring->buffers_n : POSTED_BUFFERS_MIN;
+	post_upto(ring, POSTED_BUFFERS_MIN);
 	post_spare_buffers(ring);
 	return 0;
 }
@@ -191,6 +202,9 @@ static int setup(struct ring *ring, const struct ring_params *params, unsigned *
 		return err;
 
 	ring->sqpoll = params->sqpoll_idle_ms > 0;
+	ring->queue_bytes = ring->uring.sq.ring_entries * sizeof(struct io_uring_sqe) +
+			    ring->uring.cq.ring_entries * sizeof(struct io_uring_cqe);
+	memory_count((int64_t)ring->queue_bytes);
 	used = 0;
 	for (size_t i = 0; i < sizeof(flag_names) / sizeof(*flag_names); i++)
 		if (ring->uring.flags & flag_names[i].flag)
@@ -290,6 +304,8 @@ void ring_free(struct ring *ring)
 	if (ring == NULL)
 		return;
 	io_uring_queue_exit(&ring->uring);
+	memory_count(-(int64_t)ring->queue_bytes);
+	memory_count(-(int64_t)ring->post_max * (int64_t)ring->buffer_bytes);
 	if (ring->buffer_ring != NULL)
 		munmap(ring->buffer_ring, buffer_ring_bytes(ring));
 	if (ring->buffers != NULL)
@@ -645,8 +661,7 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 				 (flags >> IORING_CQE_BUFFER_SHIFT) * ring->buffer_bytes;
 		if (c.result == -ENOBUFS) {
 			ring->counts.no_buffers++;
-			ring->post_max = 2 * ring->post_max < ring->buffers_n ? 2 * ring->post_max
-									      : ring->buffers_n;
+			post_upto(ring, 2 * ring->post_max);
 		} else if (c.result == -EINVAL && c.user_data == ring->tick_data) {
 			/* Before Linux 6.4 a timeout fires once; whoever armed it arms it again. */
 			ring->tick_multishot = false;
@@ -658,6 +673,21 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 	if (n > 0 && ring->buffers_n > 0)
 		post_spare_buffers(ring);
 	return n;
+}
+
+void ring_give_back(struct ring *ring)
+{
+	if (ring->post_max <= POSTED_BUFFERS_MIN && !ring->rushed)
+		return;
+	/* Only whole pages go; what shares one with another buffer stays. */
+	if (ring->buffer_bytes % (size_t)sysconf(_SC_PAGESIZE) != 0)
+		return;
+	post_upto(ring, POSTED_BUFFERS_MIN);
+	/* Those that the kernel has come back one by one. */
+	ring->rushed = ring->posted_n > ring->post_max;
+	for (unsigned i = 0; i < ring->spare_n; i++)
+		(void)madvise(ring->buffers + ring->spare[i] * ring->buffer_bytes,
+			      ring->buffer_bytes, MADV_DONTNEED);
 }
 
 void ring_shutdown(struct ring *ring, int fd, int how)
@@ -678,6 +708,29 @@ int ring_send_now(struct ring *ring, int fd, const void *data, size_t len)
 
 	(void)ring;
 	return n < 0 ? -errno : (int)n;
+}
+
+size_t ring_kernel_bytes(struct ring *ring, int fd)
+{
+	uint32_t info[SK_MEMINFO_VARS] = { 0 };
+	socklen_t len = sizeof(info);
+
+	(void)ring;
+	if (getsockopt(fd, SOL_SOCKET, SO_MEMINFO, info, &len) != 0)
+		return 0;
+	/* TCP keeps what it sends in a queue of its own; others charge what is on its way. */
+	return (size_t)info[SK_MEMINFO_RMEM_ALLOC] +
+	       (info[SK_MEMINFO_WMEM_QUEUED] > info[SK_MEMINFO_WMEM_ALLOC]
+			? info[SK_MEMINFO_WMEM_QUEUED]
+			: info[SK_MEMINFO_WMEM_ALLOC]);
+}
+
+void ring_reset(struct ring *ring, int fd)
+{
+	const struct linger none = { .l_onoff = 1 };
+
+	(void)ring;
+	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
 }
 
 void ring_peer(struct ring *ring, int fd, unsigned char address[16])

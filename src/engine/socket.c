@@ -2,9 +2,10 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+
+#include "base/memory.h"
 
 static uint64_t data_for(const struct sockets *t, const struct socket *s, unsigned op)
 {
@@ -114,7 +115,7 @@ int sockets_init(struct sockets *t, struct reactor *reactor, const struct socket
 void sockets_release(struct sockets *t)
 {
 	assert(t->open == 0);
-	free(t->slots);
+	memory_free(t->slots);
 }
 
 static int grow(struct sockets *t)
@@ -126,7 +127,7 @@ static int grow(struct sockets *t)
 		n = t->slots_max;
 	if (n == t->slots_n)
 		return -EMFILE;
-	slots = realloc(t->slots, n * sizeof(*slots));
+	slots = memory_resize(t->slots, n * sizeof(*slots));
 	if (slots == NULL)
 		return -ENOMEM;
 	for (uint32_t i = n; i-- > t->slots_n;) {

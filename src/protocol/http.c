@@ -1,8 +1,8 @@
 #include "protocol/http.h"
 
-#include <stdlib.h>
 #include <strings.h>
 
+#include "base/memory.h"
 #include "protocol/http_field.h"
 
 /* ---- the library: http-parser, or its successor llhttp with the same callbacks ---- */
@@ -108,12 +108,12 @@ struct http_decoder {
 
 struct http_decoder *http_decoder_new(void)
 {
-	return calloc(1, sizeof(struct http_decoder));
+	return memory_new_zeroed(sizeof(struct http_decoder));
 }
 
 void http_decoder_free(struct http_decoder *d)
 {
-	free(d);
+	memory_free(d);
 }
 
 static void fail(struct http_decoder *d, struct http_event *e, unsigned status, const char *reason)

@@ -1,9 +1,9 @@
 #include "topic/block.h"
 
 #include <assert.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "base/name.h"
 
 enum { TRIM_BYTES = 4 << 10 };
@@ -18,7 +18,7 @@ struct block *block_new_labelled(struct span name, uint64_t hash, struct span ty
 				 struct span version, size_t capacity)
 {
 	size_t head_len = name.len + type.len + version.len;
-	struct block *b = malloc(sizeof(*b) + head_len + capacity);
+	struct block *b = memory_new(sizeof(*b) + head_len + capacity);
 
 	assert(name.len <= NAME_BYTES_MAX && type.len <= BLOCK_LABEL_MAX &&
 	       version.len <= BLOCK_LABEL_MAX);
@@ -51,7 +51,7 @@ struct block *block_reserve(struct block *b, size_t len)
 	/* Doubling, so that a message that arrives in pieces is not moved once per piece. */
 	if (capacity < 2 * b->capacity)
 		capacity = 2 * b->capacity;
-	b = realloc(b, sizeof(*b) + b->head_len + capacity);
+	b = memory_resize(b, sizeof(*b) + b->head_len + capacity);
 	if (b == NULL)
 		return NULL;
 	list_init(&b->age);
@@ -68,7 +68,7 @@ struct block *block_trim(struct block *b)
 	if (spare < TRIM_BYTES)
 		return b;
 	if (atomic_load_explicit(&b->holders, memory_order_relaxed) == 1) {
-		trimmed = realloc(b, sizeof(*b) + b->head_len + b->len);
+		trimmed = memory_resize(b, sizeof(*b) + b->head_len + b->len);
 		if (trimmed == NULL)
 			return b;
 		list_init(&trimmed->age);
@@ -79,7 +79,7 @@ struct block *block_trim(struct block *b)
 	 * wasted. */
 	if (spare < b->len)
 		return b;
-	trimmed = malloc(sizeof(*b) + b->head_len + b->len);
+	trimmed = memory_new(sizeof(*b) + b->head_len + b->len);
 	if (trimmed == NULL)
 		return b;
 	memcpy(trimmed, b, sizeof(*b) + b->head_len + b->len);
@@ -113,5 +113,5 @@ void block_unref(struct block *b)
 	if (atomic_fetch_sub_explicit(&b->holders, 1, memory_order_acq_rel) != 1)
 		return;
 	free(b->receipt);
-	free(b);
+	memory_free(b);
 }

@@ -1,15 +1,15 @@
 #include "topic/chunk.h"
 
 #include <assert.h>
-#include <stdlib.h>
 
+#include "base/memory.h"
 #include "base/wire.h"
 #include "topic/block.h"
 #include "topic/stream.h"
 
 struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first)
 {
-	struct chunk *c = malloc(sizeof(*c) + capacity);
+	struct chunk *c = memory_new(sizeof(*c) + capacity);
 
 	if (c == NULL)
 		return NULL;
@@ -23,7 +23,7 @@ void pending_free(struct pending *p)
 		return;
 	for (size_t i = p->at; i < p->n; i++)
 		block_unref(p->blocks[i]);
-	free(p);
+	memory_free(p);
 }
 
 void chunk_unref(struct chunk *c)
@@ -44,7 +44,7 @@ void chunk_unref(struct chunk *c)
 		if (c->block != NULL)
 			block_unref(c->block);
 		pending_free(c->pending);
-		free(c);
+		memory_free(c);
 		c = next;
 	}
 }

@@ -1,7 +1,8 @@
 #include "topic/history.h"
 
 #include <assert.h>
-#include <stdlib.h>
+
+#include "base/memory.h"
 
 enum { SLOTS_MIN = 4 };
 
@@ -24,7 +25,7 @@ void history_drop_oldest(struct history *h, struct history_total *total)
 	list_remove(&b->age);
 	block_unref(b);
 	if (h->blocks_n == 0) {
-		free(h->blocks);
+		memory_free(h->blocks);
 		*h = (struct history){ 0 };
 	}
 }
@@ -38,13 +39,13 @@ void history_release(struct history *h, struct history_total *total)
 static bool grow(struct history *h)
 {
 	uint32_t n = h->slots_n == 0 ? SLOTS_MIN : 2 * h->slots_n;
-	struct block **blocks = malloc(n * sizeof(struct block *));
+	struct block **blocks = memory_new(n * sizeof(struct block *));
 
 	if (blocks == NULL)
 		return false;
 	for (uint32_t i = 0; i < h->blocks_n; i++)
 		blocks[i] = history_at(h, i);
-	free(h->blocks);
+	memory_free(h->blocks);
 	h->blocks = blocks;
 	h->slots_n = n;
 	h->first = 0;

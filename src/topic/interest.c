@@ -1,15 +1,15 @@
 #include "topic/interest.h"
 
 #include <assert.h>
-#include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "topic/stream.h"
 
 struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
 			      const struct config_topic *settings)
 {
-	struct interest *i = calloc(1, sizeof(*i) + name.len);
+	struct interest *i = memory_new_zeroed(sizeof(*i) + name.len);
 
 	if (i == NULL)
 		return NULL;
@@ -26,10 +26,10 @@ void interest_free(struct interest *i)
 		if (i->streams[f] == NULL)
 			continue;
 		stream_release(i->streams[f]);
-		free(i->streams[f]);
+		memory_free(i->streams[f]);
 	}
 	free(i->unsubscribe);
-	free(i);
+	memory_free(i);
 }
 
 struct stream *interest_stream(struct interest *i, unsigned index, const struct wire_format *format)
@@ -39,7 +39,7 @@ struct stream *interest_stream(struct interest *i, unsigned index, const struct 
 	assert(index < INTEREST_FORMATS);
 	if (i->streams[index] != NULL)
 		return i->streams[index];
-	s = malloc(sizeof(*s));
+	s = memory_new(sizeof(*s));
 	if (s == NULL)
 		return NULL;
 	stream_init(s, format);

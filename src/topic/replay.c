@@ -1,7 +1,7 @@
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 
+#include "base/memory.h"
 #include "topic/block.h"
 #include "topic/chunk.h"
 #include "topic/stream.h"
@@ -25,7 +25,7 @@ static struct run piece(const struct block *b, uint64_t from, uint64_t until)
 
 static struct pending *pending_new(size_t n)
 {
-	struct pending *p = malloc(sizeof(*p) + n * sizeof(p->blocks[0]));
+	struct pending *p = memory_new(sizeof(*p) + n * sizeof(p->blocks[0]));
 
 	if (p != NULL)
 		*p = (struct pending){ 0 };
@@ -68,7 +68,7 @@ static int split(struct stream *s, struct chunk *c, size_t i, uint64_t seq)
 	}
 	second = put_in_front(s, back, seq, c->first + c->messages - messages, messages, c->next);
 	if (second == NULL) {
-		free(back);
+		memory_free(back);
 		return -ENOMEM;
 	}
 	while (i + back->n < front->n) {

@@ -2,8 +2,8 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdlib.h>
 
+#include "base/memory.h"
 #include "topic/block.h"
 #include "topic/chunk.h"
 
@@ -437,6 +437,14 @@ uint64_t cursor_lag(const struct stream *s, const struct cursor *c)
 	uint64_t pos = cursor_detached(c) ? c->chunk->next_pos : c->pos;
 
 	return s->pos - (pos < c->live_pos ? c->live_pos : pos);
+}
+
+uint64_t cursor_backlog(const struct stream *s, const struct cursor *c)
+{
+	uint64_t end = c->last_count == 0 ? s->pos : c->last != NULL ? chunk_end(c->last) : 0;
+	uint64_t pos = c->pos < c->live_pos ? c->live_pos : c->pos;
+
+	return end > pos ? end - pos : 0;
 }
 
 uint64_t stream_ready_lag(const struct stream *s)

@@ -1,12 +1,12 @@
 #include "topic/topic.h"
 
 #include <assert.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/hash.h"
+#include "base/memory.h"
 
 enum { WORD_BITS = 64 };
 
@@ -15,7 +15,7 @@ struct topic *topic_new(struct span name, uint64_t hash, unsigned shards,
 {
 	size_t words = (shards + WORD_BITS - 1) / WORD_BITS;
 	struct topic *t =
-		calloc(1, sizeof(*t) + name.len + WORD_BITS / 8 + words * sizeof(uint64_t));
+		memory_new_zeroed(sizeof(*t) + name.len + WORD_BITS / 8 + words * sizeof(uint64_t));
 
 	if (t == NULL)
 		return NULL;
@@ -34,7 +34,7 @@ void topic_free(struct topic *t, struct history_total *total)
 {
 	history_release(&t->history, total);
 	list_remove(&t->link);
-	free(t);
+	memory_free(t);
 }
 
 void topic_configure(struct topic *t, const struct config_topic *settings)

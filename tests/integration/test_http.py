@@ -497,7 +497,7 @@ def test_health_and_figures(open):
             assert name not in seen and (kind != "counter" or name.endswith("_total"))
             seen.add(name)
         elif not line.startswith("#"):
-            name, value = re.fullmatch(r'(broker_\w+)\{(?:\w+="[^"]*",?)+\} (\S+)', line).groups()
+            name, value = re.fullmatch(r'(broker_\w+)(?:\{(?:\w+="[^"]*",?)+\})? (\S+)', line).groups()
             float(value)
             assert re.sub("_(bucket|sum|count)$", "", name) in seen or name in seen, line
     for n in range(2, 5):

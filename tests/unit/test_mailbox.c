@@ -125,6 +125,28 @@ static void sender_that_found_no_room_is_rung_once(void **state)
 	mailbox_free(m);
 }
 
+static void sender_that_wants_room_knows_what_was_taken_and_is_rung_once(void **state)
+{
+	struct mailbox *m = mailbox_new(2, 2, 8);
+	bool again = false;
+
+	(void)state;
+	assert_non_null(m);
+	assert_int_equal(mailbox_taken(m, 0, 1, LANE_FREE), 0);
+	assert_int_equal(push(m, 0, 1, 1, 4), 4);
+	assert_int_equal(mailbox_taken(m, 0, 1, LANE_FREE), 0);
+	mailbox_want(m, 0, 1, LANE_FREE);
+	assert_int_equal(pop(m, 0, 1, 1, 3, &again), 3);
+	assert_true(again);
+	assert_int_equal(mailbox_taken(m, 0, 1, LANE_FREE), 3);
+	again = false;
+	assert_int_equal(pop(m, 0, 1, 4, 3, &again), 1);
+	assert_false(again);
+	assert_int_equal(mailbox_taken(m, 0, 1, LANE_FREE), 4);
+	assert_int_equal(mailbox_taken(m, 0, 1, LANE_GATED), 0);
+	mailbox_free(m);
+}
+
 static void sender_that_reads_no_mail_is_never_rung(void **state)
 {
 	struct mailbox *m = mailbox_new(2, 3, 2);
@@ -390,6 +412,7 @@ int main(void)
 		cmocka_unit_test(letters_come_in_the_order_in_which_they_were_pushed),
 		cmocka_unit_test(lanes_are_separate),
 		cmocka_unit_test(sender_that_found_no_room_is_rung_once),
+		cmocka_unit_test(sender_that_wants_room_knows_what_was_taken_and_is_rung_once),
 		cmocka_unit_test(sender_that_reads_no_mail_is_never_rung),
 		cmocka_unit_test(only_the_first_to_ring_wakes_who_is_parked),
 		cmocka_unit_test(nobody_parks_who_has_been_rung),

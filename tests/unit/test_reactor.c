@@ -321,6 +321,31 @@ static void deadline_expires_once_it_is_due_and_not_before(void **state)
 	end();
 }
 
+static void another_length_holds_for_deadlines_that_run(void **state)
+{
+	struct deadline_class class;
+	struct deadline early, late, later;
+
+	(void)state;
+	deadline_class_init(&class, 100);
+	deadline_init(&early);
+	deadline_init(&late);
+	deadline_init(&later);
+	deadline_start(&class, &early, 0);
+	deadline_start(&class, &late, 50);
+	deadline_class_change(&class, 10);
+	deadline_start(&class, &later, 60);
+	assert_null(deadline_due(&class, 9));
+	assert_ptr_equal(deadline_due(&class, 10), &early);
+	assert_null(deadline_due(&class, 59));
+	deadline_class_change(&class, 1000);
+	assert_null(deadline_due(&class, 1049));
+	assert_ptr_equal(deadline_due(&class, 1050), &late);
+	assert_null(deadline_due(&class, 1059));
+	assert_ptr_equal(deadline_due(&class, 1060), &later);
+	assert_null(deadline_due(&class, UINT64_MAX));
+}
+
 static void deadline_may_be_started_from_its_own_expiry(void **state)
 {
 	struct player *p;
@@ -440,6 +465,7 @@ int main(void)
 		cmocka_unit_test(gated_letters_behind_a_closed_gate_do_not_keep_it_awake),
 		cmocka_unit_test(completions_are_handled_a_batch_a_turn),
 		cmocka_unit_test(deadline_expires_once_it_is_due_and_not_before),
+		cmocka_unit_test(another_length_holds_for_deadlines_that_run),
 		cmocka_unit_test(deadline_may_be_started_from_its_own_expiry),
 		cmocka_unit_test(clock_ticks_once_a_period_however_often_it_stops),
 		cmocka_unit_test(idle_reactor_does_not_tick),

@@ -1,0 +1,42 @@
+#ifndef BROKER_BUDGET_H
+#define BROKER_BUDGET_H
+
+/*
+ * The memory budget of the whole broker (limits.memory_bytes): what base/memory.h has counted, and
+ * what the kernel holds of what was sent to clients who do not take it. It gets tight by degrees,
+ * the same for all shards, and each has its remedy beside those of the ones before; a degree is
+ * left again well below where it was entered. Each shard looks at the sum in every turn, and at its
+ * sockets four times a second. The shard's thread only, unless it says otherwise.
+ */
+
+#include <stdbool.h>
+#include <stdint.h>
+
+struct broker;
+struct shard;
+
+enum budget_level {
+	BUDGET_EASY,
+	BUDGET_HISTORY,     /* at 85 %: history goes, oldest first */
+	BUDGET_SUBSCRIBERS, /* at 92 %: no new subscribers */
+	BUDGET_EVICTION,    /* at 95 %: no new clients, publishers wait, the largest backlogs go */
+	BUDGET_LEVELS
+};
+extern const char *const budget_level_names[BUDGET_LEVELS];
+
+/* The level at which so many bytes of that limit (0: none) are used, coming from `now`: one is
+ * entered at its part of the limit and left 5 % of the limit below. */
+enum budget_level budget_level(uint64_t used, uint64_t limit, enum budget_level now);
+
+/* The broker's, as of the last look. Any thread. */
+enum budget_level budget_now(const struct broker *broker);
+
+void budget_init(struct shard *shard);
+/* Looks at the sum, and does what its level wants done here. To be called once per turn. */
+enum budget_level budget_check(struct shard *shard);
+/* Whether more history must go. */
+bool budget_wants_history(struct shard *shard);
+/* Another limit, perhaps. */
+void budget_configure(struct shard *shard);
+
+#endif

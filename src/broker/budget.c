@@ -1,0 +1,195 @@
+#include "broker/budget.h"
+
+#include <inttypes.h>
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/memory.h"
+#include "broker/connection.h"
+#include "broker/listener.h"
+#include "broker/shard.h"
+
+enum {
+	PERIOD_MS = 250,
+	LOOKS_MAX = 1024,      /* connections looked at in one period */
+	BACKLOG_MIN = 64 << 10 /* smaller ones are not worth a client */
+};
+
+static const unsigned entered_at[BUDGET_LEVELS] = { 0, 85, 92, 95 }; /* % of the limit */
+enum { LEFT_BELOW = 5 };                                             /* % less */
+
+const char *const budget_level_names[BUDGET_LEVELS] = { "easy", "history", "subscribers",
+							"eviction" };
+
+static const char *const remedies[BUDGET_LEVELS] = {
+	[BUDGET_EASY] = "nothing is held back",
+	[BUDGET_HISTORY] = "the oldest history goes",
+	[BUDGET_SUBSCRIBERS] = "history goes and no new subscribers are taken",
+	[BUDGET_EVICTION] =
+		"history goes, nothing is taken in and the largest backlogs are evicted",
+};
+
+static uint64_t part(uint64_t limit, unsigned percent)
+{
+	return limit / 100 * percent + limit % 100 * percent / 100;
+}
+
+enum budget_level budget_level(uint64_t used, uint64_t limit, enum budget_level now)
+{
+	enum budget_level level = BUDGET_EVICTION;
+
+	if (limit == 0)
+		return BUDGET_EASY;
+	for (; level > BUDGET_EASY; level--)
+		if (used >= part(limit, entered_at[level] - (level <= now ? LEFT_BELOW : 0)))
+			return level;
+	return BUDGET_EASY;
+}
+
+enum budget_level budget_now(const struct broker *b)
+{
+	return (enum budget_level)atomic_load_explicit(&b->memory_level, memory_order_relaxed);
+}
+
+/* One shard tells, whoever saw it first. */
+static void announce(struct shard *s, enum budget_level from, enum budget_level to, uint64_t used)
+{
+	uint64_t limit = s->config->limits.memory_bytes;
+
+	for (enum budget_level l = from + 1; l <= to; l++)
+		s->counters.memory_crossings[l]++;
+	log_write(to > from ? LOG_WARN : LOG_INFO,
+		  "memory: %" PRIu64 " of %" PRIu64 " bytes (limits.memory_bytes) are used: %s",
+		  used, limit, remedies[to]);
+}
+
+enum budget_level budget_check(struct shard *s)
+{
+	unsigned now = atomic_load_explicit(&s->broker->memory_level, memory_order_relaxed);
+	uint64_t used = memory_used();
+	enum budget_level level =
+		budget_level(used, s->config->limits.memory_bytes, (enum budget_level)now);
+
+	if (level != now && atomic_compare_exchange_strong(&s->broker->memory_level, &now, level))
+		announce(s, (enum budget_level)now, level, used);
+	if ((level == BUDGET_EVICTION) != s->accept_stopped) {
+		listeners_hold(s, level == BUDGET_EVICTION);
+		s->relieved |= level < BUDGET_EVICTION;
+	}
+	return level;
+}
+
+bool budget_wants_history(struct shard *s)
+{
+	/* Just to where the level begins: so it stays, and says so once, while history comes and
+	 * goes. */
+	return budget_check(s) >= BUDGET_HISTORY &&
+	       memory_used() >= part(s->config->limits.memory_bytes, entered_at[BUDGET_HISTORY]);
+}
+
+/* ---- what the kernel holds ---- */
+
+/* A few of the connections: those that something was sent to since they were last looked at, and
+ * those whose client had not taken it. */
+static void look_at_sockets(struct shard *s)
+{
+	uint32_t n = s->connections_n < LOOKS_MAX ? s->connections_n : LOOKS_MAX;
+
+	for (; n > 0; n--) {
+		struct list *link = list_take(&s->connections);
+		struct connection *c = LIST_ENTRY(link, struct connection, link);
+
+		list_append(&s->connections, link);
+		if (s->looks_left == 0) {
+			s->looks_left = s->connections_n;
+			s->looked_ns[0] = s->looked_ns[1];
+			s->looked_ns[1] = s->reactor.now_ns;
+		}
+		s->looks_left--;
+		if (c->socket.sending || c->kernel_bytes > 0 ||
+		    c->socket.sent_ns >= s->looked_ns[0])
+			connection_look(c);
+	}
+}
+
+/* ---- eviction ---- */
+
+struct eviction {
+	uint64_t most; /* the largest backlog here */
+	uint64_t left; /* bytes that are still to be had */
+};
+
+static void find_most(struct connection *c, void *argument)
+{
+	struct eviction *e = argument;
+	uint64_t held = connection_held(c);
+
+	if (held > e->most)
+		e->most = held;
+}
+
+/* One of the largest: at least half of the most. Backlogs of one topic share their memory, so that
+ * letting one of them go may give nothing: what is its alone is what counts. */
+static void evict(struct connection *c, void *argument)
+{
+	struct eviction *e = argument;
+	uint64_t own;
+
+	if (e->left == 0 || connection_held(c) < e->most / 2 + 1)
+		return;
+	own = connection_evict(c);
+	e->left -= own < e->left ? own : e->left;
+}
+
+static void evict_largest(struct shard *s)
+{
+	struct broker *b = s->broker;
+	uint64_t limit = s->config->limits.memory_bytes, used = memory_used();
+	uint64_t wanted = part(limit, entered_at[BUDGET_EVICTION] - LEFT_BELOW);
+	struct eviction e = { 0 };
+	bool told = atomic_load_explicit(&s->largest_backlog, memory_order_relaxed) != 0;
+
+	connections_each(s, find_most, &e);
+	atomic_store_explicit(&s->largest_backlog, e.most + 1, memory_order_relaxed);
+	/* First everybody tells. */
+	if (!told && b->shards_n > 1)
+		return;
+	for (unsigned i = 0; i < b->shards_n; i++)
+		if (atomic_load_explicit(&b->shards[i].largest_backlog, memory_order_relaxed) / 2 >
+		    e.most)
+			return; /* that one goes first */
+	if (e.most < BACKLOG_MIN || used <= wanted)
+		return;
+	e.left = (used - wanted) / b->shards_n + 1;
+	connections_each(s, evict, &e);
+}
+
+static void period(void *context, struct deadline *d)
+{
+	struct shard *s = context;
+
+	look_at_sockets(s);
+	if (budget_now(s->broker) >= BUDGET_SUBSCRIBERS)
+		ring_give_back(s->reactor.ring);
+	memory_settle();
+	if (budget_check(s) == BUDGET_EVICTION)
+		evict_largest(s);
+	else
+		atomic_store_explicit(&s->largest_backlog, 0, memory_order_relaxed);
+	reactor_deadline(&s->reactor, &s->memory, d);
+}
+
+void budget_init(struct shard *s)
+{
+	deadline_class_init(&s->memory, PERIOD_MS * NS_PER_MS);
+	deadline_init(&s->memory_deadline);
+	reactor_watch(&s->reactor, &s->memory, period, s);
+}
+
+void budget_configure(struct shard *s)
+{
+	if (s->config->limits.memory_bytes == 0)
+		deadline_stop(&s->memory_deadline);
+	else if (!deadline_running(&s->memory_deadline))
+		reactor_deadline(&s->reactor, &s->memory, &s->memory_deadline);
+}

@@ -1,0 +1,286 @@
+"""The memory budget of the whole broker: what goes first, who is refused, who is evicted, and the way back."""
+
+import http.client
+import json
+import re
+import signal
+import time
+
+import pytest
+
+from harness import FACTOR, PATIENT, numbered, release_only, whole_seconds
+
+BOTH = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
+KEPT = {"history_messages": 1_000_000, "history_bytes": "1G"}
+REACTORS = pytest.mark.parametrize("reactors", [1, 2])
+MIB = 1 << 20
+RCVBUF = 64 << 10
+
+
+class Budget:
+    """A broker, and a connection that was there before memory got scarce."""
+
+    def __init__(self, start, **config):
+        # Few receive buffers: those of a rush are given back when memory gets scarce, and change what a test measured.
+        defaults = {"listen": BOTH, "limits": {"memory_bytes": "1G"}, "engine": {"recv_buffers": 32}}
+        self.broker = start(**{**defaults, **config})
+        self.http = http.client.HTTPConnection(self.broker.address(), timeout=10 * FACTOR)
+        self.memory()
+
+    def ask(self, path):
+        self.http.request("GET", path)
+        answer = self.http.getresponse()
+        return answer.status, answer.read().decode()
+
+    def reconnect(self):
+        self.http.close()
+
+    def stats(self):
+        return json.loads(self.ask("/stats.json")[1])
+
+    def memory(self):
+        return self.stats()["memory"]
+
+    def sum(self, figure):
+        return sum(r[figure] for r in self.stats()["reactors"])
+
+    def counts(self, figure, least=1):
+        """A reactor's own figures are a second old at most."""
+        self.broker.loop.wait(lambda: self.sum(figure) >= least, lambda: f"{figure}: {self.sum(figure)}")
+
+    def crossed(self):
+        """Times that each level was entered, once every reactor has told."""
+        self.broker.loop.sleep(1.1)
+        return [self.memory()[f"crossings_{level}"] for level in ("history", "subscribers", "eviction")]
+
+    def becomes(self, level):
+        self.broker.loop.wait(lambda: self.memory()["level"] == level, lambda: f"{level}: {self.memory()}")
+
+    def settles(self):
+        """The bytes in use, once they do not change any more."""
+        seen = [self.memory()["bytes"]]
+
+        def quiet():
+            self.broker.loop.sleep(0.3)
+            seen.append(self.memory()["bytes"])
+            return abs(seen[-1] - seen[-2]) < 10_000
+
+        self.broker.loop.wait(quiet, lambda: f"quiet: {seen}")
+        return seen[-1]
+
+    def limit(self, limit):
+        self.broker.configure(limits={"memory_bytes": int(limit)})
+        self.broker.send_signal(signal.SIGHUP)
+        self.broker.loop.wait(lambda: self.memory()["limit"] == int(limit), "the new limit")
+
+    def says(self, what):
+        return len(re.findall(f"memory: .* are used: .*{what}", self.broker.log()))
+
+
+def stalled(broker, topic, count=1):
+    clients = broker.subscribe_many([topic] * count, rcvbuf=RCVBUF)
+    for client in clients:
+        client.stall()
+    return clients
+
+
+def test_the_check_shows_what_auto_comes_to(start, tmp_path):
+    from harness import config_text, run
+
+    def check(**limits):
+        (tmp_path / "check.conf").write_text(config_text(listen=BOTH, limits=limits))
+        return run("-c", tmp_path / "check.conf", "--check").stdout
+
+    share, what, whole = re.search(r"memory: (\d+) bytes \(auto: 60 % of the (.*)'s (\d+)\)", check()).groups()
+    assert int(share) == int(whole) * 60 // 100 and what in ("machine", "control group")
+    assert "memory: 33554432 bytes\n" in check(memory_bytes="32M")
+    assert "warning: limits.memory_bytes is more than" in check(memory_bytes="1000000G")
+
+
+@REACTORS
+def test_history_goes_first_and_the_oldest_of_it(start, reactors):
+    budget = Budget(start, reactors=reactors, topics=KEPT, limits={"memory_bytes": "16M"})
+    broker = budget.broker
+    messages = numbered(b"m", 80, 400_000)
+    most = 0
+    for i, message in enumerate(messages):
+        broker.publish(f"t.{i % 8}", message)
+        most = max(most, budget.memory()["bytes"])
+    assert most < 16 * MIB
+    assert budget.crossed() == [1, 0, 0]
+    budget.counts("memory_history")
+    assert 9 * MIB < budget.sum("history_bytes") < 14 * MIB, "no more goes than must"
+    held = sum((broker.subscribe(f"t.{i}", "LAST 100").leave() for i in range(8)), [])
+    assert sorted(held) == sorted(messages[-len(held) :]), "the oldest goes, whichever shard has it"
+    assert budget.says("the oldest history goes") == 1
+
+
+def test_a_larger_budget_by_reload_lets_history_grow_again(start):
+    budget = Budget(start, topics=KEPT, limits={"memory_bytes": "16M"})
+    for message in numbered(b"m", 40, 400_000):
+        budget.broker.publish("t", message)
+    assert budget.sum("history_bytes") < 14 * MIB
+    budget.limit(64 * MIB)
+    budget.becomes("easy")
+    for message in numbered(b"n", 60, 400_000):
+        budget.broker.publish("t", message)
+    assert budget.sum("history_bytes") > 30 * MIB and budget.memory()["level"] == "easy"
+
+
+def test_a_smaller_budget_by_reload_takes_history_at_once(start):
+    budget = Budget(start, reactors=2, topics=KEPT)
+    for i, message in enumerate(numbered(b"m", 60, 400_000)):
+        budget.broker.publish(f"t.{i % 5}", message)
+    assert budget.settles() > 22 * MIB
+    budget.limit(16 * MIB)
+    budget.broker.loop.wait(lambda: budget.memory()["bytes"] < 0.85 * 16 * MIB, lambda: f"{budget.memory()}")
+    assert budget.memory()["level"] == "history"
+
+
+def backlog(budget, topic, megabytes, size=400_000):
+    """A subscriber that has so much before it."""
+    (client,) = stalled(budget.broker, topic)
+    messages = numbered(b"m", megabytes * MIB // size, size)
+    budget.broker.publish(topic, *messages)
+    return client, messages
+
+
+def test_at_92_per_cent_nobody_may_subscribe_until_there_is_room(start):
+    budget = Budget(start, reactors=2, topics={**PATIENT, "history_messages": 0})
+    broker = budget.broker
+    slow, messages = backlog(budget, "slow", 20)
+    before, publisher = broker.subscribe("before"), broker.publisher("before")
+    budget.limit(budget.settles() / 0.935)
+    budget.becomes("subscribers")
+    for _ in range(3):
+        assert broker.say("SUBSCRIBE more\r\n").rest() == [b"ERROR too many connections"]
+    assert budget.ask("/subscribe/more") == (503, '{"error":"too many connections"}\n')
+    publisher.send_lines(b"goes on")
+    assert before.take(1) == [b"goes on"]
+    budget.reconnect()
+    budget.counts("memory_refused", 4)
+    assert budget.memory()["level"] == "subscribers" and budget.crossed() == [1, 1, 0]
+    assert budget.says("no new subscribers") == 1
+    slow.resume()
+    assert slow.take(len(messages)) == messages
+    budget.becomes("easy")
+    assert budget.says("nothing is held back") == 1
+    broker.works()
+
+
+@REACTORS
+def test_at_95_per_cent_the_largest_backlog_goes_and_the_others_stay(start, reactors):
+    budget = Budget(start, reactors=reactors, topics={**PATIENT, "history_messages": 0})
+    broker = budget.broker
+    small, messages = backlog(budget, "small", 5)
+    large, _ = backlog(budget, "large", 20)
+    budget.limit(budget.settles() / 0.96)
+    budget.becomes("easy")
+    assert large.rest()[-1] == b"ERROR slow consumer"
+    budget.counts("memory_evicted")
+    assert budget.crossed() == [1, 1, 1]
+    assert budget.says("the largest backlogs are evicted") == 1
+    small.resume()
+    assert small.take(len(messages)) == messages
+    broker.works()
+
+
+def test_a_topic_that_skips_lets_its_largest_backlog_skip(start):
+    budget = Budget(start, topics={**PATIENT, "history_messages": 0, "slow": "skip"})
+    slow, messages = backlog(budget, "slow", 20)
+    budget.limit(budget.settles() / 0.96)
+    budget.becomes("easy")
+    slow.resume()
+    budget.broker.publish("slow", b"last")
+    budget.broker.loop.wait(lambda: slow.buffer.endswith(b"\r\nlast\r\n"), "the last message")
+    assert len(slow.take_waiting()) < len(messages)
+
+
+def test_a_large_message_that_never_ends_is_a_backlog_too(start):
+    budget = Budget(start, limits={"memory_bytes": "1G", "message_bytes": "32M"})
+    broker = budget.broker
+    endless = broker.publisher("t")
+    endless.send(b"m" * (20 * MIB))
+    post = b"POST /publish/t HTTP/1.1\r\nHost: b\r\nContent-Length: 30000000\r\n\r\n"
+    body = broker.say(post + b"m" * (22 * MIB))
+    broker.loop.wait(lambda: not endless.out and not body.out, "all is sent")
+    broker.configure(limits={"memory_bytes": int(budget.settles() / 0.96), "message_bytes": "32M"})
+    broker.send_signal(signal.SIGHUP)
+    broker.loop.wait(lambda: body.ended or endless.ended, "the largest goes")
+    assert body.ended != endless.ended, "and it was enough"
+    budget.becomes("easy")
+    broker.works()
+
+
+def test_at_95_per_cent_nobody_is_accepted_until_there_is_room(start):
+    limits = {"memory_bytes": "1G", "handshake_seconds": 600}
+    budget = Budget(start, limits=limits, engine={"recv_buffers": 1024})
+    broker = budget.broker
+    # Each holds too little to be worth evicting.
+    parts = [broker.say(f"PUBLISH part.{i}\r\n") for i in range(1800)]
+    broker.loop.wait_each(parts, lambda c: c.has(1), "OK")
+    for client in parts:
+        client.send(b"p" * 11_000)
+    broker.loop.wait_each(parts, lambda c: not c.out, "all is sent")
+    assert budget.settles() > 17 * MIB
+    budget.limit(16 * MIB)
+    budget.becomes("eviction")
+    broker.loop.sleep(0.6)  # the accept that was armed ends within a quarter of a second
+    waiting = [broker.say("SUBSCRIBE t\r\n") for _ in range(5)]
+    broker.loop.sleep(1)
+    assert not any(c.buffer or c.ended for c in waiting), "they wait in the kernel's queue"
+    assert budget.sum("memory_evicted") == 0 and not any(c.ended for c in parts)
+    for client in parts:
+        client.close()
+    assert [c.ok() for c in waiting]
+    budget.becomes("easy")
+    assert budget.crossed() == [1, 1, 1]
+    broker.works()
+
+
+def test_what_the_kernel_holds_for_clients_counts(start):
+    budget = Budget(start, reactors=2, topics={"history_messages": 0})
+    before = budget.settles()
+    clients = stalled(budget.broker, "held", 40)
+    budget.broker.publish("held", b"m" * 300_000)
+    budget.broker.eventually(delivered=40)  # the broker itself has nothing left to send
+    assert budget.settles() - before > 40 * 100_000
+    for client in clients:
+        client.abort()
+    budget.broker.loop.wait(lambda: budget.memory()["bytes"] < before + MIB, lambda: f"{budget.memory()}, before {before}")
+
+
+def test_metrics_tell_of_the_budget(start):
+    budget = Budget(start, topics=KEPT, limits={"memory_bytes": "16M"})
+    for message in numbered(b"m", 45, 400_000):
+        budget.broker.publish("t", message)
+    budget.broker.loop.sleep(0.1)
+    text = budget.ask("/metrics")[1]
+    figures = dict(re.findall(r"^(broker_memory\w+(?:\{.*\})?) (\S+)$", text, re.M))
+    assert 8 * MIB < int(figures["broker_memory_bytes"]) < 16 * MIB == int(figures["broker_memory_limit_bytes"])
+    assert figures["broker_memory_level"] in "01"
+    assert int(figures['broker_memory_crossings_total{reactor="0",level="history"}']) >= 1
+    assert int(figures['broker_memory_history_dropped_total{reactor="0"}']) > 0
+
+
+@release_only
+@REACTORS
+def test_the_process_stays_within_its_budget(start, reactors):
+    """Whatever the clients do; beside the budget there are the program, fragments, and what is under way in lanes."""
+    slack = 32 * MIB
+    budget = Budget(start, reactors=reactors, topics={**KEPT, **PATIENT}, limits={"memory_bytes": "48M"})
+    broker = budget.broker
+    crowd = [c for i in range(8) for c in stalled(broker, f"t.{i % 4}", 2)]
+    publishers = [broker.publisher(f"t.{i % 4}") for i in range(8)]
+    chance = 0
+    deadline = time.monotonic() + 4
+    while time.monotonic() < deadline:
+        chance = chance * 1103515245 + 12345 & 0x7FFFFFFF
+        publisher = publishers[chance % 8]
+        if len(publisher.out) < 4 * MIB:
+            publisher.send_lines(*numbered(b"m", 20, [100, 3000, 20_000, 200_000][chance >> 8 & 3]))
+        broker.loop.turn(0)
+    assert broker.memory("VmHWM") < 48 * MIB + slack, budget.memory()
+    memory = budget.memory()
+    assert memory["bytes"] < 48 * MIB + slack and memory["crossings_history"] >= 1, memory
+    assert budget.sum("published") > 1000 and len(crowd) == 16

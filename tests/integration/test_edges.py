@@ -1,0 +1,196 @@
+"""Every limit of the configuration at its edge, one under and one over, in both protocols."""
+
+import http.client
+import json
+import signal
+
+import pytest
+
+from harness import FACTOR, PATIENT, whole_seconds
+
+BOTH = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
+
+
+def open_broker(start, **config):
+    return start(**{"listen": BOTH, **config})
+
+
+def ask(broker, method, path, body=None, **headers):
+    connection = http.client.HTTPConnection(broker.address(), timeout=10 * FACTOR)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def test_connections(start):
+    broker = open_broker(start, limits={"connections": 3})
+    clients = broker.subscribe_many(["a", "b"])
+    assert ask(broker, "GET", "/health")[0] == 200, "one under: the third is let in"
+    broker.eventually(connections=2)
+    clients.append(broker.subscribe("c"))
+    assert ask(broker, "GET", "/health") == (503, b'{"error":"too many connections"}\n')
+    assert broker.say("SUBSCRIBE d\r\n").rest() == [b"ERROR too many connections"]
+    assert clients.pop().leave() == []
+    broker.eventually(connections=2)
+    assert ask(broker, "GET", "/health")[0] == 200
+
+
+def test_connections_of_one_address(start):
+    broker = open_broker(start, limits={"connections_per_ip": 2})
+    clients = [broker.subscribe("a")]
+    assert ask(broker, "GET", "/health")[0] == 200
+    broker.eventually(connections=1)
+    clients.append(broker.subscribe("b"))
+    assert ask(broker, "GET", "/health") == (503, b'{"error":"too many connections"}\n')
+    assert broker.say("SUBSCRIBE c\r\n").rest() == [b"ERROR too many connections"]
+    assert broker.subscribe("d", source="127.0.0.2").leave() == []
+
+
+@pytest.mark.parametrize("dribble", [b"GET /", b"x: y\r\n"])
+def test_a_head_must_be_there_by_its_deadline_however_it_comes(start, dribble):
+    broker = open_broker(start, limits={"handshake_seconds": whole_seconds(1)})
+    slow = broker.say("GET / HTTP/1.1\r\nHost: b\r\n" if dribble[:1] == b"x" else "")
+    for _ in range(int(30 * FACTOR)):
+        broker.loop.sleep(0.1)
+        if slow.ended:
+            break
+        slow.send(dribble if dribble[:1] == b"x" else b"G" if not slow.sent else b"E")
+    assert slow.ended and (b"408" in slow.buffer or b"ERROR" in slow.buffer or b"400" in slow.buffer)
+
+
+def test_idle_seconds(start):
+    broker = open_broker(start, limits={"idle_seconds": whole_seconds(2)})
+    silent, speaking = broker.subscribe("a"), broker.publisher("a")
+    kept = broker.say("GET /health HTTP/1.1\r\nHost: b\r\n\r\n")
+    for _ in range(int(15 * FACTOR)):
+        broker.loop.sleep(0.1)
+        speaking.send_lines(b"still here")
+    assert not silent.ended and not kept.ended, "there is time yet"
+    broker.loop.wait(lambda: silent.ended and kept.ended, "both are closed")
+    assert silent.take_waiting()[-1] == b"ERROR timeout"
+    speaking.send_lines(b"and here")
+    assert speaking.leave() == []
+
+
+def test_another_timeout_by_reload_holds_for_those_who_wait(start):
+    limits = {"idle_seconds": 600, "handshake_seconds": 600}
+    broker = open_broker(start, reactors=2, limits=limits)
+    silent, mute = broker.subscribe_many(["a"] * 3), [broker.say("SUB") for _ in range(3)]
+    broker.loop.sleep(0.2)
+    broker.configure(limits={"idle_seconds": 1, "handshake_seconds": 1})
+    broker.send_signal(signal.SIGHUP)
+    for client in silent + mute:
+        assert client.rest()[-1] == b"ERROR timeout"
+
+
+def test_no_more_silence_by_reload_and_silence_for_ever_again(start):
+    broker = open_broker(start, reactors=2)
+    one, two = broker.subscribe("a"), broker.subscribe("a")
+    broker.configure(limits={"idle_seconds": 1})
+    broker.send_signal(signal.SIGHUP)
+    assert one.rest() == two.rest() == [b"ERROR timeout"]
+    three = broker.subscribe("a")
+    broker.configure(limits={"idle_seconds": 0})
+    broker.send_signal(signal.SIGHUP)
+    broker.loop.sleep(2)
+    broker.publish("a", b"x")
+    assert three.take(1) == [b"x"]
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_command_bytes(start, over):
+    broker = open_broker(start, limits={"command_bytes": 512})
+    line = b"SUBSCRIBE t FROM 0123456789abcdef:"
+    line += b"1".rjust(512 + over - len(line), b"0")
+    client = broker.say(line + b"\r\n")
+    if over > 0:
+        assert client.rest() == [b"ERROR line too long"]
+    else:
+        assert client.take(1)[0] in (b"OK", b"ERROR malformed command")
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_header_bytes(start, over):
+    broker = open_broker(start, limits={"header_bytes": 1024})
+    head = b"GET /health HTTP/1.1\r\nHost: b\r\nX: "
+    head += b"x" * (1024 + over - len(head) - 4) + b"\r\n\r\n"
+    assert len(head) == 1024 + over
+    client = broker.say(head)
+    broker.loop.wait(lambda: b"\r\n\r\n" in client.buffer, "an answer")
+    assert client.buffer.split()[1] == (b"431" if over > 0 else b"200")
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_message_bytes(start, over):
+    broker = open_broker(start, limits={"message_bytes": "2K"}, topics=PATIENT)
+    message = b"m" * (2048 + over)
+    publisher = broker.publisher("t")
+    publisher.send_lines(message)
+    if over > 0:
+        assert publisher.rest() == [b"ERROR line too long"]
+    else:
+        assert publisher.leave() == []
+    assert ask(broker, "POST", "/publish/t", message)[0] == (413 if over > 0 else 200)
+    assert ask(broker, "GET", "/topic/t/last") == ((404, b'{"error":"no such message"}\n') if over > 0 else (200, message))
+
+
+@pytest.mark.parametrize("reactors", [1, 2])
+def test_subscriptions(start, reactors):
+    broker = open_broker(start, reactors=reactors, limits={"subscriptions": 3})
+    clients = [broker.subscribe(t) for t in "abc"]
+    assert broker.say("SUBSCRIBE d\r\n").rest()[0].startswith(b"ERROR ")
+    assert ask(broker, "GET", "/subscribe/d")[0] == 503
+    assert clients.pop().leave() == []
+    broker.eventually(subscriptions=2)
+    assert broker.subscribe("d").leave() == []
+
+
+def test_topics(start):
+    broker = open_broker(start, limits={"topics": 3})
+    clients = [broker.subscribe(t) for t in "abc"]
+    assert broker.say("SUBSCRIBE d\r\n").rest()[0].startswith(b"ERROR ")
+    assert ask(broker, "POST", "/publish/d", b"x")[0] == 503
+    assert ask(broker, "POST", "/publish/a", b"x")[0] == 200
+    assert clients.pop().leave() == []
+    broker.eventually(subscriptions=2)
+    broker.loop.wait(lambda: ask(broker, "POST", "/publish/d", b"x")[0] == 200, "the oldest that nobody uses makes room")
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_history_messages(start, over):
+    broker = open_broker(start, topics={"history_messages": 5})
+    for i in range(5 + over):
+        assert ask(broker, "POST", "/publish/t", b"m%d" % i)[0] == 200
+    held = broker.subscribe("t", "LAST 100").leave()
+    assert held == [b"m%d" % i for i in range(max(over, 0), 5 + over)]
+    about = json.loads(ask(broker, "GET", "/topic/t")[1])
+    assert about["messages"] == len(held)
+    assert ask(broker, "GET", "/topic/t/1")[0] == (404 if over > 0 else 200)
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_history_bytes(start, over):
+    broker = open_broker(start, topics={"history_bytes": "1K"})
+    assert ask(broker, "POST", "/publish/t", b"a" * 512)[0] == 200
+    assert ask(broker, "POST", "/publish/t", b"b" * (512 + over))[0] == 200
+    assert ask(broker, "GET", "/topic/t/1")[0] == (404 if over > 0 else 200)
+    assert ask(broker, "GET", "/topic/t/2")[0] == 200
+
+
+@pytest.mark.parametrize("reactors", [1, 3])
+def test_the_history_of_all_topics_on_all_reactors(start, reactors):
+    """A block takes up to 400 bytes more than its message; with several reactors a sixteenth may be left unused."""
+    broker = open_broker(start, reactors=reactors, limits={"history_total_bytes": "1M"}, topics={"history_messages": 1000})
+    for i in range(40):
+        assert ask(broker, "POST", f"/publish/t.{i % 10}", b"%02d" % i + b"." * 49_998)[0] == 200
+    broker.loop.sleep(0.6)  # every reactor looks four times a second
+
+    def held():
+        return sorted(m for t in range(10) for m in broker.subscribe(f"t.{t}", "LAST 100").leave())
+
+    left = held()
+    assert 17 <= len(left) <= 20, "as much as there may be"
+    assert [int(m[:2]) for m in left] == list(range(40 - len(left), 40)), "and the newest of all"
