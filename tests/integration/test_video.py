@@ -1,0 +1,59 @@
+"""The example of live video: a browser plays what ffmpeg makes, through the broker, and never stalls."""
+
+import subprocess
+
+import pytest
+
+from harness import ROOT, release_only
+from test_page import Browser
+
+EXAMPLE = ROOT / "deploy/examples/ll-hls"
+SECONDS = 30
+
+
+@pytest.fixture
+def broker(start):
+    """As the example configures it, but for the port."""
+    subprocess.run([EXAMPLE / "objects"], check=True, timeout=30)
+    text = (EXAMPLE / "broker.conf").read_text()
+    for key, here in (("127.0.0.1:8080", "127.0.0.1:0"), ('"build/', f'"{ROOT}/build/')):
+        assert text.count(key) == 1
+        text = text.replace(key, here)
+    return start(text=text, reactors=2)
+
+
+@pytest.fixture
+def picture(broker, tmp_path):
+    with open(tmp_path / "publish.log", "w+") as log:
+        publish = subprocess.Popen([EXAMPLE / "publish", "--broker", broker.address()], stdout=log, stderr=log)
+        try:
+            yield
+            assert publish.poll() is None, (tmp_path / "publish.log").read_text()
+        finally:
+            publish.terminate()
+            publish.wait(10)
+            print((tmp_path / "publish.log").read_text())
+
+
+# It plays in real time, which instruments may not keep up with.
+@release_only
+def test_live_video_plays_without_a_stall_about_a_second_behind(broker, picture, tmp_path):
+    browser = Browser(tmp_path / "profile", 900, 760, False)
+    try:
+        browser.call("Page.navigate", url=f"http://{broker.address()}/object/player.html")
+        browser.wait("typeof seen !== 'undefined' && seen.playing")
+        browser.value("performance.setResourceTimingBufferSize(10000); begun = video.currentTime; 1")
+        delays = []
+        while browser.value("video.currentTime - begun") < SECONDS:
+            broker.loop.sleep(0.5)
+            delays.append(browser.value("seen.glass_ms"))
+            assert browser.value("[seen.stalls, seen.errors, video.paused]") == [0, [], False], browser.value("seen")
+        browser.screenshot(tmp_path / "player.png")
+        assert browser.complaints == []
+        # Less than a segment: these were parts, asked for before they were there.
+        assert sorted(delays)[len(delays) // 2] < 2000, delays
+        waited = browser.value("""performance.getEntriesByType("resource").filter(
+            e => e.name.includes("/topic/live.part/") && e.duration > 100).length""")
+        assert waited > SECONDS / 0.2 / 2, f"of {SECONDS / 0.2:g} parts only {waited} were asked for ahead of time"
+    finally:
+        browser.close()
