@@ -109,6 +109,21 @@ def test_the_page_shows_live_numbers(start, tmp_path, width, height, dark):
         browser.close()
 
 
+def test_axes_are_readable_before_the_first_sample_and_with_any(start, tmp_path):
+    broker = start(listen={"main": {"address": "127.0.0.1:0", "protocols": ["http"]}})
+    browser = Browser(tmp_path / "profile", 800, 600, False)
+    try:
+        browser.call("Page.navigate", url=f"http://{broker.address()}/")
+        browser.wait("typeof lines !== 'undefined'")
+        labels = """(values => new DOMParser().parseFromString(lines("rate", [{ color: "red", values }]), "text/html")
+                     .querySelectorAll("text[text-anchor=end]"))"""
+        for values, top in (("[]", "1"), ("[0, 0]", "1"), ("[NaN, 0.3]", "0.5"), ("[3, 7]", "10"), ("[1001]", "2 k"), ("[4.2e6]", "5 M")):
+            shown = browser.value(f"[...{labels}({values})].map(t => t.textContent)")
+            assert (shown[0], shown[2], len(shown)) == ("0", top, 4), shown
+    finally:
+        browser.close()
+
+
 def test_event_source_reconnects_and_misses_nothing_that_history_holds(start, tmp_path):
     broker = start(reactors=2, listen={"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}})
     browser = Browser(tmp_path / "profile", 800, 600, False)
