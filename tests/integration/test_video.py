@@ -9,6 +9,8 @@ from test_page import Browser
 
 EXAMPLE = ROOT / "deploy/examples/ll-hls"
 SECONDS = 30
+# Of what is played: more than the example's second, as other tests take the processor from ffmpeg and the browser.
+HOLD_BACK = 3
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def broker(start):
 @pytest.fixture
 def picture(broker, tmp_path):
     with open(tmp_path / "publish.log", "w+") as log:
-        publish = subprocess.Popen([EXAMPLE / "publish", "--broker", broker.address()], stdout=log, stderr=log)
+        publish = subprocess.Popen([EXAMPLE / "publish", "--broker", broker.address(), "--hold-back", str(HOLD_BACK)], stdout=log, stderr=log)
         try:
             yield
             assert publish.poll() is None, (tmp_path / "publish.log").read_text()
@@ -37,7 +39,7 @@ def picture(broker, tmp_path):
 
 # It plays in real time, which instruments may not keep up with.
 @release_only
-def test_live_video_plays_without_a_stall_about_a_second_behind(broker, picture, tmp_path):
+def test_live_video_plays_without_a_stall_as_far_behind_as_it_is_told(broker, picture, tmp_path):
     browser = Browser(tmp_path / "profile", 900, 760, False)
     try:
         browser.call("Page.navigate", url=f"http://{broker.address()}/object/player.html")
@@ -50,8 +52,8 @@ def test_live_video_plays_without_a_stall_about_a_second_behind(broker, picture,
             assert browser.value("[seen.stalls, seen.errors, video.paused]") == [0, [], False], browser.value("seen")
         browser.screenshot(tmp_path / "player.png")
         assert browser.complaints == []
-        # Less than a segment: these were parts, asked for before they were there.
-        assert sorted(delays)[len(delays) // 2] < 2000, delays
+        # Without parts, asked for before they are there, it were a segment more at least.
+        assert sorted(delays)[len(delays) // 2] < (HOLD_BACK + 1.5) * 1000, delays
         waited = browser.value("""performance.getEntriesByType("resource").filter(
             e => e.name.includes("/topic/live.part/") && e.duration > 100).length""")
         assert waited > SECONDS / 0.2 / 2, f"of {SECONDS / 0.2:g} parts only {waited} were asked for ahead of time"
