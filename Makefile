@@ -124,7 +124,8 @@ C_FILES  := $(C_SRCS) $(sort $(shell find include src tests bench -name '*.h' 2>
 SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/run \
 	tests/lint/layers deploy/completion/broker.bash \
 	deploy/tune.sh deploy/trace/run deploy/ec2/bench deploy/ec2/user-data \
-	deploy/deb/build deploy/test-deb deploy/chroot.sh)
+	deploy/deb/build deploy/test-deb deploy/chroot.sh \
+	deploy/examples/ll-hls/up deploy/examples/ll-hls/objects)
 MAN1     := $(wildcard docs/man/*.1)
 MAN5     := $(wildcard docs/man/*.5)
 
@@ -399,7 +400,7 @@ format: ## Bring all C files into shape with clang-format
 
 .PHONY: deps
 deps: ## Install the Debian packages that building and testing need
-	@deploy/deps build test
+	@deploy/deps build test examples
 
 .PHONY: check-bare
 check-bare: ## Prove deploy/check and deploy/up on a bare Debian 12 in a chroot (root)

@@ -36,6 +36,7 @@ make_debian() {
 		{ cat "$CHROOT_WORK/log"; exit 1; }
 	apt-config dump | grep -E '^Acquire::(https?::|Check-)' >"$base/etc/apt/apt.conf.d/00outside" || :
 	cp -L /etc/resolv.conf /etc/hosts "$base/etc/"
+	test -z "${NODE_EXTRA_CA_CERTS-}" || cp -L "$NODE_EXTRA_CA_CERTS" "$base/etc/outside.pem" # for npm
 
 	# debootstrap keeps what it downloaded; a bare machine has no package lists either.
 	rm -rf "$base"/var/cache/apt/archives/*.deb "$base"/var/lib/apt/lists/*

@@ -358,11 +358,14 @@ def differences(stats, expected):
 class Broker:
     """A broker on a configuration in a directory of its own, with all the clients it was given."""
 
-    def __init__(self, directory, preexec=None, env=None, **config):
+    def __init__(self, directory, preexec=None, env=None, text=None, **config):
+        """text: a configuration of its own, to which the keys that are plain are added."""
         self.config = {**DEFAULTS, **config}
         self.config_path = directory / "broker.conf"
         self.log_path = directory / "broker.log"
-        self.configure()
+        if text is not None:
+            text += config_text(**{k: v for k, v in self.config.items() if not isinstance(v, dict)})
+        self.configure(text)
         self.loop = Loop(lambda: self.log_tail())
         self.clients = []
         self.checked = False

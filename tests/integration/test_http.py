@@ -4,6 +4,7 @@ import base64
 import json
 import re
 import socket
+import subprocess
 import time
 
 import pytest
@@ -507,6 +508,15 @@ def test_health_and_figures(open):
     assert len(stats["reactors"]) == 2 and stats["topics"] == []
     assert client.ask("HEAD", "/metrics").status == 200
     assert b"<!doctype html>" in client.ask("GET", "/").body
+
+
+def test_promtool_has_no_complaint_about_the_metrics(open):
+    broker = open()
+    publish(broker.http(), "f", b"x")
+    text = broker.http().ask("GET", "/metrics").body
+    assert text.count(b"\n") > 100
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
 def test_sys_topics_are_the_brokers_own(open):

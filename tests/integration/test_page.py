@@ -1,13 +1,16 @@
 """The live page in a real browser: numbers move, it survives a restart of the broker."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
+import threading
 import time
 
 import pytest
 
-from harness import FACTOR
+from harness import FACTOR, dial
 
 CHROMIUM = "chromium"
 
@@ -84,6 +87,62 @@ class Browser:
         os.close(self.events)
 
 
+class Proxy:
+    """Stands between a client and a broker that may be cut off, or replaced by another."""
+
+    def __init__(self):
+        self.target = None  # without one it closes what comes
+        self.sockets = []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address = "127.0.0.1:%d" % self.listener.getsockname()[1]
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client = self.listener.accept()[0]
+            except OSError:
+                return
+            try:
+                broker = dial(self.target) if self.target else None
+            except OSError:
+                broker = None
+            if broker is None:
+                client.close()
+                continue
+            broker.setblocking(True)
+            self.sockets += [client, broker]
+            for pair in ((client, broker), (broker, client)):
+                threading.Thread(target=self.pump, args=pair, daemon=True).start()
+
+    @staticmethod
+    def pump(source, sink):
+        try:
+            while data := source.recv(65536):
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
+    def cut(self):
+        """Ends every connection, wherever it is."""
+        while self.sockets:
+            with contextlib.suppress(OSError):
+                self.sockets.pop().shutdown(socket.SHUT_RDWR)
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.cut()
+
+
+@pytest.fixture
+def proxy():
+    proxy = Proxy()
+    yield proxy
+    proxy.close()
+
+
 @pytest.mark.parametrize("width,height,dark", [(1280, 1100, False), (1280, 1100, True), (390, 2000, False)],
                          ids=["light", "dark", "phone"])
 def test_the_page_shows_live_numbers(start, tmp_path, width, height, dark):
@@ -109,24 +168,80 @@ def test_the_page_shows_live_numbers(start, tmp_path, width, height, dark):
         browser.close()
 
 
-def test_event_source_reconnects_and_misses_nothing_that_history_holds(start, tmp_path):
-    broker = start(reactors=2, listen={"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}})
+def test_axes_are_readable_before_the_first_sample_and_with_any(start, tmp_path):
+    broker = start(listen={"main": {"address": "127.0.0.1:0", "protocols": ["http"]}})
     browser = Browser(tmp_path / "profile", 800, 600, False)
     try:
-        browser.call("Page.navigate", url=f"http://{broker.address()}/health")
-        browser.value("""got = []; source = new EventSource("/subscribe/es?last=100");
-                         source.onmessage = e => got.push(e.data);
-                         source.addEventListener("base64", e => got.push(atob(e.data))); 1""")
+        browser.call("Page.navigate", url=f"http://{broker.address()}/")
+        browser.wait("typeof lines !== 'undefined'")
+        labels = """(values => new DOMParser().parseFromString(lines("rate", [{ color: "red", values }]), "text/html")
+                     .querySelectorAll("text[text-anchor=end]"))"""
+        for values, top in (("[]", "1"), ("[0, 0]", "1"), ("[NaN, 0.3]", "0.5"), ("[3, 7]", "10"), ("[1001]", "2 k"), ("[4.2e6]", "5 M")):
+            shown = browser.value(f"[...{labels}({values})].map(t => t.textContent)")
+            assert (shown[0], shown[2], len(shown)) == ("0", top, 4), shown
+    finally:
+        browser.close()
+
+
+LISTENING = {"reactors": 2, "listen": {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}}
+EVENTS = """got = []; errors = 0; source = new EventSource("/subscribe/es");
+            source.onerror = () => errors++;
+            source.onmessage = e => got.push([e.lastEventId, e.data]);
+            for (const kind of ["gap", "base64"]) source.addEventListener(kind, e => got.push([kind, e.data])); 1"""
+
+
+def test_event_source_goes_on_after_a_cut_without_a_gap_or_a_duplicate(start, proxy, tmp_path):
+    broker = start(**LISTENING)
+    proxy.target = broker.address()
+    browser = Browser(tmp_path / "profile", 800, 600, False)
+    try:
+        browser.call("Page.navigate", url=f"http://{proxy.address}/health")
+        browser.value(EVENTS)
         browser.wait("source.readyState === 1")
-        broker.publish("es", b"one", b"two")
+        expected = []
+        for round in range(3):
+            broker.publish("es", b"before %d" % round)
+            browser.wait(f"got.length === {len(expected) + 1}")
+            proxy.target = None
+            proxy.cut()
+            browser.wait(f"errors > {round}")
+            broker.publish("es", b"while %d" % round, b"away %d" % round)
+            proxy.target = broker.address()
+            expected += [f"{when} {round}" for when in ("before", "while", "away")]
+            browser.wait(f"got.length === {len(expected)}")
+        # What comes twice would have come by then.
+        broker.publish("es", b"last")
+        browser.wait(f"got.length > {len(expected)}")
+        got = browser.value("got")
+        assert [data for _, data in got] == [*expected, "last"]
+        assert [int(ident.split(":")[1]) for ident, _ in got] == list(range(1, len(got) + 1))
+        assert browser.complaints == []
+    finally:
+        browser.close()
+
+
+def test_event_source_hears_of_the_gap_when_the_broker_was_started_again(start, proxy, tmp_path):
+    first = start(**LISTENING)
+    proxy.target = first.address()
+    browser = Browser(tmp_path / "profile", 800, 600, False)
+    try:
+        browser.call("Page.navigate", url=f"http://{proxy.address}/health")
+        browser.value(EVENTS)
+        browser.wait("source.readyState === 1")
+        first.publish("es", b"one", b"two")
         browser.wait("got.length === 2")
-        # The browser goes on after the last event that it has seen.
-        browser.value("at = source.url; source.close(); 1")
-        broker.publish("es", b"three", b"fo\xffur")
-        browser.value("""source = new EventSource(at); source.onmessage = e => got.push(e.data);
-                         source.addEventListener("base64", e => got.push("base64")); 1""")
+        proxy.target = None
+        first.stop()
+        second = start(**LISTENING)
+        second.publish("es", b"three", b"four")
+        proxy.target = second.address()
+        browser.wait("got.length === 5")
+        second.publish("es", b"five")
         browser.wait("got.length === 6")
-        assert browser.value("got") == ["one", "two", "one", "two", "three", "base64"]
+        got = browser.value("got")
+        assert [data for _, data in got if _ != "gap"] == ["one", "two", "three", "four", "five"]
+        # The gap comes first, and names the oldest message that there is.
+        assert got[2] == ["gap", got[3][0]] and got[3][0].endswith(":1")
         assert browser.complaints == []
     finally:
         browser.close()
