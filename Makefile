@@ -109,6 +109,7 @@ LOAD_SRCS  := $(sort $(wildcard bench/load/*.c))
 FUZZ_SRCS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 SIM_SRCS   := $(sort $(wildcard tests/sim/*.c))
 FAULT_SRCS := $(sort $(wildcard tests/faults/*.c))
+COUNT_SRCS := $(sort $(wildcard bench/instructions/*.c))
 UNIT_SRCS  := $(sort $(wildcard tests/unit/$(strip $(UNIT)).c))
 INTEG_SRCS := $(sort $(wildcard tests/integration/$(strip $(INTEGRATION))))
 
@@ -195,6 +196,11 @@ $(BUILD)/limit: $(call object,bench/limit/limit.c)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
 
+# Its kernel comes before the archive's clock and before liburing.
+$(BUILD)/replay: $(call object,$(COUNT_SRCS)) $(LIB)
+	@echo "  LD    $@"
+	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
+
 $(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(LIB)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer -o $@ $^ $(PKG_LIBS)
@@ -213,7 +219,7 @@ $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 # Objects are kept when a pattern rule chain made them.
 .SECONDARY:
 
--include $(patsubst %.o,%.d,$(call object,src/main.c $(LIB_SRCS) $(LOAD_SRCS) $(UNIT_SRCS) $(SIM_SRCS) $(FUZZ_SRCS)))
+-include $(patsubst %.o,%.d,$(call object,src/main.c $(LIB_SRCS) $(LOAD_SRCS) $(UNIT_SRCS) $(SIM_SRCS) $(COUNT_SRCS) $(FUZZ_SRCS)))
 
 .PHONY: run
 run: all ## Build and start the broker on config/broker.conf
@@ -332,6 +338,7 @@ check: ## Lint, then all tests: release, asan, fuzzing, and the threaded ones un
 	step release-unit        SAN= unit
 	step release-integration SAN= integration
 	step release-sim         SAN= sim
+	step release-count       SAN= bench-instructions
 	step asan-build          SAN=asan all
 	step asan-unit           SAN=asan unit
 	step asan-integration    SAN=asan integration
@@ -363,8 +370,14 @@ BASELINE ?= $(lastword $(sort $(filter-out %-quick,$(wildcard bench/reports/*)))
 bench-knobs: $(BROKER) $(LOAD) ## Measure what each knob of engine { } does, write a report: about 10 minutes
 	bench/knobs.py $(BENCH)
 
+# Counts repeat exactly, so unlike times they can be held against a file in the tree.
+.PHONY: bench-instructions
+bench-instructions: $(BUILD)/replay ## Fail when the broker's own code takes more instructions (UPDATE=1: new baseline)
+	@test "$(VARIANT)" = release || { echo "bench-instructions: SAN=$(SAN) measures nothing" >&2; exit 1; }
+	bench/instructions/count $(if $(filter 1 true yes,$(UPDATE)),--update)
+
 .PHONY: bench-gate
-bench-gate: ## Fail when the main figures are worse than in the newest report (BASELINE=directory)
+bench-gate: bench-instructions ## Fail when the main figures are worse than in the newest report (BASELINE=directory)
 	@test -n "$(BASELINE)" || { echo "bench-gate: no report in bench/reports; try: make bench" >&2; exit 1; }
 	$(MAKE) bench QUICK=1 BENCH="--rounds 4 --out build/bench-gate \
 		--only fan100,fan1000,many,one2one,seg8k,seg1m"
@@ -465,7 +478,7 @@ check-deb: ## Prove the package on a bare Debian 12 in a chroot (root)
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	echo
 	echo "  SAN=asan|tsan|cov picks a variant: make SAN=asan test"
 
