@@ -228,7 +228,7 @@ run: all ## Build and start the broker on config/broker.conf
 # ---- tests ------------------------------------------------------------------------------------
 
 # A sanitizer's report ends the program with a status of its own, which no test expects.
-export ASAN_OPTIONS  ?= exitcode=99:detect_stack_use_after_return=1:strict_string_checks=1
+export ASAN_OPTIONS  ?= exitcode=99:allocator_may_return_null=1:detect_stack_use_after_return=1:strict_string_checks=1
 export LSAN_OPTIONS  ?= exitcode=99
 export UBSAN_OPTIONS ?= exitcode=99:print_stacktrace=1
 export TSAN_OPTIONS  ?= exitcode=99:halt_on_error=1:second_deadlock_stack=1$(if \

@@ -58,6 +58,10 @@ static void announce(struct shard *s, enum budget_level from, enum budget_level 
 
 	for (enum budget_level l = from + 1; l <= to; l++)
 		s->counters.memory_crossings[l]++;
+	/* One that sleeps may hold what has to go. */
+	for (unsigned i = 0; i < s->broker->shards_n; i++)
+		if (i != s->id)
+			reactor_post(&s->reactor, i, LANE_FREE, NULL, 0);
 	log_write(to > from ? LOG_WARN : LOG_INFO,
 		  "memory: %" PRIu64 " of %" PRIu64 " bytes (limits.memory_bytes) are used: %s",
 		  used, limit, remedies[to]);
@@ -70,6 +74,9 @@ enum budget_level budget_check(struct shard *s)
 	enum budget_level level =
 		budget_level(used, s->config->limits.memory_bytes, (enum budget_level)now);
 
+	if ((level > BUDGET_EASY || s->sockets.sends != s->looked_sends) &&
+	    !deadline_running(&s->memory_deadline) && s->config->limits.memory_bytes > 0)
+		reactor_deadline(&s->reactor, &s->memory, &s->memory_deadline);
 	if (level != now && atomic_compare_exchange_strong(&s->broker->memory_level, &now, level))
 		announce(s, (enum budget_level)now, level, used);
 	if ((level == BUDGET_EVICTION) != s->accept_stopped) {
@@ -90,9 +97,10 @@ bool budget_wants_history(struct shard *s)
 /* ---- what the kernel holds ---- */
 
 /* A few of the connections: those that something was sent to since they were last looked at, and
- * those whose client had not taken it. */
-static void look_at_sockets(struct shard *s)
+ * those whose client had not taken it. Returns whether there was any. */
+static bool look_at_sockets(struct shard *s)
 {
+	bool any = false;
 	uint32_t n = s->connections_n < LOOKS_MAX ? s->connections_n : LOOKS_MAX;
 
 	for (; n > 0; n--) {
@@ -109,7 +117,23 @@ static void look_at_sockets(struct shard *s)
 		if (c->socket.sending || c->kernel_bytes > 0 ||
 		    c->socket.sent_ns >= s->looked_ns[0])
 			connection_look(c);
+		any |= c->socket.sending || c->kernel_bytes > 0;
 	}
+	if (s->connections_n == 0)
+		s->looks_left = 0;
+	return any;
+}
+
+/* Whether to look again: not when nothing has been sent since a whole round that found nothing. */
+static bool look_again(struct shard *s, bool found)
+{
+	bool round_over = s->looks_left == 0, busy;
+
+	busy = s->looking_pays |= found || s->sockets.sends != s->looked_sends;
+	s->looked_sends = s->sockets.sends;
+	if (round_over)
+		s->looking_pays = false;
+	return busy || !round_over;
 }
 
 /* ---- eviction ---- */
@@ -167,8 +191,8 @@ static void evict_largest(struct shard *s)
 static void period(void *context, struct deadline *d)
 {
 	struct shard *s = context;
+	bool again = look_again(s, look_at_sockets(s));
 
-	look_at_sockets(s);
 	if (budget_now(s->broker) >= BUDGET_SUBSCRIBERS)
 		ring_give_back(s->reactor.ring);
 	memory_settle();
@@ -176,7 +200,8 @@ static void period(void *context, struct deadline *d)
 		evict_largest(s);
 	else
 		atomic_store_explicit(&s->largest_backlog, 0, memory_order_relaxed);
-	reactor_deadline(&s->reactor, &s->memory, d);
+	if (again || budget_now(s->broker) > BUDGET_EASY)
+		reactor_deadline(&s->reactor, &s->memory, d);
 }
 
 void budget_init(struct shard *s)

@@ -57,7 +57,7 @@ static void end_publisher(struct connection *c, bool receipt)
 		return;
 	c->publisher = NULL;
 	list_remove(&c->waiting);
-	if (c->socket.into != NULL) {
+	if (c->socket.into != NULL && c->receiving_into == NULL) {
 		c->receiving_into = p->carry;
 		p->carry = NULL;
 	}

@@ -1,3 +1,4 @@
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -246,8 +247,9 @@ static void keep(struct connection *c, struct span bytes)
 	c->input_len = (uint32_t)bytes.len;
 }
 
-/* Handles what is whole in bytes; returns the rest, the beginning of a command. */
-static struct span take(struct connection *c, struct span bytes)
+/* Handles what is whole in bytes; returns the rest, the beginning of a command. in: a hold on the
+ * block that the bytes are in, which is let go; or NULL. */
+static struct span take(struct connection *c, struct span bytes, struct block *in)
 {
 	const struct config_limits *config = &c->shard->config->limits;
 	const struct line_limits limits = { .command_bytes = config->command_bytes,
@@ -259,9 +261,16 @@ static struct span take(struct connection *c, struct span bytes)
 		line_decode(&c->line, bytes, &limits, &e, &used);
 		if (e.kind == LINE_MORE)
 			break;
+		/* All of it is one piece of what the block will be: that may be trimmed. */
+		if (in != NULL && used == bytes.len && c->publisher->carry == in) {
+			block_unref(in);
+			in = NULL;
+		}
 		handle(c, &e);
 		bytes = span_skip(bytes, used);
 	}
+	if (in != NULL)
+		block_unref(in);
 	return bytes;
 }
 
@@ -299,8 +308,7 @@ static void take_unread(struct connection *c)
 
 	p->unread = 0;
 	block_ref(b, 1);
-	take(c, bytes);
-	block_unref(b);
+	take(c, bytes, b);
 }
 
 /* Whether the bytes are behind the carry and what waits there: received there, or put there because
@@ -348,8 +356,17 @@ static void received_in_place(struct connection *c)
 
 void line_session_ended(struct connection *c)
 {
-	if (c->publisher != NULL && c->publisher->unread > 0)
-		take_unread(c);
+	struct publisher *p = c->publisher;
+
+	if (p == NULL || p->unread == 0)
+		return;
+	if (c->socket.into != NULL) {
+		/* The kernel may still write behind it. */
+		assert(c->receiving_into == NULL);
+		block_ref(p->carry, 1);
+		c->receiving_into = p->carry;
+	}
+	take_unread(c);
 }
 
 void line_session_received(struct connection *c, struct span bytes)
@@ -378,7 +395,7 @@ void line_session_received(struct connection *c, struct span bytes)
 		c->input = NULL;
 		c->input_len = 0;
 	}
-	bytes = take(c, bytes);
+	bytes = take(c, bytes, NULL);
 	if (c->state == CONNECTION_OPEN && bytes.len > 0)
 		keep(c, bytes);
 	free(joined);

@@ -227,7 +227,7 @@ static int reach_back(struct stream *s, struct chunk *next, const struct past *p
 /* The chunk to begin in, held: one that there is, or a new one in front. */
 static int find_begin(struct stream *s, const struct past *past, struct chunk **begin)
 {
-	struct chunk *c;
+	struct chunk *c, *next;
 	int err;
 
 	while ((c = chunk_at(s, past->from)) != NULL && c->pending != NULL && c->seq < past->from) {
@@ -248,9 +248,14 @@ static int find_begin(struct stream *s, const struct past *past, struct chunk **
 		return 0;
 	}
 	/* Nobody can say where in it that is: a way of its own, to where the next one begins. */
-	if (c->next == NULL && !stream_add_head(s))
-		return -ENOMEM;
-	return reach_back(s, c->next, past, begin);
+	next = c->next;
+	if (next == NULL) {
+		/* It may go with that, if nobody stands in it. */
+		if (!stream_add_head(s))
+			return -ENOMEM;
+		next = s->head;
+	}
+	return reach_back(s, next, past, begin);
 }
 
 int stream_join_replay(struct stream *s, struct cursor *c, const struct past *past,

@@ -3,6 +3,7 @@
 
 #include "fuzz.h"
 #include "protocol/http.h"
+#include "protocol/http_field.h"
 #include "protocol/line.h"
 
 /*
