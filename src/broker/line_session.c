@@ -11,6 +11,7 @@
 #include "topic/block.h"
 
 enum {
+	REST_BYTES = 2 << 10,           /* copied, rather than hold the block that they are in */
 	LARGE_BYTES = 64 << 10,         /* received in place at a time */
 	TOGETHER_BYTES_MAX = 256 << 10, /* received before it is looked at, while more is there */
 };
@@ -255,19 +256,23 @@ static struct span take(struct connection *c, struct span bytes, struct block *i
 	const struct line_limits limits = { .command_bytes = config->command_bytes,
 					    .message_bytes = config->message_bytes };
 	struct line_event e;
+	char little[REST_BYTES];
 	size_t used;
 
 	while (bytes.len > 0 && c->state == CONNECTION_OPEN) {
 		line_decode(&c->line, bytes, &limits, &e, &used);
 		if (e.kind == LINE_MORE)
 			break;
-		/* All of it is one piece of what the block will be: that may be trimmed. */
-		if (in != NULL && used == bytes.len && c->publisher->carry == in) {
+		bytes = span_skip(bytes, used);
+		/* With little behind what becomes of it, the block need not stay, and is trimmed.
+		 */
+		if (in != NULL && bytes.len <= sizeof(little) && c->publisher->carry == in) {
+			memcpy(little, bytes.data, bytes.len);
+			bytes.data = little;
 			block_unref(in);
 			in = NULL;
 		}
 		handle(c, &e);
-		bytes = span_skip(bytes, used);
 	}
 	if (in != NULL)
 		block_unref(in);
