@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import report
-from run import CPUS, ROOT, Bench, environment, say
+from run import BUILD, CPUS, ROOT, Bench, environment, run_json, say
 from scenarios import scenario
 
 LOADS = {
@@ -38,6 +38,8 @@ KNOBS = [
     ("recv_buffers", (1024, 16, 64), ("one2one", "many")),
     ("sqpoll_idle_ms", (0, 10), ("pacedhi", "many")),
 ]
+
+ZERO_COPY_BYTES = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20]
 
 
 def parse():
@@ -111,6 +113,31 @@ def plot(out, knob, values, names, by):
     return True
 
 
+def zero_copy(options):
+    """What SEND_ZC would save or cost, measured with the bare blaster: CPU per send, by size."""
+    lines = [
+        "## SEND_ZC",
+        "",
+        "Bare sends of one message to 50 subscribers (`build/release/limit --mode uring|zero-copy --coalesce 1"
+        " --subscribers 50 --bytes N`), us of CPU each. The broker has no zero-copy sends.",
+        "",
+        "| bytes | send | SEND_ZC | x send (range) |",
+        "|---|---|---|---|",
+    ]
+    for size in ZERO_COPY_BYTES:
+        us = {"uring": [], "zero-copy": []}
+        for _ in range(options.rounds):
+            for mode in us:
+                command = [BUILD / "limit", "--mode", mode, "--coalesce", 1, "--subscribers", 50, "--bytes", size - 2]
+                result, _ = run_json([*command, "--seconds", 1, "--warmup", options.warmup], set(CPUS), 60)
+                us[mode].append(result["cpu_ns_per_delivered"] / 1000)
+        factors = [z / s for s, z in zip(us["uring"], us["zero-copy"])]
+        plain, zero = (statistics.median(us[m]) for m in us)
+        lines.append(f"| {size} | {plain:.2f} | {zero:.2f} | {report.spread(factors)} |")
+        say(f"  SEND_ZC {size:8} {plain:8.2f} us plain {zero:8.2f} us zero-copy")
+    return [*lines, ""]
+
+
 def main():
     options = parse()
     wanted = options.only.split(",") if options.only else [k for k, _, _ in KNOBS]
@@ -144,6 +171,8 @@ def main():
             lines += [f"![{knob}: CPU and p99 as multiples of the default's]({knob}.svg)", ""]
         for name in names:
             lines += [f"{name}: {LOADS[name]['what']}", "", *table(knob, values, name, by), ""]
+    if not options.only:
+        lines += zero_copy(options)
     (options.out / "report.md").write_text("\n".join(lines).rstrip() + "\n")
     say(f"{options.out / 'report.md'}: {data['environment']['minutes']:.1f} minutes")
 

@@ -164,9 +164,15 @@ class Server:
         return total, quantiles
 
 
+def children_cpu_seconds():
+    """Of those that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def run_json(command, cpus, seconds):
     """A program that prints one JSON object; the object and the CPU seconds that it took."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    before = children_cpu_seconds()
     done = subprocess.run(
         [str(x) for x in command],
         stdin=subprocess.DEVNULL,
@@ -175,10 +181,9 @@ def run_json(command, cpus, seconds):
         timeout=seconds,
         preexec_fn=pinned(cpus),
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode != 0:
         raise Failed(done.stderr.strip() or f"status {done.returncode}")
-    return json.loads(done.stdout), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return json.loads(done.stdout), children_cpu_seconds() - before
 
 
 # --- one run -----------------------------------------------------------------------------------------
@@ -228,6 +233,7 @@ class Bench:
         # The small one must not wait for the large one's core: that is the generator's business, not the broker's.
         first = shutil.which("chrt") and os.geteuid() == 0
         urgent = ["chrt", "--fifo", "1"] if first else []
+        before = children_cpu_seconds()
         large = subprocess.Popen(
             [str(x) for x in [*command, *scenario["beside"], "--duration", self.options.duration + 4]],
             stdout=subprocess.DEVNULL,
@@ -239,10 +245,10 @@ class Bench:
             time.sleep(2.5)
             if large.poll() is not None:
                 raise Failed(large.stderr.read())
-            result, cpu_s = run_json([*urgent, *command, *scenario["args"]], load_cpus, 120)
+            result, _ = run_json([*urgent, *command, *scenario["args"]], load_cpus, 120)
             if large.wait(60) != 0:
                 raise Failed(large.stderr.read())
-            return result, cpu_s
+            return result, children_cpu_seconds() - before
         finally:
             if large.poll() is None:
                 large.kill()

@@ -32,6 +32,7 @@
 enum { EXIT_CLEAN = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_IO_URING = 3 };
 
 enum { SPARE_FDS = 64 }; /* beside those of connections: rings, listeners, log */
+enum { WAKE_TRIES = 100 };  /* a millisecond apart */
 
 static const char usage[] =
 	"Usage: broker -c FILE            run in the foreground, log to standard error\n"
@@ -286,6 +287,12 @@ static int print_check(const struct options *o, const struct config *config)
 
 /* ---- running ---- */
 
+static void ignore(void *context, const struct completion *completion)
+{
+	(void)context;
+	(void)completion;
+}
+
 /* The main thread's post: it has no reactor, only a small ring to wake the parked with. */
 static void post(struct broker *b, struct ring *ring, unsigned to, struct letter *letter)
 {
@@ -296,6 +303,9 @@ static void post(struct broker *b, struct ring *ring, unsigned to, struct letter
 	if (mailbox_ring(b->mailbox, to, b->shards_n)) {
 		ring_wake(ring, b->ring_fds[to], user_data(OP_WAKE, 0, 0));
 		ring_submit(ring);
+		/* Only a wake-up that failed says anything, and is tried again. */
+		for (int i = 0; i < WAKE_TRIES && ring_reap(ring, 1, ignore, NULL) > 0; i++)
+			ring_enter(ring, false, 0);
 	}
 }
 

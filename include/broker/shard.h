@@ -162,7 +162,8 @@ struct shard {
 	uint32_t looks_left;              /* connections before all have been looked at */
 	uint64_t looked_ns[2];            /* when the last rounds began */
 	uint64_t looked_sends;            /* sends, when some were last looked at */
-	bool looking_pays;                /* something was sent, or held, in this round */
+	uint64_t looked_no_buffers;       /* receives without a buffer, likewise */
+	bool holding;                     /* the kernel holds something, as far as is known */
 	_Atomic uint64_t largest_backlog; /* while there is eviction */
 	bool accept_stopped;
 

@@ -21,9 +21,8 @@
 #include "topic/stream.h"
 
 enum {
-	STREAM_QUOTA = 64,            /* sends of one stream before the next one has its turn */
-	STREAM_QUOTA_BYTES = 1 << 20, /* or so many bytes: a send of much takes as long as many */
-	TURN_BYTES = 4 << 20,         /* queued in one turn: about a millisecond of copying */
+	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
+	TURN_BYTES = 4 << 20,       /* queued in one turn: about a millisecond of copying */
 	REPLAY_QUOTA = 32,          /* sends of the past in a turn: what is live waits for these */
 	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
 	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
@@ -533,12 +532,11 @@ void shard_active(struct shard *s, struct stream *stream)
 }
 
 /* Sends for the first of a stream's cursors in this list, so many at most; how many. */
-static unsigned serve(struct shard *s, struct list *cursors, unsigned max)
+static unsigned serve(struct list *cursors, unsigned max)
 {
-	const uint64_t bytes_max = s->sockets.send_bytes + STREAM_QUOTA_BYTES;
 	unsigned n = 0;
 
-	for (; n < max && s->sockets.send_bytes < bytes_max && !list_empty(cursors); n++) {
+	for (; n < max && !list_empty(cursors); n++) {
 		struct subscription *sub =
 			LIST_ENTRY(cursors->next, struct subscription, cursor.link);
 
@@ -561,8 +559,7 @@ static void fan_out(struct shard *s)
 	       (left == turn || !ring_deferred(s->reactor.ring)) &&
 	       (link = list_take(&s->dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
-		unsigned sends =
-			serve(s, &stream->ready, left < STREAM_QUOTA ? left : STREAM_QUOTA);
+		unsigned sends = serve(&stream->ready, left < STREAM_QUOTA ? left : STREAM_QUOTA);
 
 		left -= sends;
 		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
@@ -585,7 +582,7 @@ static void replay(struct shard *s)
 
 		/* One that there is no memory for is closed, and may be the last. */
 		i->subscribers++;
-		left -= serve(s, &stream->replaying, 1);
+		left -= serve(&stream->replaying, 1);
 		if (!list_empty(&stream->replaying))
 			list_append(&s->replays, &stream->replays);
 		i->subscribers--;

@@ -22,6 +22,10 @@
 #define TIMEOUT_MULTISHOT (1U << 6)
 #define FEAT_MIN_TIMEOUT (1U << 15)
 
+/* In the upper half of the user_data of a wake-up, with the ring's descriptor in the lower: an op
+ * that nobody has. */
+#define WAKE_FAILED (UINT64_C(0xffffffff) << 32)
+
 enum {
 	BUFFER_GROUP = 1,
 	CQ_PER_SQ = 4,           /* a multishot request answers many times for one submission */
@@ -42,6 +46,7 @@ struct ring {
 	bool restricted;
 	bool backs_off; /* pauses at the next enter */
 	uint64_t tick_data;
+	uint64_t wake_data; /* what a wake-up carries */
 	struct __kernel_timespec tick, alarm;
 
 	/* Receive buffers: all of them in one mapping, of which only posted_n are the kernel's at a
@@ -547,8 +552,18 @@ void ring_wake(struct ring *ring, int target_ring_fd, uint64_t user_data)
 
 	io_uring_prep_msg_ring(sqe, target_ring_fd, 0, user_data, 0);
 	sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
-	/* Only a failure comes back: the target has ended, and then nobody needs it awake. */
-	sqe->user_data = UINT64_MAX;
+	/* Only a failure comes back, with what it takes to try again. */
+	ring->wake_data = user_data;
+	sqe->user_data = WAKE_FAILED | (uint32_t)target_ring_fd;
+}
+
+/* Somebody sleeps whom this should have woken, unless it has ended. */
+static void wake_failed(struct ring *ring, int target_ring_fd, int result)
+{
+	if (result == -EBADFD || result == -EBADF)
+		return;
+	ring_back_off(ring);
+	ring_wake(ring, target_ring_fd, ring->wake_data);
 }
 
 bool ring_deferred(const struct ring *ring)
@@ -652,8 +667,10 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 		flags = cqe->flags;
 		io_uring_cq_advance(&ring->uring, 1);
 		n++;
-		if (c.user_data == UINT64_MAX)
+		if ((c.user_data & WAKE_FAILED) == WAKE_FAILED) {
+			wake_failed(ring, (int)(uint32_t)c.user_data, c.result);
 			continue;
+		}
 		c.more = flags & IORING_CQE_F_MORE;
 		c.nonempty = flags & IORING_CQE_F_SOCK_NONEMPTY;
 		if (flags & IORING_CQE_F_BUFFER)
@@ -683,6 +700,14 @@ void ring_give_back(struct ring *ring)
 	if (ring->buffer_bytes % (size_t)sysconf(_SC_PAGESIZE) != 0)
 		return;
 	post_upto(ring, POSTED_BUFFERS_MIN);
+	/* Where nothing is received but in ring_enter, and all of that has been reaped, no buffer
+	 * holds anything. */
+	if ((ring->uring.flags & IORING_SETUP_DEFER_TASKRUN) &&
+	    io_uring_cq_ready(&ring->uring) == 0 && !io_uring_cq_has_overflow(&ring->uring)) {
+		ring->rushed = false;
+		(void)madvise(ring->buffers, ring->buffers_n * ring->buffer_bytes, MADV_DONTNEED);
+		return;
+	}
 	/* Those that the kernel has come back one by one. */
 	ring->rushed = ring->posted_n > ring->post_max;
 	for (unsigned i = 0; i < ring->spare_n; i++)

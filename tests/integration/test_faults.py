@@ -163,6 +163,28 @@ def test_any_request_may_fail(sweep, opcode, scenario, name):
     sweep(lambda directory, nth: disturbed(directory, scenario, 2, kind, nth, 1, getattr(errno, name), early), step=step)
 
 
+@pytest.mark.parametrize("name", ["ENOMEM", "EOVERFLOW", "EAGAIN"])
+def test_a_wake_up_that_fails_is_tried_again(tmp_path, name):
+    """With no statistics nothing else wakes a reactor that sleeps."""
+    directory = tmp_path / "0"
+    directory.mkdir()
+    broker = Faulty(directory, None, **{**configuration(tmp_path, "", 2), "stats_seconds": 0})
+    try:
+        clients = [broker.subscribe("wake") for _ in range(8)]
+        publishers = [broker.publisher("wake") for _ in range(8)]
+        for i, publisher in enumerate(publishers):
+            broker.loop.sleep(0.4)
+            broker.faults.fail(REQUEST + OPCODES["MSG_RING"], 1, 3, getattr(errno, name))
+            publisher.send_lines(b"%d" % i)
+            for client in clients:
+                assert client.take(1) == [b"%d" % i]
+        assert broker.faults.first(REQUEST + OPCODES["MSG_RING"]) > 0, "some wake-up has failed"
+        broker.faults.off(REQUEST + OPCODES["MSG_RING"])
+        broker.stop()
+    finally:
+        broker.kill()
+
+
 def stop(directory, kind, nth, many, error):
     """A drain with faults while there are clients who do not let go."""
     broker = started(directory)
