@@ -31,8 +31,8 @@
 
 enum { EXIT_CLEAN = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_IO_URING = 3 };
 
-enum { SPARE_FDS = 64 }; /* beside those of connections: rings, listeners, log */
-enum { WAKE_TRIES = 100 };  /* a millisecond apart */
+enum { SPARE_FDS = 64 };   /* beside those of connections: rings, listeners, log */
+enum { WAKE_TRIES = 100 }; /* a millisecond apart */
 
 static const char usage[] =
 	"Usage: broker -c FILE            run in the foreground, log to standard error\n"

@@ -359,10 +359,12 @@ static void blaster_measure(struct blaster *b)
 	       "\"delivered_per_cpu_s\":%.0f,\"delivered_per_s\":%.0f,\"cpu_ns_per_delivered\":%."
 	       "2f,"
 	       "\"sends\":%llu,\"short_sends\":%llu,\"full_sockets\":%llu,\"waits\":%llu}\n",
-	       o->zero_copy ? "zero-copy" : o->uring ? "uring" : "send", o->subscribers, o->bytes, o->coalesce, o->window,
-	       o->rate, o->pin ? "true" : "false", (unsigned long long)rounds,
-	       (unsigned long long)delivered, wall_s, cpu_s, (double)send_cpu_ns / 1e9,
-	       (double)delivered / cpu_s, (double)delivered / wall_s,
+	       o->zero_copy ? "zero-copy"
+	       : o->uring   ? "uring"
+			    : "send",
+	       o->subscribers, o->bytes, o->coalesce, o->window, o->rate, o->pin ? "true" : "false",
+	       (unsigned long long)rounds, (unsigned long long)delivered, wall_s, cpu_s,
+	       (double)send_cpu_ns / 1e9, (double)delivered / cpu_s, (double)delivered / wall_s,
 	       cpu_s * 1e9 / (double)delivered, (unsigned long long)b->calls,
 	       (unsigned long long)b->shorts, (unsigned long long)b->fulls,
 	       (unsigned long long)b->waits);
@@ -480,7 +482,8 @@ static _Noreturn void usage(int status)
 		"  --rate N           rounds a second; 0 is as many as will go (0)\n"
 		"  --seconds N        to measure (3)\n"
 		"  --warmup N         seconds before that (0.5)\n"
-		"  --mode send|uring|zero-copy  one send() each, or batches of %d on io_uring, or of\n"
+		"  --mode send|uring|zero-copy  one send() each, or batches of %d on io_uring, or "
+		"of\n"
 		"                     SEND_ZC there (send)\n"
 		"  --port N           to listen on at 127.0.0.1; 0 is any (0)\n"
 		"  --no-pin           let the two processes run on any core\n",

@@ -163,7 +163,7 @@ struct shard {
 	uint64_t looked_ns[2];            /* when the last rounds began */
 	uint64_t looked_sends;            /* sends, when some were last looked at */
 	uint64_t looked_no_buffers;       /* receives without a buffer, likewise */
-	bool holding;                     /* the kernel holds something, as far as is known */
+	bool looking_pays;                /* something was sent, or held, in this round */
 	_Atomic uint64_t largest_backlog; /* while there is eviction */
 	bool accept_stopped;
 

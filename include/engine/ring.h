@@ -97,8 +97,8 @@ void ring_tick_stop(struct ring *ring, uint64_t tick, uint64_t user_data);
 /* Completes once (-ETIME) when clock_now_ns() has come to at_ns. One at a time: not before the last
  * one has completed. */
 void ring_alarm(struct ring *ring, uint64_t at_ns, uint64_t user_data);
-/* Makes a completion with this user_data, the same for all, appear in another ring (MSG_RING). If that
- * fails, ring_reap tries again, unless that ring has ended. */
+/* Makes a completion with this user_data, the same for all, appear in another ring (MSG_RING). If
+ * that fails, ring_reap tries again, unless that ring has ended. */
 void ring_wake(struct ring *ring, int target_ring_fd, uint64_t user_data);
 
 /* Hands what is queued to the kernel without waiting or collecting. Returns how many requests. */

@@ -67,25 +67,6 @@ static void announce(struct shard *s, enum budget_level from, enum budget_level 
 		  used, limit, remedies[to]);
 }
 
-/* Whether what the kernel may hold for this shard's clients could bring the broker to a level: it
- * doubles what is asked for (socket(7), SO_SNDBUF). */
-static bool kernel_matters(const struct shard *s)
-{
-	uint64_t safe = part(s->config->limits.memory_bytes, entered_at[BUDGET_HISTORY]);
-	uint64_t used = memory_used(), most;
-
-	most = (uint64_t)s->connections_n * 2 * s->config->limits.send_buffer_bytes;
-	return used >= safe || most > (safe - used) / s->broker->shards_n;
-}
-
-/* Whether there is something to look at, four times a second. */
-static bool something_to_look_at(const struct shard *s, enum budget_level level)
-{
-	return level > BUDGET_EASY || s->holding ||
-	       ring_counts(s->reactor.ring)->no_buffers != s->looked_no_buffers ||
-	       (s->sockets.sends != s->looked_sends && kernel_matters(s));
-}
-
 enum budget_level budget_check(struct shard *s)
 {
 	unsigned now = atomic_load_explicit(&s->broker->memory_level, memory_order_relaxed);
@@ -93,8 +74,8 @@ enum budget_level budget_check(struct shard *s)
 	enum budget_level level =
 		budget_level(used, s->config->limits.memory_bytes, (enum budget_level)now);
 
-	if (!deadline_running(&s->memory_deadline) && s->config->limits.memory_bytes > 0 &&
-	    something_to_look_at(s, level))
+	if ((level > BUDGET_EASY || s->sockets.sends != s->looked_sends) &&
+	    !deadline_running(&s->memory_deadline) && s->config->limits.memory_bytes > 0)
 		reactor_deadline(&s->reactor, &s->memory, &s->memory_deadline);
 	if (level != now && atomic_compare_exchange_strong(&s->broker->memory_level, &now, level))
 		announce(s, (enum budget_level)now, level, used);
@@ -143,21 +124,16 @@ static bool look_at_sockets(struct shard *s)
 	return any;
 }
 
-/* Looks, where that could matter. Returns whether to look again: not when nothing has been sent
- * since a whole round that found nothing. */
-static bool look(struct shard *s)
+/* Whether to look again: not when nothing has been sent since a whole round that found nothing. */
+static bool look_again(struct shard *s, bool found)
 {
-	bool sent = s->sockets.sends != s->looked_sends, found, again;
+	bool round_over = s->looks_left == 0, busy;
 
+	busy = s->looking_pays |= found || s->sockets.sends != s->looked_sends;
 	s->looked_sends = s->sockets.sends;
-	if (!s->holding && !kernel_matters(s))
-		return false;
-	found = look_at_sockets(s);
-	s->holding |= found || sent;
-	again = s->holding || s->looks_left > 0;
-	if (s->looks_left == 0)
-		s->holding = found;
-	return again;
+	if (round_over)
+		s->looking_pays = false;
+	return busy || !round_over;
 }
 
 /* ---- eviction ---- */
@@ -216,12 +192,13 @@ static void period(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 	const struct ring_counts *counts = ring_counts(s->reactor.ring);
-	bool rush = counts->no_buffers != s->looked_no_buffers, again = look(s) || rush;
+	bool again = look_again(s, look_at_sockets(s));
 
-	s->looked_no_buffers = counts->no_buffers;
 	/* What a rush needed goes when it is over, or when memory is scarce. */
-	if (!rush || budget_now(s->broker) >= BUDGET_SUBSCRIBERS)
+	if (counts->no_buffers == s->looked_no_buffers ||
+	    budget_now(s->broker) >= BUDGET_SUBSCRIBERS)
 		ring_give_back(s->reactor.ring);
+	s->looked_no_buffers = counts->no_buffers;
 	memory_settle();
 	if (budget_check(s) == BUDGET_EVICTION)
 		evict_largest(s);
