@@ -367,7 +367,7 @@ bench: $(BROKER) $(LOAD) $(BUILD)/limit ## Measure broker, peers and limit, writ
 BASELINE ?= $(lastword $(sort $(filter-out %-quick,$(wildcard bench/reports/*))))
 
 .PHONY: bench-knobs
-bench-knobs: $(BROKER) $(LOAD) ## Measure what each knob of engine { } does, write a report: about 10 minutes
+bench-knobs: $(BROKER) $(LOAD) $(BUILD)/limit ## Measure what each knob of engine { } does, write a report: about 10 minutes
 	bench/knobs.py $(BENCH)
 
 # Counts repeat exactly, so unlike times they can be held against a file in the tree.

@@ -594,7 +594,10 @@ unsigned ring_queued(const struct ring *ring)
  * no call that sets a minimum wait. */
 static void linger(struct ring *ring, unsigned linger_us)
 {
-	struct io_uring_getevents_arg arg = { .pad = linger_us };
+	/* Without a time-out in all, the kernel comes back with nothing when the least is over. */
+	static const struct __kernel_timespec long_time = { .tv_sec = 3600 };
+	struct io_uring_getevents_arg arg = { .pad = linger_us,
+					      .ts = (uint64_t)(uintptr_t)&long_time };
 	int n;
 
 	ring_submit(ring);
