@@ -93,6 +93,8 @@ void connections_each(struct shard *shard, void (*callback)(struct connection *,
 bool connection_local(const struct connection *connection);
 /* There is no place for its topic: ends with the error that says so. error: -ENOSPC or -ENOMEM. */
 void connection_no_topic(struct connection *connection, int error);
+/* The same where subscription_new has failed with this error. */
+void connection_no_subscription(struct connection *connection, int error);
 /* A home's receipt for the publisher of this connection. */
 void connection_receipt(struct shard *shard, uint32_t slot, uint32_t generation);
 /* Publishers that had to wait may go on. */

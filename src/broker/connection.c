@@ -255,6 +255,13 @@ void connection_error(struct connection *c, const char *error_line)
 	connection_finish(c, error_line);
 }
 
+void connection_no_subscription(struct connection *c, int error)
+{
+	connection_error(c, error == -ENOSPC    ? LINE_ERROR_TEXT("too many subscriptions")
+			    : error == -ENOBUFS ? LINE_ERROR_TEXT("too many connections")
+						: LINE_ERROR_TEXT("out of memory"));
+}
+
 void connection_no_topic(struct connection *c, int error)
 {
 	connection_error(c, error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")

@@ -169,13 +169,8 @@ static void begin_subscription(struct connection *c, const struct line_event *e)
 	/* What a subscriber says is little and is never made to wait. */
 	c->socket.multishot = true;
 	err = subscription_new(c, e->topic, FORMAT_LINE, &replay);
-
-	if (err == -ENOSPC)
-		connection_error(c, LINE_ERROR_TEXT("too many subscriptions"));
-	else if (err == -ENOBUFS)
-		connection_error(c, LINE_ERROR_TEXT("too many connections"));
-	else if (err != 0)
-		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+	if (err != 0)
+		connection_no_subscription(c, err);
 }
 
 /* A whole command has come: from now on silence is allowed. */

@@ -311,12 +311,8 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 			       : r->http_1_0 ? FORMAT_SSE_PLAIN
 					     : FORMAT_SSE,
 			       &replay);
-	if (err == -ENOSPC)
-		connection_error(c, LINE_ERROR_TEXT("too many subscriptions"));
-	else if (err == -ENOBUFS)
-		connection_error(c, LINE_ERROR_TEXT("too many connections"));
-	else if (err != 0)
-		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+	if (err != 0)
+		connection_no_subscription(c, err);
 }
 
 static void handle_topic(struct connection *c, const struct http_request *r, struct span rest)
