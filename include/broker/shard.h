@@ -15,6 +15,7 @@
 #include "base/pool.h"
 #include "base/table.h"
 #include "broker/budget.h"
+#include "broker/mail.h"
 #include "engine/placement.h"
 #include "engine/reactor.h"
 #include "engine/socket.h"
@@ -56,28 +57,6 @@ struct shard_counters {
 	 * subscribers refused, connections evicted. */
 	uint64_t memory_crossings[BUDGET_LEVELS];
 	uint64_t memory_history, memory_refused, memory_evicted;
-};
-
-enum { OUTBOX_PUSHES = 8 };
-
-/* Letters for one lane of one shard that have found no room yet: at most what shard_congested
- * allows plus what one turn receives. There are slots for several times as many as it allows from
- * the start, for a letter that finds none and no memory for more ends the process. */
-struct outbox {
-	void **letters; /* in outbox_slots, or own */
-	void **own;
-	uint32_t n, slots_n;
-	size_t bytes; /* of blocks */
-	/* What is in the lane: letters pushed so far and, of the latest pushes, up to which letter
-	 * they went and how many bytes that was. When there are more, the last is made larger. */
-	uint32_t pushed;
-	size_t lane_bytes;
-	struct push {
-		uint32_t upto;
-		size_t bytes;
-	} pushes[OUTBOX_PUSHES];
-	uint32_t pushes_n;
-	bool waiting; /* in the list of those to be flushed */
 };
 
 /* What all shards share. Read-only once they run, but for what is atomic or has a lock. */
@@ -135,14 +114,7 @@ struct shard {
 	uint32_t connections_n, subscriptions_n;
 	uint32_t refused_n; /* connections that are being told why they are refused */
 	struct list paused; /* publishers that wait for an outbox to empty */
-
-	struct outbox *outboxes[LANES]; /* by shard */
-	void **outbox_slots[LANES];     /* of all of them; pages never used cost no memory */
-	unsigned *mail_for[LANES];      /* shards whose outbox holds something */
-	unsigned mail_for_n[LANES];
-	struct waiting {
-		uint64_t letters, bytes;
-	} waiting[LANES]; /* in all outboxes */
+	struct mail mail;
 
 	struct deadline_class handshake, closing, idle, backlog, sweep, stats_class, accept, drain;
 	struct deadline backlog_deadline, sweep_deadline, stats_deadline, accept_deadline,
@@ -226,10 +198,5 @@ struct reload_letter {
  * to the objects. NULL: out of memory. */
 struct reload_letter *reload_letter_new(const struct config *config, struct objects *objects,
 					struct reload *reload);
-
-/* Frees a letter of any kind that nobody will read any more, with what it holds. */
-void letter_discard(struct letter *letter);
-/* The same for all that lie in lanes, when every shard has ended. */
-void letters_discard(struct mailbox *mailbox, unsigned shards_n);
 
 #endif
