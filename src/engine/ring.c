@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -17,6 +16,7 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "engine/recv_buffers.h"
 
 /* Newer than liburing 2.3; values from linux/io_uring.h of Linux 6.18. */
 #define TIMEOUT_MULTISHOT (1U << 6)
@@ -27,9 +27,7 @@
 #define WAKE_FAILED (UINT64_C(0xffffffff) << 32)
 
 enum {
-	BUFFER_GROUP = 1,
-	CQ_PER_SQ = 4,           /* a multishot request answers many times for one submission */
-	POSTED_BUFFERS_MIN = 32, /* the kernel cycles through what is posted: few stay in cache */
+	CQ_PER_SQ = 4, /* a multishot request answers many times for one submission */
 	SQ_ENTRIES_MIN = 16,
 	SUBMIT_TRIES = 5000, /* with nothing taken, each a REFUSED_MS later */
 	REFUSED_MS = 1,
@@ -49,16 +47,7 @@ struct ring {
 	uint64_t wake_data; /* what a wake-up carries */
 	struct __kernel_timespec tick, alarm;
 
-	/* Receive buffers: all of them in one mapping, of which only posted_n are the kernel's at a
-	 * time. */
-	struct io_uring_buf_ring *buffer_ring;
-	char *buffers;
-	size_t buffer_bytes;
-	unsigned buffers_n, posted_n, post_max;
-	bool rushed;     /* more are posted than there may be now */
-	uint16_t *spare; /* stack of buffers that are not posted: the warmest on top */
-	unsigned spare_n;
-	unsigned pending_advance;
+	struct recv_buffers buffers;
 
 	/* Headers of queued sends of several spans: the kernel copies them when it takes the
 	 * request. */
@@ -71,81 +60,11 @@ struct ring {
 	char description[160];
 };
 
-static size_t buffer_ring_bytes(const struct ring *ring)
-{
-	return ring->buffers_n * sizeof(struct io_uring_buf);
-}
-
 static void pause_ms(long ms)
 {
 	const struct timespec moment = { .tv_nsec = ms * (long)NS_PER_MS };
 
 	nanosleep(&moment, NULL);
-}
-
-static void *map(size_t bytes)
-{
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-/* Lets so many buffers be posted: those that ever are stay in memory. */
-static void post_upto(struct ring *ring, unsigned n)
-{
-	n = n < ring->buffers_n ? n : ring->buffers_n;
-	memory_count(((int64_t)n - ring->post_max) * (int64_t)ring->buffer_bytes);
-	ring->post_max = n;
-}
-
-static void post_buffer(struct ring *ring, uint16_t id)
-{
-	io_uring_buf_ring_add(ring->buffer_ring, ring->buffers + id * ring->buffer_bytes,
-			      (unsigned)ring->buffer_bytes, id,
-			      io_uring_buf_ring_mask(ring->buffers_n),
-			      (int)ring->pending_advance++);
-	ring->posted_n++;
-}
-
-static void publish_buffers(struct ring *ring)
-{
-	if (ring->pending_advance == 0)
-		return;
-	io_uring_buf_ring_advance(ring->buffer_ring, (int)ring->pending_advance);
-	ring->pending_advance = 0;
-}
-
-/* Gives the kernel spare buffers until it has as many as it may have now. */
-static void post_spare_buffers(struct ring *ring)
-{
-	while (ring->posted_n < ring->post_max && ring->spare_n > 0)
-		post_buffer(ring, ring->spare[--ring->spare_n]);
-	publish_buffers(ring);
-}
-
-static int buffers_init(struct ring *ring, const struct ring_params *params)
-{
-	struct io_uring_buf_reg reg = { .bgid = BUFFER_GROUP };
-	int err;
-
-	ring->buffers_n = params->recv_buffers;
-	ring->buffer_bytes = params->recv_buffer_bytes;
-	ring->buffer_ring = map(buffer_ring_bytes(ring));
-	ring->buffers = map(ring->buffers_n * ring->buffer_bytes);
-	ring->spare = malloc(ring->buffers_n * sizeof(*ring->spare));
-	if (ring->buffer_ring == NULL || ring->buffers == NULL || ring->spare == NULL)
-		return -ENOMEM;
-	reg.ring_addr = (uint64_t)(uintptr_t)ring->buffer_ring;
-	reg.ring_entries = ring->buffers_n;
-	err = io_uring_register_buf_ring(&ring->uring, &reg, 0);
-	if (err != 0)
-		return err;
-	io_uring_buf_ring_init(ring->buffer_ring);
-	for (unsigned i = ring->buffers_n; i-- > 0;)
-		ring->spare[ring->spare_n++] = (uint16_t)i;
-	post_upto(ring, POSTED_BUFFERS_MIN);
-	post_spare_buffers(ring);
-	return 0;
 }
 
 static const struct {
@@ -275,7 +194,8 @@ static int try_new(const struct ring_params *params, unsigned *sq_entries, struc
 	if (ring->headers == NULL)
 		err = -ENOMEM;
 	else if (params->recv_buffers > 0)
-		err = buffers_init(ring, params);
+		err = recv_buffers_init(&ring->buffers, &ring->uring, params->recv_buffers,
+					params->recv_buffer_bytes);
 	/* Last: what comes after is restricted, and other rings cannot wake a disabled one. */
 	if (err == 0 && params->restricted) {
 		ring->restricted = restrict_requests(ring) == 0;
@@ -310,12 +230,7 @@ void ring_free(struct ring *ring)
 		return;
 	io_uring_queue_exit(&ring->uring);
 	memory_count(-(int64_t)ring->queue_bytes);
-	memory_count(-(int64_t)ring->post_max * (int64_t)ring->buffer_bytes);
-	if (ring->buffer_ring != NULL)
-		munmap(ring->buffer_ring, buffer_ring_bytes(ring));
-	if (ring->buffers != NULL)
-		munmap(ring->buffers, ring->buffers_n * ring->buffer_bytes);
-	free(ring->spare);
+	recv_buffers_release(&ring->buffers);
 	free(ring->headers);
 	free(ring);
 }
@@ -454,7 +369,7 @@ void ring_recv(struct ring *ring, int fd, uint64_t user_data)
 
 	io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
 	sqe->flags |= IOSQE_BUFFER_SELECT;
-	sqe->buf_group = BUFFER_GROUP;
+	sqe->buf_group = RECV_BUFFERS_GROUP;
 	sqe->user_data = user_data;
 }
 
@@ -464,7 +379,7 @@ void ring_recv_once(struct ring *ring, int fd, uint64_t user_data)
 
 	io_uring_prep_recv(sqe, fd, NULL, 0, 0);
 	sqe->flags |= IOSQE_BUFFER_SELECT;
-	sqe->buf_group = BUFFER_GROUP;
+	sqe->buf_group = RECV_BUFFERS_GROUP;
 	sqe->user_data = user_data;
 }
 
@@ -641,16 +556,6 @@ void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 	(void)entered(ring, n);
 }
 
-/* Takes the buffer back: into the kernel's hands again, or on the stack if it has enough. */
-static void recycle(struct ring *ring, uint16_t id)
-{
-	ring->posted_n--;
-	if (ring->posted_n < ring->post_max)
-		post_buffer(ring, id);
-	else
-		ring->spare[ring->spare_n++] = id;
-}
-
 unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, void *context)
 {
 	unsigned n = 0;
@@ -676,46 +581,32 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 		}
 		c.more = flags & IORING_CQE_F_MORE;
 		c.nonempty = flags & IORING_CQE_F_SOCK_NONEMPTY;
-		if (flags & IORING_CQE_F_BUFFER)
-			c.data = ring->buffers +
-				 (flags >> IORING_CQE_BUFFER_SHIFT) * ring->buffer_bytes;
+		c.data = recv_buffers_data(&ring->buffers, flags);
 		if (c.result == -ENOBUFS) {
 			ring->counts.no_buffers++;
-			post_upto(ring, 2 * ring->post_max);
+			recv_buffers_add(&ring->buffers);
 		} else if (c.result == -EINVAL && c.user_data == ring->tick_data) {
 			/* Before Linux 6.4 a timeout fires once; whoever armed it arms it again. */
 			ring->tick_multishot = false;
 		}
 		callback(context, &c);
-		if (flags & IORING_CQE_F_BUFFER)
-			recycle(ring, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
+		if (c.data != NULL)
+			recv_buffers_recycle(&ring->buffers, flags);
 	}
-	if (n > 0 && ring->buffers_n > 0)
-		post_spare_buffers(ring);
+	if (n > 0)
+		recv_buffers_post(&ring->buffers);
 	return n;
 }
 
 void ring_give_back(struct ring *ring)
 {
-	if (ring->post_max <= POSTED_BUFFERS_MIN && !ring->rushed)
-		return;
-	/* Only whole pages go; what shares one with another buffer stays. */
-	if (ring->buffer_bytes % (size_t)sysconf(_SC_PAGESIZE) != 0)
-		return;
-	post_upto(ring, POSTED_BUFFERS_MIN);
 	/* Where nothing is received but in ring_enter, and all of that has been reaped, no buffer
 	 * holds anything. */
-	if ((ring->uring.flags & IORING_SETUP_DEFER_TASKRUN) &&
-	    io_uring_cq_ready(&ring->uring) == 0 && !io_uring_cq_has_overflow(&ring->uring)) {
-		ring->rushed = false;
-		(void)madvise(ring->buffers, ring->buffers_n * ring->buffer_bytes, MADV_DONTNEED);
-		return;
-	}
-	/* Those that the kernel has come back one by one. */
-	ring->rushed = ring->posted_n > ring->post_max;
-	for (unsigned i = 0; i < ring->spare_n; i++)
-		(void)madvise(ring->buffers + ring->spare[i] * ring->buffer_bytes,
-			      ring->buffer_bytes, MADV_DONTNEED);
+	bool empty = (ring->uring.flags & IORING_SETUP_DEFER_TASKRUN) &&
+		     io_uring_cq_ready(&ring->uring) == 0 &&
+		     !io_uring_cq_has_overflow(&ring->uring);
+
+	recv_buffers_give_back(&ring->buffers, empty);
 }
 
 void ring_shutdown(struct ring *ring, int fd, int how)
