@@ -21,7 +21,7 @@ struct route {
 	bool local;       /* for loopback clients only, where http.page_local_only is set */
 	bool guarded;     /* refused to pages of other sites that are not allowed */
 	unsigned methods; /* HTTP_VERB_* */
-	/* Answers (http_session.h), now or later. rest: the undecoded path behind the prefix. */
+	/* Answers (http_answer.h), now or later. rest: the undecoded path behind the prefix. */
 	void (*handle)(struct connection *connection, const struct http_request *request,
 		       struct span rest);
 };

@@ -122,7 +122,7 @@ struct shard {
 
 	struct deadline_class second;
 	struct deadline second_deadline;
-	struct deadline_class heartbeat, stall, wait; /* http_session.c, fetch.c */
+	struct deadline_class heartbeat, stall, wait; /* http_answer.c, fetch.c */
 	struct list answers; /* fetched for those who waited, to be given in the next turns */
 	uint32_t waiting_n;  /* requests that wait at topics here */
 	char date[32];       /* for HTTP, of this second */

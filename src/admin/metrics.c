@@ -12,7 +12,7 @@
 #include "broker/budget.h"
 #include "broker/connection.h"
 #include "broker/home.h"
-#include "broker/http_session.h"
+#include "broker/http_answer.h"
 #include "broker/routes.h"
 #include "protocol/http.h"
 #include "topic/block.h"
