@@ -19,16 +19,7 @@
 #include "base/spare.h"
 #include "base/table.h"
 #include "base/wire.h"
-
-static uint64_t seed = 88172645463325252u;
-
-static uint64_t next_random(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
-}
+#include "random.h"
 
 /* ---- histogram ---- */
 

@@ -14,33 +14,10 @@
 #include <sys/wait.h>
 
 #include "admin/sandbox.h"
+#include "child.h"
 
 /* Its own copy, to put requests on a ring that ring.h has no function for. */
 #include "../../src/engine/ring.c"
-
-#define EXPECT(fact)                                                                               \
-	do {                                                                                       \
-		if (!(fact)) {                                                                     \
-			fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #fact,     \
-				strerror(errno));                                                  \
-			_exit(1);                                                                  \
-		}                                                                                  \
-	} while (0)
-
-static void in_child(void (*run)(void))
-{
-	int status;
-	pid_t pid = fork();
-
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		run();
-		_exit(0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 0);
-}
 
 /* ---- system calls ---- */
 
