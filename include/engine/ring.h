@@ -76,9 +76,11 @@ void ring_recv(struct ring *ring, int fd, uint64_t user_data);
 /* The same once: whoever wants more asks again. So a sender can be made to wait: a multishot
  * receive whose peer does not pause is never found by a cancellation, because between two passes it
  * is nowhere but in the kernel's list of work to do (-ENOENT). */
-void ring_recv_once(struct ring *ring, int fd, uint64_t user_data);
-/* Receives once, into the caller's memory. */
-void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t user_data);
+void ring_recv_once(struct ring *ring, int fd, bool empty, uint64_t user_data);
+/* Receives once, into the caller's memory. empty, here and above: all that was there has been
+ * received, so it waits at once rather than look in vain first (IORING_RECVSEND_POLL_FIRST). */
+void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, bool empty,
+		    uint64_t user_data);
 /*
  * Sends spans as one; the kernel retries short sends by itself (MSG_WAITALL), yet the result may be
  * less than the whole. The array may go at once, what it points to not before the completion. Fewer
@@ -124,8 +126,8 @@ bool ring_deferred(const struct ring *ring);
 /* Requests queued and not yet handed over. */
 unsigned ring_queued(const struct ring *ring);
 
-/* Gives the memory of receive buffers that a rush needed back to the system; they are posted again
- * when they are missing. */
+/* Gives the memory of receive buffers that a rush needed back to the system, those that have not
+ * been needed since the last call; they are posted again when they are missing. */
 void ring_give_back(struct ring *ring);
 
 /* Plain system calls on sockets, here because tests simulate them too. */

@@ -373,21 +373,24 @@ void ring_recv(struct ring *ring, int fd, uint64_t user_data)
 	sqe->user_data = user_data;
 }
 
-void ring_recv_once(struct ring *ring, int fd, uint64_t user_data)
+void ring_recv_once(struct ring *ring, int fd, bool empty, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(ring);
 
 	io_uring_prep_recv(sqe, fd, NULL, 0, 0);
+	sqe->ioprio = empty ? IORING_RECVSEND_POLL_FIRST : 0;
 	sqe->flags |= IOSQE_BUFFER_SELECT;
 	sqe->buf_group = RECV_BUFFERS_GROUP;
 	sqe->user_data = user_data;
 }
 
-void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t user_data)
+void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, bool empty,
+		    uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(ring);
 
 	io_uring_prep_recv(sqe, fd, buf, len, 0);
+	sqe->ioprio = empty ? IORING_RECVSEND_POLL_FIRST : 0;
 	sqe->user_data = user_data;
 }
 

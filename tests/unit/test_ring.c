@@ -179,12 +179,38 @@ static void buffers_come_back_however_often_they_are_used(void **state)
 	assert_int_equal(ring_counts(ring)->no_buffers, 0);
 }
 
+static void a_receive_that_waits_first_misses_nothing(void **state)
+{
+	char memory[8];
+
+	(void)state;
+	/* It was thought to be empty, and was not. */
+	assert_int_equal(write(pair[1], "early", 5), 5);
+	ring_recv_once(ring, pair[0], true, 7);
+	settle();
+	assert_int_equal(done_n, 1);
+	assert_memory_equal(received, "early", 5);
+	assert_false(done[0].nonempty);
+	ring_recv_into(ring, pair[0], memory, sizeof(memory), true, 8);
+	settle();
+	assert_int_equal(done_n, 1);
+	assert_int_equal(write(pair[1], "late", 4), 4);
+	await(2);
+	assert_int_equal(completion(8)->result, 4);
+	assert_memory_equal(memory, "late", 4);
+	/* The end that was there before. */
+	shutdown(pair[1], SHUT_WR);
+	ring_recv_once(ring, pair[0], true, 9);
+	await(3);
+	assert_int_equal(completion(9)->result, 0);
+}
+
 static void caller_memory_is_received_into_once(void **state)
 {
 	char memory[8] = "";
 	(void)state;
 	assert_int_equal(write(pair[1], "0123456789", 10), 10);
-	ring_recv_into(ring, pair[0], memory, sizeof(memory), 7);
+	ring_recv_into(ring, pair[0], memory, sizeof(memory), false, 7);
 	settle();
 	assert_int_equal(done_n, 1);
 	assert_int_equal(done[0].result, 8);
@@ -725,6 +751,7 @@ int main(void)
 		TEST(receive_goes_on_by_itself),
 		TEST(lack_of_buffers_ends_a_receive_and_hides_the_end_of_file),
 		TEST(buffers_come_back_however_often_they_are_used),
+		TEST(a_receive_that_waits_first_misses_nothing),
 		TEST(caller_memory_is_received_into_once),
 		TEST(reaping_stops_at_its_bound),
 		TEST(spans_go_out_as_one_and_in_order),

@@ -198,7 +198,7 @@ static void restricted_ring_takes_every_request_of_its_header(void **state)
 	complete(ring);
 	ring_send(ring, pair[1], spans, 2, 5);
 	assert_int_equal(complete(ring).result, 2);
-	ring_recv_into(ring, pair[0], &(char[2]){ 0 }, 2, 6);
+	ring_recv_into(ring, pair[0], &(char[2]){ 0 }, 2, false, 6);
 	assert_int_equal(complete(ring).result, 2);
 	ring_cancel_fd(ring, pair[0], 7);
 	assert_int_not_equal(complete(ring).result, -EACCES);
