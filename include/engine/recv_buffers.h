@@ -21,8 +21,10 @@ struct recv_buffers {
 	size_t bytes; /* of each */
 	unsigned n, posted_n, post_max;
 	unsigned added_n; /* posted, but the kernel has not been told yet */
-	bool rushed;      /* more are posted than there may be now */
-	uint16_t *spare;  /* stack of buffers that are not posted: the warmest on top */
+	/* Come back since the last recv_buffers_post; most of that since the last give_back. */
+	unsigned used_n, used_most;
+	bool rushed;     /* more are posted than there may be now */
+	uint16_t *spare; /* stack of buffers that are not posted: the warmest on top */
 	unsigned spare_n;
 };
 
@@ -48,8 +50,8 @@ void recv_buffers_add(struct recv_buffers *buffers);
 /* Gives the kernel as many as it may have now. */
 void recv_buffers_post(struct recv_buffers *buffers);
 
-/* Gives the memory that a rush needed back to the system; empty: no buffer holds anything, those
- * that are posted included. */
+/* Gives the memory that a rush needed back to the system, and keeps what has been used at a
+ * time since the last call; empty: no buffer holds anything, those that are posted included. */
 void recv_buffers_give_back(struct recv_buffers *buffers, bool empty);
 
 #endif

@@ -75,6 +75,7 @@ void recv_buffers_recycle(struct recv_buffers *b, uint32_t cqe_flags)
 {
 	uint16_t id = (uint16_t)(cqe_flags >> IORING_CQE_BUFFER_SHIFT);
 
+	b->used_n++;
 	b->posted_n--;
 	if (b->posted_n < b->post_max)
 		post(b, id);
@@ -89,6 +90,9 @@ void recv_buffers_add(struct recv_buffers *b)
 
 void recv_buffers_post(struct recv_buffers *b)
 {
+	if (b->used_n > b->used_most)
+		b->used_most = b->used_n;
+	b->used_n = 0;
 	while (b->posted_n < b->post_max && b->spare_n > 0)
 		post(b, b->spare[--b->spare_n]);
 	if (b->added_n == 0)
@@ -99,12 +103,19 @@ void recv_buffers_post(struct recv_buffers *b)
 
 void recv_buffers_give_back(struct recv_buffers *b, bool empty)
 {
-	if (b->post_max <= POSTED_MIN && !b->rushed)
+	unsigned enough = POSTED_MIN;
+
+	/* What is needed over and over must not go and come again all the time. */
+	while (enough < b->used_most)
+		enough *= 2;
+	b->used_most = 0;
+	if (b->post_max <= enough && !b->rushed)
 		return;
 	/* Only whole pages go; what shares one with another buffer stays. */
 	if (b->bytes % (size_t)sysconf(_SC_PAGESIZE) != 0)
 		return;
-	post_upto(b, POSTED_MIN);
+	if (b->post_max > enough)
+		post_upto(b, enough);
 	if (empty) {
 		b->rushed = false;
 		(void)madvise(b->memory, b->n * b->bytes, MADV_DONTNEED);

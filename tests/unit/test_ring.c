@@ -205,6 +205,58 @@ static void a_receive_that_waits_first_misses_nothing(void **state)
 	assert_int_equal(completion(9)->result, 0);
 }
 
+/* Several peers say something at the same time. */
+static void all_say(int (*pairs)[2], unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		assert_int_equal(write(pairs[i][1], "x", 1), 1);
+		ring_recv_once(ring, pairs[i][0], true, i);
+	}
+	forget();
+	settle();
+	/* Those that found no buffer ask again. */
+	for (unsigned i = 0; i < n; i++)
+		if (completion(i)->result == -ENOBUFS)
+			ring_recv_once(ring, pairs[i][0], false, 100 + i);
+	settle();
+	assert_int_equal(received_n, n);
+}
+
+static void buffers_that_are_needed_over_and_over_are_kept(void **state)
+{
+	enum { PEERS = 48 };
+	static const struct ring_params many = {
+		.sq_entries = 64, .batch = 64, .recv_buffers = 256, .recv_buffer_bytes = 4096
+	};
+	uint64_t no_buffers;
+	int pairs[PEERS][2];
+
+	(void)state;
+	ring_free(ring);
+	assert_int_equal(ring_new(&many, &ring), 0);
+	for (unsigned i = 0; i < PEERS; i++)
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pairs[i]), 0);
+	all_say(pairs, PEERS);
+	no_buffers = ring_counts(ring)->no_buffers;
+	assert_true(no_buffers > 0);
+	all_say(pairs, PEERS);
+	for (unsigned round = 0; round < 4; round++) {
+		ring_give_back(ring);
+		all_say(pairs, PEERS);
+	}
+	assert_int_equal(ring_counts(ring)->no_buffers, no_buffers);
+	/* A time in which they were not. */
+	ring_give_back(ring);
+	ring_give_back(ring);
+	all_say(pairs, PEERS); /* with those that the kernel still has */
+	all_say(pairs, PEERS);
+	assert_true(ring_counts(ring)->no_buffers > no_buffers);
+	for (unsigned i = 0; i < PEERS; i++) {
+		close(pairs[i][0]);
+		close(pairs[i][1]);
+	}
+}
+
 static void caller_memory_is_received_into_once(void **state)
 {
 	char memory[8] = "";
@@ -752,6 +804,7 @@ int main(void)
 		TEST(lack_of_buffers_ends_a_receive_and_hides_the_end_of_file),
 		TEST(buffers_come_back_however_often_they_are_used),
 		TEST(a_receive_that_waits_first_misses_nothing),
+		TEST(buffers_that_are_needed_over_and_over_are_kept),
 		TEST(caller_memory_is_received_into_once),
 		TEST(reaping_stops_at_its_bound),
 		TEST(spans_go_out_as_one_and_in_order),
