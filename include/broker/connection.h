@@ -122,6 +122,7 @@ void line_session_ended(struct connection *connection);
 struct publisher {
 	struct block *carry;        /* a message that is partly there, or NULL */
 	size_t unread;              /* bytes received behind it that have not been looked at */
+	size_t together;            /* most bytes that have lately been published as one */
 	struct topic_letter *leave; /* for its end, which must not fail for want of memory */
 	uint64_t hash;
 	unsigned home;
