@@ -349,7 +349,7 @@ static void objects_of_a_pool_do_not_overlap(void **state)
 			for (unsigned i = 0; i < OBJECTS; i++) {
 				objects[i] = pool_take(&pool);
 				assert_non_null(objects[i]);
-				assert_int_equal((uintptr_t)objects[i] % 16, 0);
+				assert_int_equal((uintptr_t)objects[i] % 64, 0);
 				memset(objects[i], (int)(i % 251), sizes[s]);
 			}
 			for (unsigned i = 0; i < OBJECTS; i++) {
