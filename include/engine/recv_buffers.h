@@ -21,8 +21,10 @@ struct recv_buffers {
 	size_t bytes; /* of each */
 	unsigned n, posted_n, post_max;
 	unsigned added_n; /* posted, but the kernel has not been told yet */
-	/* Come back since the last recv_buffers_post; most of that since the last give_back. */
-	unsigned used_n, used_most;
+	/* Used or lacked since the last recv_buffers_post; most of that since the last give_back.
+	 */
+	unsigned needed_n, needed_most;
+	bool lacked;     /* a receive found none since the last recv_buffers_post */
 	bool rushed;     /* more are posted than there may be now */
 	uint16_t *spare; /* stack of buffers that are not posted: the warmest on top */
 	unsigned spare_n;
@@ -45,12 +47,13 @@ static inline const char *recv_buffers_data(const struct recv_buffers *b, uint32
 /* Takes back the buffer of a completion that took one: the kernel gets it again with the next
  * recv_buffers_post, unless it has enough. */
 void recv_buffers_recycle(struct recv_buffers *buffers, uint32_t cqe_flags);
-/* A receive found none: from now on twice as many may be posted. */
-void recv_buffers_add(struct recv_buffers *buffers);
-/* Gives the kernel as many as it may have now. */
+/* A receive found none. */
+void recv_buffers_lacked(struct recv_buffers *buffers);
+/* Gives the kernel as many as it may have now: twice as many if some were lacked since the last
+ * call. */
 void recv_buffers_post(struct recv_buffers *buffers);
 
-/* Gives the memory that a rush needed back to the system, and keeps what has been used at a
+/* Gives the memory that a rush needed back to the system, and keeps what has been needed at a
  * time since the last call; empty: no buffer holds anything, those that are posted included. */
 void recv_buffers_give_back(struct recv_buffers *buffers, bool empty);
 

@@ -75,7 +75,7 @@ void recv_buffers_recycle(struct recv_buffers *b, uint32_t cqe_flags)
 {
 	uint16_t id = (uint16_t)(cqe_flags >> IORING_CQE_BUFFER_SHIFT);
 
-	b->used_n++;
+	b->needed_n++;
 	b->posted_n--;
 	if (b->posted_n < b->post_max)
 		post(b, id);
@@ -83,16 +83,21 @@ void recv_buffers_recycle(struct recv_buffers *b, uint32_t cqe_flags)
 		b->spare[b->spare_n++] = id;
 }
 
-void recv_buffers_add(struct recv_buffers *b)
+void recv_buffers_lacked(struct recv_buffers *b)
 {
-	post_upto(b, 2 * b->post_max);
+	b->needed_n++;
+	b->lacked = true;
 }
 
 void recv_buffers_post(struct recv_buffers *b)
 {
-	if (b->used_n > b->used_most)
-		b->used_most = b->used_n;
-	b->used_n = 0;
+	/* Once for all that found none together, or a burst would have all of them posted. */
+	if (b->lacked)
+		post_upto(b, 2 * b->post_max);
+	b->lacked = false;
+	if (b->needed_n > b->needed_most)
+		b->needed_most = b->needed_n;
+	b->needed_n = 0;
 	while (b->posted_n < b->post_max && b->spare_n > 0)
 		post(b, b->spare[--b->spare_n]);
 	if (b->added_n == 0)
@@ -106,9 +111,9 @@ void recv_buffers_give_back(struct recv_buffers *b, bool empty)
 	unsigned enough = POSTED_MIN;
 
 	/* What is needed over and over must not go and come again all the time. */
-	while (enough < b->used_most)
+	while (enough < b->needed_most)
 		enough *= 2;
-	b->used_most = 0;
+	b->needed_most = 0;
 	if (b->post_max <= enough && !b->rushed)
 		return;
 	/* Only whole pages go; what shares one with another buffer stays. */

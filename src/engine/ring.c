@@ -587,7 +587,7 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 		c.data = recv_buffers_data(&ring->buffers, flags);
 		if (c.result == -ENOBUFS) {
 			ring->counts.no_buffers++;
-			recv_buffers_add(&ring->buffers);
+			recv_buffers_lacked(&ring->buffers);
 		} else if (c.result == -EINVAL && c.user_data == ring->tick_data) {
 			/* Before Linux 6.4 a timeout fires once; whoever armed it arms it again. */
 			ring->tick_multishot = false;

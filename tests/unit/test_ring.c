@@ -239,7 +239,6 @@ static void buffers_that_are_needed_over_and_over_are_kept(void **state)
 	all_say(pairs, PEERS);
 	no_buffers = ring_counts(ring)->no_buffers;
 	assert_true(no_buffers > 0);
-	all_say(pairs, PEERS);
 	for (unsigned round = 0; round < 4; round++) {
 		ring_give_back(ring);
 		all_say(pairs, PEERS);
