@@ -3,8 +3,7 @@
 
 /*
  * A shard: a reactor with the topics it is home of, its interests in everybody's topics, its
- * connections, and its mail. It belongs to its thread; what several threads share is in struct
- * broker and says so.
+ * connections, and its mail. It belongs to its thread; what several threads share is in broker.h.
  */
 
 #include <stdatomic.h>
@@ -14,9 +13,9 @@
 #include "base/config.h"
 #include "base/pool.h"
 #include "base/table.h"
+#include "broker/broker.h"
 #include "broker/budget.h"
 #include "broker/mail.h"
-#include "engine/placement.h"
 #include "engine/reactor.h"
 #include "engine/socket.h"
 #include "topic/history.h"
@@ -25,9 +24,7 @@
 struct block;
 struct connection;
 struct interest;
-struct listener;
 struct objects;
-struct route;
 struct stream;
 struct topic;
 
@@ -57,33 +54,6 @@ struct shard_counters {
 	 * subscribers refused, connections evicted. */
 	uint64_t memory_crossings[BUDGET_LEVELS];
 	uint64_t memory_history, memory_refused, memory_evicted;
-};
-
-/* What all shards share. Read-only once they run, but for what is atomic or has a lock. */
-struct broker {
-	unsigned shards_n;
-	struct shard *shards;
-	struct placement placement;
-	struct mailbox *mailbox; /* senders: the shards, then the main thread */
-	int *ring_fds;
-	struct listener *listeners;
-	size_t listeners_n;
-	_Atomic uint32_t connections;
-	_Atomic uint64_t subscriptions;
-	_Atomic uint32_t running;      /* shards that have not ended */
-	_Atomic unsigned memory_level; /* enum budget_level */
-	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
-	struct address_book *addresses;
-	const struct route *routes[32]; /* broker/routes.h */
-	unsigned routes_n;
-	struct objects *objects; /* what shards start with */
-	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */
-	void (*report)(struct shard *shard, bool last);
-	/* Called at the home of an internal topic every second while it says that it wants to be,
-	 * beginning when a shard subscribes. Set by floor 4; NULL: nobody publishes there. */
-	bool (*second)(struct shard *shard);
-	/* Takes LETTER_FIGURES over. Set by floor 4. */
-	void (*figures)(struct shard *shard, struct letter *letter);
 };
 
 struct shard {

@@ -9,11 +9,11 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "broker/broker.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
-#include "broker/routes.h"
 #include "broker/subscription.h"
 #include "engine/mailbox.h"
 #include "sim.h"
@@ -306,17 +306,13 @@ static void start_broker(void)
 	version = 0;
 	posted_n = 0;
 	draining = false;
-	*b = (struct broker){ .shards_n = sim.params.shards, .report = report };
-	b->placement.oversubscribed = false;
-	b->shards = calloc(b->shards_n, sizeof(*b->shards));
-	b->ring_fds = calloc(b->shards_n, sizeof(*b->ring_fds));
-	b->mailbox = mailbox_new(b->shards_n, b->shards_n + 1, config->engine.lane_entries);
-	routes_init(b);
+	*b = (struct broker){ .report = report };
+	if (broker_init(b, sim.params.shards, config->engine.lane_entries) != 0)
+		abort();
 	b->objects = objects_load("", problem, sizeof(problem));
 	/* Everything but the sockets. */
 	config->listens_n = no_listens;
-	if (b->shards == NULL || b->ring_fds == NULL || b->mailbox == NULL ||
-	    listeners_open(b, config, problem, sizeof(problem)) != 0)
+	if (listeners_open(b, config, problem, sizeof(problem)) != 0)
 		abort();
 	config->listens_n = listens;
 	free(b->listeners);
@@ -341,18 +337,12 @@ static void stop_broker(void)
 {
 	struct broker *b = &sim.broker;
 
-	for (unsigned i = 0; i < b->shards_n; i++)
-		shard_release(&b->shards[i]);
-	letters_discard(b->mailbox, b->shards_n);
 	for (unsigned i = 0; i < posted_n; i++)
 		letter_discard(posted[i].letter);
-	mailbox_free(b->mailbox);
+	/* No descriptors of this process. */
 	for (unsigned i = 0; i < b->shards_n; i++)
 		b->listeners[0].fds[i] = -1;
-	listeners_close(b);
-	objects_unref(b->objects);
-	free(b->ring_fds);
-	free(b->shards);
+	broker_release(b);
 	config_free((struct config *)(uintptr_t)newest);
 }
 
