@@ -22,6 +22,15 @@
 #define TIMEOUT_MULTISHOT (1U << 6)
 #define FEAT_MIN_TIMEOUT (1U << 15)
 
+/* struct io_uring_getevents_arg, in which liburing calls min_wait_us "pad" up to 2.7. */
+struct wait_arg {
+	uint64_t sigmask;
+	uint32_t sigmask_bytes;
+	uint32_t min_wait_us;
+	uint64_t ts;
+};
+_Static_assert(sizeof(struct wait_arg) == sizeof(struct io_uring_getevents_arg), "the kernel's");
+
 /* In the upper half of the user_data of a wake-up, with the ring's descriptor in the lower: an op
  * that nobody has. */
 #define WAKE_FAILED (UINT64_C(0xffffffff) << 32)
@@ -596,8 +605,7 @@ static void linger(struct ring *ring, unsigned linger_us)
 {
 	/* Without a time-out in all, the kernel comes back with nothing when the least is over. */
 	static const struct __kernel_timespec long_time = { .tv_sec = 3600 };
-	struct io_uring_getevents_arg arg = { .pad = linger_us,
-					      .ts = (uint64_t)(uintptr_t)&long_time };
+	struct wait_arg arg = { .min_wait_us = linger_us, .ts = (uint64_t)(uintptr_t)&long_time };
 	int n;
 
 	ring_submit(ring);
