@@ -40,7 +40,8 @@ enum {
 	CQ_PER_SQ = 4,           /* a multishot request answers many times for one submission */
 	POSTED_BUFFERS_MIN = 32, /* the kernel cycles through what is posted: few stay in cache */
 	SQ_ENTRIES_MIN = 16,
-	SUBMIT_TRIES = 5000, /* with nothing taken, each a REFUSED_MS later */
+	RING_HEAD_BYTES = 8192, /* and what is lost to whole pages */
+	SUBMIT_TRIES = 5000,    /* with nothing taken, each a REFUSED_MS later */
 	REFUSED_MS = 1,
 	RELEASE_MS = 100,
 };
@@ -298,9 +299,29 @@ static int try_new(const struct ring_params *params, unsigned *sq_entries, struc
 	return 0;
 }
 
+/* Those that fit into an equal part of the locked memory for each ring, where it is counted: else
+ * the first rings would leave none for the last. */
+static unsigned fair_entries(const struct ring_params *params)
+{
+	const size_t bytes = sizeof(struct io_uring_sqe) + sizeof(uint32_t) +
+			     CQ_PER_SQ * sizeof(struct io_uring_cqe);
+	unsigned entries = params->sq_entries;
+	size_t others = params->recv_buffers * sizeof(struct io_uring_buf) + RING_HEAD_BYTES;
+	struct rlimit limit;
+
+	/* Not root's. */
+	if (params->rings == 0 || geteuid() == 0 || getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
+	    limit.rlim_cur == RLIM_INFINITY)
+		return entries;
+	while (entries / 2 >= SQ_ENTRIES_MIN &&
+	       entries * bytes + others > limit.rlim_cur / params->rings)
+		entries /= 2;
+	return entries;
+}
+
 int ring_new(const struct ring_params *params, struct ring **out)
 {
-	unsigned entries = params->sq_entries;
+	unsigned entries = fair_entries(params);
 	int err;
 
 	*out = NULL;
