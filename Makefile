@@ -256,7 +256,7 @@ unit: $(UNITS) ## Run the unit tests (UNIT=pattern picks some)
 		status=0
 		timeout -k 5 120 $(UNDER) $$t >$$t.log 2>&1 || status=$$?
 		if test $$status = 0 && grep -E '^\[  PASSED  \] [0-9]+ test' $$t.log; then
-			n=$$(awk '/^\[==========\] [0-9]+ test.* run/ { n += $$2 } END { print n + 0 }' $$t.log)
+			n=$$(awk '/^\[  PASSED  \] [0-9]+ test/ { n += $$4 } END { print n + 0 }' $$t.log)
 			tests=$$((tests + n))
 		else
 			cat $$t.log
@@ -416,7 +416,7 @@ deps: ## Install the Debian packages that building and testing need
 	@deploy/deps build test examples
 
 .PHONY: check-bare
-check-bare: ## Prove deploy/check and deploy/up on a bare Debian 12 in a chroot (root)
+check-bare: ## Prove deploy/check and deploy/up in a bare Debian 12, builds elsewhere (root)
 	@deploy/test-bare
 
 # ---- install ----------------------------------------------------------------------------------

@@ -212,11 +212,15 @@ static void print_memory(const struct config *config, unsigned reactors)
 	uint64_t budget = machine_budget(config, &memory);
 	uint64_t buffers =
 		(uint64_t)reactors * config->engine.recv_buffers * config->engine.recv_buffer_bytes;
+	/* The main thread sends too. */
+	uint64_t lanes = (uint64_t)LANES * reactors * (reactors + 1) * config->engine.lane_entries *
+			 sizeof(void *);
 
-	if (budget > 0 && buffers > budget / 2)
-		printf("warning: the receive buffers of %u reactors may take %llu bytes, more than "
-		       "half of the memory budget: lower engine.recv_buffers\n",
-		       reactors, (unsigned long long)buffers);
+	if (budget > 0 && buffers + lanes > budget / 2)
+		printf("warning: the receive buffers of %u reactors may take %llu bytes and the "
+		       "lanes between them %llu, more than half of the memory budget: lower "
+		       "reactors, engine.recv_buffers or engine.lane_entries\n",
+		       reactors, (unsigned long long)buffers, (unsigned long long)lanes);
 	if (budget == 0)
 		puts("memory: no limit (auto: it cannot be read how much there is)");
 	else if (config->limits.memory_bytes > 0)

@@ -21,6 +21,7 @@ enum { RING_SPANS_MAX = 16 }; /* most spans in one send */
 
 struct ring_params {
 	unsigned sq_entries;
+	unsigned rings;        /* that this process makes and that share RLIMIT_MEMLOCK; 0: one */
 	unsigned batch;        /* requests queued before ring_send submits them by itself */
 	unsigned recv_buffers; /* a power of two */
 	size_t recv_buffer_bytes;
@@ -51,9 +52,9 @@ struct ring_counts {
 struct ring;
 
 /*
- * Makes a ring with what this kernel has, probing flag by flag; halves sq_entries while the kernel
- * says ENOMEM. -errno: -ENOSYS, -EPERM, -ENOMEM and others as io_uring_setup(2) and ring_explain
- * have them.
+ * Makes a ring with what this kernel has, probing flag by flag; halves sq_entries while they are
+ * more than its part of RLIMIT_MEMLOCK or the kernel says ENOMEM. -errno: -ENOSYS, -EPERM, -ENOMEM
+ * and others as io_uring_setup(2) and ring_explain have them.
  */
 int ring_new(const struct ring_params *params, struct ring **out);
 void ring_free(struct ring *ring);

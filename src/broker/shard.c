@@ -458,6 +458,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 		.linger_us = e->linger_us,
 		.oversubscribed = b->placement.oversubscribed,
 		.ring = { .sq_entries = e->sq_entries,
+			  .rings = b->shards_n + 1, /* and the main thread's */
 			  .batch = e->batch,
 			  .recv_buffers = e->recv_buffers,
 			  .recv_buffer_bytes = e->recv_buffer_bytes,

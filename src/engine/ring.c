@@ -22,6 +22,15 @@
 #define TIMEOUT_MULTISHOT (1U << 6)
 #define FEAT_MIN_TIMEOUT (1U << 15)
 
+/* struct io_uring_getevents_arg, in which liburing calls min_wait_us "pad" up to 2.7. */
+struct wait_arg {
+	uint64_t sigmask;
+	uint32_t sigmask_bytes;
+	uint32_t min_wait_us;
+	uint64_t ts;
+};
+_Static_assert(sizeof(struct wait_arg) == sizeof(struct io_uring_getevents_arg), "the kernel's");
+
 /* In the upper half of the user_data of a wake-up, with the ring's descriptor in the lower: an op
  * that nobody has. */
 #define WAKE_FAILED (UINT64_C(0xffffffff) << 32)
@@ -29,7 +38,8 @@
 enum {
 	CQ_PER_SQ = 4, /* a multishot request answers many times for one submission */
 	SQ_ENTRIES_MIN = 16,
-	SUBMIT_TRIES = 5000, /* with nothing taken, each a REFUSED_MS later */
+	RING_HEAD_BYTES = 8192, /* and what is lost to whole pages */
+	SUBMIT_TRIES = 5000,    /* with nothing taken, each a REFUSED_MS later */
 	REFUSED_MS = 1,
 	RELEASE_MS = 100,
 };
@@ -209,9 +219,29 @@ static int try_new(const struct ring_params *params, unsigned *sq_entries, struc
 	return 0;
 }
 
+/* Those that fit into an equal part of the locked memory for each ring, where it is counted: else
+ * the first rings would leave none for the last. */
+static unsigned fair_entries(const struct ring_params *params)
+{
+	const size_t bytes = sizeof(struct io_uring_sqe) + sizeof(uint32_t) +
+			     CQ_PER_SQ * sizeof(struct io_uring_cqe);
+	unsigned entries = params->sq_entries;
+	size_t others = params->recv_buffers * sizeof(struct io_uring_buf) + RING_HEAD_BYTES;
+	struct rlimit limit;
+
+	/* Not root's. */
+	if (params->rings == 0 || geteuid() == 0 || getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
+	    limit.rlim_cur == RLIM_INFINITY)
+		return entries;
+	while (entries / 2 >= SQ_ENTRIES_MIN &&
+	       entries * bytes + others > limit.rlim_cur / params->rings)
+		entries /= 2;
+	return entries;
+}
+
 int ring_new(const struct ring_params *params, struct ring **out)
 {
-	unsigned entries = params->sq_entries;
+	unsigned entries = fair_entries(params);
 	int err;
 
 	*out = NULL;
@@ -514,8 +544,7 @@ static void linger(struct ring *ring, unsigned linger_us)
 {
 	/* Without a time-out in all, the kernel comes back with nothing when the least is over. */
 	static const struct __kernel_timespec long_time = { .tv_sec = 3600 };
-	struct io_uring_getevents_arg arg = { .pad = linger_us,
-					      .ts = (uint64_t)(uintptr_t)&long_time };
+	struct wait_arg arg = { .min_wait_us = linger_us, .ts = (uint64_t)(uintptr_t)&long_time };
 	int n;
 
 	ring_submit(ring);

@@ -728,9 +728,11 @@ static void freeing_nothing_is_harmless(void **state)
 /* In a child without privileges, because root's locked memory is not counted. Rings that other
  * programs of that user have count too, so the user is one that nobody is
  * or was. */
-static int child_with_little_memory(rlim_t bytes, unsigned sq_entries, unsigned recv_buffers)
+static int child_with_little_memory(rlim_t bytes, unsigned rings, unsigned sq_entries,
+				    unsigned recv_buffers)
 {
-	const struct ring_params params = { .sq_entries = sq_entries,
+	const struct ring_params params = { .rings = rings,
+					    .sq_entries = sq_entries,
 					    .batch = 4,
 					    .recv_buffers = recv_buffers,
 					    .recv_buffer_bytes = 64 };
@@ -745,10 +747,13 @@ static int child_with_little_memory(rlim_t bytes, unsigned sq_entries, unsigned 
 
 		if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || setresuid(user, user, user) != 0)
 			_exit(100);
-		if (ring_new(&params, &mine) != 0)
-			_exit(1);
-		if (strstr(ring_describe(mine), "less than asked for: RLIMIT_MEMLOCK") == NULL)
-			_exit(2);
+		for (unsigned i = 0; i < rings; i++) {
+			if (ring_new(&params, &mine) != 0)
+				_exit(1);
+			if (strstr(ring_describe(mine), "less than asked for: RLIMIT_MEMLOCK") ==
+			    NULL)
+				_exit(2);
+		}
 		_exit(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -761,10 +766,20 @@ static void without_memory_for_a_large_ring_a_smaller_one_must_do(void **state)
 	(void)state;
 	if (geteuid() != 0)
 		skip();
-	assert_int_equal(child_with_little_memory(1 << 20, 16384, 0), 0);
+	assert_int_equal(child_with_little_memory(1 << 20, 1, 16384, 0), 0);
 	/* Its receive buffers need some of that too. */
-	assert_int_equal(child_with_little_memory(600 << 10, 4096, 8192), 0);
-	assert_int_equal(child_with_little_memory(4096, 4096, 0), 1);
+	assert_int_equal(child_with_little_memory(600 << 10, 1, 4096, 8192), 0);
+	assert_int_equal(child_with_little_memory(4096, 1, 4096, 0), 1);
+}
+
+static void all_rings_of_a_process_share_the_memory_there_is(void **state)
+{
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	/* What a user has by default, on a host of many cores. */
+	assert_int_equal(child_with_little_memory(8 << 20, 32, 4096, 1024), 0);
+	assert_int_equal(child_with_little_memory(8 << 20, 128, 4096, 1024), 0);
 }
 
 static void refusal_is_explained(void **state)
@@ -828,6 +843,7 @@ int main(void)
 		TEST(submission_thread_is_optional),
 		cmocka_unit_test(freeing_nothing_is_harmless),
 		cmocka_unit_test(without_memory_for_a_large_ring_a_smaller_one_must_do),
+		cmocka_unit_test(all_rings_of_a_process_share_the_memory_there_is),
 		cmocka_unit_test(refusal_is_explained),
 	};
 
