@@ -371,8 +371,8 @@ static int init(struct worker *w)
 		 * stay in cache. */
 		.ring = { .sq_entries = 1024,
 			  .batch = 64,
-			  .recv_buffers = 256,
-			  .recv_buffer_bytes = 64 * 1024 },
+			  .recv_buffers = 128,
+			  .recv_buffer_bytes = 128 * 1024 },
 	};
 	const struct reactor_owner owner = { .letters = letters, .flush = flush, .context = w };
 	int err = reactor_init(&w->reactor, &params, run->workers_n > 1 ? run->mailbox : NULL,

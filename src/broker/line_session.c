@@ -11,6 +11,7 @@
 #include "topic/block.h"
 
 enum {
+	IN_PLACE_BYTES = 4 << 10,       /* come together: the next are received in place */
 	REST_BYTES = 2 << 10,           /* copied, rather than hold the block that they are in */
 	LARGE_BYTES = 64 << 10,         /* received in place at a time, unless more is expected */
 	TOGETHER_BYTES_MAX = 256 << 10, /* received before it is looked at, while more is there */
@@ -282,7 +283,7 @@ static struct span take(struct connection *c, struct span bytes, struct block *i
 static size_t expected(const struct publisher *p)
 {
 	size_t have = p->unread + (p->carry != NULL ? p->carry->len : 0);
-	size_t usual = p->together < LARGE_BYTES ? LARGE_BYTES : p->together;
+	size_t usual = p->together < IN_PLACE_BYTES ? LARGE_BYTES : p->together;
 
 	if (usual > TOGETHER_BYTES_MAX && have < LARGE_BYTES)
 		usual = TOGETHER_BYTES_MAX;
@@ -351,10 +352,18 @@ static bool keep_in_place(struct connection *c, struct span bytes)
 	return true;
 }
 
+/* Where much has come the next receive is in place: it may be much again, or the rest of a large
+ * message. */
+static void receive_next(struct connection *c, size_t received)
+{
+	if (received >= IN_PLACE_BYTES && c->publisher != NULL && c->state == CONNECTION_OPEN &&
+	    !c->socket.paused)
+		(void)receive_in_place(c);
+}
+
 /*
  * Messages that have come together go out together: as long as the kernel has more, that is fetched
- * first. Where much comes the next receive is in place as well: it may be much again, or the rest
- * of a large message.
+ * first.
  */
 static void received_in_place(struct connection *c)
 {
@@ -365,12 +374,7 @@ static void received_in_place(struct connection *c)
 	    receive_in_place(c))
 		return;
 	take_unread(c);
-	p = c->publisher;
-	if (p == NULL || c->state != CONNECTION_OPEN || c->socket.paused)
-		return;
-	if (received >= c->shard->config->engine.recv_buffer_bytes ||
-	    (p->carry != NULL && p->carry->len >= LARGE_BYTES))
-		(void)receive_in_place(c);
+	receive_next(c, received);
 }
 
 void line_session_ended(struct connection *c)
@@ -391,6 +395,7 @@ void line_session_ended(struct connection *c)
 void line_session_received(struct connection *c, struct span bytes)
 {
 	char *joined = NULL;
+	size_t received;
 
 	if (c->publisher != NULL && keep_in_place(c, bytes)) {
 		received_in_place(c);
@@ -414,8 +419,10 @@ void line_session_received(struct connection *c, struct span bytes)
 		c->input = NULL;
 		c->input_len = 0;
 	}
+	received = bytes.len;
 	bytes = take(c, bytes, NULL);
 	if (c->state == CONNECTION_OPEN && bytes.len > 0)
 		keep(c, bytes);
 	free(joined);
+	receive_next(c, received);
 }
