@@ -160,7 +160,9 @@ static void handle_object(struct connection *c, const struct http_request *r, st
 bool route_topic(struct connection *c, struct span text, char name[256], struct span *topic)
 {
 	char decoded[3 * NAME_BYTES_MAX];
-	ptrdiff_t n = text.len <= sizeof(decoded) ? http_unescape(text, false, decoded) : -1;
+	/* A '/' of a name is written %2F: else /publish/a/1 would go elsewhere than /topic/a/1. */
+	bool whole = text.len <= sizeof(decoded) && memchr(text.data, '/', text.len) == NULL;
+	ptrdiff_t n = whole ? http_unescape(text, false, decoded) : -1;
 
 	if (n < 0 || n > NAME_BYTES_MAX || !name_valid((struct span){ decoded, (size_t)n })) {
 		http_error(c, 400, "bad topic");
