@@ -176,6 +176,11 @@ static bool request_line_valid(struct span line)
 static bool scan_head(struct http_decoder *d, struct span in, const struct http_limits *limits,
 		      struct http_event *e)
 {
+	/* No request begins like this: TLS, say, which may never send the end of a line. */
+	if (d->scanned == 0 && in.len > 0 && !token_char(in.data[0])) {
+		fail(d, e, 400, "malformed head");
+		return true;
+	}
 	for (; d->scanned < in.len; d->scanned++) {
 		size_t at = d->scanned;
 		char c = in.data[at];
@@ -372,7 +377,15 @@ static int on_chunk(parser *p)
 	return parser_stop(p);
 }
 
+/* Of a trailer, which nobody reads: only what is refused in a head, too. */
+static int on_trailer(parser *p, const char *name, size_t len)
+{
+	(void)p;
+	return memchr(name, ' ', len) != NULL ? -1 : 0;
+}
+
 static const parser_settings chunk_settings = { .on_chunk_header = on_chunk,
+						.on_header_field = on_trailer,
 						.on_body = on_body,
 						.on_message_complete = on_complete };
 

@@ -650,6 +650,10 @@ def test_an_unknown_first_word_is_answered_in_the_likelier_way(open):
     broker = open()
     assert broker.say("HELLO there\r\n").rest() == [b"ERROR malformed command"]
     assert broker.http().send("HELLO /there HTTP/1.1\r\nHost: b\r\n\r\n").answer().status == 400
+    # A browser that was told https: TLS, whose greeting need not hold the end of a line.
+    tls = broker.http().send(b"\x16\x03\x01\x00\x10\x01" + b"\x03" * 15)
+    tls.answer().error(400, "malformed head")
+    assert tls.rest() == b""
 
 
 def test_draining_ends_streams_and_idle_connections(open):

@@ -273,16 +273,26 @@ static void malformed_requests_are_refused_and_what_is_behind_them_is_not_read(v
 	}
 }
 
+static void what_cannot_begin_a_request_is_refused_at_once(void **state)
+{
+	(void)state;
+	/* A greeting of TLS, which may hold no end of a line. */
+	expect_bytes("\x16\x03\x01\x02\x00", 5, "!400 malformed head");
+	expect_bytes("\x00", 1, "!400 malformed head");
+	expect_bytes(" GET / HTTP/1.1", 15, "!400 malformed head");
+}
+
 static void malformed_chunks_are_refused(void **state)
 {
 	static const char *const bodies[] = {
-		"5\nhello\r\n0\r\n\r\n",     "5\r\nhello\n0\r\n\r\n",
-		"5\r\nhelloX\r\n0\r\n\r\n",  "x\r\nhello\r\n0\r\n\r\n",
-		"-5\r\nhello\r\n0\r\n",      "5;\nx\r\nhello\r\n0\r\n\r\n",
-		"5\r\nhello\r\n0\r\n\n",     "5\r\nhello\r\n0\n\r\n",
-		" 5\r\nhello\r\n0\r\n\r\n",  "0\r\nX: y\r\n z\r\n\r\n",
-		"0\r\nX: y\nZ: z\r\n\r\n",   "5;a\rb\r\nhello\r\n0\r\n\r\n",
-		"fffffffffffffffff\r\nhello"
+		"5\nhello\r\n0\r\n\r\n",      "5\r\nhello\n0\r\n\r\n",
+		"5\r\nhelloX\r\n0\r\n\r\n",   "x\r\nhello\r\n0\r\n\r\n",
+		"-5\r\nhello\r\n0\r\n",       "5;\nx\r\nhello\r\n0\r\n\r\n",
+		"5\r\nhello\r\n0\r\n\n",      "5\r\nhello\r\n0\n\r\n",
+		" 5\r\nhello\r\n0\r\n\r\n",   "0\r\nX: y\r\n z\r\n\r\n",
+		"0\r\nX: y\nZ: z\r\n\r\n",    "5;a\rb\r\nhello\r\n0\r\n\r\n",
+		"fffffffffffffffff\r\nhello", "0\r\nX : y\r\n\r\n",
+		"0\r\nX: y\r\nZ : z\r\n\r\n"
 	};
 
 	(void)state;
@@ -409,6 +419,7 @@ int main(void)
 		cmocka_unit_test(pipelined_requests_come_one_by_one),
 		cmocka_unit_test(
 			malformed_requests_are_refused_and_what_is_behind_them_is_not_read),
+		cmocka_unit_test(what_cannot_begin_a_request_is_refused_at_once),
 		cmocka_unit_test(malformed_chunks_are_refused),
 		cmocka_unit_test(limits_have_a_status_each),
 		cmocka_unit_test(percent_escapes_are_decoded_once),
