@@ -500,11 +500,14 @@ static const struct route *find(const struct broker *b, struct span path, struct
 /* Whether this is one of the names that the broker is called by. */
 static bool host_allowed(const struct config_http *config, struct span host)
 {
-	const char *colon = memrchr(host.data, ':', host.len);
 	struct span bare = host;
+	const char *colon;
 
 	if (config->allowed_hosts_n == 0)
 		return true;
+	if (host.len == 0)
+		return false;
+	colon = memrchr(host.data, ':', host.len);
 	/* Not a colon within [::1]. */
 	if (colon != NULL && memchr(colon, ']', host.len - (size_t)(colon - host.data)) == NULL)
 		bare.len = (size_t)(colon - host.data);
@@ -575,7 +578,7 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 		c->http->origin = strndup(r->origin.data, r->origin.len);
 		foreign = false;
 	}
-	if (r->host.data != NULL && !host_allowed(config, r->host)) {
+	if (!host_allowed(config, r->host)) {
 		http_error(c, 403, "host not allowed");
 	} else if (route == NULL && !span_equal(r->path, SPAN("*"))) {
 		http_error(c, 404, "no such page");

@@ -297,7 +297,21 @@ static int on_head_complete(parser *p)
 	return 0;
 }
 
-/* Path and query of a request target in any of its forms (RFC 9112, 3.2). */
+/* A name or address, with a port or without (RFC 9110, 4.2.3 and 7.2). */
+static bool host_valid(struct span host)
+{
+	for (size_t i = 0; i < host.len; i++) {
+		char c = host.data[i];
+
+		if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') &&
+		    (c == 0 || strchr("-._~%!$&'()*+,;=:[]", c) == NULL))
+			return false;
+	}
+	return true;
+}
+
+/* Path and query of a request target in any of its forms (RFC 9112, 3.2); a host that it names
+ * counts for more than the field. */
 static bool split_target(struct http_request *r, struct span target)
 {
 	const char *end = target.data + target.len, *p = target.data, *question;
@@ -311,8 +325,12 @@ static bool split_target(struct http_request *r, struct span target)
 	else if (target.len > 8 && strncasecmp(p, "https://", 8) == 0)
 		p += 8;
 	if (p != target.data) {
+		r->host.data = p;
 		while (p < end && *p != '/' && *p != '?')
 			p++;
+		r->host.len = (size_t)(p - r->host.data);
+		if (!host_valid(r->host))
+			return false;
 		if (p == end || *p == '?') {
 			r->path = SPAN("/");
 			if (p < end)
@@ -442,10 +460,12 @@ static void decode_head(struct http_decoder *d, struct span in, const struct htt
 		fail(d, e, 505, "HTTP/1.1 only");
 	} else if (!h.complete || !ok) {
 		fail(d, e, 400, "malformed request");
-	} else if (!split_target(r, h.target)) {
-		fail(d, e, 400, "malformed request target");
 	} else if (!r->http_1_0 && r->host.data == NULL) {
 		fail(d, e, 400, "no Host");
+	} else if (!host_valid(r->host)) {
+		fail(d, e, 400, "malformed Host");
+	} else if (!split_target(r, h.target)) {
+		fail(d, e, 400, "malformed request target");
 	} else if (h.expect.data != NULL && !http_equal(h.expect, SPAN("100-continue"))) {
 		fail(d, e, 417, "unknown expectation");
 	} else {

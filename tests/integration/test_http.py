@@ -566,7 +566,12 @@ def test_only_allowed_hosts_are_answered(open):
     broker = open(http={"allowed_hosts": ["broker"]})
     assert broker.http().ask("GET", "/health").status == 200
     assert broker.http().send("GET /health HTTP/1.1\r\nHost: BROKER:8080\r\n\r\n").answer().status == 200
-    broker.http().send("GET /health HTTP/1.1\r\nHost: evil\r\n\r\n").answer().error(403, "host not allowed")
+    for evil in ("HTTP/1.1\r\nHost: evil\r\n\r\n", "HTTP/1.1\r\nHost:\r\n\r\n", "HTTP/1.0\r\n\r\n"):
+        broker.http().send(f"GET /health {evil}").answer().error(403, "host not allowed")
+    # In a target that names a host, that host counts (RFC 9112, 3.2.2).
+    other = "GET http://evil/health HTTP/1.1\r\nHost: broker\r\n\r\n"
+    broker.http().send(other).answer().error(403, "host not allowed")
+    assert broker.http().send("GET http://broker/health HTTP/1.1\r\nHost: evil\r\n\r\n").answer().status == 200
 
 
 MALFORMED = [
@@ -579,6 +584,7 @@ MALFORMED = [
     "GET /health HTTP/1.1\r\nHost: b\r\nX: a\r\n b\r\n\r\n",
     "GET /health HTTP/1.1\r\nHost : b\r\n\r\n",
     "GET /health HTTP/1.1\r\n\r\n",
+    "GET /health HTTP/1.1\r\nHost: b c\r\n\r\n",
     "BREW /pot HTTP/1.1\r\nHost: b\r\n\r\n",
     "POST /publish/x HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
 ]
