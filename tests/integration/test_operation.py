@@ -129,6 +129,15 @@ def test_a_mistake_in_an_included_file_is_found_there(conf):
     assert re.search(r"included\.conf:2: reactors: \S", ended.stderr), ended.stderr
 
 
+def test_a_directory_of_objects_that_is_none_exits_2_in_a_check_too(conf, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    for wrong in ("nothing", "file"):
+        path = conf(f'{GOOD_LISTENER}http {{ objects_dir = "{tmp_path / wrong}" }}\n')
+        for arguments in (["--check"], []):
+            ended = run("-c", path, *arguments)
+            assert ended.returncode == 2 and f"http.objects_dir: {tmp_path / wrong} is no directory" in ended.stderr
+
+
 # --- the start ---------------------------------------------------------------------------------------
 
 
