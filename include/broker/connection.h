@@ -37,6 +37,7 @@ struct connection {
 	uint8_t counts;       /* enum connection_counts: in which limit */
 	uint8_t protocols;    /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
 	bool awaiting;        /* an answer from a home, before which it must not finish */
+	bool late;            /* came while draining */
 	struct shard *shard;
 	struct list link;           /* the shard's connections */
 	struct list waiting;        /* the shard's paused publishers */
@@ -101,9 +102,10 @@ void connection_receipt(struct shard *shard, uint32_t slot, uint32_t generation)
 void connections_resume(struct shard *shard);
 /* Silence may last this long from now on, in ns; 0: for ever. */
 void connections_limit_idle(struct shard *shard, uint64_t after_ns);
-/* The shard drains: no more input from anybody; subscribers stay until connections_farewell. */
+/* The shard drains: no more input from anybody; subscribers stay until connections_farewell. Who
+ * comes late may still be told, and ask how the broker is, until they are said farewell, too. */
 void connections_stop_publishers(struct shard *shard);
-void connections_farewell(struct shard *shard);
+void connections_farewell(struct shard *shard, bool late);
 /* The time for draining is over. */
 void connections_cut_off(struct shard *shard);
 

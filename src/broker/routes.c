@@ -465,8 +465,8 @@ static const struct route own[] = {
 	  .handle = handle_subscribe },
 	{ .path = "/topic/", .prefix = true, .methods = READING, .handle = handle_topic },
 	{ .path = "/object/", .prefix = true, .methods = READING, .handle = handle_object },
-	{ .path = "/health", .methods = READING, .handle = handle_health },
-	{ .path = "/ready", .methods = READING, .handle = handle_ready },
+	{ .path = "/health", .vital = true, .methods = READING, .handle = handle_health },
+	{ .path = "/ready", .vital = true, .methods = READING, .handle = handle_ready },
 };
 
 void routes_add(struct broker *b, const struct route *route)
@@ -590,6 +590,8 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 		http_error(c, 403, "origin not allowed");
 	} else if (route->local && config->page_local_only && !connection_local(c)) {
 		http_error(c, 403, "local clients only");
+	} else if (c->shard->draining && !route->vital) {
+		http_error(c, 503, "draining");
 	} else {
 		route->handle(c, r, rest);
 	}

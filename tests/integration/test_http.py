@@ -683,6 +683,25 @@ def test_draining_ends_streams_and_idle_connections(open):
     broker.finish()
 
 
+@pytest.mark.parametrize("protocols", [["line", "http"], ["http"]])
+def test_while_draining_health_is_200_ready_503_and_so_is_all_else(open, protocols):
+    listen = {"main": {"address": "127.0.0.1:0", "protocols": protocols}}
+    broker = open(reactors=1, drain_seconds=30, listen=listen, limits={"send_buffer_bytes": "32K"})
+    slow, bystander = events(broker.http(), "/subscribe/slow"), events(broker.http(), "/subscribe/d")
+    for _ in range(6):
+        publish(broker.http(), "slow", b"x" * (1 << 20))
+    broker.send_signal(15)
+    assert bystander.rest() == b"0\r\n\r\n"
+    assert broker.http().ask("GET", "/health").body == b"ok\n"
+    answer = broker.http().ask("GET", "/ready").error(503, "draining")
+    assert answer.fields["connection"] == "close"
+    for target in ("/topic/d", "/metrics", "/subscribe/d"):
+        broker.http().ask("GET", target).error(503, "draining")
+    broker.http().ask("POST", "/publish/d", b"x").error(503, "draining")
+    assert slow.rest().endswith(b"\r\n0\r\n\r\n")
+    broker.finish()
+
+
 def test_a_body_that_came_in_parts_leaves_no_time_running(open):
     seconds = round(max(1, FACTOR))
     broker = open(limits={"handshake_seconds": seconds})
