@@ -30,13 +30,18 @@ enum {
 
 /* What a request makes of the resource that it gets. */
 struct conditions {
-	struct span none_match, range, if_range;
+	struct span match, none_match, range, if_range;
 };
 
-static bool matches(struct span field, struct span etag)
+/* Whether the tag, all of which are strong, is in a list; weak: as W/"..." too (RFC 9110, 8.8.3.2).
+ */
+static bool matches(struct span field, struct span etag, bool weak)
 {
-	return span_equal(field, SPAN("*")) ||
-	       (field.len > 0 && memmem(field.data, field.len, etag.data, etag.len) != NULL);
+	const char *at = field.len > 0 ? memmem(field.data, field.len, etag.data, etag.len) : NULL;
+
+	if (at == NULL)
+		return span_equal(field, SPAN("*"));
+	return weak || at - field.data < 2 || memcmp(at - 2, "W/", 2) != 0;
 }
 
 /* Answers with a message or a file: whole, a part of it, or that the client has it already. */
@@ -53,7 +58,12 @@ static void answer_resource(struct connection *c, struct block *b, struct span b
 	len = snprintf(etag, sizeof(etag), "\"%016" PRIx64 ":%" PRIu64 "\"", epoch, seq);
 	if (a.type.len == 0)
 		a.type = SPAN("application/octet-stream");
-	if (matches(wanted->none_match, (struct span){ etag, (size_t)len })) {
+	/* In the order of RFC 9110, 13.2.2. */
+	if (wanted->match.len > 0 &&
+	    !matches(wanted->match, (struct span){ etag, (size_t)len }, false)) {
+		a.status = 412;
+		a.body.len = 0;
+	} else if (matches(wanted->none_match, (struct span){ etag, (size_t)len }, true)) {
 		a.status = 304;
 		a.body.len = 0;
 	} else if (!c->http->head_only && wanted->range.len > 0 &&
@@ -95,17 +105,17 @@ static void answer_resource(struct connection *c, struct block *b, struct span b
 /* Keeps what the answer will depend on until it is there. */
 static bool keep_conditions(struct connection *c, const struct http_request *r)
 {
-	const struct span fields[3] = { r->if_none_match, r->range, r->if_range };
-	size_t n = fields[0].len + fields[1].len + fields[2].len;
+	const struct span fields[] = { r->if_match, r->if_none_match, r->range, r->if_range };
+	size_t n = r->if_match.len + r->if_none_match.len + r->range.len + r->if_range.len;
 	char *at;
 
 	if (n == 0)
 		return true;
-	at = malloc(n + 3);
+	at = malloc(n + 4);
 	if (at == NULL)
 		return false;
 	c->http->fields = at;
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 4; i++) {
 		if (fields[i].len > 0)
 			memcpy(at, fields[i].data, fields[i].len);
 		at += fields[i].len;
@@ -116,11 +126,13 @@ static bool keep_conditions(struct connection *c, const struct http_request *r)
 
 static struct conditions kept_conditions(const struct connection *c)
 {
-	struct conditions k = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } };
+	struct conditions k = { .match = { NULL, 0 } };
 	const char *at = c->http->fields;
 
 	if (at == NULL)
 		return k;
+	k.match = span_of(at);
+	at += k.match.len + 1;
 	k.none_match = span_of(at);
 	at += k.none_match.len + 1;
 	k.range = span_of(at);
@@ -131,7 +143,7 @@ static struct conditions kept_conditions(const struct connection *c)
 
 static void handle_object(struct connection *c, const struct http_request *r, struct span rest)
 {
-	const struct conditions wanted = { r->if_none_match, r->range, r->if_range };
+	const struct conditions wanted = { r->if_match, r->if_none_match, r->range, r->if_range };
 	char name[NAME_BYTES_MAX];
 	struct block *b = NULL;
 	ptrdiff_t n = -1;

@@ -262,6 +262,7 @@ static int on_value(parser *p, const char *data, size_t len)
 		FIELD("content-type", request.content_type),
 		FIELD("accept", request.accept),
 		FIELD("last-event-id", request.last_event_id),
+		FIELD("if-match", request.if_match),
 		FIELD("if-none-match", request.if_none_match),
 		FIELD("range", request.range),
 		FIELD("if-range", request.if_range),

@@ -417,7 +417,12 @@ def test_conditions_and_ranges(open):
     assert client.ask("GET", "/topic/c/1", Range="bytes=0-1", If_Range=tag).status == 206
     assert client.ask("GET", "/topic/c/1", Range="bytes=0-1", If_Range='"x"').status == 200
     assert client.ask("HEAD", "/topic/c/1", Range="bytes=0-1").status == 200
+    for wanted, status in ((tag, 200), (f'"x", {tag}', 200), ("*", 200), ('"x"', 412), (f"W/{tag}", 412)):
+        answer = client.ask("GET", "/topic/c/1", If_Match=wanted, If_None_Match='"x"')
+        assert (answer.status, answer.body) == (status, b"0123456789" if status == 200 else b""), wanted
+    waiting = broker.http().request("GET", "/topic/c/2", If_Match=tag)
     broker.publish("c", b"line one", b"line two")
+    assert waiting.answer().status == 412
     assert client.ask("GET", "/topic/c/3").body == b"line two"
 
 
