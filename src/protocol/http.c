@@ -125,7 +125,7 @@ static void fail(struct http_decoder *d, struct http_event *e, unsigned status, 
 /* ---- heads ---- */
 
 /* RFC 9110, 5.6.2. */
-static bool token_char(char c)
+static inline bool token_char(char c)
 {
 	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
 	       (c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL);
