@@ -17,11 +17,11 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 # ---- what the user may set --------------------------------------------------------------------
 
 SAN         ?=#             asan, tsan or cov; empty is the release build
-UNIT        ?= test_*#      which unit tests, a shell pattern
+UNIT        ?= test_*#      which unit tests, shell patterns
 SEEDS       ?= 1000#        how many seeds the simulation plays
 T           ?= 60#          seconds that each fuzz target runs
 FIRST       ?= 1#           and from which one on
-INTEGRATION ?= test_*.py#   which integration tests, a shell pattern
+INTEGRATION ?= test_*.py#   which integration tests, shell patterns
 TEST_JOBS   ?= 4#             integration tests at a time; most of them wait most of the time
 PREFIX      ?= /usr/local
 DESTDIR     ?=
@@ -110,8 +110,8 @@ FUZZ_SRCS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 SIM_SRCS   := $(sort $(wildcard tests/sim/*.c))
 FAULT_SRCS := $(sort $(wildcard tests/faults/*.c))
 COUNT_SRCS := $(sort $(wildcard bench/instructions/*.c))
-UNIT_SRCS  := $(sort $(wildcard tests/unit/$(strip $(UNIT)).c))
-INTEG_SRCS := $(sort $(wildcard tests/integration/$(strip $(INTEGRATION))))
+UNIT_SRCS  := $(sort $(wildcard $(patsubst %,tests/unit/%.c,$(UNIT))))
+INTEG_SRCS := $(sort $(wildcard $(addprefix tests/integration/,$(INTEGRATION))))
 
 object    = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIB      := $(BUILD)/libbroker.a
@@ -247,7 +247,7 @@ test: ## Run unit and integration tests of this variant
 .PHONY: unit
 unit: $(UNITS) ## Run the unit tests (UNIT=pattern picks some)
 	@if test -z "$(UNITS)"; then
-		echo "unit ($(VARIANT)): no tests/unit/$(strip $(UNIT)).c" >&2
+		echo "unit ($(VARIANT)): no $(patsubst %,tests/unit/%.c,$(UNIT))" >&2
 		exit 1
 	fi
 	failed=0 tests=0
@@ -256,7 +256,7 @@ unit: $(UNITS) ## Run the unit tests (UNIT=pattern picks some)
 		status=0
 		timeout -k 5 120 $(UNDER) $$t >$$t.log 2>&1 || status=$$?
 		if test $$status = 0 && grep -E '^\[  PASSED  \] [0-9]+ test' $$t.log; then
-			n=$$(awk '/^\[==========\] [0-9]+ test.* run/ { n += $$2 } END { print n + 0 }' $$t.log)
+			n=$$(awk '/^\[  PASSED  \] [0-9]+ test/ { n += $$4 } END { print n + 0 }' $$t.log)
 			tests=$$((tests + n))
 		else
 			cat $$t.log
@@ -270,7 +270,7 @@ unit: $(UNITS) ## Run the unit tests (UNIT=pattern picks some)
 .PHONY: integration
 integration: $(BROKER) $(LOAD) $(BUILD)/faults.so ## Run the integration tests (INTEGRATION=pattern picks some)
 	@if test -z "$(INTEG_SRCS)"; then
-		echo "integration ($(VARIANT)): no tests/integration/$(strip $(INTEGRATION))" >&2
+		echo "integration ($(VARIANT)): no $(addprefix tests/integration/,$(INTEGRATION))" >&2
 		exit 1
 	fi
 	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
@@ -416,7 +416,7 @@ deps: ## Install the Debian packages that building and testing need
 	@deploy/deps build test examples
 
 .PHONY: check-bare
-check-bare: ## Prove deploy/check and deploy/up on a bare Debian 12 in a chroot (root)
+check-bare: ## Prove deploy/check and deploy/up in a bare Debian 12, builds elsewhere (root)
 	@deploy/test-bare
 
 # ---- install ----------------------------------------------------------------------------------

@@ -187,7 +187,8 @@ def environment_lines(env, data):
 
 # --- plots -------------------------------------------------------------------------------------------
 
-COLOURS = ["#1b6ca8", "#d1495b", "#66a182", "#edae49", "#8d96a3", "#5f4bb6", "#2e4057", "#a26769", "#6d597a"]
+# As many as there are contenders: the last two are the broker with other settings, and the limit.
+COLOURS = ["#1b6ca8", "#d1495b", "#66a182", "#edae49", "#8d96a3", "#5f4bb6", "#2e4057", "#a26769", "#6d597a", "#8ecae6", "#000000"]
 
 
 def gnuplot(out, name, script, data):

@@ -26,13 +26,14 @@ enter_namespaces() {
 	exit
 }
 
-# A bare Debian 12 with these packages in a folder; it gets its packages as this machine does.
+# A bare Debian 12, or another release, with these packages in a folder; it gets its packages as
+# this machine does.
 make_debian() {
-	local base=$1 packages=$2 mirror
+	local base=$1 packages=$2 release=${3-bookworm} mirror
 	# shellcheck disable=SC2016 # apt fills it in
 	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Codename: bookworm' | sort -u | head -n 1)
-	say "a bare Debian 12"
-	debootstrap --variant=minbase --include="$packages" bookworm "$base" ${mirror:+"$mirror"} >"$CHROOT_WORK/log" ||
+	say "a bare Debian: $release"
+	debootstrap --variant=minbase --include="$packages" "$release" "$base" ${mirror:+"$mirror"} >"$CHROOT_WORK/log" ||
 		{ cat "$CHROOT_WORK/log"; exit 1; }
 	apt-config dump | grep -E '^Acquire::(https?::|Check-)' >"$base/etc/apt/apt.conf.d/00outside" || :
 	cp -L /etc/resolv.conf /etc/hosts "$base/etc/"

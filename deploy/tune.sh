@@ -60,9 +60,13 @@ net() {
 
 changes=0
 
+# Before it is changed, so that an --apply that was interrupted can be undone too.
 remember() {
-	test "$mode" = apply || return 0
-	printf '%s\t%s\t%s\n' "$@" >>"$state.new"
+	printf '%s\t%s\t%s\n' "$@" >>"$state"
+}
+
+forget_last() {
+	sed -i '$d' "$state"
 }
 
 # set_file PATH VALUE WHY
@@ -74,12 +78,23 @@ set_file() {
 	changes=$((changes + 1))
 	printf '%s: %s -> %s\n    %s\n' "${path#"$root"}" "${before:-(nothing)}" "$value" "$why"
 	test "$mode" = apply || return 0
-	if { echo "$value" >"$path"; } 2>/dev/null; then
-		remember file "$path" "$before"
-	else
+	remember file "$path" "$before"
+	if ! { echo "$value" >"$path"; } 2>/dev/null; then
+		forget_last
 		echo "    REFUSED by the kernel: left as it is"
 	fi
 }
+
+# What is there may be more than is needed: others on this host may need it.
+raise_file() {
+	local before
+	before=$(cat "$1" 2>/dev/null) || return 0
+	if test "$2" = 0 || test "$before" -lt "$2"; then
+		set_file "$@"
+	fi
+}
+
+queues='' # after what has been said; nothing: as many as there are
 
 set_queues() {
 	local want=$1 now max
@@ -96,10 +111,14 @@ set_queues() {
 	changes=$((changes + 1))
 	printf 'ethtool -L %s combined %s (now %s)\n    %s\n' "$interface" "$want" "$now" \
 		"one receive queue per reactor: each core handles the packets of its own connections"
-	test "$mode" = apply || return 0
-	if ethtool -L "$interface" combined "$want"; then
-		remember queues "$interface" "$now"
-	else
+	if test "$mode" != apply; then
+		queues=$want
+		echo "    what follows is said of the queues that are there now; new ones get the same"
+		return
+	fi
+	remember queues "$interface" "$now"
+	if ! ethtool -L "$interface" combined "$want"; then
+		forget_last
 		echo "    REFUSED by the card: left as it is"
 	fi
 }
@@ -155,7 +174,7 @@ test -d "$root/sys/class/net/$interface" || fail "there is no interface $interfa
 if test "$mode" = apply; then
 	test -w "$root/proc/sys/net/core/somaxconn" || fail "must be root to change anything"
 	test ! -e "$state" || fail "$state is there already: --undo first"
-	: >"$state.new"
+	: >"$state"
 fi
 
 # "5" as the kernel writes a set of cpus: 32 bits at a time, the highest first.
@@ -210,7 +229,7 @@ if test -z "$root" && pgrep -x irqbalance >/dev/null; then
 	echo "irqbalance is running and will move interrupts back: systemctl disable --now irqbalance"
 fi
 
-if test ${#rx[@]} -lt ${#reactors[@]}; then
+if test "${queues:-${#rx[@]}}" -lt ${#reactors[@]}; then
 	for queue in "${rx[@]}"; do
 		set_mask "$queue/rps_cpus" "$(mask "${reactors[@]}")" \
 			"fewer queues than reactors: spread packets over the reactors' cores in software (RPS)"
@@ -239,7 +258,7 @@ here=$(dirname "$0")
 for settings in "$here/sysctl.d/60-broker.conf" /usr/lib/sysctl.d/60-broker.conf /usr/local/lib/sysctl.d/60-broker.conf; do
 	test -e "$settings" || continue
 	while read -r key value why; do
-		set_file "$root/proc/sys/${key//.//}" "$value" "$why"
+		raise_file "$root/proc/sys/${key//.//}" "$value" "$why"
 	done < <(awk '/^# / { why = why substr($0, 3) " " } /^$/ { why = "" }
 		/^-?[a-z]/ { sub(/^-/, "", $1); print $1, $3, why }' "$settings")
 	break
@@ -254,7 +273,6 @@ fi
 # ---- the end ------------------------------------------------------------------------------------
 
 if test "$mode" = apply; then
-	mv "$state.new" "$state"
 	echo "$changes changes; tune.sh --undo puts back what was there ($state)"
 elif test $changes = 0; then
 	echo "nothing to change"

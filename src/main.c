@@ -21,9 +21,9 @@
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "broker/broker.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
-#include "broker/routes.h"
 #include "broker/shard.h"
 #include "engine/mailbox.h"
 #include "engine/placement.h"
@@ -212,11 +212,15 @@ static void print_memory(const struct config *config, unsigned reactors)
 	uint64_t budget = machine_budget(config, &memory);
 	uint64_t buffers =
 		(uint64_t)reactors * config->engine.recv_buffers * config->engine.recv_buffer_bytes;
+	/* The main thread sends too. */
+	uint64_t lanes = (uint64_t)LANES * reactors * (reactors + 1) * config->engine.lane_entries *
+			 sizeof(void *);
 
-	if (budget > 0 && buffers > budget / 2)
-		printf("warning: the receive buffers of %u reactors may take %llu bytes, more than "
-		       "half of the memory budget: lower engine.recv_buffers\n",
-		       reactors, (unsigned long long)buffers);
+	if (budget > 0 && buffers + lanes > budget / 2)
+		printf("warning: the receive buffers of %u reactors may take %llu bytes and the "
+		       "lanes between them %llu, more than half of the memory budget: lower "
+		       "reactors, engine.recv_buffers or engine.lane_entries\n",
+		       reactors, (unsigned long long)buffers, (unsigned long long)lanes);
 	if (budget == 0)
 		puts("memory: no limit (auto: it cannot be read how much there is)");
 	else if (config->limits.memory_bytes > 0)
@@ -439,20 +443,6 @@ static struct config *serve(struct broker *b, struct ring *ring, const char *pat
 	return config;
 }
 
-static void release(struct broker *b)
-{
-	for (unsigned i = 0; b->shards != NULL && i < b->shards_n; i++)
-		shard_release(&b->shards[i]);
-	if (b->mailbox != NULL)
-		letters_discard(b->mailbox, b->shards_n);
-	mailbox_free(b->mailbox);
-	listeners_close(b);
-	placement_release(&b->placement);
-	free(b->ring_fds);
-	free(b->shards);
-	objects_unref(b->objects);
-}
-
 static void enter_sandbox(const struct broker *b, bool wanted)
 {
 	bool rings = ring_restricted(b->shards[0].reactor.ring);
@@ -559,14 +549,10 @@ static int run(const struct options *o, struct config *config)
 		config_free(config);
 		return EXIT_FAILED;
 	}
-	b.shards_n = b.placement.slots_n;
-	routes_init(&b);
+	err = broker_init(&b, b.placement.slots_n, config->engine.lane_entries);
 	metrics_init(&b);
 	page_init(&b);
-	b.shards = calloc(b.shards_n, sizeof(*b.shards));
-	b.ring_fds = calloc(b.shards_n, sizeof(*b.ring_fds));
-	b.mailbox = mailbox_new(b.shards_n, b.shards_n + 1, config->engine.lane_entries);
-	if (b.shards == NULL || b.ring_fds == NULL || b.mailbox == NULL)
+	if (err != 0)
 		log_error("out of memory for %u reactors: lower reactors or engine.lane_entries",
 			  b.shards_n);
 	else if (listeners_open(&b, config, problem, sizeof(problem)) != 0)
@@ -577,7 +563,7 @@ static int run(const struct options *o, struct config *config)
 		code = EXIT_USAGE;
 	} else
 		code = start_and_serve(&b, o->config_path, &config, &signals);
-	release(&b);
+	broker_release(&b);
 	config_free(config);
 	return code;
 }

@@ -12,11 +12,10 @@
 
 #include "base/hash.h"
 #include "base/log.h"
+#include "broker/broker.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
-#include "broker/routes.h"
 #include "broker/shard.h"
-#include "engine/mailbox.h"
 #include "kernel.h"
 
 enum {
@@ -91,14 +90,10 @@ static void start_broker(const struct scenario *sc)
 	config->listens_n = 0;
 	hash_seed_with(1, 2);
 	log_configure(LOG_ERROR, LOG_TEXT);
-	*b = (struct broker){ .shards_n = sc->shards, .report = report };
-	b->shards = calloc(b->shards_n, sizeof(*b->shards));
-	b->ring_fds = calloc(b->shards_n, sizeof(*b->ring_fds));
-	b->mailbox = mailbox_new(b->shards_n, b->shards_n + 1, config->engine.lane_entries);
-	routes_init(b);
+	*b = (struct broker){ .report = report };
+	check(broker_init(b, sc->shards, config->engine.lane_entries) == 0, "no memory");
 	b->objects = objects_load("", problem, sizeof(problem));
-	check(b->shards != NULL && b->ring_fds != NULL && b->mailbox != NULL &&
-		      listeners_open(b, config, problem, sizeof(problem)) == 0,
+	check(listeners_open(b, config, problem, sizeof(problem)) == 0,
 	      "the broker cannot be set up");
 	free(b->listeners);
 	b->listeners = calloc(1, sizeof(*b->listeners));

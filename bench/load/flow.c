@@ -66,12 +66,13 @@ int flow_init(struct flow *f, const struct flow_params *p)
 		if (f->intended_ns == NULL)
 			return -ENOMEM;
 	} else {
-		double behind = TRACKED_SECONDS * (double)NS_PER_S / p->period_ns + 64;
+		double behind = (double)(TRACKED_SECONDS * NS_PER_S) / p->period_ns + 64;
 
 		f->slots = power_of_two(CACHE_BYTES / f->out_bytes);
 		if (f->slots < 4)
 			f->slots = 4;
-		f->tracked = behind < TRACKED_MAX ? power_of_two((uint64_t)behind) : TRACKED_MAX;
+		f->tracked =
+			behind < (double)TRACKED_MAX ? power_of_two((uint64_t)behind) : TRACKED_MAX;
 		if (f->tracked < f->slots)
 			f->tracked = f->slots;
 	}

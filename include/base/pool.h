@@ -3,7 +3,8 @@
 
 /*
  * Objects of one size, handed out and taken back in O(1) from slabs of about 64 KiB that are kept
- * until the pool ends. The object freed last is the next one given, because it is warm. One thread.
+ * until the pool ends. The object freed last is the next one given, because it is warm. Each has
+ * its cache lines to itself. One thread.
  */
 
 #include <stddef.h>
@@ -16,7 +17,7 @@ struct pool {
 	size_t fresh_n;
 };
 
-/* object_bytes is rounded up to a multiple of 16. */
+/* object_bytes is rounded up to a multiple of 64. */
 void pool_init(struct pool *pool, size_t object_bytes);
 /* Gives all memory back; nothing from the pool may be in use. */
 void pool_release(struct pool *pool);

@@ -31,30 +31,34 @@ enum connection_state {
 
 enum connection_counts { COUNTS_NOT, COUNTS_AS_CLIENT, COUNTS_AS_REFUSED };
 
+/* A send touches the first two cache lines, and two of its subscription; a receive all four. */
 struct connection {
-	struct socket socket; /* first */
-	uint8_t state;        /* enum connection_state */
-	uint8_t counts;       /* enum connection_counts: in which limit */
-	uint8_t protocols;    /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
-	bool awaiting;        /* an answer from a home, before which it must not finish */
-	bool late;            /* came while draining */
+	struct socket socket;  /* first */
+	uint8_t state;         /* enum connection_state */
+	uint8_t counts;        /* enum connection_counts: in which limit */
+	uint8_t protocols;     /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
+	bool awaiting;         /* an answer from a home, before which it must not finish */
+	uint32_t kernel_bytes; /* of the socket's, when it was last looked at */
 	struct shard *shard;
-	struct list link;           /* the shard's connections */
-	struct list waiting;        /* the shard's paused publishers */
-	struct deadline deadline;   /* handshake, or closing */
+
+	struct subscription *subscription;
+	struct http_session *http;  /* NULL: does not speak HTTP, or has not spoken yet */
 	char *reply, *reply_flying; /* bytes to say, and those that the kernel has */
 	uint32_t reply_len, reply_flying_len, reply_flown;
 	uint32_t input_len;
-	uint32_t kernel_bytes; /* of the socket's, when it was last looked at */
-	char *input;           /* a command that is not whole yet */
+	char *input;          /* a command that is not whole yet */
+	const char *farewell; /* the last thing to say, or NULL */
+
 	struct publisher *publisher;
 	struct block *receiving_into; /* outlives its publisher while the kernel may write to it */
-	struct subscription *subscription;
-	const char *farewell; /* the last thing to say, or NULL */
 	struct line_decoder line;
-	struct http_session *http; /* NULL: does not speak HTTP, or has not spoken yet */
+	struct list link;    /* the shard's connections */
+	struct list waiting; /* the shard's paused publishers */
+
+	struct deadline deadline;  /* handshake, or closing */
 	enum drop_reason reason;   /* why what it does not get is dropped */
 	unsigned char address[16]; /* of the peer, where connections are counted per address */
+	bool late;                 /* came while draining */
 };
 
 void connections_init(struct shard *shard);
@@ -124,6 +128,7 @@ void line_session_ended(struct connection *connection);
 struct publisher {
 	struct block *carry;        /* a message that is partly there, or NULL */
 	size_t unread;              /* bytes received behind it that have not been looked at */
+	size_t together;            /* most bytes that have lately been published as one */
 	struct topic_letter *leave; /* for its end, which must not fail for want of memory */
 	uint64_t hash;
 	unsigned home;

@@ -22,7 +22,7 @@ struct route {
 	bool guarded;     /* refused to pages of other sites that are not allowed */
 	bool vital;       /* answered while draining, too */
 	unsigned methods; /* HTTP_VERB_* */
-	/* Answers (http_session.h), now or later. rest: the undecoded path behind the prefix. */
+	/* Answers (http_answer.h), now or later. rest: the undecoded path behind the prefix. */
 	void (*handle)(struct connection *connection, const struct http_request *request,
 		       struct span rest);
 };

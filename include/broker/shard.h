@@ -3,8 +3,7 @@
 
 /*
  * A shard: a reactor with the topics it is home of, its interests in everybody's topics, its
- * connections, and its mail. It belongs to its thread; what several threads share is in struct
- * broker and says so.
+ * connections, and its mail. It belongs to its thread; what several threads share is in broker.h.
  */
 
 #include <stdatomic.h>
@@ -14,8 +13,9 @@
 #include "base/config.h"
 #include "base/pool.h"
 #include "base/table.h"
+#include "broker/broker.h"
 #include "broker/budget.h"
-#include "engine/placement.h"
+#include "broker/mail.h"
 #include "engine/reactor.h"
 #include "engine/socket.h"
 #include "topic/history.h"
@@ -24,9 +24,7 @@
 struct block;
 struct connection;
 struct interest;
-struct listener;
 struct objects;
-struct route;
 struct stream;
 struct topic;
 
@@ -58,55 +56,6 @@ struct shard_counters {
 	uint64_t memory_history, memory_refused, memory_evicted;
 };
 
-enum { OUTBOX_PUSHES = 8 };
-
-/* Letters for one lane of one shard that have found no room yet: at most what shard_congested
- * allows plus what one turn receives. There are slots for several times as many as it allows from
- * the start, for a letter that finds none and no memory for more ends the process. */
-struct outbox {
-	void **letters; /* in outbox_slots, or own */
-	void **own;
-	uint32_t n, slots_n;
-	size_t bytes; /* of blocks */
-	/* What is in the lane: letters pushed so far and, of the latest pushes, up to which letter
-	 * they went and how many bytes that was. When there are more, the last is made larger. */
-	uint32_t pushed;
-	size_t lane_bytes;
-	struct push {
-		uint32_t upto;
-		size_t bytes;
-	} pushes[OUTBOX_PUSHES];
-	uint32_t pushes_n;
-	bool waiting; /* in the list of those to be flushed */
-};
-
-/* What all shards share. Read-only once they run, but for what is atomic or has a lock. */
-struct broker {
-	unsigned shards_n;
-	struct shard *shards;
-	struct placement placement;
-	struct mailbox *mailbox; /* senders: the shards, then the main thread */
-	int *ring_fds;
-	struct listener *listeners;
-	size_t listeners_n;
-	_Atomic uint32_t connections;
-	_Atomic uint64_t subscriptions;
-	_Atomic uint32_t running;      /* shards that have not ended */
-	_Atomic unsigned memory_level; /* enum budget_level */
-	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
-	struct address_book *addresses;
-	const struct route *routes[32]; /* broker/routes.h */
-	unsigned routes_n;
-	struct objects *objects; /* what shards start with */
-	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */
-	void (*report)(struct shard *shard, bool last);
-	/* Called at the home of an internal topic every second while it says that it wants to be,
-	 * beginning when a shard subscribes. Set by floor 4; NULL: nobody publishes there. */
-	bool (*second)(struct shard *shard);
-	/* Takes LETTER_FIGURES over. Set by floor 4. */
-	void (*figures)(struct shard *shard, struct letter *letter);
-};
-
 struct shard {
 	unsigned id;
 	struct broker *broker;
@@ -136,14 +85,7 @@ struct shard {
 	uint32_t refused_n; /* connections that are being told why they are refused */
 	uint32_t late_n;    /* of connections_n: that came while draining, which waits for none */
 	struct list paused; /* publishers that wait for an outbox to empty */
-
-	struct outbox *outboxes[LANES]; /* by shard */
-	void **outbox_slots[LANES];     /* of all of them; pages never used cost no memory */
-	unsigned *mail_for[LANES];      /* shards whose outbox holds something */
-	unsigned mail_for_n[LANES];
-	struct waiting {
-		uint64_t letters, bytes;
-	} waiting[LANES]; /* in all outboxes */
+	struct mail mail;
 
 	struct deadline_class handshake, closing, idle, backlog, sweep, stats_class, accept, drain;
 	struct deadline backlog_deadline, sweep_deadline, stats_deadline, accept_deadline,
@@ -151,7 +93,7 @@ struct shard {
 
 	struct deadline_class second;
 	struct deadline second_deadline;
-	struct deadline_class heartbeat, stall, wait; /* http_session.c, fetch.c */
+	struct deadline_class heartbeat, stall, wait; /* http_answer.c, fetch.c */
 	struct list answers; /* fetched for those who waited, to be given in the next turns */
 	uint32_t waiting_n;  /* requests that wait at topics here */
 	char date[32];       /* for HTTP, of this second */
@@ -228,10 +170,5 @@ struct reload_letter {
  * to the objects. NULL: out of memory. */
 struct reload_letter *reload_letter_new(const struct config *config, struct objects *objects,
 					struct reload *reload);
-
-/* Frees a letter of any kind that nobody will read any more, with what it holds. */
-void letter_discard(struct letter *letter);
-/* The same for all that lie in lanes, when every shard has ended. */
-void letters_discard(struct mailbox *mailbox, unsigned shards_n);
 
 #endif

@@ -21,6 +21,7 @@ enum { RING_SPANS_MAX = 16 }; /* most spans in one send */
 
 struct ring_params {
 	unsigned sq_entries;
+	unsigned rings;        /* that this process makes and that share RLIMIT_MEMLOCK; 0: one */
 	unsigned batch;        /* requests queued before ring_send submits them by itself */
 	unsigned recv_buffers; /* a power of two */
 	size_t recv_buffer_bytes;
@@ -51,9 +52,9 @@ struct ring_counts {
 struct ring;
 
 /*
- * Makes a ring with what this kernel has, probing flag by flag; halves sq_entries while the kernel
- * says ENOMEM. -errno: -ENOSYS, -EPERM, -ENOMEM and others as io_uring_setup(2) and ring_explain
- * have them.
+ * Makes a ring with what this kernel has, probing flag by flag; halves sq_entries while they are
+ * more than its part of RLIMIT_MEMLOCK or the kernel says ENOMEM. -errno: -ENOSYS, -EPERM, -ENOMEM
+ * and others as io_uring_setup(2) and ring_explain have them.
  */
 int ring_new(const struct ring_params *params, struct ring **out);
 void ring_free(struct ring *ring);
@@ -76,9 +77,11 @@ void ring_recv(struct ring *ring, int fd, uint64_t user_data);
 /* The same once: whoever wants more asks again. So a sender can be made to wait: a multishot
  * receive whose peer does not pause is never found by a cancellation, because between two passes it
  * is nowhere but in the kernel's list of work to do (-ENOENT). */
-void ring_recv_once(struct ring *ring, int fd, uint64_t user_data);
-/* Receives once, into the caller's memory. */
-void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t user_data);
+void ring_recv_once(struct ring *ring, int fd, bool empty, uint64_t user_data);
+/* Receives once, into the caller's memory. empty, here and above: all that was there has been
+ * received, so it waits at once rather than look in vain first (IORING_RECVSEND_POLL_FIRST). */
+void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, bool empty,
+		    uint64_t user_data);
 /*
  * Sends spans as one; the kernel retries short sends by itself (MSG_WAITALL), yet the result may be
  * less than the whole. The array may go at once, what it points to not before the completion. Fewer
@@ -124,8 +127,8 @@ bool ring_deferred(const struct ring *ring);
 /* Requests queued and not yet handed over. */
 unsigned ring_queued(const struct ring *ring);
 
-/* Gives the memory of receive buffers that a rush needed back to the system; they are posted again
- * when they are missing. */
+/* Gives the memory of receive buffers that a rush needed back to the system, those that have not
+ * been needed since the last call; they are posted again when they are missing. */
 void ring_give_back(struct ring *ring);
 
 /* Plain system calls on sockets, here because tests simulate them too. */

@@ -24,7 +24,7 @@ struct socket {
 	bool sending;
 	bool paused;   /* the owner wants nothing received for now */
 	bool ended;    /* the peer's end of file, or an error, was received */
-	bool nonempty; /* what is being received is not all that is there */
+	bool nonempty; /* more may be there than has been received */
 	bool closing;
 	char *into;       /* the armed receive goes into the owner's memory; or NULL */
 	uint64_t sent_ns; /* when the last send was queued */

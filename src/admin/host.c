@@ -167,7 +167,7 @@ static void check_limits(struct report *r)
 		say(r,
 		    "the rings of %u reactors take about %llu KiB of locked memory but "
 		    "RLIMIT_MEMLOCK allows "
-		    "%llu KiB: raise it (ulimit -l, LimitMEMLOCK=) or lower engine.sq_entries",
+		    "%llu KiB: they will be smaller; raise it (ulimit -l, LimitMEMLOCK=)",
 		    w->reactors, (unsigned long long)w->ring_bytes / 1024,
 		    (unsigned long long)w->locked_max / 1024);
 }

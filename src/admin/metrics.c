@@ -12,7 +12,7 @@
 #include "broker/budget.h"
 #include "broker/connection.h"
 #include "broker/home.h"
-#include "broker/http_session.h"
+#include "broker/http_answer.h"
 #include "broker/routes.h"
 #include "protocol/http.h"
 #include "topic/block.h"
@@ -330,38 +330,35 @@ static void collect(struct connection *c, void (*done)(struct shard *, const str
 	snapshots_ask(all, s);
 }
 
-static void answer(struct connection *c, struct text *t, struct span type)
+/* To whoever asked, if it still waits. */
+static void answer(struct shard *s, const struct snapshots *all,
+		   void (*write)(const struct shard *, const struct snapshot *, struct text *),
+		   struct span type)
 {
-	if (t->failed)
+	struct connection *c = http_waited(s, all->slot, all->generation, all->ticket);
+	struct text t = { 0 };
+
+	if (c == NULL)
+		return;
+	write(s, all->by_shard, &t);
+	if (t.failed)
 		http_error(c, 503, "out of memory");
 	else
 		http_answer(c, &(struct http_answer){ .status = 200,
 						      .type = type,
 						      .headers = "Cache-Control: no-store\r\n",
-						      .body = { t->data, t->len } });
-	text_release(t);
+						      .body = { t.data, t.len } });
+	text_release(&t);
 }
 
 static void answer_metrics(struct shard *s, const struct snapshots *all)
 {
-	struct connection *c = http_waited(s, all->slot, all->generation, all->ticket);
-	struct text t = { 0 };
-
-	if (c == NULL)
-		return;
-	metrics_text(s, all->by_shard, &t);
-	answer(c, &t, SPAN("text/plain; version=0.0.4; charset=utf-8"));
+	answer(s, all, metrics_text, SPAN("text/plain; version=0.0.4; charset=utf-8"));
 }
 
 static void answer_stats(struct shard *s, const struct snapshots *all)
 {
-	struct connection *c = http_waited(s, all->slot, all->generation, all->ticket);
-	struct text t = { 0 };
-
-	if (c == NULL)
-		return;
-	stats_json(s, all->by_shard, &t);
-	answer(c, &t, SPAN("application/json"));
+	answer(s, all, stats_json, SPAN("application/json"));
 }
 
 static void handle_metrics(struct connection *c, const struct http_request *r, struct span rest)

@@ -3,7 +3,7 @@
 #include <stdint.h>
 
 #include "broker/connection.h"
-#include "broker/http_session.h"
+#include "broker/http_answer.h"
 #include "broker/routes.h"
 #include "protocol/http.h"
 

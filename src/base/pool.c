@@ -1,14 +1,21 @@
 #include "base/pool.h"
 
+#include <stdint.h>
+
 #include "base/memory.h"
 
 #include "base/poison.h"
 
-enum { SLAB_BYTES = 64 << 10, SLAB_HEADER_BYTES = 16 };
+enum { SLAB_BYTES = 64 << 10, LINE_BYTES = 64 };
+
+static size_t on_lines(size_t n)
+{
+	return (n + LINE_BYTES - 1) & ~(size_t)(LINE_BYTES - 1);
+}
 
 void pool_init(struct pool *pool, size_t object_bytes)
 {
-	*pool = (struct pool){ .object_bytes = (object_bytes + 15) & ~(size_t)15 };
+	*pool = (struct pool){ .object_bytes = on_lines(object_bytes) };
 }
 
 void pool_release(struct pool *pool)
@@ -24,17 +31,18 @@ void pool_release(struct pool *pool)
 
 static int add_slab(struct pool *pool)
 {
-	size_t n = (SLAB_BYTES - SLAB_HEADER_BYTES) / pool->object_bytes;
+	/* The header and what is lost before the first line take a line together. */
+	size_t n = (SLAB_BYTES - LINE_BYTES) / pool->object_bytes;
 	void **slab;
 
 	if (n == 0)
 		n = 1;
-	slab = memory_new(SLAB_HEADER_BYTES + n * pool->object_bytes);
+	slab = memory_new(2 * LINE_BYTES + n * pool->object_bytes);
 	if (slab == NULL)
 		return -1;
 	*slab = pool->slabs;
 	pool->slabs = slab;
-	pool->fresh = (char *)slab + SLAB_HEADER_BYTES;
+	pool->fresh = (char *)on_lines((uintptr_t)(slab + 1));
 	pool->fresh_n = n;
 	POISON(pool->fresh, n * pool->object_bytes);
 	return 0;

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "base/probe.h"
 #include "broker/home.h"
+#include "broker/http_answer.h"
 #include "broker/http_session.h"
 #include "broker/listener.h"
 #include "broker/subscription.h"
@@ -185,7 +186,7 @@ void connection_flush(struct connection *c)
 		spans[n++] = (struct iovec){ c->reply_flying + c->reply_flown,
 					     c->reply_flying_len - c->reply_flown };
 	if (c->http != NULL && c->reply_len == 0)
-		n += http_session_gather(c, spans + n, RING_SPANS_MAX - n);
+		n += http_answer_gather(c, spans + n, RING_SPANS_MAX - n);
 	/* A reply that has not left yet comes first. */
 	if (sub != NULL && sub->stream != NULL && c->reply_len == 0 &&
 	    !stream_at_end(sub->stream, &sub->cursor)) {
@@ -215,7 +216,7 @@ void connection_finish(struct connection *c, const char *farewell)
 		deadline_stop(&c->deadline);
 		list_remove(&c->waiting);
 		c->farewell = farewell;
-		if (c->subscription == NULL && !c->awaiting && !http_session_sending(c))
+		if (c->subscription == NULL && !c->awaiting && !http_answer_sending(c))
 			connection_limit_closing(c);
 		memory_free(c->input);
 		c->input = NULL;
@@ -231,7 +232,7 @@ void connection_goodbye(struct connection *c)
 	end_publisher(c, true);
 	if (c->subscription != NULL && !c->awaiting)
 		c->awaiting = subscription_ask_last(c->subscription);
-	connection_finish(c, c->http != NULL ? http_session_farewell(c) : NULL);
+	connection_finish(c, c->http != NULL ? http_answer_farewell(c) : NULL);
 }
 
 static bool speaks_http(const struct connection *c)
@@ -242,7 +243,7 @@ static bool speaks_http(const struct connection *c)
 void connection_error(struct connection *c, const char *error_line)
 {
 	if (speaks_http(c))
-		error_line = http_session_error(c, error_line);
+		error_line = http_answer_end(c, error_line);
 	if (c->state == CONNECTION_OPEN) {
 		c->shard->counters.errors++;
 		end_publisher(c, false);
@@ -292,7 +293,7 @@ static void refuse(struct connection *c)
 	const char *refusal = c->farewell;
 
 	if (c->protocols == CONFIG_PROTOCOL_HTTP)
-		refusal = http_session_error(c, refusal);
+		refusal = http_answer_end(c, refusal);
 	connection_finish(c, refusal);
 }
 
@@ -391,7 +392,7 @@ static void sent(struct socket *socket, int result)
 		}
 	}
 	if (c->http != NULL)
-		n -= http_session_sent(c, n);
+		n -= http_answer_sent(c, n);
 	if (c->subscription != NULL) {
 		bool skip = c->subscription->skip;
 
@@ -414,7 +415,7 @@ static void sent(struct socket *socket, int result)
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
 	if (c->reply_len > 0 || c->reply_flying_len > 0 || c->state == CONNECTION_FINISHING ||
-	    http_session_sending(c))
+	    http_answer_sending(c))
 		connection_flush(c);
 	if (c->http != NULL)
 		http_session_resume(c);
@@ -482,7 +483,7 @@ void connections_init(struct shard *s)
 	deadline_class_init(&s->idle, s->config->limits.idle_seconds * NS_PER_S);
 	deadline_class_init(&s->closing, CLOSING_SECONDS * NS_PER_S);
 	watch(s);
-	http_sessions_init(s);
+	http_answers_init(s);
 }
 
 void connection_look(struct connection *c)

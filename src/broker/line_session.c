@@ -12,7 +12,7 @@
 
 enum {
 	REST_BYTES = 2 << 10,           /* copied, rather than hold the block that they are in */
-	LARGE_BYTES = 64 << 10,         /* received in place at a time */
+	LARGE_BYTES = 64 << 10,         /* received in place at a time, unless more is expected */
 	TOGETHER_BYTES_MAX = 256 << 10, /* received before it is looked at, while more is there */
 };
 
@@ -121,6 +121,9 @@ static void publish_messages(struct connection *c, const struct line_event *e)
 	}
 	b->messages = e->messages;
 	b->lines = true;
+	p->together -= p->together / 8;
+	if (p->together < b->len)
+		p->together = b->len;
 	publish(c, block_trim(b));
 }
 
@@ -274,12 +277,28 @@ static struct span take(struct connection *c, struct span bytes, struct block *i
 	return bytes;
 }
 
-/* Room for len more bytes behind those that wait to be looked at. NULL: out of memory. */
+/* How much may come next: the rest of what usually comes together, so that it need not be moved as
+ * it grows; of a large message the whole only when some of it is there. */
+static size_t expected(const struct publisher *p)
+{
+	size_t have = p->unread + (p->carry != NULL ? p->carry->len : 0);
+	size_t usual = p->together < LARGE_BYTES ? LARGE_BYTES : p->together;
+
+	if (usual > TOGETHER_BYTES_MAX && have < LARGE_BYTES)
+		usual = TOGETHER_BYTES_MAX;
+	return have < usual ? usual - have : LARGE_BYTES;
+}
+
+/* Room for len more bytes, or what is expected if that is more, behind those that wait to be looked
+ * at. NULL: out of memory. */
 static char *room_for_unread(struct publisher *p, size_t len)
 {
-	struct block *b = p->carry != NULL ? block_reserve(p->carry, p->unread + len)
-					   : block_new(p->name, p->hash, len);
+	struct block *b;
 
+	if (len < expected(p))
+		len = expected(p);
+	b = p->carry != NULL ? block_reserve(p->carry, p->unread + len)
+			     : block_new(p->name, p->hash, len);
 	if (b == NULL)
 		return NULL;
 	p->carry = b;
@@ -290,7 +309,7 @@ static char *room_for_unread(struct publisher *p, size_t len)
 static bool receive_in_place(struct connection *c)
 {
 	struct publisher *p = c->publisher;
-	char *room = room_for_unread(p, LARGE_BYTES);
+	char *room = room_for_unread(p, 0);
 
 	if (room == NULL)
 		return false;
@@ -324,7 +343,7 @@ static bool keep_in_place(struct connection *c, struct span bytes)
 	}
 	if (p->unread == 0 && !c->socket.nonempty)
 		return false;
-	room = room_for_unread(p, bytes.len + LARGE_BYTES);
+	room = room_for_unread(p, bytes.len);
 	if (room == NULL)
 		return false;
 	memcpy(room, bytes.data, bytes.len);

@@ -12,6 +12,7 @@
 #include "broker/connection.h"
 #include "broker/fetch.h"
 #include "broker/home.h"
+#include "broker/http_answer.h"
 #include "broker/http_session.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"

@@ -1,13 +1,10 @@
 #include "broker/shard.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/memory.h"
 #include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/fetch.h"
@@ -21,17 +18,13 @@
 #include "topic/stream.h"
 
 enum {
-	STREAM_QUOTA = 64,          /* sends of one stream before the next one has its turn */
-	TURN_BYTES = 4 << 20,       /* queued in one turn: about a millisecond of copying */
-	REPLAY_QUOTA = 32,          /* sends of the past in a turn: what is live waits for these */
-	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
-	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
-	LANE_BYTES_MAX = 4 << 20,   /* of blocks in a lane, or one: the rest stays in the outbox */
-	COMPLETION_BATCH = 8192,    /* handled before anything else moves: all, but for floods */
+	STREAM_QUOTA = 64,       /* sends of one stream before the next one has its turn */
+	TURN_BYTES = 4 << 20,    /* queued in one turn: about a millisecond of copying */
+	REPLAY_QUOTA = 32,       /* sends of the past in a turn: what is live waits for these */
+	COMPLETION_BATCH = 8192, /* handled before anything else moves: all, but for floods */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
 	CLOSING_MS = 500, /* for clients to close, while draining */
-	OUTBOX_SLOTS_MIN = 4096,
 };
 
 const char *const drop_reason_names[DROP_REASONS] = { [DROP_SLOW] = "slow",
@@ -42,238 +35,20 @@ const char *const drop_reason_names[DROP_REASONS] = { [DROP_SLOW] = "slow",
 
 /* ---- mail ---- */
 
-void letter_discard(struct letter *letter)
-{
-	if (letter->kind == LETTER_BLOCK) {
-		block_unref((struct block *)(void *)letter);
-		return;
-	}
-	if (letter->kind == LETTER_FETCH || letter->kind == LETTER_COUNT ||
-	    letter->kind == LETTER_FETCHED) {
-		fetch_letter_free((struct fetch_letter *)(void *)letter);
-		return;
-	}
-	if (letter->kind == LETTER_DRAINED || letter->kind == LETTER_DRAIN ||
-	    letter->kind == LETTER_HEARTBEAT)
-		return;
-	if (letter->kind == LETTER_RELOAD) {
-		struct reload_letter *l = (struct reload_letter *)(void *)letter;
-
-		objects_unref(l->objects);
-		free(l->idle_topics);
-	}
-	if (letter->kind == LETTER_SEQUENCED)
-		block_unref(((struct sequenced_letter *)(void *)letter)->block);
-	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED)
-		subscribe_letter_release((struct subscribe_letter *)(void *)letter);
-	free(letter);
-}
-
-void letters_discard(struct mailbox *mailbox, unsigned shards_n)
-{
-	for (unsigned to = 0; to < shards_n; to++)
-		for (unsigned from = 0; from < mailbox_senders(mailbox); from++)
-			for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
-				bool again;
-				void *letter;
-
-				while (mailbox_pop(mailbox, to, from, lane, &letter, 1, &again) ==
-				       1)
-					letter_discard(letter);
-			}
-}
-
 unsigned shard_home(const struct shard *s, uint64_t hash)
 {
 	/* The upper bits choose the shard, the lower ones the place in its table. */
 	return (unsigned)((hash >> 32) * s->broker->shards_n >> 32);
 }
 
-static size_t letter_bytes(const struct letter *letter)
-{
-	return letter->kind == LETTER_BLOCK
-		       ? block_bytes((const struct block *)(const void *)letter)
-		       : 0;
-}
-
-/* Twice what makes everybody wait, and as much again for what is under way then. */
-static uint32_t outbox_slots(const struct shard *s)
-{
-	uint32_t n = 8 * s->config->engine.lane_entries;
-
-	return n < OUTBOX_SLOTS_MIN ? OUTBOX_SLOTS_MIN : n;
-}
-
-static int outboxes_init(struct shard *s, enum mailbox_lane lane)
-{
-	unsigned shards_n = s->broker->shards_n;
-	uint32_t n = outbox_slots(s);
-
-	s->outboxes[lane] = calloc(shards_n, sizeof(struct outbox));
-	s->outbox_slots[lane] = malloc((size_t)shards_n * n * sizeof(void *));
-	s->mail_for[lane] = calloc(shards_n, sizeof(unsigned));
-	if (s->outboxes[lane] == NULL || s->outbox_slots[lane] == NULL || s->mail_for[lane] == NULL)
-		return -ENOMEM;
-	for (unsigned to = 0; to < shards_n; to++)
-		s->outboxes[lane][to] =
-			(struct outbox){ .letters = s->outbox_slots[lane] + (size_t)to * n,
-					 .slots_n = n };
-	return 0;
-}
-
-/* A letter that cannot be kept would be lost silently, and with it somebody's order or count. */
-static void outbox_grow(const struct shard *s, struct outbox *o, unsigned to)
-{
-	void **letters = realloc(o->own, 2 * (size_t)o->slots_n * sizeof(void *));
-
-	if (letters == NULL) {
-		log_error("reactor %u: out of memory, and %u letters wait for reactor %u", s->id,
-			  o->n, to);
-		abort();
-	}
-	if (o->own == NULL)
-		memcpy(letters, o->letters, o->n * sizeof(void *));
-	o->letters = o->own = letters;
-	o->slots_n *= 2;
-}
-
 static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *letter);
 
 void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct letter *letter)
 {
-	struct outbox *o = &s->outboxes[lane][to];
-
-	if (to == s->id) {
+	if (to == s->id)
 		read_letter(s, lane, letter);
-		return;
-	}
-	if (o->n == o->slots_n)
-		outbox_grow(s, o, to);
-	o->letters[o->n++] = letter;
-	o->bytes += letter_bytes(letter);
-	s->waiting[lane].letters++;
-	s->waiting[lane].bytes += letter_bytes(letter);
-	if (o->waiting)
-		return;
-	o->waiting = true;
-	s->mail_for[lane][s->mail_for_n[lane]++] = to;
-}
-
-/* Forgets pushes that the reader has taken all of. */
-static void outbox_settle(struct outbox *o, uint32_t taken)
-{
-	uint32_t done = 0;
-
-	while (done < o->pushes_n && (int32_t)(taken - o->pushes[done].upto) >= 0)
-		o->lane_bytes -= o->pushes[done++].bytes;
-	if (done == 0)
-		return;
-	o->pushes_n -= done;
-	memmove(o->pushes, o->pushes + done, o->pushes_n * sizeof(*o->pushes));
-}
-
-/* How many letters fit in the lane by their bytes: one at least when it is empty. */
-static uint32_t outbox_fitting(const struct outbox *o)
-{
-	size_t bytes = o->lane_bytes;
-	uint32_t n = 0;
-
-	for (; n < o->n; n++) {
-		size_t more = letter_bytes(o->letters[n]);
-
-		if (more > 0 && bytes > 0 && bytes + more > LANE_BYTES_MAX)
-			break;
-		bytes += more;
-	}
-	return n;
-}
-
-/* As many as may go: a lane is bounded in letters by its size, and here in bytes. */
-static uint32_t outbox_may_push(struct shard *s, unsigned to, enum mailbox_lane lane)
-{
-	struct outbox *o = &s->outboxes[lane][to];
-	struct mailbox *m = s->reactor.mailbox;
-	uint32_t n;
-
-	outbox_settle(o, mailbox_taken(m, to, s->id, lane));
-	if (o->lane_bytes + o->bytes <= LANE_BYTES_MAX)
-		return o->n;
-	n = outbox_fitting(o);
-	if (n == o->n)
-		return n;
-	mailbox_want(m, to, s->id, lane);
-	outbox_settle(o, mailbox_taken(m, to, s->id, lane));
-	return outbox_fitting(o);
-}
-
-static void outbox_pushed(struct outbox *o, uint32_t n, size_t bytes)
-{
-	struct push *last;
-
-	o->pushed += n;
-	if (bytes == 0)
-		return;
-	if (o->pushes_n < OUTBOX_PUSHES)
-		o->pushes[o->pushes_n++].bytes = 0;
-	last = &o->pushes[o->pushes_n - 1];
-	last->upto = o->pushed;
-	last->bytes += bytes;
-	o->lane_bytes += bytes;
-}
-
-/* Pushes what there is room for; the rest waits until its reader rings. Returns whether any went.
- */
-static bool flush_outboxes(struct shard *s, enum mailbox_lane lane)
-{
-	unsigned left = 0;
-	bool any = false;
-
-	for (unsigned i = 0; i < s->mail_for_n[lane]; i++) {
-		unsigned to = s->mail_for[lane][i];
-		struct outbox *o = &s->outboxes[lane][to];
-		size_t before = o->bytes;
-		uint32_t fitting = outbox_may_push(s, to, lane);
-		unsigned pushed = 0;
-
-		if (fitting > 0)
-			pushed = reactor_post(&s->reactor, to, lane, o->letters, fitting);
-		any |= pushed > 0;
-		o->n -= pushed;
-		memmove(o->letters, o->letters + pushed, o->n * sizeof(void *));
-		s->waiting[lane].letters -= pushed;
-		s->waiting[lane].bytes -= o->bytes;
-		/* What has gone may be read no more; what is left says what it weighs. */
-		o->bytes = 0;
-		for (uint32_t j = 0; j < o->n; j++)
-			o->bytes += letter_bytes(o->letters[j]);
-		s->waiting[lane].bytes += o->bytes;
-		outbox_pushed(o, pushed, before - o->bytes);
-		if (o->n == 0) {
-			o->waiting = false;
-			continue;
-		}
-		s->mail_for[lane][left++] = to;
-	}
-	s->mail_for_n[lane] = left;
-	return any;
-}
-
-/* Most letters waiting for all shards: then nothing more is sequenced. */
-static uint64_t free_letters_max(const struct shard *s)
-{
-	return UINT64_C(4) * s->config->engine.lane_entries;
-}
-
-/* Most letters waiting for one home: then its publishers wait. */
-static uint32_t outbox_letters_max(const struct shard *s)
-{
-	return (s->config->engine.lane_entries + 3) / 4;
-}
-
-static bool neighbours_lag(const struct shard *s)
-{
-	return s->waiting[LANE_FREE].letters >= free_letters_max(s) ||
-	       s->waiting[LANE_FREE].bytes >= FREE_BYTES_MAX;
+	else
+		mail_post(&s->mail, to, lane, letter);
 }
 
 /* Nothing more is taken in while backlogs are evicted, or they would grow faster than they go. */
@@ -291,7 +66,7 @@ static bool gate_open(void *context, enum mailbox_lane lane)
 {
 	const struct shard *s = context;
 
-	return s->pressed == 0 && (lane == LANE_FREE || (!neighbours_lag(s) && !no_memory(s)));
+	return s->pressed == 0 && (lane == LANE_FREE || (!mail_lags(&s->mail) && !no_memory(s)));
 }
 
 bool shard_congested(const struct shard *s, unsigned home)
@@ -299,9 +74,8 @@ bool shard_congested(const struct shard *s, unsigned home)
 	if (no_memory(s))
 		return true;
 	if (home == s->id)
-		return s->pressed > 0 || neighbours_lag(s);
-	return s->outboxes[LANE_GATED][home].n >= outbox_letters_max(s) ||
-	       s->outboxes[LANE_GATED][home].bytes >= OUTBOX_BYTES_MAX;
+		return s->pressed > 0 || mail_lags(&s->mail);
+	return mail_congested(&s->mail, home);
 }
 
 static void drain(struct shard *s)
@@ -617,9 +391,7 @@ static bool flush(void *context)
 	room = s->relieved;
 	s->relieved = false;
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
-	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
-		if (s->mail_for_n[lane] > 0)
-			room |= flush_outboxes(s, lane);
+	room |= mail_flush(&s->mail);
 	if (room && !list_empty(&s->paused)) {
 		connections_resume(s);
 		/* A request that was kept is worked on at once, and its letters go with the next
@@ -692,6 +464,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 		.linger_us = e->linger_us,
 		.oversubscribed = b->placement.oversubscribed,
 		.ring = { .sq_entries = e->sq_entries,
+			  .rings = b->shards_n + 1, /* and the main thread's */
 			  .batch = e->batch,
 			  .recv_buffers = e->recv_buffers,
 			  .recv_buffer_bytes = e->recv_buffer_bytes,
@@ -706,9 +479,9 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	*s = (struct shard){
 		.id = id, .broker = b, .config = config, .drained = { LETTER_DRAINED }
 	};
-	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
-		if (outboxes_init(s, lane) != 0)
-			return -ENOMEM;
+	err = mail_init(&s->mail, &s->reactor, b->shards_n, e->lane_entries);
+	if (err != 0)
+		return err;
 	s->idle_topics = lists_new(config->topic_n + 1);
 	if (s->idle_topics == NULL)
 		return -ENOMEM;
@@ -752,18 +525,7 @@ void shard_release(struct shard *s)
 		home_release(s);
 		reactor_release(&s->reactor);
 	}
-	for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
-		for (unsigned to = 0; s->outboxes[lane] != NULL && to < s->broker->shards_n; to++) {
-			struct outbox *o = &s->outboxes[lane][to];
-
-			for (uint32_t i = 0; i < o->n; i++)
-				letter_discard(o->letters[i]);
-			free(o->own);
-		}
-		free(s->outboxes[lane]);
-		free(s->outbox_slots[lane]);
-		free(s->mail_for[lane]);
-	}
+	mail_release(&s->mail);
 	free(s->idle_topics);
 	objects_unref(s->objects);
 }

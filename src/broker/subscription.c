@@ -11,7 +11,7 @@
 #include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/home.h"
-#include "broker/http_session.h"
+#include "broker/http_answer.h"
 #include "protocol/sse.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -109,7 +109,7 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 	s->counters.matched += messages + unencodable;
 	s->counters.dropped[DROP_UNENCODABLE] += unencodable;
 	if (c->http != NULL)
-		http_session_subscribed(c, l);
+		http_answer_subscribed(c, l);
 	else
 		reply_ok(c, l);
 	if (c->state == CONNECTION_CLOSED)
@@ -121,7 +121,7 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 	/* It said goodbye before it was in: what has been sequenced since the home's answer is its
 	 * too. */
 	c->awaiting = subscription_ask_last(sub);
-	connection_finish(c, c->http != NULL ? http_session_farewell(c) : c->farewell);
+	connection_finish(c, c->http != NULL ? http_answer_farewell(c) : c->farewell);
 	return 0;
 }
 
@@ -275,9 +275,8 @@ static void let_skip(struct subscription *sub)
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
-		c->farewell = c->http != NULL
-				      ? http_session_error(c, LINE_ERROR_TEXT("slow consumer"))
-				      : LINE_ERROR_TEXT("slow consumer");
+		c->farewell = c->http != NULL ? http_answer_end(c, LINE_ERROR_TEXT("slow consumer"))
+					      : LINE_ERROR_TEXT("slow consumer");
 		connection_finish(c, c->farewell);
 		connection_limit_closing(c);
 	} else if (stream_wants_sends(sub->stream)) {
@@ -346,7 +345,7 @@ static void say_bye(struct subscription *sub, void *argument)
 
 	(void)argument;
 	if (sub->cursor.last_count == 0 && c->state == CONNECTION_OPEN)
-		connection_finish(c, c->http != NULL ? http_session_farewell(c) : "BYE\r\n");
+		connection_finish(c, c->http != NULL ? http_answer_farewell(c) : "BYE\r\n");
 }
 
 void subscriptions_bye(struct shard *s, struct topic_letter *l)

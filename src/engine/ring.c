@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -17,21 +16,30 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "engine/recv_buffers.h"
 
 /* Newer than liburing 2.3; values from linux/io_uring.h of Linux 6.18. */
 #define TIMEOUT_MULTISHOT (1U << 6)
 #define FEAT_MIN_TIMEOUT (1U << 15)
+
+/* struct io_uring_getevents_arg, in which liburing calls min_wait_us "pad" up to 2.7. */
+struct wait_arg {
+	uint64_t sigmask;
+	uint32_t sigmask_bytes;
+	uint32_t min_wait_us;
+	uint64_t ts;
+};
+_Static_assert(sizeof(struct wait_arg) == sizeof(struct io_uring_getevents_arg), "the kernel's");
 
 /* In the upper half of the user_data of a wake-up, with the ring's descriptor in the lower: an op
  * that nobody has. */
 #define WAKE_FAILED (UINT64_C(0xffffffff) << 32)
 
 enum {
-	BUFFER_GROUP = 1,
-	CQ_PER_SQ = 4,           /* a multishot request answers many times for one submission */
-	POSTED_BUFFERS_MIN = 32, /* the kernel cycles through what is posted: few stay in cache */
+	CQ_PER_SQ = 4, /* a multishot request answers many times for one submission */
 	SQ_ENTRIES_MIN = 16,
-	SUBMIT_TRIES = 5000, /* with nothing taken, each a REFUSED_MS later */
+	RING_HEAD_BYTES = 8192, /* and what is lost to whole pages */
+	SUBMIT_TRIES = 5000,    /* with nothing taken, each a REFUSED_MS later */
 	REFUSED_MS = 1,
 	RELEASE_MS = 100,
 };
@@ -49,16 +57,7 @@ struct ring {
 	uint64_t wake_data; /* what a wake-up carries */
 	struct __kernel_timespec tick, alarm;
 
-	/* Receive buffers: all of them in one mapping, of which only posted_n are the kernel's at a
-	 * time. */
-	struct io_uring_buf_ring *buffer_ring;
-	char *buffers;
-	size_t buffer_bytes;
-	unsigned buffers_n, posted_n, post_max;
-	bool rushed;     /* more are posted than there may be now */
-	uint16_t *spare; /* stack of buffers that are not posted: the warmest on top */
-	unsigned spare_n;
-	unsigned pending_advance;
+	struct recv_buffers buffers;
 
 	/* Headers of queued sends of several spans: the kernel copies them when it takes the
 	 * request. */
@@ -71,81 +70,11 @@ struct ring {
 	char description[160];
 };
 
-static size_t buffer_ring_bytes(const struct ring *ring)
-{
-	return ring->buffers_n * sizeof(struct io_uring_buf);
-}
-
 static void pause_ms(long ms)
 {
 	const struct timespec moment = { .tv_nsec = ms * (long)NS_PER_MS };
 
 	nanosleep(&moment, NULL);
-}
-
-static void *map(size_t bytes)
-{
-	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-	return p == MAP_FAILED ? NULL : p;
-}
-
-/* Lets so many buffers be posted: those that ever are stay in memory. */
-static void post_upto(struct ring *ring, unsigned n)
-{
-	n = n < ring->buffers_n ? n : ring->buffers_n;
-	memory_count(((int64_t)n - ring->post_max) * (int64_t)ring->buffer_bytes);
-	ring->post_max = n;
-}
-
-static void post_buffer(struct ring *ring, uint16_t id)
-{
-	io_uring_buf_ring_add(ring->buffer_ring, ring->buffers + id * ring->buffer_bytes,
-			      (unsigned)ring->buffer_bytes, id,
-			      io_uring_buf_ring_mask(ring->buffers_n),
-			      (int)ring->pending_advance++);
-	ring->posted_n++;
-}
-
-static void publish_buffers(struct ring *ring)
-{
-	if (ring->pending_advance == 0)
-		return;
-	io_uring_buf_ring_advance(ring->buffer_ring, (int)ring->pending_advance);
-	ring->pending_advance = 0;
-}
-
-/* Gives the kernel spare buffers until it has as many as it may have now. */
-static void post_spare_buffers(struct ring *ring)
-{
-	while (ring->posted_n < ring->post_max && ring->spare_n > 0)
-		post_buffer(ring, ring->spare[--ring->spare_n]);
-	publish_buffers(ring);
-}
-
-static int buffers_init(struct ring *ring, const struct ring_params *params)
-{
-	struct io_uring_buf_reg reg = { .bgid = BUFFER_GROUP };
-	int err;
-
-	ring->buffers_n = params->recv_buffers;
-	ring->buffer_bytes = params->recv_buffer_bytes;
-	ring->buffer_ring = map(buffer_ring_bytes(ring));
-	ring->buffers = map(ring->buffers_n * ring->buffer_bytes);
-	ring->spare = malloc(ring->buffers_n * sizeof(*ring->spare));
-	if (ring->buffer_ring == NULL || ring->buffers == NULL || ring->spare == NULL)
-		return -ENOMEM;
-	reg.ring_addr = (uint64_t)(uintptr_t)ring->buffer_ring;
-	reg.ring_entries = ring->buffers_n;
-	err = io_uring_register_buf_ring(&ring->uring, &reg, 0);
-	if (err != 0)
-		return err;
-	io_uring_buf_ring_init(ring->buffer_ring);
-	for (unsigned i = ring->buffers_n; i-- > 0;)
-		ring->spare[ring->spare_n++] = (uint16_t)i;
-	post_upto(ring, POSTED_BUFFERS_MIN);
-	post_spare_buffers(ring);
-	return 0;
 }
 
 static const struct {
@@ -275,7 +204,8 @@ static int try_new(const struct ring_params *params, unsigned *sq_entries, struc
 	if (ring->headers == NULL)
 		err = -ENOMEM;
 	else if (params->recv_buffers > 0)
-		err = buffers_init(ring, params);
+		err = recv_buffers_init(&ring->buffers, &ring->uring, params->recv_buffers,
+					params->recv_buffer_bytes);
 	/* Last: what comes after is restricted, and other rings cannot wake a disabled one. */
 	if (err == 0 && params->restricted) {
 		ring->restricted = restrict_requests(ring) == 0;
@@ -289,9 +219,29 @@ static int try_new(const struct ring_params *params, unsigned *sq_entries, struc
 	return 0;
 }
 
+/* Those that fit into an equal part of the locked memory for each ring, where it is counted: else
+ * the first rings would leave none for the last. */
+static unsigned fair_entries(const struct ring_params *params)
+{
+	const size_t bytes = sizeof(struct io_uring_sqe) + sizeof(uint32_t) +
+			     CQ_PER_SQ * sizeof(struct io_uring_cqe);
+	unsigned entries = params->sq_entries;
+	size_t others = params->recv_buffers * sizeof(struct io_uring_buf) + RING_HEAD_BYTES;
+	struct rlimit limit;
+
+	/* Not root's. */
+	if (params->rings == 0 || geteuid() == 0 || getrlimit(RLIMIT_MEMLOCK, &limit) != 0 ||
+	    limit.rlim_cur == RLIM_INFINITY)
+		return entries;
+	while (entries / 2 >= SQ_ENTRIES_MIN &&
+	       entries * bytes + others > limit.rlim_cur / params->rings)
+		entries /= 2;
+	return entries;
+}
+
 int ring_new(const struct ring_params *params, struct ring **out)
 {
-	unsigned entries = params->sq_entries;
+	unsigned entries = fair_entries(params);
 	int err;
 
 	*out = NULL;
@@ -310,12 +260,7 @@ void ring_free(struct ring *ring)
 		return;
 	io_uring_queue_exit(&ring->uring);
 	memory_count(-(int64_t)ring->queue_bytes);
-	memory_count(-(int64_t)ring->post_max * (int64_t)ring->buffer_bytes);
-	if (ring->buffer_ring != NULL)
-		munmap(ring->buffer_ring, buffer_ring_bytes(ring));
-	if (ring->buffers != NULL)
-		munmap(ring->buffers, ring->buffers_n * ring->buffer_bytes);
-	free(ring->spare);
+	recv_buffers_release(&ring->buffers);
 	free(ring->headers);
 	free(ring);
 }
@@ -454,25 +399,28 @@ void ring_recv(struct ring *ring, int fd, uint64_t user_data)
 
 	io_uring_prep_recv_multishot(sqe, fd, NULL, 0, 0);
 	sqe->flags |= IOSQE_BUFFER_SELECT;
-	sqe->buf_group = BUFFER_GROUP;
+	sqe->buf_group = RECV_BUFFERS_GROUP;
 	sqe->user_data = user_data;
 }
 
-void ring_recv_once(struct ring *ring, int fd, uint64_t user_data)
+void ring_recv_once(struct ring *ring, int fd, bool empty, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(ring);
 
 	io_uring_prep_recv(sqe, fd, NULL, 0, 0);
+	sqe->ioprio = empty ? IORING_RECVSEND_POLL_FIRST : 0;
 	sqe->flags |= IOSQE_BUFFER_SELECT;
-	sqe->buf_group = BUFFER_GROUP;
+	sqe->buf_group = RECV_BUFFERS_GROUP;
 	sqe->user_data = user_data;
 }
 
-void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t user_data)
+void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, bool empty,
+		    uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(ring);
 
 	io_uring_prep_recv(sqe, fd, buf, len, 0);
+	sqe->ioprio = empty ? IORING_RECVSEND_POLL_FIRST : 0;
 	sqe->user_data = user_data;
 }
 
@@ -596,8 +544,7 @@ static void linger(struct ring *ring, unsigned linger_us)
 {
 	/* Without a time-out in all, the kernel comes back with nothing when the least is over. */
 	static const struct __kernel_timespec long_time = { .tv_sec = 3600 };
-	struct io_uring_getevents_arg arg = { .pad = linger_us,
-					      .ts = (uint64_t)(uintptr_t)&long_time };
+	struct wait_arg arg = { .min_wait_us = linger_us, .ts = (uint64_t)(uintptr_t)&long_time };
 	int n;
 
 	ring_submit(ring);
@@ -641,16 +588,6 @@ void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 	(void)entered(ring, n);
 }
 
-/* Takes the buffer back: into the kernel's hands again, or on the stack if it has enough. */
-static void recycle(struct ring *ring, uint16_t id)
-{
-	ring->posted_n--;
-	if (ring->posted_n < ring->post_max)
-		post_buffer(ring, id);
-	else
-		ring->spare[ring->spare_n++] = id;
-}
-
 unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, void *context)
 {
 	unsigned n = 0;
@@ -676,46 +613,32 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 		}
 		c.more = flags & IORING_CQE_F_MORE;
 		c.nonempty = flags & IORING_CQE_F_SOCK_NONEMPTY;
-		if (flags & IORING_CQE_F_BUFFER)
-			c.data = ring->buffers +
-				 (flags >> IORING_CQE_BUFFER_SHIFT) * ring->buffer_bytes;
+		c.data = recv_buffers_data(&ring->buffers, flags);
 		if (c.result == -ENOBUFS) {
 			ring->counts.no_buffers++;
-			post_upto(ring, 2 * ring->post_max);
+			recv_buffers_lacked(&ring->buffers);
 		} else if (c.result == -EINVAL && c.user_data == ring->tick_data) {
 			/* Before Linux 6.4 a timeout fires once; whoever armed it arms it again. */
 			ring->tick_multishot = false;
 		}
 		callback(context, &c);
-		if (flags & IORING_CQE_F_BUFFER)
-			recycle(ring, (uint16_t)(flags >> IORING_CQE_BUFFER_SHIFT));
+		if (c.data != NULL)
+			recv_buffers_recycle(&ring->buffers, flags);
 	}
-	if (n > 0 && ring->buffers_n > 0)
-		post_spare_buffers(ring);
+	if (n > 0)
+		recv_buffers_post(&ring->buffers);
 	return n;
 }
 
 void ring_give_back(struct ring *ring)
 {
-	if (ring->post_max <= POSTED_BUFFERS_MIN && !ring->rushed)
-		return;
-	/* Only whole pages go; what shares one with another buffer stays. */
-	if (ring->buffer_bytes % (size_t)sysconf(_SC_PAGESIZE) != 0)
-		return;
-	post_upto(ring, POSTED_BUFFERS_MIN);
 	/* Where nothing is received but in ring_enter, and all of that has been reaped, no buffer
 	 * holds anything. */
-	if ((ring->uring.flags & IORING_SETUP_DEFER_TASKRUN) &&
-	    io_uring_cq_ready(&ring->uring) == 0 && !io_uring_cq_has_overflow(&ring->uring)) {
-		ring->rushed = false;
-		(void)madvise(ring->buffers, ring->buffers_n * ring->buffer_bytes, MADV_DONTNEED);
-		return;
-	}
-	/* Those that the kernel has come back one by one. */
-	ring->rushed = ring->posted_n > ring->post_max;
-	for (unsigned i = 0; i < ring->spare_n; i++)
-		(void)madvise(ring->buffers + ring->spare[i] * ring->buffer_bytes,
-			      ring->buffer_bytes, MADV_DONTNEED);
+	bool empty = (ring->uring.flags & IORING_SETUP_DEFER_TASKRUN) &&
+		     io_uring_cq_ready(&ring->uring) == 0 &&
+		     !io_uring_cq_has_overflow(&ring->uring);
+
+	recv_buffers_give_back(&ring->buffers, empty);
 }
 
 void ring_shutdown(struct ring *ring, int fd, int how)

@@ -17,7 +17,8 @@ static void arm(struct sockets *t, struct socket *s)
 	if (s->multishot)
 		ring_recv(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_RECV));
 	else
-		ring_recv_once(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_RECV));
+		ring_recv_once(t->reactor->ring, s->fd, !s->nonempty,
+			       data_for(t, s, OP_SOCKET_RECV));
 	s->recv_armed = true;
 	s->in_flight++;
 }
@@ -49,7 +50,7 @@ static void recv_completed(void *context, const struct completion *c)
 	if (s == NULL)
 		return;
 	data = s->into != NULL ? s->into : c->data;
-	s->nonempty = c->nonempty;
+	s->nonempty = c->nonempty || c->result < 0;
 	if (!c->more) {
 		s->recv_armed = false;
 		s->into = NULL;
@@ -145,7 +146,7 @@ int socket_open(struct sockets *t, struct socket *s, int fd)
 
 	if (err != 0)
 		return err;
-	*s = (struct socket){ .fd = fd, .slot = t->free, .paused = true };
+	*s = (struct socket){ .fd = fd, .slot = t->free, .paused = true, .nonempty = true };
 	list_init(&s->link);
 	t->free = t->slots[s->slot].next_free;
 	t->slots[s->slot].socket = s;
@@ -163,7 +164,8 @@ void socket_receive(struct sockets *t, struct socket *s)
 void socket_receive_into(struct sockets *t, struct socket *s, void *buf, size_t len)
 {
 	assert(!s->recv_armed && !s->closing && !s->ended);
-	ring_recv_into(t->reactor->ring, s->fd, buf, len, data_for(t, s, OP_SOCKET_RECV));
+	ring_recv_into(t->reactor->ring, s->fd, buf, len, !s->nonempty,
+		       data_for(t, s, OP_SOCKET_RECV));
 	s->recv_armed = true;
 	s->into = buf;
 	s->in_flight++;
@@ -174,6 +176,7 @@ void socket_pause(struct sockets *t, struct socket *s)
 	if (s->paused)
 		return;
 	s->paused = true;
+	s->nonempty = true; /* by the time that it is received from again */
 	if (s->closing)
 		return;
 	list_remove(&s->link);

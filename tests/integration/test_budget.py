@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import FACTOR, PATIENT, numbered, release_only, whole_seconds
+from harness import FACTOR, PATIENT, config_text, numbered, release_only, run, whole_seconds
 
 BOTH = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
 KEPT = {"history_messages": 1_000_000, "history_bytes": "1G"}
@@ -85,8 +85,6 @@ def stalled(broker, topic, count=1):
 
 
 def test_the_check_shows_what_auto_comes_to(start, tmp_path):
-    from harness import config_text, run
-
     def check(**limits):
         (tmp_path / "check.conf").write_text(config_text(listen=BOTH, limits=limits))
         return run("-c", tmp_path / "check.conf", "--check").stdout
@@ -95,6 +93,19 @@ def test_the_check_shows_what_auto_comes_to(start, tmp_path):
     assert int(share) == int(whole) * 60 // 100 and what in ("machine", "control group")
     assert "memory: 33554432 bytes\n" in check(memory_bytes="32M")
     assert "warning: limits.memory_bytes is more than" in check(memory_bytes="1000000G")
+
+
+def test_the_check_warns_when_the_reactors_themselves_take_most_of_it(tmp_path):
+    def check(reactors, **engine):
+        keys = {"reactors": reactors, "placement": "none", "listen": BOTH, "engine": engine, "limits": {"memory_bytes": "1G"}}
+        (tmp_path / "check.conf").write_text(config_text(**keys))
+        return re.search(r"receive buffers of .*", run("-c", tmp_path / "check.conf", "--check").stdout)
+
+    assert check(8) is None
+    assert check(32), "512 MiB of buffers"
+    assert check(32, recv_buffers=128) is None
+    assert f"lanes between them {2 * 256 * 257 * 4096 * 8}," in check(256, recv_buffers=16).group()
+    assert check(256, recv_buffers=16, lane_entries=256) is None
 
 
 @REACTORS

@@ -37,3 +37,11 @@ def test_a_script_uses_what_there_is_and_fits_on_a_screen(script):
         assert all(int(n) < built[name] for n in re.findall(r"\barg(\d)", body)), name
     assert len(text.splitlines()) <= 50
     assert script.stem in (ROOT / "docs/TRACING.md").read_text()
+
+
+def test_the_tracepoints_are_those_of_every_kernel_that_the_broker_runs_on():
+    """io_uring_submit_req was io_uring_submit_sqe before Linux 6.4."""
+    used = {name for script in SCRIPTS for name in re.findall(r"^tracepoint:(\S+)", script.read_text(), re.M)}
+    since_6_1 = {"io_uring:io_uring_complete", "io_uring:io_uring_queue_async_work", "io_uring:io_uring_submit_*",
+                 "syscalls:sys_enter_io_uring_enter", "syscalls:sys_exit_io_uring_enter"}  # fmt: skip
+    assert used == since_6_1

@@ -16,7 +16,7 @@ ETHTOOL = """#!/bin/sh
 case $1 in
 -l) printf 'Channel parameters for %s:\\nPre-set maximums:\\nCombined:\\t{most}\\nCurrent hardware settings:\\nCombined:\\t%s\\n' \
 \t"$2" "$(cat {state})" ;;
--L) test "$3" = combined && echo "$4" >{state} ;;
+-L) test "$3" = combined && echo "$4" >{state}; test ! -e {state}.deadly || kill -KILL $PPID ;;
 *) exit 1 ;;
 esac
 """
@@ -109,6 +109,32 @@ def test_applied_each_reactor_has_its_queue_and_undone_all_is_as_before(machine)
     m.tune("--undo")
     assert m.everything() == before
     assert "nothing to undo" in m.tune("--undo", code=1)
+
+
+def test_an_interrupted_run_can_be_undone(machine):
+    m = machine(queues=2)
+    before = m.everything()
+    m.queues.with_suffix(".deadly").touch()
+    m.tune("--apply", "--cpus", "0-3", code=-9)
+    assert m.queues.read_text() == "4\n", "it was killed in the middle"
+    assert "--undo first" in m.tune("--apply", "--cpus", "0-3", code=1)
+    m.queues.with_suffix(".deadly").unlink()
+    m.tune("--undo")
+    assert m.everything() == before
+
+
+def test_a_dry_run_reckons_with_the_queues_that_there_will_be(machine):
+    said = machine(queues=2).tune("--cpus", "0-3")
+    assert "combined 4 (now 2)" in said and "rps_cpus" not in said
+
+
+def test_what_is_more_than_needed_is_not_lowered(machine):
+    m = machine(queues=2)
+    m.put("proc/sys/net/core/somaxconn", "65535\n")
+    m.put("proc/sys/net/ipv4/tcp_slow_start_after_idle", "1\n")
+    m.tune("--apply", "--cpus", "0,1")
+    assert m.get("proc/sys/net/core/somaxconn") == "65535"
+    assert m.get("proc/sys/net/ipv4/tcp_slow_start_after_idle") == "0"
 
 
 def test_queues_go_as_far_as_the_card_can_and_software_does_the_rest(machine):

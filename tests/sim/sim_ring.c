@@ -775,15 +775,17 @@ void ring_recv(struct ring *ring, int fd, uint64_t data)
 	queue_recv(ring, REQUEST_RECV, fd, data)->once = false;
 }
 
-void ring_recv_once(struct ring *ring, int fd, uint64_t data)
+void ring_recv_once(struct ring *ring, int fd, bool empty, uint64_t data)
 {
+	(void)empty;
 	queue_recv(ring, REQUEST_RECV, fd, data)->once = true;
 }
 
-void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, uint64_t data)
+void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, bool empty, uint64_t data)
 {
 	struct request *r = queue_recv(ring, REQUEST_RECV_INTO, fd, data);
 
+	(void)empty;
 	r->into = buf;
 	r->total = len;
 }

@@ -9,11 +9,11 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "broker/broker.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
-#include "broker/routes.h"
 #include "broker/subscription.h"
 #include "engine/mailbox.h"
 #include "sim.h"
@@ -27,7 +27,7 @@ enum {
 	PROBE_MESSAGES = 3,
 	/* in which a new publish must arrive at a broker at rest, if its bytes come one by one */
 	PROBE_ROUNDS = 100,
-	MAIL_MAX = 1024,
+	POSTED_MAX = 1024,
 	RELOADS_MAX = 3,
 };
 
@@ -218,35 +218,35 @@ static struct config *make_config(unsigned version)
 
 /* ---- the main thread's part ---- */
 
-static struct mail {
+static struct posted {
 	struct letter *letter;
 	unsigned to;
-} mail[MAIL_MAX];
-static unsigned mail_n;
+} posted[POSTED_MAX];
+static unsigned posted_n;
 static const struct config *newest;
 static unsigned version;
 static bool draining;
 
 static void post(unsigned to, struct letter *letter)
 {
-	assert(mail_n < MAIL_MAX);
-	mail[mail_n++] = (struct mail){ letter, to };
+	assert(posted_n < POSTED_MAX);
+	posted[posted_n++] = (struct posted){ letter, to };
 }
 
 /* Letters that found no room wait, in order. */
-static void push_mail(void)
+static void push_posted(void)
 {
 	struct broker *b = &sim.broker;
 
-	while (mail_n > 0) {
-		void *letters[1] = { mail[0].letter };
-		unsigned to = mail[0].to;
+	while (posted_n > 0) {
+		void *letters[1] = { posted[0].letter };
+		unsigned to = posted[0].to;
 
 		if (mailbox_push(b->mailbox, to, b->shards_n, LANE_FREE, letters, 1) == 0)
 			return;
 		if (mailbox_ring(b->mailbox, to, b->shards_n))
 			kernel_wake(to);
-		memmove(mail, mail + 1, --mail_n * sizeof(*mail));
+		memmove(posted, posted + 1, --posted_n * sizeof(*posted));
 	}
 }
 
@@ -304,19 +304,15 @@ static void start_broker(void)
 
 	newest = config;
 	version = 0;
-	mail_n = 0;
+	posted_n = 0;
 	draining = false;
-	*b = (struct broker){ .shards_n = sim.params.shards, .report = report };
-	b->placement.oversubscribed = false;
-	b->shards = calloc(b->shards_n, sizeof(*b->shards));
-	b->ring_fds = calloc(b->shards_n, sizeof(*b->ring_fds));
-	b->mailbox = mailbox_new(b->shards_n, b->shards_n + 1, config->engine.lane_entries);
-	routes_init(b);
+	*b = (struct broker){ .report = report };
+	if (broker_init(b, sim.params.shards, config->engine.lane_entries) != 0)
+		abort();
 	b->objects = objects_load("", problem, sizeof(problem));
 	/* Everything but the sockets. */
 	config->listens_n = no_listens;
-	if (b->shards == NULL || b->ring_fds == NULL || b->mailbox == NULL ||
-	    listeners_open(b, config, problem, sizeof(problem)) != 0)
+	if (listeners_open(b, config, problem, sizeof(problem)) != 0)
 		abort();
 	config->listens_n = listens;
 	free(b->listeners);
@@ -341,18 +337,12 @@ static void stop_broker(void)
 {
 	struct broker *b = &sim.broker;
 
-	for (unsigned i = 0; i < b->shards_n; i++)
-		shard_release(&b->shards[i]);
-	letters_discard(b->mailbox, b->shards_n);
-	for (unsigned i = 0; i < mail_n; i++)
-		letter_discard(mail[i].letter);
-	mailbox_free(b->mailbox);
+	for (unsigned i = 0; i < posted_n; i++)
+		letter_discard(posted[i].letter);
+	/* No descriptors of this process. */
 	for (unsigned i = 0; i < b->shards_n; i++)
 		b->listeners[0].fds[i] = -1;
-	listeners_close(b);
-	objects_unref(b->objects);
-	free(b->ring_fds);
-	free(b->shards);
+	broker_release(b);
 	config_free((struct config *)(uintptr_t)newest);
 }
 
@@ -378,8 +368,8 @@ static void step(void)
 	unsigned choice = random_below(r, 16), i;
 
 	sim.step++;
-	if (mail_n > 0)
-		push_mail();
+	if (posted_n > 0)
+		push_posted();
 	if (choice < 6) {
 		i = random_below(r, sim.broker.shards_n);
 		if (runnable(i) || (!fiber_ended(i) && (sim.params.faults & 1u << FAULT_ENTER) &&
@@ -431,9 +421,9 @@ static void rest(unsigned rounds_max)
 	bool any = true;
 
 	while (any) {
-		any = mail_n > 0;
+		any = posted_n > 0;
 		sim.step++;
-		push_mail();
+		push_posted();
 		any |= step_clients();
 		any |= kernel_sweep();
 		any |= turn_all();
@@ -478,9 +468,7 @@ static void check_awake(void)
 
 		if (fiber_ended(i))
 			continue;
-		if (s->mail_for_n[LANE_FREE] + s->mail_for_n[LANE_GATED] +
-			    s->waiting[LANE_FREE].letters !=
-		    0)
+		if (mail_letters(&s->mail) != 0)
 			sim_fail("shard %u sleeps with letters in its outboxes", i);
 		if (!list_empty(&s->dirty) || !list_empty(&s->replays))
 			sim_fail("shard %u sleeps with dirty streams", i);
@@ -738,7 +726,7 @@ static void check_empty(long before)
 			(s->interests.slots != NULL);
 		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 			for (unsigned to = 0; to < sim.broker.shards_n; to++)
-				kept += s->outboxes[lane][to].own != NULL;
+				kept += s->mail.lanes[lane].to[to].own != NULL;
 	}
 	/* The table of addresses is the listeners' own. */
 	now = alloc_outstanding();
@@ -828,8 +816,8 @@ static void freeze(void)
 		return;
 	sim.frozen = true;
 	while (any) {
-		any = mail_n > 0;
-		push_mail();
+		any = posted_n > 0;
+		push_posted();
 		any |= kernel_sweep();
 		any |= turn_all();
 		if (any && ++rounds > REST_ROUNDS)

@@ -170,7 +170,7 @@ SYS_PIDFD_OPEN, SYS_PIDFD_GETFD = 434, 438
 TCP_REPAIR = 19
 
 
-def shorten_keepalive(broker, idle_s=1, interval_s=1, probes=2):
+def shorten_keepalive(broker, idle_s=5, interval_s=1, probes=2):
     """Sets the keep-alive times of the broker's listeners, which accepted sockets inherit, from outside (pidfd_getfd(2))."""
     libc = ctypes.CDLL(None, use_errno=True)
     pidfd = libc.syscall(SYS_PIDFD_OPEN, broker.pid, 0)

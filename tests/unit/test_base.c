@@ -19,16 +19,7 @@
 #include "base/spare.h"
 #include "base/table.h"
 #include "base/wire.h"
-
-static uint64_t seed = 88172645463325252u;
-
-static uint64_t next_random(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
-}
+#include "random.h"
 
 /* ---- histogram ---- */
 
@@ -358,7 +349,7 @@ static void objects_of_a_pool_do_not_overlap(void **state)
 			for (unsigned i = 0; i < OBJECTS; i++) {
 				objects[i] = pool_take(&pool);
 				assert_non_null(objects[i]);
-				assert_int_equal((uintptr_t)objects[i] % 16, 0);
+				assert_int_equal((uintptr_t)objects[i] % 64, 0);
 				memset(objects[i], (int)(i % 251), sizes[s]);
 			}
 			for (unsigned i = 0; i < OBJECTS; i++) {

@@ -8,12 +8,12 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "admin/machine.h"
 #include "base/config.h"
 #include "base/memory.h"
 #include "broker/budget.h"
+#include "root.h"
 
 /* ---- counting ---- */
 
@@ -123,23 +123,6 @@ static void limits_of_any_size_do_not_overflow(void **state)
 
 /* ---- auto ---- */
 
-static void put(const char *root, const char *path, const char *text)
-{
-	char full[4096];
-	FILE *f;
-
-	snprintf(full, sizeof(full), "%s/%s", root, path);
-	for (char *slash = full + strlen(root) + 1; (slash = strchr(slash, '/')) != NULL; slash++) {
-		*slash = 0;
-		mkdir(full, 0700);
-		*slash = '/';
-	}
-	f = fopen(full, "w");
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
-}
-
 static void check_memory(const char *root, uint64_t bytes, bool cgroup)
 {
 	struct machine_memory m = machine_memory(root);
@@ -169,38 +152,38 @@ static int remove_root(void **state)
 static void memory_is_the_machines_without_a_control_group(void **state)
 {
 	check_memory(*state, 0, false);
-	put(*state, "proc/meminfo", "MemTotal:       1000 kB\nMemFree: 1 kB\n");
+	root_put(*state, "proc/meminfo", "MemTotal:       1000 kB\nMemFree: 1 kB\n");
 	check_memory(*state, 1024000, false);
 }
 
 static void memory_is_the_least_that_a_control_group_above_allows(void **state)
 {
-	put(*state, "proc/meminfo", "MemTotal:       1000 kB\n");
-	put(*state, "proc/self/cgroup", "0::/a/b\n");
-	put(*state, "proc/self/mountinfo",
-	    "30 24 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n");
-	put(*state, "sys/fs/cgroup/a/b/memory.max", "max\n");
+	root_put(*state, "proc/meminfo", "MemTotal:       1000 kB\n");
+	root_put(*state, "proc/self/cgroup", "0::/a/b\n");
+	root_put(*state, "proc/self/mountinfo",
+		 "30 24 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw\n");
+	root_put(*state, "sys/fs/cgroup/a/b/memory.max", "max\n");
 	check_memory(*state, 1024000, false);
-	put(*state, "sys/fs/cgroup/a/memory.max", "300000\n");
+	root_put(*state, "sys/fs/cgroup/a/memory.max", "300000\n");
 	check_memory(*state, 300000, true);
-	put(*state, "sys/fs/cgroup/a/b/memory.max", "400000\n");
+	root_put(*state, "sys/fs/cgroup/a/b/memory.max", "400000\n");
 	check_memory(*state, 300000, true);
-	put(*state, "sys/fs/cgroup/a/b/memory.max", "200000\n");
+	root_put(*state, "sys/fs/cgroup/a/b/memory.max", "200000\n");
 	check_memory(*state, 200000, true);
-	put(*state, "sys/fs/cgroup/a/b/memory.max", "99999999999\n");
-	put(*state, "sys/fs/cgroup/a/memory.max", "max\n");
+	root_put(*state, "sys/fs/cgroup/a/b/memory.max", "99999999999\n");
+	root_put(*state, "sys/fs/cgroup/a/memory.max", "max\n");
 	check_memory(*state, 1024000, false);
 }
 
 static void version_1_of_control_groups_counts_too(void **state)
 {
-	put(*state, "proc/meminfo", "MemTotal:       1000 kB\n");
-	put(*state, "proc/self/cgroup", "5:cpu,cpuacct:/\n4:memory:/box\n");
-	put(*state, "proc/self/mountinfo",
-	    "33 29 0:30 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n");
-	put(*state, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+	root_put(*state, "proc/meminfo", "MemTotal:       1000 kB\n");
+	root_put(*state, "proc/self/cgroup", "5:cpu,cpuacct:/\n4:memory:/box\n");
+	root_put(*state, "proc/self/mountinfo",
+		 "33 29 0:30 / /sys/fs/cgroup/memory rw shared:9 - cgroup cgroup rw,memory\n");
+	root_put(*state, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
 	check_memory(*state, 1024000, false);
-	put(*state, "sys/fs/cgroup/memory/box/memory.limit_in_bytes", "500000\n");
+	root_put(*state, "sys/fs/cgroup/memory/box/memory.limit_in_bytes", "500000\n");
 	check_memory(*state, 500000, true);
 }
 

@@ -8,9 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "admin/host.h"
+#include "root.h"
 
 /* ---- made-up hosts ---- */
 
@@ -21,23 +21,9 @@ struct host {
 	char said[4096];
 };
 
-/* Writes a file below the root, with the folders on its way. */
-static void put(struct host *h, const char *path, const char *text)
+static void put(const struct host *h, const char *path, const char *text)
 {
-	char full[PATH_MAX];
-	FILE *f;
-
-	snprintf(full, sizeof(full), "%s/%s", h->root, path);
-	for (char *slash = full + strlen(h->root) + 1; (slash = strchr(slash, '/')) != NULL;
-	     slash++) {
-		*slash = 0;
-		mkdir(full, 0700);
-		*slash = '/';
-	}
-	f = fopen(full, "w");
-	assert_non_null(f);
-	fputs(text, f);
-	fclose(f);
+	root_put(h->root, path, text);
 }
 
 /* A host with four cores of two threads (0 and 4, 1 and 5 ...), a card of four queues, and no

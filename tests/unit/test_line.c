@@ -10,6 +10,7 @@
 
 #include "base/hash.h"
 #include "protocol/line.h"
+#include "random.h"
 
 /*
  * The decoder twice: the one that the broker has, with the vector instructions of this machine, and
@@ -527,16 +528,6 @@ static struct text reference(const char *in, size_t len, const struct line_limit
 	add_string(&out, "rest ");
 	add(&out, in + at, len - at);
 	return out;
-}
-
-static uint64_t seed = 88172645463325252u;
-
-static size_t below(size_t n)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return (size_t)(seed % n);
 }
 
 static size_t random_input(char *in, size_t max)

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "engine/placement_plan.h"
+#include "child.h"
 
 #include <errno.h>
 #include <linux/filter.h>
@@ -17,7 +18,6 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /* ---- planning, on machines made up ----------------------------------------------------------- */
@@ -473,29 +473,6 @@ static void this_machine_can_be_printed(void **state)
 
 /* ---- this machine, each test in a child so that nothing stays pinned ----------------------------
  */
-
-#define EXPECT(fact)                                                                               \
-	do {                                                                                       \
-		if (!(fact)) {                                                                     \
-			fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #fact);         \
-			_exit(1);                                                                  \
-		}                                                                                  \
-	} while (0)
-
-static void in_child(void (*run)(void))
-{
-	int status;
-	pid_t pid = fork();
-
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		run();
-		_exit(0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 0);
-}
 
 static int last_cpu(void)
 {

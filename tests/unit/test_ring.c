@@ -28,6 +28,7 @@ static struct ring_params usual = {
 /* ---- what completed ---- */
 
 static struct ring *ring;
+static int pair[2]; /* of connected sockets: the ring has the first, the test the other */
 static struct completion done[4096];
 static char received[1 << 16];
 static size_t done_n, received_n;
@@ -88,26 +89,19 @@ static int begin(void **state)
 {
 	(void)state;
 	forget();
+	if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair) != 0)
+		return -errno;
 	return ring_new(&usual, &ring);
 }
 
 static int end(void **state)
 {
 	(void)state;
+	close(pair[0]);
+	close(pair[1]);
 	ring_free(ring);
 	ring = NULL;
 	return 0;
-}
-
-static void pair_of_sockets(int pair[2])
-{
-	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, pair), 0);
-}
-
-static void close_pair(int pair[2])
-{
-	close(pair[0]);
-	close(pair[1]);
 }
 
 static size_t drain(int fd)
@@ -125,10 +119,7 @@ static size_t drain(int fd)
 
 static void receive_goes_on_by_itself(void **state)
 {
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	ring_recv(ring, pair[0], 7);
 	settle();
 	assert_int_equal(done_n, 0);
@@ -145,17 +136,15 @@ static void receive_goes_on_by_itself(void **state)
 	assert_int_equal(done[20].result, 0);
 	assert_false(done[20].more);
 	assert_null(done[20].data);
-	close_pair(pair);
 }
 
 static void lack_of_buffers_ends_a_receive_and_hides_the_end_of_file(void **state)
 {
 	char much[3 * BUFFERS * BUFFER_BYTES];
-	int pair[2], rounds = 0;
+	int rounds = 0;
 
 	(void)state;
 	memset(much, 'x', sizeof(much));
-	pair_of_sockets(pair);
 	assert_int_equal(write(pair[1], much, sizeof(much)), sizeof(much));
 	shutdown(pair[1], SHUT_WR);
 	ring_recv(ring, pair[0], 7);
@@ -174,15 +163,11 @@ static void lack_of_buffers_ends_a_receive_and_hides_the_end_of_file(void **stat
 	}
 	assert_int_equal(received_n, sizeof(much));
 	assert_true(ring_counts(ring)->no_buffers > 0);
-	close_pair(pair);
 }
 
 static void buffers_come_back_however_often_they_are_used(void **state)
 {
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	ring_recv(ring, pair[0], 7);
 	for (unsigned i = 0; i < 1000; i++) {
 		forget();
@@ -192,33 +177,102 @@ static void buffers_come_back_however_often_they_are_used(void **state)
 		assert_memory_equal(received, &i, sizeof(i));
 	}
 	assert_int_equal(ring_counts(ring)->no_buffers, 0);
-	close_pair(pair);
+}
+
+static void a_receive_that_waits_first_misses_nothing(void **state)
+{
+	char memory[8];
+
+	(void)state;
+	/* It was thought to be empty, and was not. */
+	assert_int_equal(write(pair[1], "early", 5), 5);
+	ring_recv_once(ring, pair[0], true, 7);
+	settle();
+	assert_int_equal(done_n, 1);
+	assert_memory_equal(received, "early", 5);
+	assert_false(done[0].nonempty);
+	ring_recv_into(ring, pair[0], memory, sizeof(memory), true, 8);
+	settle();
+	assert_int_equal(done_n, 1);
+	assert_int_equal(write(pair[1], "late", 4), 4);
+	await(2);
+	assert_int_equal(completion(8)->result, 4);
+	assert_memory_equal(memory, "late", 4);
+	/* The end that was there before. */
+	shutdown(pair[1], SHUT_WR);
+	ring_recv_once(ring, pair[0], true, 9);
+	await(3);
+	assert_int_equal(completion(9)->result, 0);
+}
+
+/* Several peers say something at the same time. */
+static void all_say(int (*pairs)[2], unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		assert_int_equal(write(pairs[i][1], "x", 1), 1);
+		ring_recv_once(ring, pairs[i][0], true, i);
+	}
+	forget();
+	settle();
+	/* Those that found no buffer ask again. */
+	for (unsigned i = 0; i < n; i++)
+		if (completion(i)->result == -ENOBUFS)
+			ring_recv_once(ring, pairs[i][0], false, 100 + i);
+	settle();
+	assert_int_equal(received_n, n);
+}
+
+static void buffers_that_are_needed_over_and_over_are_kept(void **state)
+{
+	enum { PEERS = 48 };
+	static const struct ring_params many = {
+		.sq_entries = 64, .batch = 64, .recv_buffers = 256, .recv_buffer_bytes = 4096
+	};
+	uint64_t no_buffers;
+	int pairs[PEERS][2];
+
+	(void)state;
+	ring_free(ring);
+	assert_int_equal(ring_new(&many, &ring), 0);
+	for (unsigned i = 0; i < PEERS; i++)
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pairs[i]), 0);
+	all_say(pairs, PEERS);
+	no_buffers = ring_counts(ring)->no_buffers;
+	assert_true(no_buffers > 0);
+	for (unsigned round = 0; round < 4; round++) {
+		ring_give_back(ring);
+		all_say(pairs, PEERS);
+	}
+	assert_int_equal(ring_counts(ring)->no_buffers, no_buffers);
+	/* A time in which they were not. */
+	ring_give_back(ring);
+	ring_give_back(ring);
+	all_say(pairs, PEERS); /* with those that the kernel still has */
+	all_say(pairs, PEERS);
+	assert_true(ring_counts(ring)->no_buffers > no_buffers);
+	for (unsigned i = 0; i < PEERS; i++) {
+		close(pairs[i][0]);
+		close(pairs[i][1]);
+	}
 }
 
 static void caller_memory_is_received_into_once(void **state)
 {
 	char memory[8] = "";
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	assert_int_equal(write(pair[1], "0123456789", 10), 10);
-	ring_recv_into(ring, pair[0], memory, sizeof(memory), 7);
+	ring_recv_into(ring, pair[0], memory, sizeof(memory), false, 7);
 	settle();
 	assert_int_equal(done_n, 1);
 	assert_int_equal(done[0].result, 8);
 	assert_false(done[0].more);
 	assert_null(done[0].data);
 	assert_memory_equal(memory, "01234567", 8);
-	close_pair(pair);
 }
 
 static void reaping_stops_at_its_bound(void **state)
 {
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	ring_recv(ring, pair[0], 7);
 	settle();
 	for (unsigned i = 0; i < BUFFERS; i++) {
@@ -232,7 +286,6 @@ static void reaping_stops_at_its_bound(void **state)
 		ring_reap(ring, 1, note, NULL);
 	}
 	assert_int_equal(received_n, BUFFERS);
-	close_pair(pair);
 }
 
 /* ---- sending ---- */
@@ -242,10 +295,7 @@ static char large[8 << 20];
 static void spans_go_out_as_one_and_in_order(void **state)
 {
 	char out[RING_SPANS_MAX][4], got[256];
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	for (unsigned n = 1; n <= RING_SPANS_MAX; n++) {
 		struct iovec spans[RING_SPANS_MAX];
 
@@ -262,17 +312,13 @@ static void spans_go_out_as_one_and_in_order(void **state)
 		for (unsigned i = 0; i < n; i++)
 			assert_memory_equal(got + 3 * i, out[i], 3);
 	}
-	close_pair(pair);
 }
 
 static void many_sends_with_headers_do_not_mix(void **state)
 {
 	enum { SENDS = 200 };
 	static unsigned numbers[SENDS][3];
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	/* More than a batch, and more than the queue. */
 	for (unsigned i = 0; i < SENDS; i++) {
 		struct iovec spans[3];
@@ -294,17 +340,13 @@ static void many_sends_with_headers_do_not_mix(void **state)
 		assert_int_equal(got, i);
 	}
 	assert_int_equal(ring_counts(ring)->submitted, SENDS);
-	close_pair(pair);
 }
 
 static void stalled_send_goes_on_when_there_is_room(void **state)
 {
 	const struct iovec span = { large, sizeof(large) };
 	size_t got = 0;
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	ring_send(ring, pair[0], &span, 1, 7);
 	settle();
 	assert_int_equal(done_n, 0);
@@ -316,16 +358,12 @@ static void stalled_send_goes_on_when_there_is_room(void **state)
 	assert_true(done[0].result > 0);
 	/* It may be short; then just so much has gone. */
 	assert_int_equal(done[0].result, got);
-	close_pair(pair);
 }
 
 static void cancelled_send_reports_its_progress(void **state)
 {
 	const struct iovec span = { large, sizeof(large) };
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	ring_send(ring, pair[0], &span, 1, 7);
 	settle();
 	assert_int_equal(done_n, 0);
@@ -339,16 +377,12 @@ static void cancelled_send_reports_its_progress(void **state)
 	ring_cancel(ring, 7, 9);
 	settle();
 	assert_int_equal(completion(9)->result, -ENOENT);
-	close_pair(pair);
 }
 
 static void cancelling_a_descriptor_ends_all_that_is_armed_on_it(void **state)
 {
 	const struct iovec span = { large, sizeof(large) };
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	ring_recv(ring, pair[0], 1);
 	ring_send(ring, pair[0], &span, 1, 2);
 	settle();
@@ -359,36 +393,30 @@ static void cancelling_a_descriptor_ends_all_that_is_armed_on_it(void **state)
 	assert_false(completion(1)->more);
 	assert_true(completion(2)->result > 0);
 	assert_int_equal(completion(3)->result, 2);
-	close_pair(pair);
 }
 
 static void sending_to_nobody_is_an_error_and_no_signal(void **state)
 {
 	const struct iovec span = { large, 10 };
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	close(pair[1]);
+	pair[1] = -1;
 	ring_send(ring, pair[0], &span, 1, 7);
 	settle();
 	assert_int_equal(completion(7)->result, -EPIPE);
 	assert_int_equal(ring_send_now(ring, pair[0], "x", 1), -EPIPE);
-	close(pair[0]);
 }
 
 static void sending_now_never_waits(void **state)
 {
-	int pair[2], n;
+	int n;
 
 	(void)state;
-	pair_of_sockets(pair);
 	assert_int_equal(ring_send_now(ring, pair[0], "hello", 5), 5);
 	do
 		n = ring_send_now(ring, pair[0], large, 65536);
 	while (n > 0);
 	assert_int_equal(n, -EAGAIN);
-	close_pair(pair);
 }
 
 /* ---- accepting ---- */
@@ -471,14 +499,10 @@ static void address_of_a_unix_socket_is_all_zero(void **state)
 {
 	static const unsigned char zero[16];
 	unsigned char peer[16];
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	memset(peer, 1, sizeof(peer));
 	ring_peer(ring, pair[0], peer);
 	assert_memory_equal(peer, zero, 16);
-	close_pair(pair);
 }
 
 /* ---- time ---- */
@@ -557,10 +581,7 @@ static void entering_with_nothing_to_do_makes_no_system_call(void **state)
 
 static void lingering_waits_for_one_at_least(void **state)
 {
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	ring_recv(ring, pair[0], 7);
 	ring_tick(ring, 50 * NS_PER_MS, 8);
 	while (completion(8) == NULL) {
@@ -569,16 +590,12 @@ static void lingering_waits_for_one_at_least(void **state)
 	}
 	/* One sleep, not one for every 100 us of it. */
 	assert_true(ring_counts(ring)->enters < 20);
-	close_pair(pair);
 }
 
 static void bad_request_does_not_hold_up_the_others(void **state)
 {
 	const struct iovec span = { large, 5 };
-	int pair[2];
-
 	(void)state;
-	pair_of_sockets(pair);
 	ring_recv(ring, 9999, 1);
 	ring_send(ring, pair[0], &span, 1, 2);
 	ring_enter(ring, false, 0);
@@ -586,7 +603,6 @@ static void bad_request_does_not_hold_up_the_others(void **state)
 	settle();
 	assert_int_equal(completion(1)->result, -EBADF);
 	assert_int_equal(completion(2)->result, 5);
-	close_pair(pair);
 }
 
 /* ---- waking ---- */
@@ -687,12 +703,9 @@ static void submission_thread_is_optional(void **state)
 	const struct iovec spans[2] = { { large, 3 }, { large, 4 } };
 	struct ring *plain = ring;
 	size_t got;
-	int pair[2];
-
 	(void)state;
 	assert_int_equal(ring_new(&params, &ring), 0);
 	assert_non_null(strstr(ring_describe(ring), "sqpoll"));
-	pair_of_sockets(pair);
 	for (uint64_t i = 1; i <= 100; i++) {
 		forget();
 		ring_send(ring, pair[0], spans, 2, i);
@@ -702,7 +715,6 @@ static void submission_thread_is_optional(void **state)
 		assert_int_equal(done[0].result, got);
 		assert_true(got == 3 || got == 7);
 	}
-	close_pair(pair);
 	ring_free(ring);
 	ring = plain;
 }
@@ -716,9 +728,11 @@ static void freeing_nothing_is_harmless(void **state)
 /* In a child without privileges, because root's locked memory is not counted. Rings that other
  * programs of that user have count too, so the user is one that nobody is
  * or was. */
-static int child_with_little_memory(rlim_t bytes, unsigned sq_entries, unsigned recv_buffers)
+static int child_with_little_memory(rlim_t bytes, unsigned rings, unsigned sq_entries,
+				    unsigned recv_buffers)
 {
-	const struct ring_params params = { .sq_entries = sq_entries,
+	const struct ring_params params = { .rings = rings,
+					    .sq_entries = sq_entries,
 					    .batch = 4,
 					    .recv_buffers = recv_buffers,
 					    .recv_buffer_bytes = 64 };
@@ -733,10 +747,13 @@ static int child_with_little_memory(rlim_t bytes, unsigned sq_entries, unsigned 
 
 		if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || setresuid(user, user, user) != 0)
 			_exit(100);
-		if (ring_new(&params, &mine) != 0)
-			_exit(1);
-		if (strstr(ring_describe(mine), "less than asked for: RLIMIT_MEMLOCK") == NULL)
-			_exit(2);
+		for (unsigned i = 0; i < rings; i++) {
+			if (ring_new(&params, &mine) != 0)
+				_exit(1);
+			if (strstr(ring_describe(mine), "less than asked for: RLIMIT_MEMLOCK") ==
+			    NULL)
+				_exit(2);
+		}
 		_exit(0);
 	}
 	assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -749,10 +766,20 @@ static void without_memory_for_a_large_ring_a_smaller_one_must_do(void **state)
 	(void)state;
 	if (geteuid() != 0)
 		skip();
-	assert_int_equal(child_with_little_memory(1 << 20, 16384, 0), 0);
+	assert_int_equal(child_with_little_memory(1 << 20, 1, 16384, 0), 0);
 	/* Its receive buffers need some of that too. */
-	assert_int_equal(child_with_little_memory(600 << 10, 4096, 8192), 0);
-	assert_int_equal(child_with_little_memory(4096, 4096, 0), 1);
+	assert_int_equal(child_with_little_memory(600 << 10, 1, 4096, 8192), 0);
+	assert_int_equal(child_with_little_memory(4096, 1, 4096, 0), 1);
+}
+
+static void all_rings_of_a_process_share_the_memory_there_is(void **state)
+{
+	(void)state;
+	if (geteuid() != 0)
+		skip();
+	/* What a user has by default, on a host of many cores. */
+	assert_int_equal(child_with_little_memory(8 << 20, 32, 4096, 1024), 0);
+	assert_int_equal(child_with_little_memory(8 << 20, 128, 4096, 1024), 0);
 }
 
 static void refusal_is_explained(void **state)
@@ -790,6 +817,8 @@ int main(void)
 		TEST(receive_goes_on_by_itself),
 		TEST(lack_of_buffers_ends_a_receive_and_hides_the_end_of_file),
 		TEST(buffers_come_back_however_often_they_are_used),
+		TEST(a_receive_that_waits_first_misses_nothing),
+		TEST(buffers_that_are_needed_over_and_over_are_kept),
 		TEST(caller_memory_is_received_into_once),
 		TEST(reaping_stops_at_its_bound),
 		TEST(spans_go_out_as_one_and_in_order),
@@ -814,6 +843,7 @@ int main(void)
 		TEST(submission_thread_is_optional),
 		cmocka_unit_test(freeing_nothing_is_harmless),
 		cmocka_unit_test(without_memory_for_a_large_ring_a_smaller_one_must_do),
+		cmocka_unit_test(all_rings_of_a_process_share_the_memory_there_is),
 		cmocka_unit_test(refusal_is_explained),
 	};
 

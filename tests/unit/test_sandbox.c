@@ -14,33 +14,10 @@
 #include <sys/wait.h>
 
 #include "admin/sandbox.h"
+#include "child.h"
 
 /* Its own copy, to put requests on a ring that ring.h has no function for. */
 #include "../../src/engine/ring.c"
-
-#define EXPECT(fact)                                                                               \
-	do {                                                                                       \
-		if (!(fact)) {                                                                     \
-			fprintf(stderr, "%s:%d: not so: %s (%s)\n", __FILE__, __LINE__, #fact,     \
-				strerror(errno));                                                  \
-			_exit(1);                                                                  \
-		}                                                                                  \
-	} while (0)
-
-static void in_child(void (*run)(void))
-{
-	int status;
-	pid_t pid = fork();
-
-	assert_true(pid >= 0);
-	if (pid == 0) {
-		run();
-		_exit(0);
-	}
-	assert_int_equal(waitpid(pid, &status, 0), pid);
-	assert_true(WIFEXITED(status));
-	assert_int_equal(WEXITSTATUS(status), 0);
-}
 
 /* ---- system calls ---- */
 
@@ -221,7 +198,7 @@ static void restricted_ring_takes_every_request_of_its_header(void **state)
 	complete(ring);
 	ring_send(ring, pair[1], spans, 2, 5);
 	assert_int_equal(complete(ring).result, 2);
-	ring_recv_into(ring, pair[0], &(char[2]){ 0 }, 2, 6);
+	ring_recv_into(ring, pair[0], &(char[2]){ 0 }, 2, false, 6);
 	assert_int_equal(complete(ring).result, 2);
 	ring_cancel_fd(ring, pair[0], 7);
 	assert_int_not_equal(complete(ring).result, -EACCES);

@@ -11,6 +11,7 @@
 
 #include "topic/block.h"
 #include "topic/stream.h"
+#include "random.h"
 
 /*
  * Streams against a naive model: every subscriber has a queue of its own with every message that it
@@ -108,23 +109,6 @@ static const struct wire_format copying = { .name = "copying",
 					    .encoded_max = tagged_max,
 					    .encode = tagged_encode,
 					    .boundary = tagged_boundary };
-
-/* ---- numbers that look random ---- */
-
-static uint64_t seed;
-
-static uint64_t next_random(void)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return seed;
-}
-
-static size_t below(size_t n)
-{
-	return (size_t)(next_random() % n);
-}
 
 static bool one_in(size_t n)
 {
@@ -739,6 +723,27 @@ static void world_end(void)
 	free(world.messages);
 }
 
+static int begin_referencing(void **state)
+{
+	(void)state;
+	world_begin(&referencing, 1);
+	return 0;
+}
+
+static int begin_copying(void **state)
+{
+	(void)state;
+	world_begin(&copying, 1);
+	return 0;
+}
+
+static int end(void **state)
+{
+	(void)state;
+	world_end();
+	return 0;
+}
+
 static void play(const struct wire_format *format, unsigned games, unsigned moves)
 {
 	for (unsigned game = 1; game <= games; game++) {
@@ -848,7 +853,6 @@ static void leave(struct reader *r)
 static void what_was_appended_goes_out_in_one_span(void **state)
 {
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(reader(0));
 	for (int i = 0; i < 20; i++)
 		append_text("eins\r\nzwei\r\n");
@@ -856,13 +860,11 @@ static void what_was_appended_goes_out_in_one_span(void **state)
 	assert_int_equal(reader(0)->flying_n, 1);
 	assert_int_equal(sent(reader(0), reader(0)->flying_bytes), 40);
 	check_world();
-	world_end();
 }
 
 static void warm_chunk_is_used_again_when_all_stand_at_the_head(void **state)
 {
 	(void)state;
-	world_begin(&referencing, 1);
 	for (size_t i = 0; i < 3; i++)
 		do_join(reader(i));
 	for (int round = 0; round < 1000; round++) {
@@ -872,7 +874,6 @@ static void warm_chunk_is_used_again_when_all_stand_at_the_head(void **state)
 	}
 	assert_int_equal(world.stream.chunks, 1);
 	assert_int_equal(world.stream.rewinds, 999);
-	world_end();
 }
 
 static void large_payload_is_referenced_and_not_copied(void **state)
@@ -880,7 +881,6 @@ static void large_payload_is_referenced_and_not_copied(void **state)
 	struct block *b;
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(reader(0));
 	do_join(reader(1));
 	b = random_single(STREAM_REFERENCE_BYTES, false);
@@ -897,7 +897,6 @@ static void large_payload_is_referenced_and_not_copied(void **state)
 	assert_true(stream_rest(&world.stream));
 	assert_int_equal(atomic_load(&b->holders), 1);
 	block_unref(b);
-	world_end();
 }
 
 static void large_message_goes_out_in_pieces_of_a_mebibyte(void **state)
@@ -905,7 +904,6 @@ static void large_message_goes_out_in_pieces_of_a_mebibyte(void **state)
 	struct reader *r = reader(0);
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(r);
 	append_single(3 * STREAM_SEND_PIECE_BYTES);
 	gather(r);
@@ -920,7 +918,6 @@ static void large_message_goes_out_in_pieces_of_a_mebibyte(void **state)
 	assert_true(r->flying_bytes > STREAM_SEND_PIECE_BYTES);
 	assert_true(r->flying_bytes <= STREAM_SEND_PIECE_MAX);
 	assert_int_equal(sent(r, r->flying_bytes), 1);
-	world_end();
 }
 
 static void one_send_of_small_messages_is_256_kib_at_most(void **state)
@@ -930,7 +927,6 @@ static void one_send_of_small_messages_is_256_kib_at_most(void **state)
 	struct block *b;
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(r);
 	/* In one block, and so in one chunk. */
 	b = random_lines(n, 0, false);
@@ -942,7 +938,6 @@ static void one_send_of_small_messages_is_256_kib_at_most(void **state)
 		sent(r, r->flying_bytes);
 	}
 	assert_int_equal(r->told, n);
-	world_end();
 }
 
 static void slow_cursor_holds_the_backlog_until_it_is_removed(void **state)
@@ -950,7 +945,6 @@ static void slow_cursor_holds_the_backlog_until_it_is_removed(void **state)
 	struct stream *s = &world.stream;
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(reader(0));
 	do_join(reader(1));
 	for (int i = 0; i < 100; i++) {
@@ -965,7 +959,6 @@ static void slow_cursor_holds_the_backlog_until_it_is_removed(void **state)
 	assert_true(s->bytes < 200000);
 	assert_true(stream_rest(s));
 	assert_false(stream_overrun(s, 0));
-	world_end();
 }
 
 static void overrun_is_asked_again_only_when_it_may_be_so_again(void **state)
@@ -973,7 +966,6 @@ static void overrun_is_asked_again_only_when_it_may_be_so_again(void **state)
 	struct stream *s = &world.stream;
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(reader(0));
 	append_single(1000);
 	append_single(1000);
@@ -984,7 +976,6 @@ static void overrun_is_asked_again_only_when_it_may_be_so_again(void **state)
 	assert_false(stream_overrun(s, 1500));
 	append_single(1000);
 	assert_true(stream_overrun(s, 1500));
-	world_end();
 }
 
 static void replay_does_not_count_as_lag(void **state)
@@ -994,7 +985,6 @@ static void replay_does_not_count_as_lag(void **state)
 	uint64_t messages, formless;
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(reader(0));
 	b = random_single(50000, false);
 	block_ref(b, 1);
@@ -1013,7 +1003,6 @@ static void replay_does_not_count_as_lag(void **state)
 	append_single(10);
 	assert_int_equal(cursor_lag(s, &reader(1)->cursor), sizeof("[2]\n") - 1 + 10);
 	block_unref(b);
-	world_end();
 }
 
 static void skipping_finishes_the_message_begun_and_goes_on_at_the_head(void **state)
@@ -1022,7 +1011,6 @@ static void skipping_finishes_the_message_begun_and_goes_on_at_the_head(void **s
 	int error;
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(r);
 	append_text("eins\r\nzwei\r\ndrei\r\nvier\r\n");
 	gather(r);
@@ -1040,7 +1028,6 @@ static void skipping_finishes_the_message_begun_and_goes_on_at_the_head(void **s
 	gather(r);
 	assert_memory_equal(r->flying[0].iov_base, "[5]neu\n", 7);
 	assert_int_equal(sent(r, r->flying_bytes), 1);
-	world_end();
 }
 
 /* What a stuck send carries then is the rest of one message and nothing that skipping again would
@@ -1050,7 +1037,6 @@ static void skipping_again_leaves_a_send_in_flight_alone(void **state)
 	struct reader *r = reader(0);
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(r);
 	do_join(reader(1));
 	append_text("eins\r\nzwei\r\n");
@@ -1070,7 +1056,6 @@ static void skipping_again_leaves_a_send_in_flight_alone(void **state)
 	append_text("vier\r\n");
 	send_all(r);
 	settle();
-	world_end();
 }
 
 static void nothing_is_skipped_at_the_end(void **state)
@@ -1078,7 +1063,6 @@ static void nothing_is_skipped_at_the_end(void **state)
 	struct reader *r = reader(0);
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(r);
 	do_skip(r);
 	append_text("eins\r\n");
@@ -1088,7 +1072,6 @@ static void nothing_is_skipped_at_the_end(void **state)
 	leave(r);
 	do_skip(r);
 	check_world();
-	world_end();
 }
 
 static void leaving_cursor_that_skips_gets_nothing_of_what_came_later(void **state)
@@ -1096,7 +1079,6 @@ static void leaving_cursor_that_skips_gets_nothing_of_what_came_later(void **sta
 	struct reader *r = reader(0);
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(r);
 	do_join(reader(1));
 	append_text("eins\r\nzwei\r\n");
@@ -1110,7 +1092,6 @@ static void leaving_cursor_that_skips_gets_nothing_of_what_came_later(void **sta
 	send_all(r);
 	check_world();
 	settle();
-	world_end();
 }
 
 static void leaving_cursor_gets_nothing_appended_later(void **state)
@@ -1118,7 +1099,6 @@ static void leaving_cursor_gets_nothing_appended_later(void **state)
 	struct reader *r = reader(0);
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(r);
 	do_join(reader(1));
 	append_text("eins\r\n");
@@ -1127,7 +1107,6 @@ static void leaving_cursor_gets_nothing_appended_later(void **state)
 	assert_int_equal(r->last - r->first, 1);
 	settle();
 	assert_false(r->here);
-	world_end();
 }
 
 static void behind_since_the_chunk_after_its_own_was_opened(void **state)
@@ -1135,7 +1114,6 @@ static void behind_since_the_chunk_after_its_own_was_opened(void **state)
 	struct reader *r = reader(0);
 
 	(void)state;
-	world_begin(&referencing, 1);
 	do_join(r);
 	assert_int_equal(cursor_behind_since(&r->cursor), 0);
 	world.now_ns = 1000;
@@ -1152,13 +1130,11 @@ static void behind_since_the_chunk_after_its_own_was_opened(void **state)
 	sent(r, r->flying_bytes);
 	send_all(r);
 	assert_int_equal(cursor_behind_since(&r->cursor), 0);
-	world_end();
 }
 
 static void idle_stream_holds_no_chunk(void **state)
 {
 	(void)state;
-	world_begin(&referencing, 1);
 	for (size_t i = 0; i < CURSORS; i++)
 		do_join(reader(i));
 	append_text("eins\r\n");
@@ -1168,17 +1144,14 @@ static void idle_stream_holds_no_chunk(void **state)
 	/* And those who stood there find the next one. */
 	append_text("zwei\r\n");
 	settle();
-	world_end();
 }
 
 static void stream_that_nobody_reads_can_be_released(void **state)
 {
 	(void)state;
-	world_begin(&referencing, 1);
 	append_single(100);
 	append_single(100000);
 	append_single(100);
-	world_end();
 }
 
 static void thousand_slow_cursors_cost_one_backlog(void **state)
@@ -1189,7 +1162,6 @@ static void thousand_slow_cursors_cost_one_backlog(void **state)
 
 	(void)state;
 	assert_non_null(cursors);
-	world_begin(&referencing, 1);
 	for (int i = 0; i < 1000; i++)
 		assert_int_equal(stream_join(&world.stream, &cursors[i]), 0);
 	b = random_single(STREAM_SEND_PIECE_BYTES, false);
@@ -1199,7 +1171,6 @@ static void thousand_slow_cursors_cost_one_backlog(void **state)
 	for (int i = 0; i < 1000; i++)
 		assert_int_equal(stream_remove(&world.stream, &cursors[i]), 1);
 	block_unref(b);
-	world_end();
 	free(cursors);
 }
 
@@ -1291,7 +1262,6 @@ static void thousand_replays_share_one_encoding(void **state)
 	(void)state;
 	assert_non_null(cursors);
 	assert_non_null(at);
-	world_begin(&copying, 1);
 	past = make_past(BLOCKS, LINES, 0);
 	encoded_runs = 0;
 	for (size_t i = 0; i < READERS; i++) {
@@ -1318,7 +1288,6 @@ static void thousand_replays_share_one_encoding(void **state)
 	for (size_t i = 0; i < READERS; i++)
 		assert_int_equal(stream_remove(&world.stream, &cursors[i]), 0);
 	free_past(&past);
-	world_end();
 	free(at);
 	free(cursors);
 }
@@ -1330,7 +1299,6 @@ static void past_is_encoded_as_far_as_somebody_has_come(void **state)
 	size_t at = 0;
 
 	(void)state;
-	world_begin(&copying, 1);
 	past = make_past(64, 4, 100000);
 	encoded_runs = 0;
 	join_past(&c, &past, 1, past.n, 0);
@@ -1345,7 +1313,6 @@ static void past_is_encoded_as_far_as_somebody_has_come(void **state)
 	}
 	assert_int_equal(stream_remove(&world.stream, &c), 0);
 	free_past(&past);
-	world_end();
 }
 
 static void replay_becomes_live_where_it_joined(void **state)
@@ -1356,7 +1323,6 @@ static void replay_becomes_live_where_it_joined(void **state)
 	size_t at = 0;
 
 	(void)state;
-	world_begin(&referencing, 1);
 	past = make_past(8, 2, 40000);
 	join_past(&c, &past, 1, past.n, 0);
 	/* Too much to go out with the last of the past. */
@@ -1370,7 +1336,6 @@ static void replay_becomes_live_where_it_joined(void **state)
 	assert_int_equal(length(&s->ready), 1);
 	assert_int_equal(stream_remove(s, &c), 1);
 	free_past(&past);
-	world_end();
 }
 
 static void replay_is_refused_when_what_it_counts_on_has_gone(void **state)
@@ -1379,7 +1344,6 @@ static void replay_is_refused_when_what_it_counts_on_has_gone(void **state)
 	struct cursor first, second;
 
 	(void)state;
-	world_begin(&copying, 1);
 	past = make_past(10, 5, 0);
 	assert_int_equal(stream_whole_from(&world.stream), 0);
 	join_past(&first, &past, 26, past.n, 0);
@@ -1398,7 +1362,6 @@ static void replay_is_refused_when_what_it_counts_on_has_gone(void **state)
 	assert_true(stream_rest(&world.stream));
 	assert_int_equal(stream_whole_from(&world.stream), 0);
 	free_past(&past);
-	world_end();
 }
 
 /* A format in which an empty line has no bytes. */
@@ -1503,30 +1466,33 @@ static void replay_from_among_messages_without_bytes_begins_where_it_should(void
 	world_end();
 }
 
+#define REFERENCING(name) cmocka_unit_test_setup_teardown(name, begin_referencing, end)
+#define COPYING(name) cmocka_unit_test_setup_teardown(name, begin_copying, end)
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(what_was_appended_goes_out_in_one_span),
-		cmocka_unit_test(warm_chunk_is_used_again_when_all_stand_at_the_head),
-		cmocka_unit_test(large_payload_is_referenced_and_not_copied),
-		cmocka_unit_test(large_message_goes_out_in_pieces_of_a_mebibyte),
-		cmocka_unit_test(one_send_of_small_messages_is_256_kib_at_most),
-		cmocka_unit_test(slow_cursor_holds_the_backlog_until_it_is_removed),
-		cmocka_unit_test(overrun_is_asked_again_only_when_it_may_be_so_again),
-		cmocka_unit_test(replay_does_not_count_as_lag),
-		cmocka_unit_test(skipping_finishes_the_message_begun_and_goes_on_at_the_head),
-		cmocka_unit_test(skipping_again_leaves_a_send_in_flight_alone),
-		cmocka_unit_test(nothing_is_skipped_at_the_end),
-		cmocka_unit_test(leaving_cursor_that_skips_gets_nothing_of_what_came_later),
-		cmocka_unit_test(leaving_cursor_gets_nothing_appended_later),
-		cmocka_unit_test(behind_since_the_chunk_after_its_own_was_opened),
-		cmocka_unit_test(idle_stream_holds_no_chunk),
-		cmocka_unit_test(stream_that_nobody_reads_can_be_released),
-		cmocka_unit_test(thousand_slow_cursors_cost_one_backlog),
-		cmocka_unit_test(thousand_replays_share_one_encoding),
-		cmocka_unit_test(past_is_encoded_as_far_as_somebody_has_come),
-		cmocka_unit_test(replay_becomes_live_where_it_joined),
-		cmocka_unit_test(replay_is_refused_when_what_it_counts_on_has_gone),
+		REFERENCING(what_was_appended_goes_out_in_one_span),
+		REFERENCING(warm_chunk_is_used_again_when_all_stand_at_the_head),
+		REFERENCING(large_payload_is_referenced_and_not_copied),
+		REFERENCING(large_message_goes_out_in_pieces_of_a_mebibyte),
+		REFERENCING(one_send_of_small_messages_is_256_kib_at_most),
+		REFERENCING(slow_cursor_holds_the_backlog_until_it_is_removed),
+		REFERENCING(overrun_is_asked_again_only_when_it_may_be_so_again),
+		REFERENCING(replay_does_not_count_as_lag),
+		REFERENCING(skipping_finishes_the_message_begun_and_goes_on_at_the_head),
+		REFERENCING(skipping_again_leaves_a_send_in_flight_alone),
+		REFERENCING(nothing_is_skipped_at_the_end),
+		REFERENCING(leaving_cursor_that_skips_gets_nothing_of_what_came_later),
+		REFERENCING(leaving_cursor_gets_nothing_appended_later),
+		REFERENCING(behind_since_the_chunk_after_its_own_was_opened),
+		REFERENCING(idle_stream_holds_no_chunk),
+		REFERENCING(stream_that_nobody_reads_can_be_released),
+		REFERENCING(thousand_slow_cursors_cost_one_backlog),
+		COPYING(thousand_replays_share_one_encoding),
+		COPYING(past_is_encoded_as_far_as_somebody_has_come),
+		REFERENCING(replay_becomes_live_where_it_joined),
+		COPYING(replay_is_refused_when_what_it_counts_on_has_gone),
 		cmocka_unit_test(replay_from_among_messages_without_bytes_begins_where_it_should),
 		cmocka_unit_test(every_cursor_gets_what_its_own_queue_would_hold),
 		cmocka_unit_test(so_it_does_when_everything_is_copied),

@@ -14,16 +14,7 @@
 #include "topic/interest.h"
 #include "topic/stream.h"
 #include "topic/topic.h"
-
-static uint64_t seed = 88172645463325252u;
-
-static size_t below(size_t n)
-{
-	seed ^= seed << 13;
-	seed ^= seed >> 7;
-	seed ^= seed << 17;
-	return (size_t)(seed % n);
-}
+#include "random.h"
 
 /* A block of so many messages "m\r\n", with this much room. */
 static struct block *block_of(uint32_t messages, size_t room)

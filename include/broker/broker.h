@@ -1,0 +1,56 @@
+#ifndef BROKER_BROKER_H
+#define BROKER_BROKER_H
+
+/*
+ * What all shards share. Made and released by the main thread; read-only once they run, but for
+ * what is atomic or has a lock.
+ */
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "engine/placement.h"
+
+struct address_book;
+struct letter;
+struct listener;
+struct mailbox;
+struct objects;
+struct route;
+struct shard;
+
+struct broker {
+	unsigned shards_n;
+	struct shard *shards;
+	struct placement placement;
+	struct mailbox *mailbox; /* senders: the shards, then the main thread */
+	int *ring_fds;
+	struct listener *listeners;
+	size_t listeners_n;
+	_Atomic uint32_t connections;
+	_Atomic uint64_t subscriptions;
+	_Atomic uint32_t running;      /* shards that have not ended */
+	_Atomic unsigned memory_level; /* enum budget_level */
+	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
+	struct address_book *addresses;
+	const struct route *routes[32]; /* broker/routes.h */
+	unsigned routes_n;
+	struct objects *objects; /* what shards start with */
+	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */
+	void (*report)(struct shard *shard, bool last);
+	/* Called at the home of an internal topic every second while it says that it wants to be,
+	 * beginning when a shard subscribes. Set by floor 4; NULL: nobody publishes there. */
+	bool (*second)(struct shard *shard);
+	/* Takes LETTER_FIGURES over. Set by floor 4. */
+	void (*figures)(struct shard *shard, struct letter *letter);
+};
+
+/* Makes room for so many shards, and knows the routes of its own. What floor 4 sets, and the
+ * placement, is left as it is; the rest must be all zero. -ENOMEM: release it all the same. */
+int broker_init(struct broker *broker, unsigned shards_n, unsigned lane_entries);
+/* With its shards, which have ended, and what lies in their lanes. */
+void broker_release(struct broker *broker);
+
+#endif

@@ -1,0 +1,36 @@
+#include "broker/broker.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "broker/listener.h"
+#include "broker/mail.h"
+#include "broker/objects.h"
+#include "broker/routes.h"
+#include "broker/shard.h"
+#include "engine/mailbox.h"
+
+int broker_init(struct broker *b, unsigned shards_n, unsigned lane_entries)
+{
+	b->shards_n = shards_n;
+	b->shards = calloc(shards_n, sizeof(*b->shards));
+	b->ring_fds = calloc(shards_n, sizeof(*b->ring_fds));
+	/* The main thread is one more sender. */
+	b->mailbox = mailbox_new(shards_n, shards_n + 1, lane_entries);
+	routes_init(b);
+	return b->shards != NULL && b->ring_fds != NULL && b->mailbox != NULL ? 0 : -ENOMEM;
+}
+
+void broker_release(struct broker *b)
+{
+	for (unsigned i = 0; b->shards != NULL && i < b->shards_n; i++)
+		shard_release(&b->shards[i]);
+	if (b->mailbox != NULL)
+		letters_discard(b->mailbox, b->shards_n);
+	mailbox_free(b->mailbox);
+	listeners_close(b);
+	placement_release(&b->placement);
+	free(b->ring_fds);
+	free(b->shards);
+	objects_unref(b->objects);
+}

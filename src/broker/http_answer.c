@@ -1,0 +1,421 @@
+#include "broker/http_answer.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/clock.h"
+#include "broker/connection.h"
+#include "broker/home.h"
+#include "broker/http_session.h"
+#include "broker/subscription.h"
+#include "protocol/sse.h"
+#include "topic/block.h"
+#include "topic/interest.h"
+
+enum {
+	BODY_COPY_BYTES_MAX = 4 << 10, /* smaller ones are copied behind their head */
+	BODY_PIECE_BYTES = 256 << 10,  /* of one send */
+	STALL_SECONDS = 30,            /* for a piece of a body to go out */
+};
+
+/* ---- heads ---- */
+
+static const char *reason_of(unsigned status)
+{
+	switch (status) {
+	case 200:
+		return "OK";
+	case 204:
+		return "No Content";
+	case 206:
+		return "Partial Content";
+	case 304:
+		return "Not Modified";
+	case 400:
+		return "Bad Request";
+	case 403:
+		return "Forbidden";
+	case 404:
+		return "Not Found";
+	case 405:
+		return "Method Not Allowed";
+	case 408:
+		return "Request Timeout";
+	case 412:
+		return "Precondition Failed";
+	case 413:
+		return "Content Too Large";
+	case 414:
+		return "URI Too Long";
+	case 416:
+		return "Range Not Satisfiable";
+	case 417:
+		return "Expectation Failed";
+	case 431:
+		return "Request Header Fields Too Large";
+	case 500:
+		return "Internal Server Error";
+	case 501:
+		return "Not Implemented";
+	case 503:
+		return "Service Unavailable";
+	case 505:
+		return "HTTP Version Not Supported";
+	default:
+		return "Error";
+	}
+}
+
+/* "Sun, 06 Nov 1994 08:49:37 GMT", made once per second. */
+static const char *date(struct shard *s)
+{
+	uint64_t second = s->reactor.now_ns / NS_PER_S;
+
+	if (s->date[0] == 0 || s->date_second != second) {
+		time_t now = (time_t)(clock_wall_ns() / NS_PER_S);
+		struct tm utc;
+
+		gmtime_r(&now, &utc);
+		strftime(s->date, sizeof(s->date), "%a, %d %b %Y %H:%M:%S GMT", &utc);
+		s->date_second = second;
+	}
+	return s->date;
+}
+
+/* A head under construction; what does not fit is a bug of whoever let it in. */
+struct head {
+	char text[4096];
+	size_t len;
+};
+
+static void add(struct head *h, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+static void add(struct head *h, const char *format, ...)
+{
+	va_list args;
+	int n;
+
+	va_start(args, format);
+	n = vsnprintf(h->text + h->len, sizeof(h->text) - h->len, format, args);
+	va_end(args);
+	assert(n >= 0 && (size_t)n < sizeof(h->text) - h->len);
+	h->len += (size_t)n;
+}
+
+/* What every head has: status, Date, Connection, and what lets allowed pages read the answer. */
+static void add_first(struct connection *c, struct head *h, unsigned status)
+{
+	const struct http_session *http = c->http;
+
+	h->len = 0;
+	add(h, "HTTP/1.1 %u %s\r\nDate: %s\r\n", status, reason_of(status), date(c->shard));
+	if (http == NULL || http->close)
+		add(h, "Connection: close\r\n");
+	else if (http->http_1_0)
+		add(h, "Connection: keep-alive\r\n");
+	/* Of every answer, or a cache would give allowed pages what it keeps for others. */
+	if (c->shard->config->http.allowed_origins_n > 0)
+		add(h, "Vary: Origin\r\n");
+	if (http != NULL && http->origin != NULL)
+		add(h,
+		    "Access-Control-Allow-Origin: %s\r\n"
+		    "Access-Control-Expose-Headers: ETag, Content-Range, X-Version\r\n",
+		    http->origin);
+}
+
+/* ---- answers ---- */
+
+/* The request has its answer: the next one may be looked at. */
+static void answered(struct connection *c)
+{
+	struct http_session *http = c->http;
+
+	c->awaiting = false;
+	if (http == NULL || c->state == CONNECTION_CLOSED)
+		return;
+	http->publishing = false;
+	http->answered_any = true;
+	free(http->origin);
+	free(http->fields);
+	http->origin = http->fields = NULL;
+	/* A body that was never read would be taken for the next request. */
+	if (http->state != HTTP_RECEIVING)
+		http->state = HTTP_READING;
+	if (c->state == CONNECTION_FINISHING)
+		connection_flush(c);
+	else if (http->close && http->sending == NULL)
+		connection_finish(c, NULL);
+	else if (!http->running)
+		connection_flush(c);
+}
+
+void http_answer(struct connection *c, const struct http_answer *a)
+{
+	struct http_session *http = c->http;
+	bool bodiless = http != NULL && http->head_only;
+	bool no_length = a->status == 304 || a->status == 204;
+	struct head h;
+
+	if (c->state >= CONNECTION_LINGERING)
+		return;
+	add_first(c, &h, a->status);
+	if (a->type.len > 0)
+		add(&h, "Content-Type: %.*s\r\n", (int)a->type.len, a->type.data);
+	if (a->headers != NULL)
+		add(&h, "%s", a->headers);
+	if (!no_length)
+		add(&h, "Content-Length: %zu\r\n", a->body.len);
+	add(&h, "\r\n");
+	if (!connection_reply(c, (struct span){ h.text, h.len }))
+		return;
+	if (!bodiless && !no_length && a->body.len > 0) {
+		if (a->hold != NULL && http != NULL && a->body.len > BODY_COPY_BYTES_MAX) {
+			assert(http->sending == NULL);
+			block_ref(a->hold, 1);
+			http->sending = a->hold;
+			http->left = a->body;
+			reactor_deadline(&c->shard->reactor, &c->shard->stall, &c->deadline);
+		} else if (!connection_reply(c, a->body)) {
+			return;
+		}
+	}
+	answered(c);
+}
+
+void http_error(struct connection *c, unsigned status, const char *reason)
+{
+	char body[256];
+	int n = snprintf(body, sizeof(body), "{\"error\":\"%s\"}\n", reason);
+	const struct http_answer a = { .status = status,
+				       .type = SPAN("application/json"),
+				       .headers = "Cache-Control: no-store\r\n",
+				       .body = { body, (size_t)n } };
+
+	/* What comes of a body that nobody wants is not worth receiving. */
+	if (c->http != NULL && c->http->state == HTTP_RECEIVING) {
+		c->http->close = true;
+		c->http->state = HTTP_READING;
+	}
+	http_answer(c, &a);
+}
+
+void http_close_after(struct connection *c)
+{
+	c->http->close = true;
+}
+
+uint32_t http_wait(struct connection *c)
+{
+	c->http->state = HTTP_WAITING;
+	c->awaiting = true;
+	return ++c->http->ticket;
+}
+
+struct connection *http_waited(struct shard *s, uint32_t slot, uint32_t generation, uint32_t ticket)
+{
+	struct socket *socket = socket_at(&s->sockets, slot, generation);
+	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
+
+	if (c == NULL || c->http == NULL || c->http->state != HTTP_WAITING ||
+	    c->http->ticket != ticket || c->state >= CONNECTION_LINGERING)
+		return NULL;
+	c->awaiting = false;
+	return c;
+}
+
+size_t json_string(struct span text, char *out)
+{
+	size_t n = 0;
+
+	out[n++] = '"';
+	for (size_t i = 0; i < text.len; i++) {
+		char c = text.data[i];
+
+		if (c == '"' || c == '\\')
+			out[n++] = '\\';
+		if ((unsigned char)c < ' ')
+			n += (size_t)sprintf(out + n, "\\u%04x", (unsigned)c);
+		else
+			out[n++] = c;
+	}
+	out[n++] = '"';
+	return n;
+}
+
+/* ---- bodies on their way out ---- */
+
+bool http_answer_sending(const struct connection *c)
+{
+	return c->http != NULL && c->http->sending != NULL;
+}
+
+unsigned http_answer_gather(struct connection *c, struct iovec *spans, unsigned max)
+{
+	struct http_session *http = c->http;
+	size_t n;
+
+	if (http->sending == NULL || max == 0)
+		return 0;
+	n = http->left.len < BODY_PIECE_BYTES ? http->left.len : BODY_PIECE_BYTES;
+	/* Only read by the kernel; iovec knows no const. */
+	spans[0] = (struct iovec){ (void *)(uintptr_t)http->left.data, n };
+	return 1;
+}
+
+size_t http_answer_sent(struct connection *c, size_t bytes)
+{
+	struct http_session *http = c->http;
+
+	if (http->sending == NULL || bytes == 0)
+		return 0;
+	if (bytes > http->left.len)
+		bytes = http->left.len;
+	http->left = span_skip(http->left, bytes);
+	if (http->left.len > 0) {
+		if (c->state != CONNECTION_CLOSED)
+			reactor_deadline(&c->shard->reactor, &c->shard->stall, &c->deadline);
+		return bytes;
+	}
+	block_unref(http->sending);
+	http->sending = NULL;
+	if (c->state == CONNECTION_OPEN) {
+		deadline_stop(&c->deadline);
+		if (http->close)
+			connection_finish(c, NULL);
+	}
+	return bytes;
+}
+
+/* ---- streams ---- */
+
+const char *http_answer_farewell(const struct connection *c)
+{
+	return c->http->state == HTTP_STREAMING && c->http->chunked ? CHUNKED_END : NULL;
+}
+
+static void start_heartbeats(struct connection *c)
+{
+	reactor_deadline(&c->shard->reactor, &c->shard->heartbeat, &c->deadline);
+}
+
+void http_answer_subscribed(struct connection *c, const struct subscribe_letter *l)
+{
+	struct http_session *http = c->http;
+	bool events = c->subscription->format != FORMAT_CHUNKED;
+	char text[SSE_TEXT_MAX];
+	struct head h;
+
+	c->awaiting = false;
+	http->state = HTTP_STREAMING;
+	http->chunked = c->subscription->format != FORMAT_SSE_PLAIN;
+	if (!http->chunked)
+		http->close = true;
+	add_first(c, &h, 200);
+	add(&h, "Content-Type: %s\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n",
+	    events ? "text/event-stream" : "application/octet-stream");
+	if (http->chunked)
+		add(&h, "Transfer-Encoding: chunked\r\n");
+	if (!events && l != NULL && l->gap != 0)
+		add(&h, "X-Gap: %016" PRIx64 ":%" PRIu64 "\r\n", l->epoch, l->gap);
+	add(&h, "\r\n");
+	if (!connection_reply(c, (struct span){ h.text, h.len }))
+		return;
+	free(http->origin);
+	http->origin = NULL;
+	if (events) {
+		if (!connection_reply(c, (struct span){ text, sse_start(http->chunked, text) }))
+			return;
+		if (l != NULL && l->gap != 0 &&
+		    !connection_reply(c, (struct span){ text, sse_gap(http->chunked, l->epoch,
+								      l->gap, text) }))
+			return;
+		if (c->state == CONNECTION_OPEN)
+			start_heartbeats(c);
+	}
+}
+
+static void beat(void *context, struct deadline *d)
+{
+	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
+	struct subscription *sub = c->subscription;
+	struct shard *s = context;
+	char text[SSE_TEXT_MAX];
+	size_t n;
+
+	if (c->state != CONNECTION_OPEN || sub == NULL || sub->stream == NULL)
+		return;
+	start_heartbeats(c);
+	/* Only a stream that stands at an event's end, and has been quiet, needs one. */
+	if (c->socket.sending || c->reply_len > 0 || !stream_at_end(sub->stream, &sub->cursor) ||
+	    s->reactor.now_ns - c->socket.sent_ns < s->heartbeat.after_ns / 2)
+		return;
+	n = sse_heartbeat(c->http->chunked, sub->interest->epoch, sub->interest->seq, text);
+	if (connection_reply(c, (struct span){ text, n }))
+		connection_flush(c);
+}
+
+/* ---- errors from elsewhere ---- */
+
+const char *http_answer_end(struct connection *c, const char *error_line)
+{
+	struct http_session *http = c->http;
+	char reason[64] = "";
+	unsigned status = 503;
+
+	if (http != NULL) {
+		if (http->state == HTTP_STREAMING)
+			return strstr(error_line, "slow") == NULL ? http_answer_farewell(c) : NULL;
+		/* Half an answer cannot be followed by another one, and an idle connection may be
+		 * closed at any time. */
+		if (c->state != CONNECTION_OPEN && http->state != HTTP_WAITING)
+			return NULL;
+		if (http->sending != NULL ||
+		    (http->answered_any && http->state == HTTP_READING && !http->timing))
+			return NULL;
+		http->close = true;
+		http->state = HTTP_READING;
+		http->ticket++;
+	}
+	/* "ERROR <reason>\r\n" */
+	snprintf(reason, sizeof(reason), "%.*s", (int)strcspn(error_line + 6, "\r"),
+		 error_line + 6);
+	if (strcmp(reason, "timeout") == 0)
+		status = 408;
+	else if (strcmp(reason, "not permitted") == 0)
+		status = 403;
+	/* Not http_error: this is called where the connection is being ended anyway. */
+	{
+		char body[128];
+		struct head h;
+		int n = snprintf(body, sizeof(body), "{\"error\":\"%s\"}\n", reason);
+
+		add_first(c, &h, status);
+		add(&h, "Content-Type: application/json\r\nContent-Length: %d\r\n%s\r\n%s", n,
+		    status == 503 ? "Retry-After: 1\r\n" : "", body);
+		if (http != NULL && http->head_only)
+			h.len -= (size_t)n;
+		(void)connection_reply(c, (struct span){ h.text, h.len });
+	}
+	return NULL;
+}
+
+static void stalled(void *context, struct deadline *d)
+{
+	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
+
+	(void)context;
+	connection_close(c, DROP_SLOW);
+}
+
+void http_answers_init(struct shard *s)
+{
+	deadline_class_init(&s->heartbeat, s->config->http.heartbeat_seconds * NS_PER_S);
+	deadline_class_init(&s->stall, STALL_SECONDS * NS_PER_S);
+	reactor_watch(&s->reactor, &s->heartbeat, beat, s);
+	reactor_watch(&s->reactor, &s->stall, stalled, s);
+}

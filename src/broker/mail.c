@@ -1,0 +1,286 @@
+#include "broker/mail.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "broker/fetch.h"
+#include "broker/home.h"
+#include "broker/objects.h"
+#include "broker/shard.h"
+#include "engine/reactor.h"
+#include "topic/block.h"
+#include "topic/letter.h"
+
+enum {
+	OUTBOX_BYTES_MAX = 1 << 20, /* of blocks waiting for one home: then its publishers wait */
+	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
+	LANE_BYTES_MAX = 4 << 20,   /* of blocks in a lane, or one: the rest stays in the outbox */
+	OUTBOX_SLOTS_MIN = 4096,
+};
+
+static size_t letter_bytes(const struct letter *letter)
+{
+	return letter->kind == LETTER_BLOCK
+		       ? block_bytes((const struct block *)(const void *)letter)
+		       : 0;
+}
+
+/* ---- one outbox ---- */
+
+/* A letter that cannot be kept would be lost silently, and with it somebody's order or count. */
+static void outbox_grow(struct outbox *o, const struct mail *m, unsigned to)
+{
+	void **letters = realloc(o->own, 2 * (size_t)o->slots_n * sizeof(void *));
+
+	if (letters == NULL) {
+		log_error("reactor %u: out of memory, and %u letters wait for reactor %u",
+			  m->reactor->id, o->n, to);
+		abort();
+	}
+	if (o->own == NULL)
+		memcpy(letters, o->letters, o->n * sizeof(void *));
+	o->letters = o->own = letters;
+	o->slots_n *= 2;
+}
+
+/* Forgets pushes that the reader has taken all of. */
+static void outbox_settle(struct outbox *o, uint32_t taken)
+{
+	uint32_t done = 0;
+
+	while (done < o->pushes_n && (int32_t)(taken - o->pushes[done].upto) >= 0)
+		o->lane_bytes -= o->pushes[done++].bytes;
+	if (done == 0)
+		return;
+	o->pushes_n -= done;
+	memmove(o->pushes, o->pushes + done, o->pushes_n * sizeof(*o->pushes));
+}
+
+/* How many letters fit in the lane by their bytes: one at least when it is empty. */
+static uint32_t outbox_fitting(const struct outbox *o)
+{
+	size_t bytes = o->lane_bytes;
+	uint32_t n = 0;
+
+	for (; n < o->n; n++) {
+		size_t more = letter_bytes(o->letters[n]);
+
+		if (more > 0 && bytes > 0 && bytes + more > LANE_BYTES_MAX)
+			break;
+		bytes += more;
+	}
+	return n;
+}
+
+/* As many as may go: a lane is bounded in letters by its size, and here in bytes. */
+static uint32_t outbox_may_push(struct outbox *o, const struct reactor *r, unsigned to,
+				enum mailbox_lane lane)
+{
+	uint32_t n;
+
+	outbox_settle(o, mailbox_taken(r->mailbox, to, r->id, lane));
+	if (o->lane_bytes + o->bytes <= LANE_BYTES_MAX)
+		return o->n;
+	n = outbox_fitting(o);
+	if (n == o->n)
+		return n;
+	mailbox_want(r->mailbox, to, r->id, lane);
+	outbox_settle(o, mailbox_taken(r->mailbox, to, r->id, lane));
+	return outbox_fitting(o);
+}
+
+static void outbox_pushed(struct outbox *o, uint32_t n, size_t bytes)
+{
+	struct push *last;
+
+	o->pushed += n;
+	if (bytes == 0)
+		return;
+	if (o->pushes_n < OUTBOX_PUSHES)
+		o->pushes[o->pushes_n++].bytes = 0;
+	last = &o->pushes[o->pushes_n - 1];
+	last->upto = o->pushed;
+	last->bytes += bytes;
+	o->lane_bytes += bytes;
+}
+
+/* ---- all of them ---- */
+
+/* Twice what makes everybody wait, and as much again for what is under way then. */
+static uint32_t outbox_slots(const struct mail *m)
+{
+	uint32_t n = 8 * m->lane_entries;
+
+	return n < OUTBOX_SLOTS_MIN ? OUTBOX_SLOTS_MIN : n;
+}
+
+static int outboxes_init(struct outboxes *all, const struct mail *m)
+{
+	uint32_t n = outbox_slots(m);
+
+	all->to = calloc(m->shards_n, sizeof(struct outbox));
+	all->slots = malloc((size_t)m->shards_n * n * sizeof(void *));
+	all->waiting = calloc(m->shards_n, sizeof(unsigned));
+	if (all->to == NULL || all->slots == NULL || all->waiting == NULL)
+		return -ENOMEM;
+	for (unsigned to = 0; to < m->shards_n; to++)
+		all->to[to] =
+			(struct outbox){ .letters = all->slots + (size_t)to * n, .slots_n = n };
+	return 0;
+}
+
+int mail_init(struct mail *m, struct reactor *reactor, unsigned shards_n, uint32_t lane_entries)
+{
+	*m = (struct mail){ .reactor = reactor,
+			    .shards_n = shards_n,
+			    .lane_entries = lane_entries };
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+		if (outboxes_init(&m->lanes[lane], m) != 0)
+			return -ENOMEM;
+	return 0;
+}
+
+void mail_release(struct mail *m)
+{
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
+		struct outboxes *all = &m->lanes[lane];
+
+		for (unsigned to = 0; all->to != NULL && to < m->shards_n; to++) {
+			struct outbox *o = &all->to[to];
+
+			for (uint32_t i = 0; i < o->n; i++)
+				letter_discard(o->letters[i]);
+			free(o->own);
+		}
+		free(all->to);
+		free(all->slots);
+		free(all->waiting);
+	}
+}
+
+void mail_post(struct mail *m, unsigned to, enum mailbox_lane lane, struct letter *letter)
+{
+	struct outboxes *all = &m->lanes[lane];
+	struct outbox *o = &all->to[to];
+
+	if (o->n == o->slots_n)
+		outbox_grow(o, m, to);
+	o->letters[o->n++] = letter;
+	o->bytes += letter_bytes(letter);
+	all->letters++;
+	all->bytes += letter_bytes(letter);
+	if (o->waiting)
+		return;
+	o->waiting = true;
+	all->waiting[all->waiting_n++] = to;
+}
+
+static bool flush_lane(struct mail *m, enum mailbox_lane lane)
+{
+	struct outboxes *all = &m->lanes[lane];
+	unsigned left = 0;
+	bool any = false;
+
+	for (unsigned i = 0; i < all->waiting_n; i++) {
+		unsigned to = all->waiting[i];
+		struct outbox *o = &all->to[to];
+		size_t before = o->bytes;
+		uint32_t fitting = outbox_may_push(o, m->reactor, to, lane);
+		unsigned pushed = 0;
+
+		if (fitting > 0)
+			pushed = reactor_post(m->reactor, to, lane, o->letters, fitting);
+		any |= pushed > 0;
+		o->n -= pushed;
+		memmove(o->letters, o->letters + pushed, o->n * sizeof(void *));
+		all->letters -= pushed;
+		all->bytes -= o->bytes;
+		/* What has gone may be read no more; what is left says what it weighs. */
+		o->bytes = 0;
+		for (uint32_t j = 0; j < o->n; j++)
+			o->bytes += letter_bytes(o->letters[j]);
+		all->bytes += o->bytes;
+		outbox_pushed(o, pushed, before - o->bytes);
+		if (o->n == 0) {
+			o->waiting = false;
+			continue;
+		}
+		all->waiting[left++] = to;
+	}
+	all->waiting_n = left;
+	return any;
+}
+
+bool mail_flush(struct mail *m)
+{
+	bool any = false;
+
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+		if (m->lanes[lane].waiting_n > 0)
+			any |= flush_lane(m, lane);
+	return any;
+}
+
+uint64_t mail_letters(const struct mail *m)
+{
+	return m->lanes[LANE_FREE].letters + m->lanes[LANE_GATED].letters;
+}
+
+bool mail_congested(const struct mail *m, unsigned home)
+{
+	const struct outbox *o = &m->lanes[LANE_GATED].to[home];
+
+	return o->n >= (m->lane_entries + 3) / 4 || o->bytes >= OUTBOX_BYTES_MAX;
+}
+
+bool mail_lags(const struct mail *m)
+{
+	const struct outboxes *all = &m->lanes[LANE_FREE];
+
+	return all->letters >= UINT64_C(4) * m->lane_entries || all->bytes >= FREE_BYTES_MAX;
+}
+
+/* ---- letters without a reader ---- */
+
+void letter_discard(struct letter *letter)
+{
+	if (letter->kind == LETTER_BLOCK) {
+		block_unref((struct block *)(void *)letter);
+		return;
+	}
+	if (letter->kind == LETTER_FETCH || letter->kind == LETTER_COUNT ||
+	    letter->kind == LETTER_FETCHED) {
+		fetch_letter_free((struct fetch_letter *)(void *)letter);
+		return;
+	}
+	if (letter->kind == LETTER_DRAINED || letter->kind == LETTER_DRAIN ||
+	    letter->kind == LETTER_HEARTBEAT)
+		return;
+	if (letter->kind == LETTER_RELOAD) {
+		struct reload_letter *l = (struct reload_letter *)(void *)letter;
+
+		objects_unref(l->objects);
+		free(l->idle_topics);
+	}
+	if (letter->kind == LETTER_SEQUENCED)
+		block_unref(((struct sequenced_letter *)(void *)letter)->block);
+	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED)
+		subscribe_letter_release((struct subscribe_letter *)(void *)letter);
+	free(letter);
+}
+
+void letters_discard(struct mailbox *mailbox, unsigned shards_n)
+{
+	for (unsigned to = 0; to < shards_n; to++)
+		for (unsigned from = 0; from < mailbox_senders(mailbox); from++)
+			for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
+				bool again;
+				void *letter;
+
+				while (mailbox_pop(mailbox, to, from, lane, &letter, 1, &again) ==
+				       1)
+					letter_discard(letter);
+			}
+}
