@@ -239,8 +239,16 @@ static void print_memory(const struct config *config, unsigned reactors)
 static int print_check(const struct options *o, const struct config *config)
 {
 	struct placement placement;
-	int err = placement_init(&placement, placement_modes[config->placement], config->reactors);
+	char problem[512];
+	struct objects *objects = objects_load(config->http.objects_dir, problem, sizeof(problem));
+	int err;
 
+	if (objects == NULL) {
+		fprintf(stderr, "%s: %s\n", o->config_path, problem);
+		return EXIT_USAGE;
+	}
+	objects_unref(objects);
+	err = placement_init(&placement, placement_modes[config->placement], config->reactors);
 	if (err != 0) {
 		fprintf(stderr, "broker: the machine's cores cannot be read: %s\n", strerror(-err));
 		return EXIT_FAILED;
@@ -550,9 +558,10 @@ static int run(const struct options *o, struct config *config)
 	else if (listeners_open(&b, config, problem, sizeof(problem)) != 0)
 		log_error("%s", problem);
 	else if ((b.objects = objects_load(config->http.objects_dir, problem, sizeof(problem))) ==
-		 NULL)
+		 NULL) {
 		log_error("%s", problem);
-	else
+		code = EXIT_USAGE;
+	} else
 		code = start_and_serve(&b, o->config_path, &config, &signals);
 	broker_release(&b);
 	config_free(config);

@@ -58,6 +58,7 @@ struct connection {
 	struct deadline deadline;  /* handshake, or closing */
 	enum drop_reason reason;   /* why what it does not get is dropped */
 	unsigned char address[16]; /* of the peer, where connections are counted per address */
+	bool late;                 /* came while draining */
 };
 
 void connections_init(struct shard *shard);
@@ -105,9 +106,10 @@ void connection_receipt(struct shard *shard, uint32_t slot, uint32_t generation)
 void connections_resume(struct shard *shard);
 /* Silence may last this long from now on, in ns; 0: for ever. */
 void connections_limit_idle(struct shard *shard, uint64_t after_ns);
-/* The shard drains: no more input from anybody; subscribers stay until connections_farewell. */
+/* The shard drains: no more input from anybody; subscribers stay until connections_farewell. Who
+ * comes late may still be told, and ask how the broker is, until they are said farewell, too. */
 void connections_stop_publishers(struct shard *shard);
-void connections_farewell(struct shard *shard);
+void connections_farewell(struct shard *shard, bool late);
 /* The time for draining is over. */
 void connections_cut_off(struct shard *shard);
 

@@ -29,7 +29,7 @@ void listeners_close(struct broker *broker);
 
 /* On the shard's thread: accepts from now on, and no more. */
 void listeners_start(struct shard *shard);
-void listeners_stop(struct shard *shard);
+void listeners_stop(struct shard *shard); /* harmless twice */
 /* Accepts nobody while held: clients wait in the kernel's queue. */
 void listeners_hold(struct shard *shard, bool hold);
 

@@ -83,6 +83,7 @@ struct shard {
 	struct list connections;
 	uint32_t connections_n, subscriptions_n;
 	uint32_t refused_n; /* connections that are being told why they are refused */
+	uint32_t late_n;    /* of connections_n: that came while draining, which waits for none */
 	struct list paused; /* publishers that wait for an outbox to empty */
 	struct mail mail;
 
@@ -108,6 +109,7 @@ struct shard {
 	bool looking_pays;                /* something was sent, or held, in this round */
 	_Atomic uint64_t largest_backlog; /* while there is eviction */
 	bool accept_stopped;
+	bool accept_ended; /* for good */
 
 	uint64_t accept_waiting; /* bit per listener (modulo 64): not armed for want of file
 				    descriptors */

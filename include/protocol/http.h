@@ -32,8 +32,8 @@ struct http_request {
 	uint64_t content_length;
 	struct span path; /* as sent: still percent-encoded, begins with '/' or is "*" */
 	struct span query;
-	struct span host, origin, content_type, accept, last_event_id, if_none_match, range,
-		if_range, version; /* X-Version */
+	struct span host, origin, content_type, accept, last_event_id, if_match, if_none_match,
+		range, if_range, version; /* X-Version */
 };
 
 enum http_event_kind {

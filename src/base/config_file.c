@@ -22,7 +22,6 @@ struct load {
 	unsigned failures;
 	const char *file; /* the one being read: the first, or one that it includes */
 	unsigned depth;   /* of includes */
-	unsigned values;
 	int section_line; /* where the titled section being read begins */
 	int address_line;
 };
@@ -117,7 +116,6 @@ static int on_value(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result)
 	uint64_t number;
 
 	*(const char **)result = text;
-	loading->values++;
 	/* libconfuse takes "engine|batch" for a path to a key of another section. */
 	if (key == NULL) {
 		report_unknown(cfg, opt->name);
@@ -145,7 +143,6 @@ static int on_section(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result
 	(void)opt;
 	*(const char **)result = text;
 	loading->section_line = cfg->line;
-	loading->values++;
 	if (strcmp(cfg->name, "topic") == 0 && !name_pattern_valid(span_of(cfg->title)))
 		report(cfg->line, "topic",
 		       "\"%s\" is not a pattern, use levels like \"live.*.score\" or \"live.>\"",
@@ -502,9 +499,6 @@ int config_load(const char *path, struct config **out, FILE *errors)
 	loading = &load;
 	if (cfg != NULL)
 		error = file_parse(cfg, path);
-	if (error == 0 && load.values > 0 && cfg_size(cfg, "listen") == 0)
-		report(0, "listen", "no listener, write listen \"main\" { address = \"%s\" }",
-		       ADDRESS_STANDARD);
 	if (error == 0 && load.failures > 0)
 		error = -EINVAL;
 	if (error == 0)

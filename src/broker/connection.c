@@ -320,7 +320,7 @@ static void received_first(struct connection *c, struct span bytes)
 		break;
 	case SNIFF_HTTP:
 		c->protocols = CONFIG_PROTOCOL_HTTP;
-		if (c->counts == COUNTS_AS_REFUSED)
+		if (c->counts == COUNTS_AS_REFUSED && !c->late)
 			refuse(c);
 		else
 			http_session_received(c, bytes);
@@ -433,6 +433,7 @@ static void closed(struct socket *socket)
 	uncount(c);
 	memory_count(-(int64_t)c->kernel_bytes);
 	s->connections_n--;
+	s->late_n -= c->late;
 	list_remove(&c->link);
 	memory_free(c->reply);
 	memory_free(c->reply_flying);
@@ -553,6 +554,7 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 	struct connection *c = pool_take(&s->connection_pool);
 	const char *refusal;
 	struct connection fresh = { .shard = s,
+				    .late = s->draining,
 				    .protocols = (uint8_t)protocols,
 				    .reason = DROP_CLOSED };
 
@@ -571,11 +573,12 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 	list_append(&s->connections, &c->link);
 	deadline_init(&c->deadline);
 	s->connections_n++;
+	s->late_n += c->late;
 	s->counters.accepted++;
 	if (s->config->limits.connections_per_ip > 0)
 		ring_peer(s->reactor.ring, fd, c->address);
-	refusal = s->draining ? LINE_ERROR_TEXT("draining")
-			      : listener_enter(s->broker, s->config, c->address);
+	refusal = c->late ? LINE_ERROR_TEXT("draining")
+			  : listener_enter(s->broker, s->config, c->address);
 	c->counts = refusal == NULL ? COUNTS_AS_CLIENT : COUNTS_AS_REFUSED;
 	if (refusal == NULL) {
 		reactor_deadline(&s->reactor, &s->handshake, &c->deadline);
@@ -584,9 +587,13 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 	}
 	s->counters.refused++;
 	c->farewell = refusal;
-	if (s->refused_n++ >= REFUSED_CONNECTIONS_MAX) {
+	/* Who comes late in a rush is told as well, but the rush has an end. */
+	if (c->late && s->refused_n >= REFUSED_CONNECTIONS_MAX)
+		listeners_stop(s);
+	if (s->refused_n++ >= REFUSED_CONNECTIONS_MAX && !c->late) {
 		connection_close(c, DROP_CLOSED);
-	} else if (c->protocols == CONFIG_PROTOCOL_LINE || c->protocols == CONFIG_PROTOCOL_HTTP) {
+	} else if (c->protocols == CONFIG_PROTOCOL_LINE ||
+		   (c->protocols == CONFIG_PROTOCOL_HTTP && !c->late)) {
 		refuse(c);
 	} else {
 		connection_limit_closing(c);
@@ -668,8 +675,9 @@ static void stop_publisher(struct connection *c, void *argument)
 
 static void say_farewell(struct connection *c, void *argument)
 {
-	(void)argument;
-	if (c->state == CONNECTION_OPEN)
+	const bool *late = argument;
+
+	if (c->state == CONNECTION_OPEN && (*late || !c->late))
 		connection_error(c, LINE_ERROR_TEXT("draining"));
 }
 
@@ -678,9 +686,9 @@ void connections_stop_publishers(struct shard *s)
 	connections_each(s, stop_publisher, NULL);
 }
 
-void connections_farewell(struct shard *s)
+void connections_farewell(struct shard *s, bool late)
 {
-	connections_each(s, say_farewell, NULL);
+	connections_each(s, say_farewell, &late);
 }
 
 static void cut_off(struct connection *c, void *argument)

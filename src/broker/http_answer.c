@@ -46,6 +46,8 @@ static const char *reason_of(unsigned status)
 		return "Method Not Allowed";
 	case 408:
 		return "Request Timeout";
+	case 412:
+		return "Precondition Failed";
 	case 413:
 		return "Content Too Large";
 	case 414:
@@ -116,9 +118,12 @@ static void add_first(struct connection *c, struct head *h, unsigned status)
 		add(h, "Connection: close\r\n");
 	else if (http->http_1_0)
 		add(h, "Connection: keep-alive\r\n");
+	/* Of every answer, or a cache would give allowed pages what it keeps for others. */
+	if (c->shard->config->http.allowed_origins_n > 0)
+		add(h, "Vary: Origin\r\n");
 	if (http != NULL && http->origin != NULL)
 		add(h,
-		    "Access-Control-Allow-Origin: %s\r\nVary: Origin\r\n"
+		    "Access-Control-Allow-Origin: %s\r\n"
 		    "Access-Control-Expose-Headers: ETag, Content-Range, X-Version\r\n",
 		    http->origin);
 }

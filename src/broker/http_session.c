@@ -40,7 +40,7 @@ static void handle_head(struct connection *c, const struct http_request *r)
 
 	http->head_only = r->verb == HTTP_VERB_HEAD;
 	http->http_1_0 = r->http_1_0;
-	http->close = !r->keep_alive;
+	http->close = !r->keep_alive || c->shard->draining;
 	http->chunked = false;
 	http->timing = false;
 	http->receiving_bytes = r->content_length;

@@ -264,7 +264,7 @@ static void accepted(void *context, const struct completion *c)
 
 	if (c->result >= 0)
 		connection_open(s, c->result, s->broker->listeners[index].protocols);
-	if (s->draining)
+	if (s->accept_ended)
 		return;
 	if (s->accept_stopped) {
 		/* The first cancellation may have come while it was not to be found. */
@@ -295,7 +295,7 @@ static void accept_again(void *context, struct deadline *d)
 	struct shard *s = context;
 	uint64_t waiting = s->accept_waiting;
 
-	if (s->draining)
+	if (s->accept_ended)
 		return;
 	if (s->accept_stopped) {
 		reactor_deadline(&s->reactor, &s->accept, d);
@@ -319,6 +319,9 @@ void listeners_start(struct shard *s)
 
 void listeners_stop(struct shard *s)
 {
+	if (s->accept_ended)
+		return;
+	s->accept_ended = true;
 	deadline_stop(&s->accept_deadline);
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++) {
 		int *fd = &s->broker->listeners[i].fds[s->id];
@@ -334,7 +337,7 @@ void listeners_stop(struct shard *s)
 void listeners_hold(struct shard *s, bool hold)
 {
 	s->accept_stopped = hold;
-	if (s->draining || !hold)
+	if (s->accept_ended || !hold)
 		return; /* accept_again finds it */
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
 		if (s->broker->listeners[i].fds[s->id] >= 0)

@@ -183,23 +183,21 @@ struct objects *objects_load(const char *root, char *problem, size_t size)
 {
 	struct objects *o = calloc(1, sizeof(*o));
 	char path[PATH_MAX];
-	size_t len = strlen(root);
 	DIR *directory = NULL;
+	size_t len = 0;
 	int err = 0;
 
 	snprintf(problem, size, "out of memory");
 	if (o == NULL)
 		return NULL;
 	atomic_init(&o->holders, 1);
-	if (len == 0)
+	if (*root == 0)
 		return o;
-	if (len < sizeof(path)) {
-		memcpy(path, root, len + 1);
-		while (len > 1 && path[len - 1] == '/')
-			path[--len] = 0;
+	/* The directory itself may be reached through links: whoever runs the broker has named it.
+	 */
+	if (realpath(root, path) != NULL) {
 		directory = open_directory(path);
-	} else {
-		errno = ENAMETOOLONG;
+		len = strlen(path);
 	}
 	if (directory == NULL) {
 		err = -errno;

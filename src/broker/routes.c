@@ -31,13 +31,18 @@ enum {
 
 /* What a request makes of the resource that it gets. */
 struct conditions {
-	struct span none_match, range, if_range;
+	struct span match, none_match, range, if_range;
 };
 
-static bool matches(struct span field, struct span etag)
+/* Whether the tag, all of which are strong, is in a list; weak: as W/"..." too (RFC 9110, 8.8.3.2).
+ */
+static bool matches(struct span field, struct span etag, bool weak)
 {
-	return span_equal(field, SPAN("*")) ||
-	       (field.len > 0 && memmem(field.data, field.len, etag.data, etag.len) != NULL);
+	const char *at = field.len > 0 ? memmem(field.data, field.len, etag.data, etag.len) : NULL;
+
+	if (at == NULL)
+		return span_equal(field, SPAN("*"));
+	return weak || at - field.data < 2 || memcmp(at - 2, "W/", 2) != 0;
 }
 
 /* Answers with a message or a file: whole, a part of it, or that the client has it already. */
@@ -54,7 +59,12 @@ static void answer_resource(struct connection *c, struct block *b, struct span b
 	len = snprintf(etag, sizeof(etag), "\"%016" PRIx64 ":%" PRIu64 "\"", epoch, seq);
 	if (a.type.len == 0)
 		a.type = SPAN("application/octet-stream");
-	if (matches(wanted->none_match, (struct span){ etag, (size_t)len })) {
+	/* In the order of RFC 9110, 13.2.2. */
+	if (wanted->match.len > 0 &&
+	    !matches(wanted->match, (struct span){ etag, (size_t)len }, false)) {
+		a.status = 412;
+		a.body.len = 0;
+	} else if (matches(wanted->none_match, (struct span){ etag, (size_t)len }, true)) {
 		a.status = 304;
 		a.body.len = 0;
 	} else if (!c->http->head_only && wanted->range.len > 0 &&
@@ -96,17 +106,17 @@ static void answer_resource(struct connection *c, struct block *b, struct span b
 /* Keeps what the answer will depend on until it is there. */
 static bool keep_conditions(struct connection *c, const struct http_request *r)
 {
-	const struct span fields[3] = { r->if_none_match, r->range, r->if_range };
-	size_t n = fields[0].len + fields[1].len + fields[2].len;
+	const struct span fields[] = { r->if_match, r->if_none_match, r->range, r->if_range };
+	size_t n = r->if_match.len + r->if_none_match.len + r->range.len + r->if_range.len;
 	char *at;
 
 	if (n == 0)
 		return true;
-	at = malloc(n + 3);
+	at = malloc(n + 4);
 	if (at == NULL)
 		return false;
 	c->http->fields = at;
-	for (int i = 0; i < 3; i++) {
+	for (int i = 0; i < 4; i++) {
 		if (fields[i].len > 0)
 			memcpy(at, fields[i].data, fields[i].len);
 		at += fields[i].len;
@@ -117,11 +127,13 @@ static bool keep_conditions(struct connection *c, const struct http_request *r)
 
 static struct conditions kept_conditions(const struct connection *c)
 {
-	struct conditions k = { { NULL, 0 }, { NULL, 0 }, { NULL, 0 } };
+	struct conditions k = { .match = { NULL, 0 } };
 	const char *at = c->http->fields;
 
 	if (at == NULL)
 		return k;
+	k.match = span_of(at);
+	at += k.match.len + 1;
 	k.none_match = span_of(at);
 	at += k.none_match.len + 1;
 	k.range = span_of(at);
@@ -132,7 +144,7 @@ static struct conditions kept_conditions(const struct connection *c)
 
 static void handle_object(struct connection *c, const struct http_request *r, struct span rest)
 {
-	const struct conditions wanted = { r->if_none_match, r->range, r->if_range };
+	const struct conditions wanted = { r->if_match, r->if_none_match, r->range, r->if_range };
 	char name[NAME_BYTES_MAX];
 	struct block *b = NULL;
 	ptrdiff_t n = -1;
@@ -161,7 +173,9 @@ static void handle_object(struct connection *c, const struct http_request *r, st
 bool route_topic(struct connection *c, struct span text, char name[256], struct span *topic)
 {
 	char decoded[3 * NAME_BYTES_MAX];
-	ptrdiff_t n = text.len <= sizeof(decoded) ? http_unescape(text, false, decoded) : -1;
+	/* A '/' of a name is written %2F: else /publish/a/1 would go elsewhere than /topic/a/1. */
+	bool whole = text.len <= sizeof(decoded) && memchr(text.data, '/', text.len) == NULL;
+	ptrdiff_t n = whole ? http_unescape(text, false, decoded) : -1;
 
 	if (n < 0 || n > NAME_BYTES_MAX || !name_valid((struct span){ decoded, (size_t)n })) {
 		http_error(c, 400, "bad topic");
@@ -464,8 +478,8 @@ static const struct route own[] = {
 	  .handle = handle_subscribe },
 	{ .path = "/topic/", .prefix = true, .methods = READING, .handle = handle_topic },
 	{ .path = "/object/", .prefix = true, .methods = READING, .handle = handle_object },
-	{ .path = "/health", .methods = READING, .handle = handle_health },
-	{ .path = "/ready", .methods = READING, .handle = handle_ready },
+	{ .path = "/health", .vital = true, .methods = READING, .handle = handle_health },
+	{ .path = "/ready", .vital = true, .methods = READING, .handle = handle_ready },
 };
 
 void routes_add(struct broker *b, const struct route *route)
@@ -499,11 +513,14 @@ static const struct route *find(const struct broker *b, struct span path, struct
 /* Whether this is one of the names that the broker is called by. */
 static bool host_allowed(const struct config_http *config, struct span host)
 {
-	const char *colon = memrchr(host.data, ':', host.len);
 	struct span bare = host;
+	const char *colon;
 
 	if (config->allowed_hosts_n == 0)
 		return true;
+	if (host.len == 0)
+		return false;
+	colon = memrchr(host.data, ':', host.len);
 	/* Not a colon within [::1]. */
 	if (colon != NULL && memchr(colon, ']', host.len - (size_t)(colon - host.data)) == NULL)
 		bare.len = (size_t)(colon - host.data);
@@ -574,7 +591,7 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 		c->http->origin = strndup(r->origin.data, r->origin.len);
 		foreign = false;
 	}
-	if (r->host.data != NULL && !host_allowed(config, r->host)) {
+	if (!host_allowed(config, r->host)) {
 		http_error(c, 403, "host not allowed");
 	} else if (route == NULL && !span_equal(r->path, SPAN("*"))) {
 		http_error(c, 404, "no such page");
@@ -586,6 +603,8 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 		http_error(c, 403, "origin not allowed");
 	} else if (route->local && config->page_local_only && !connection_local(c)) {
 		http_error(c, 403, "local clients only");
+	} else if (c->shard->draining && !route->vital) {
+		http_error(c, 503, "draining");
 	} else {
 		route->handle(c, r, rest);
 	}

@@ -84,7 +84,6 @@ static void drain(struct shard *s)
 		return;
 	s->draining = true;
 	log_debug("reactor %u: draining %u connections", s->id, s->connections_n);
-	listeners_stop(s);
 	s->closing.after_ns = CLOSING_MS * NS_PER_MS;
 	connections_stop_publishers(s);
 	reactor_deadline(&s->reactor, &s->drain, &s->drain_deadline);
@@ -113,9 +112,16 @@ static void drain_on(struct shard *s)
 		mark(s, LANE_FREE);
 	if (s->marks[LANE_FREE] == all) {
 		s->marks[LANE_FREE]++;
-		connections_farewell(s);
+		connections_farewell(s, false);
 	}
-	if ((s->marks[LANE_FREE] > all || s->cut_off) && s->connections_n == 0)
+	if (s->marks[LANE_FREE] <= all && !s->cut_off)
+		return;
+	/* The drain waits for nobody who came while it went on. */
+	if (s->connections_n == s->late_n) {
+		listeners_stop(s);
+		connections_farewell(s, true);
+	}
+	if (s->connections_n == 0)
 		reactor_stop(&s->reactor);
 }
 

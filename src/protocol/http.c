@@ -125,7 +125,7 @@ static void fail(struct http_decoder *d, struct http_event *e, unsigned status, 
 /* ---- heads ---- */
 
 /* RFC 9110, 5.6.2. */
-static bool token_char(char c)
+static inline bool token_char(char c)
 {
 	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
 	       (c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL);
@@ -176,6 +176,11 @@ static bool request_line_valid(struct span line)
 static bool scan_head(struct http_decoder *d, struct span in, const struct http_limits *limits,
 		      struct http_event *e)
 {
+	/* No request begins like this: TLS, say, which may never send the end of a line. */
+	if (d->scanned == 0 && in.len > 0 && !token_char(in.data[0])) {
+		fail(d, e, 400, "malformed head");
+		return true;
+	}
 	for (; d->scanned < in.len; d->scanned++) {
 		size_t at = d->scanned;
 		char c = in.data[at];
@@ -257,6 +262,7 @@ static int on_value(parser *p, const char *data, size_t len)
 		FIELD("content-type", request.content_type),
 		FIELD("accept", request.accept),
 		FIELD("last-event-id", request.last_event_id),
+		FIELD("if-match", request.if_match),
 		FIELD("if-none-match", request.if_none_match),
 		FIELD("range", request.range),
 		FIELD("if-range", request.if_range),
@@ -292,7 +298,21 @@ static int on_head_complete(parser *p)
 	return 0;
 }
 
-/* Path and query of a request target in any of its forms (RFC 9112, 3.2). */
+/* A name or address, with a port or without (RFC 9110, 4.2.3 and 7.2). */
+static bool host_valid(struct span host)
+{
+	for (size_t i = 0; i < host.len; i++) {
+		char c = host.data[i];
+
+		if (!(c >= '0' && c <= '9') && !(c >= 'a' && c <= 'z') && !(c >= 'A' && c <= 'Z') &&
+		    (c == 0 || strchr("-._~%!$&'()*+,;=:[]", c) == NULL))
+			return false;
+	}
+	return true;
+}
+
+/* Path and query of a request target in any of its forms (RFC 9112, 3.2); a host that it names
+ * counts for more than the field. */
 static bool split_target(struct http_request *r, struct span target)
 {
 	const char *end = target.data + target.len, *p = target.data, *question;
@@ -306,8 +326,12 @@ static bool split_target(struct http_request *r, struct span target)
 	else if (target.len > 8 && strncasecmp(p, "https://", 8) == 0)
 		p += 8;
 	if (p != target.data) {
+		r->host.data = p;
 		while (p < end && *p != '/' && *p != '?')
 			p++;
+		r->host.len = (size_t)(p - r->host.data);
+		if (!host_valid(r->host))
+			return false;
 		if (p == end || *p == '?') {
 			r->path = SPAN("/");
 			if (p < end)
@@ -372,7 +396,15 @@ static int on_chunk(parser *p)
 	return parser_stop(p);
 }
 
+/* Of a trailer, which nobody reads: only what is refused in a head, too. */
+static int on_trailer(parser *p, const char *name, size_t len)
+{
+	(void)p;
+	return memchr(name, ' ', len) != NULL ? -1 : 0;
+}
+
 static const parser_settings chunk_settings = { .on_chunk_header = on_chunk,
+						.on_header_field = on_trailer,
 						.on_body = on_body,
 						.on_message_complete = on_complete };
 
@@ -429,10 +461,12 @@ static void decode_head(struct http_decoder *d, struct span in, const struct htt
 		fail(d, e, 505, "HTTP/1.1 only");
 	} else if (!h.complete || !ok) {
 		fail(d, e, 400, "malformed request");
-	} else if (!split_target(r, h.target)) {
-		fail(d, e, 400, "malformed request target");
 	} else if (!r->http_1_0 && r->host.data == NULL) {
 		fail(d, e, 400, "no Host");
+	} else if (!host_valid(r->host)) {
+		fail(d, e, 400, "malformed Host");
+	} else if (!split_target(r, h.target)) {
+		fail(d, e, 400, "malformed request target");
 	} else if (h.expect.data != NULL && !http_equal(h.expect, SPAN("100-continue"))) {
 		fail(d, e, 417, "unknown expectation");
 	} else {

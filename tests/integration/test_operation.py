@@ -129,6 +129,15 @@ def test_a_mistake_in_an_included_file_is_found_there(conf):
     assert re.search(r"included\.conf:2: reactors: \S", ended.stderr), ended.stderr
 
 
+def test_a_directory_of_objects_that_is_none_exits_2_in_a_check_too(conf, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    for wrong in ("nothing", "file"):
+        path = conf(f'{GOOD_LISTENER}http {{ objects_dir = "{tmp_path / wrong}" }}\n')
+        for arguments in (["--check"], []):
+            ended = run("-c", path, *arguments)
+            assert ended.returncode == 2 and f"http.objects_dir: {tmp_path / wrong} is no directory" in ended.stderr
+
+
 # --- the start ---------------------------------------------------------------------------------------
 
 
@@ -278,18 +287,20 @@ def test_a_drain_ends_in_drain_seconds_and_counts_what_could_not_be_delivered(st
     assert final["dropped"] > 0
 
 
-def test_a_draining_broker_takes_nobody_new(start):
-    broker = start(drain_seconds=30)
+@pytest.mark.parametrize("protocols", [["line", "http"], ["line"]])
+def test_a_draining_broker_takes_nobody_new(start, protocols):
+    broker = start(drain_seconds=30, reactors=1, listen={"main": {"address": "127.0.0.1:0", "protocols": protocols}})
     slow, messages = backlog(broker)
     bystander = broker.subscribe("idle")
     broker.send_signal(signal.SIGTERM)
     assert bystander.rest() == [b"ERROR draining"]
-    try:
-        assert broker.say("SUBSCRIBE late\r\n").rest() in ([b"ERROR draining"], [])
-    except ConnectionRefusedError:
-        pass
+    silent = [broker.say("") for _ in range(5)]
+    for word in ("SUBSCRIBE late", "PUBLISH late"):
+        assert broker.say(f"{word}\r\n").rest() == [b"ERROR draining"]
+    begin = time.monotonic()
     assert slow.rest() == messages + [b"ERROR draining"]
     broker.finish(PATIENCE)
+    assert time.monotonic() - begin < 10 * FACTOR and silent, "it waits for nobody who came late"
 
 
 def test_a_second_signal_ends_at_once(start):

@@ -395,11 +395,22 @@ static void a_file_that_sets_nothing_is_the_defaults(void **state)
 	assert_defaults(load(LISTEN));
 }
 
-static void a_file_that_sets_anything_must_have_a_listener(void **state)
+static void a_file_without_a_listener_has_the_default_one(void **state)
 {
+	static const char *const files[] = { "reactors = 1\n", "topic \"a\" {}\n",
+					     "http { page = false }\n" };
+
 	(void)state;
-	assert_refused("reactors = 1\n", "a.conf: listen: ");
-	assert_refused("topic \"a\" {}\n", "a.conf: listen: ");
+	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
+		struct config *c = load(files[i]);
+
+		assert_int_equal(c->listens_n, 1);
+		assert_string_equal(c->listens[0].title, "main");
+		assert_string_equal(c->listens[0].address, "127.0.0.1:8080");
+		assert_int_equal(c->listens[0].protocols,
+				 CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP);
+		config_free(c);
+	}
 }
 
 static void a_topic_inherits_from_topics_before_and_behind_it(void **state)
@@ -1090,7 +1101,7 @@ int main(void)
 		TEST(the_defaults_are_the_documented_ones),
 		TEST(every_documented_key_is_read),
 		TEST(a_file_that_sets_nothing_is_the_defaults),
-		TEST(a_file_that_sets_anything_must_have_a_listener),
+		TEST(a_file_without_a_listener_has_the_default_one),
 		TEST(a_topic_inherits_from_topics_before_and_behind_it),
 		TEST(a_topic_may_set_a_key_to_its_built_in_default),
 		TEST(the_first_topic_that_matches_wins),

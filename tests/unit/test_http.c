@@ -172,6 +172,8 @@ static void requests_are_understood_however_they_are_split(void **state)
 	expect("GET http://h:1/p?q HTTP/1.1\r\nHost: h\r\n\r\n",
 	       "[/p verb=1 keep length=0 query=q]");
 	expect("GET http://h HTTP/1.1\r\nHost: h\r\n\r\n", "[/ verb=1 keep length=0]");
+	expect("GET /a HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", "[/a verb=1 keep length=0]");
+	expect("GET /a HTTP/1.1\r\nHost:\r\n\r\n", "[/a verb=1 keep length=0]");
 	expect("DELETE /a HTTP/1.1\r\nHost: h\r\n\r\n", "[/a verb=16 keep length=0]");
 	expect(GET "X: \xc3\xa9\xff\r\nEmpty:\r\n\r\n", "[/a verb=1 keep length=0]");
 }
@@ -238,6 +240,10 @@ static void malformed_requests_are_refused_and_what_is_behind_them_is_not_read(v
 		{ GET "X: \x01\r\n\r\n", "!400 malformed head" },
 		{ "GET /a HTTP/1.1\r\n\r\n", "!400 no Host" },
 		{ GET "Host: h\r\n\r\n", "!400" },
+		{ "GET /a HTTP/1.1\r\nHost: h i\r\n\r\n", "!400 malformed Host" },
+		{ "GET /a HTTP/1.1\r\nHost: u@h\r\n\r\n", "!400 malformed Host" },
+		{ "GET /a HTTP/1.1\r\nHost: h/i\r\n\r\n", "!400 malformed Host" },
+		{ "GET http://u@h/a HTTP/1.1\r\nHost: h\r\n\r\n", "!400" },
 		{ GET "Origin: a\r\nOrigin: b\r\n\r\n", "!400" },
 		{ "GET  /a HTTP/1.1\r\nHost: h\r\n\r\n", "!400" },
 		{ "GET a HTTP/1.1\r\nHost: h\r\n\r\n", "!400" },
@@ -273,16 +279,41 @@ static void malformed_requests_are_refused_and_what_is_behind_them_is_not_read(v
 	}
 }
 
+static void what_cannot_begin_a_request_is_refused_at_once(void **state)
+{
+	(void)state;
+	/* A greeting of TLS, which may hold no end of a line. */
+	expect_bytes("\x16\x03\x01\x02\x00", 5, "!400 malformed head");
+	expect_bytes("\x00", 1, "!400 malformed head");
+	expect_bytes(" GET / HTTP/1.1", 15, "!400 malformed head");
+}
+
+static void a_host_in_the_target_counts_for_more_than_the_field(void **state)
+{
+	static const char bytes[] = "GET http://a:1/p HTTP/1.1\r\nHost: b\r\n\r\n";
+	struct http_decoder *d = http_decoder_new();
+	struct http_event e;
+	size_t used;
+
+	(void)state;
+	http_decode(d, (struct span){ bytes, sizeof(bytes) - 1 }, &limits, &e, &used);
+	assert_int_equal(e.kind, HTTP_EVENT_HEAD);
+	assert_int_equal(e.request.host.len, 3);
+	assert_memory_equal(e.request.host.data, "a:1", 3);
+	http_decoder_free(d);
+}
+
 static void malformed_chunks_are_refused(void **state)
 {
 	static const char *const bodies[] = {
-		"5\nhello\r\n0\r\n\r\n",     "5\r\nhello\n0\r\n\r\n",
-		"5\r\nhelloX\r\n0\r\n\r\n",  "x\r\nhello\r\n0\r\n\r\n",
-		"-5\r\nhello\r\n0\r\n",      "5;\nx\r\nhello\r\n0\r\n\r\n",
-		"5\r\nhello\r\n0\r\n\n",     "5\r\nhello\r\n0\n\r\n",
-		" 5\r\nhello\r\n0\r\n\r\n",  "0\r\nX: y\r\n z\r\n\r\n",
-		"0\r\nX: y\nZ: z\r\n\r\n",   "5;a\rb\r\nhello\r\n0\r\n\r\n",
-		"fffffffffffffffff\r\nhello"
+		"5\nhello\r\n0\r\n\r\n",      "5\r\nhello\n0\r\n\r\n",
+		"5\r\nhelloX\r\n0\r\n\r\n",   "x\r\nhello\r\n0\r\n\r\n",
+		"-5\r\nhello\r\n0\r\n",       "5;\nx\r\nhello\r\n0\r\n\r\n",
+		"5\r\nhello\r\n0\r\n\n",      "5\r\nhello\r\n0\n\r\n",
+		" 5\r\nhello\r\n0\r\n\r\n",   "0\r\nX: y\r\n z\r\n\r\n",
+		"0\r\nX: y\nZ: z\r\n\r\n",    "5;a\rb\r\nhello\r\n0\r\n\r\n",
+		"fffffffffffffffff\r\nhello", "0\r\nX : y\r\n\r\n",
+		"0\r\nX: y\r\nZ : z\r\n\r\n"
 	};
 
 	(void)state;
@@ -409,6 +440,8 @@ int main(void)
 		cmocka_unit_test(pipelined_requests_come_one_by_one),
 		cmocka_unit_test(
 			malformed_requests_are_refused_and_what_is_behind_them_is_not_read),
+		cmocka_unit_test(what_cannot_begin_a_request_is_refused_at_once),
+		cmocka_unit_test(a_host_in_the_target_counts_for_more_than_the_field),
 		cmocka_unit_test(malformed_chunks_are_refused),
 		cmocka_unit_test(limits_have_a_status_each),
 		cmocka_unit_test(percent_escapes_are_decoded_once),
