@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -21,6 +22,7 @@
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "broker/budget.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/routes.h"
@@ -177,7 +179,7 @@ static void log_ready(const struct broker *b)
 				 "firewall",
 				 l->address);
 	}
-	log_info("memory: at most %zu bytes", b->shards[0].config->limits.memory_bytes);
+	log_info("memory: at most %" PRIu64 " bytes", budget_limit(b));
 	log_info("ring: %s", ring_describe(b->shards[0].reactor.ring));
 	if (line_address != NULL) {
 		char nc[256] = "";
@@ -392,6 +394,8 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	set_budget(after);
 	/* What takes a restart stays as it is. */
 	after->engine = before->engine;
+	/* Before the first letter: the limit is the broker's. */
+	budget_set_limit(b, after->limits.memory_bytes);
 	log_configure((enum log_level)after->log_level, (enum log_format)after->log_format);
 	for (unsigned i = 0; i < b->shards_n; i++)
 		post(b, ring, i, &letters[i]->letter);
@@ -552,6 +556,7 @@ static int run(const struct options *o, struct config *config)
 		return EXIT_FAILED;
 	}
 	b.shards_n = b.placement.slots_n;
+	budget_set_limit(&b, config->limits.memory_bytes);
 	routes_init(&b);
 	metrics_init(&b);
 	page_init(&b);
