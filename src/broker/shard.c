@@ -341,8 +341,28 @@ static void drain_on(struct shard *s)
 		s->marks[LANE_FREE]++;
 		connections_farewell(s);
 	}
-	if ((s->marks[LANE_FREE] > all || s->cut_off) && s->connections_n == 0)
-		reactor_stop(&s->reactor);
+}
+
+/* Whether a mark still waits for room in its lane, and with it all that comes before it. */
+static bool mark_waits(const struct shard *s)
+{
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+		for (unsigned i = 0; i < s->mail_for_n[lane]; i++) {
+			const struct outbox *o = &s->outboxes[lane][s->mail_for[lane][i]];
+
+			for (uint32_t j = 0; j < o->n; j++)
+				if (o->letters[j] == &s->drained)
+					return true;
+		}
+	return false;
+}
+
+/* Nobody is here any more, and nobody waits for anything from here: what was posted behind the
+ * marks is for nobody. */
+static bool has_drained(const struct shard *s)
+{
+	return s->connections_n == 0 &&
+	       (s->cut_off || (s->marks[LANE_FREE] > s->broker->shards_n && !mark_waits(s)));
 }
 
 /* First everybody is closed, in order, so that the kernel holds nothing of anybody; should that
@@ -614,6 +634,8 @@ static bool flush(void *context)
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 		if (s->mail_for_n[lane] > 0)
 			room |= flush_outboxes(s, lane);
+	if (s->draining && has_drained(s))
+		reactor_stop(&s->reactor);
 	if (room && !list_empty(&s->paused)) {
 		connections_resume(s);
 		/* A request that was kept is worked on at once, and its letters go with the next

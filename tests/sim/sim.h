@@ -127,8 +127,10 @@ struct sim_params sim_params_for(uint64_t seed);
 uint64_t sim_run(const struct sim_params *params, bool verbose);
 
 /* The same step by step, for whoever has a script: a world without clients, at rest. Every one of
- * these ends when the world is at rest again. */
+ * these but world_step ends when the world is at rest again. */
 void world_begin(const struct sim_params *params, bool verbose);
+/* Whatever may happen next does, and no more than that. */
+void world_step(void);
 void world_rest(void);
 void world_pass(uint64_t ns);
 /* What a script wants otherwise in every configuration; NULL: as drawn. */

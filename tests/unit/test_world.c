@@ -119,9 +119,69 @@ static void shards_that_reload_one_after_another_judge_by_one_limit(void **state
 	world_end();
 }
 
+/* ---- draining ---- */
+
+static void few_entries(struct config *c)
+{
+	c->engine.lane_entries = 2;
+}
+
+static bool hears(const struct client *c, const char *text)
+{
+	return c->line_n > 0 && memmem(c->line, c->line_n, text, strlen(text)) != NULL;
+}
+
+/* Whatever a client waits for when the drain begins: an answer that goes by every shard, a message
+ * that is still to come, a number, a place, its last messages. */
+static void nobody_who_waits_holds_a_drain_up(void **state)
+{
+	static const char *const words[] = {
+		"GET /topic/t HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /topic/u HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /topic/t/3 HTTP/1.1\r\nHost: x\r\n\r\n",
+		"GET /topic/t/last HTTP/1.1\r\nHost: x\r\n\r\n",
+		"POST /publish/t HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\nm",
+		"GET /subscribe/u HTTP/1.1\r\nHost: x\r\n\r\n",
+		"SUBSCRIBE u\r\n",
+		"SUBSCRIBE v LAST 5\r\nBYE\r\n",
+		"PUBLISH w\r\nm\r\n",
+		"PUBLISH w\r\nm\r\nBYE\r\n",
+	};
+	enum { WORDS = sizeof(words) / sizeof(*words) };
+
+	(void)state;
+	world_adjust = few_entries;
+	for (unsigned schedule = 0; schedule < 300; schedule++) {
+		const struct sim_params params = { .seed = 1,
+						   .schedule = schedule,
+						   .shards = 1 + schedule % 4 };
+		struct client *clients[WORDS], *in, *waits;
+		uint64_t begun;
+
+		world_begin(&params, false);
+		in = client_who_says("SUBSCRIBE t\r\n");
+		waits = client_who_says("GET /topic/t/3 HTTP/1.1\r\nHost: x\r\n\r\n");
+		for (unsigned i = 0; i < WORDS; i++) {
+			clients[i] = world_client();
+			say(clients[i], words[i]);
+		}
+		for (unsigned steps = schedule; steps > 0; steps--)
+			world_step();
+		say(in, "BYE\r\n");
+		begun = sim.now_ns;
+		world_drain();
+		assert_true(hears(waits, " 503 ") && hears(waits, "draining"));
+		for (unsigned i = 0; i < WORDS; i++)
+			assert_true(clients[i]->over);
+		world_end();
+		assert_true(sim.now_ns - begun < NS_PER_S);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
 	};
 
