@@ -211,6 +211,13 @@ $(BUILD)/fuzz_broker: $(BUILD)/obj/tests/fuzz/fuzz_broker.o \
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ $(PKG_LIBS)
 
+# Scripts for the simulation's world.
+$(BUILD)/tests/test_world: $(BUILD)/obj/tests/unit/test_world.o \
+		$(call object,$(filter-out %/runner.c,$(SIM_SRCS))) $(LIB)
+	@echo "  LD    $@"
+	mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ -lcmocka $(PKG_LIBS)
+
 $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o $(LOAD_LIB) $(LIB)
 	@echo "  LD    $@"
 	mkdir -p $(@D)

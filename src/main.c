@@ -1,5 +1,6 @@
 #include <errno.h>
 #include <getopt.h>
+#include <inttypes.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -22,6 +23,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "broker/broker.h"
+#include "broker/budget.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/shard.h"
@@ -177,7 +179,7 @@ static void log_ready(const struct broker *b)
 				 "firewall",
 				 l->address);
 	}
-	log_info("memory: at most %zu bytes", b->shards[0].config->limits.memory_bytes);
+	log_info("memory: at most %" PRIu64 " bytes", budget_limit(b));
 	log_info("ring: %s", ring_describe(b->shards[0].reactor.ring));
 	if (line_address != NULL) {
 		char nc[256] = "";
@@ -404,6 +406,8 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	set_budget(after);
 	/* What takes a restart stays as it is. */
 	after->engine = before->engine;
+	/* Before the first letter: the limit is the broker's. */
+	budget_set_limit(b, after->limits.memory_bytes);
 	log_configure((enum log_level)after->log_level, (enum log_format)after->log_format);
 	for (unsigned i = 0; i < b->shards_n; i++)
 		post(b, ring, i, &letters[i]->letter);
@@ -550,6 +554,7 @@ static int run(const struct options *o, struct config *config)
 		return EXIT_FAILED;
 	}
 	err = broker_init(&b, b.placement.slots_n, config->engine.lane_entries);
+	budget_set_limit(&b, config->limits.memory_bytes);
 	metrics_init(&b);
 	page_init(&b);
 	if (err != 0)

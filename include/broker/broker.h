@@ -33,6 +33,7 @@ struct broker {
 	_Atomic uint64_t subscriptions;
 	_Atomic uint32_t running;      /* shards that have not ended */
 	_Atomic unsigned memory_level; /* enum budget_level */
+	_Atomic uint64_t memory_limit; /* what it is judged by: budget_set_limit */
 	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
 	struct address_book *addresses;
 	const struct route *routes[32]; /* broker/routes.h */

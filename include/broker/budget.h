@@ -28,6 +28,13 @@ extern const char *const budget_level_names[BUDGET_LEVELS];
  * entered at its part of the limit and left 5 % of the limit below. */
 enum budget_level budget_level(uint64_t used, uint64_t limit, enum budget_level now);
 
+/* From now on so many bytes (0: no limit), for all shards at once: they read a new configuration
+ * one after another, and must not judge what is everybody's by limits of their own meanwhile. One
+ * thread: before the shards run, and whenever it hands out a configuration. */
+void budget_set_limit(struct broker *broker, uint64_t bytes);
+/* Any thread. */
+uint64_t budget_limit(const struct broker *broker);
+
 /* The broker's, as of the last look. Any thread. */
 enum budget_level budget_now(const struct broker *broker);
 
@@ -36,7 +43,7 @@ void budget_init(struct shard *shard);
 enum budget_level budget_check(struct shard *shard);
 /* Whether more history must go. */
 bool budget_wants_history(struct shard *shard);
-/* Another limit, perhaps. */
+/* Another limit, perhaps: it is set already. */
 void budget_configure(struct shard *shard);
 
 #endif

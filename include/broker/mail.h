@@ -61,6 +61,8 @@ void mail_post(struct mail *mail, unsigned to, enum mailbox_lane lane, struct le
 /* Pushes what there is room for. Returns whether any letter went. */
 bool mail_flush(struct mail *mail);
 
+/* Whether this letter still waits for room in some lane. */
+bool mail_holds(const struct mail *mail, const struct letter *letter);
 /* Letters in all outboxes. */
 uint64_t mail_letters(const struct mail *mail);
 /* Whether so much waits for one home that its publishers must wait. */

@@ -178,7 +178,7 @@ static void add_memory(struct text *t, const struct shard *s, const struct snaps
 	add_head(t, "broker_memory_bytes", "Memory that the budget counts.", "gauge");
 	text_add(t, "broker_memory_bytes %" PRIu64 "\n", memory_used());
 	add_head(t, "broker_memory_limit_bytes", "The memory budget; 0: none.", "gauge");
-	text_add(t, "broker_memory_limit_bytes %zu\n", s->config->limits.memory_bytes);
+	text_add(t, "broker_memory_limit_bytes %" PRIu64 "\n", budget_limit(s->broker));
 	add_head(t, "broker_memory_level",
 		 "How tight the memory budget is: 1 history goes, 2 no new subscribers, 3 nobody "
 		 "is accepted and the largest backlogs are evicted.",
@@ -265,9 +265,8 @@ static void add_reactor(struct text *t, const struct shard *s, unsigned i,
 static void add_memory_json(struct text *t, const struct shard *s, const struct snapshot *all,
 			    unsigned n)
 {
-	text_add(t, "\"memory\":{\"bytes\":%" PRIu64 ",\"limit\":%zu,\"level\":\"%s\"",
-		 memory_used(), s->config->limits.memory_bytes,
-		 budget_level_names[budget_now(s->broker)]);
+	text_add(t, "\"memory\":{\"bytes\":%" PRIu64 ",\"limit\":%" PRIu64 ",\"level\":\"%s\"",
+		 memory_used(), budget_limit(s->broker), budget_level_names[budget_now(s->broker)]);
 	for (unsigned l = BUDGET_HISTORY; l < BUDGET_LEVELS; l++) {
 		uint64_t crossings = 0;
 

@@ -46,16 +46,25 @@ enum budget_level budget_level(uint64_t used, uint64_t limit, enum budget_level 
 	return BUDGET_EASY;
 }
 
+void budget_set_limit(struct broker *b, uint64_t bytes)
+{
+	atomic_store_explicit(&b->memory_limit, bytes, memory_order_relaxed);
+}
+
+uint64_t budget_limit(const struct broker *b)
+{
+	return atomic_load_explicit(&b->memory_limit, memory_order_relaxed);
+}
+
 enum budget_level budget_now(const struct broker *b)
 {
 	return (enum budget_level)atomic_load_explicit(&b->memory_level, memory_order_relaxed);
 }
 
 /* One shard tells, whoever saw it first. */
-static void announce(struct shard *s, enum budget_level from, enum budget_level to, uint64_t used)
+static void announce(struct shard *s, enum budget_level from, enum budget_level to, uint64_t used,
+		     uint64_t limit)
 {
-	uint64_t limit = s->config->limits.memory_bytes;
-
 	for (enum budget_level l = from + 1; l <= to; l++)
 		s->counters.memory_crossings[l]++;
 	/* One that sleeps may hold what has to go. */
@@ -70,15 +79,14 @@ static void announce(struct shard *s, enum budget_level from, enum budget_level 
 enum budget_level budget_check(struct shard *s)
 {
 	unsigned now = atomic_load_explicit(&s->broker->memory_level, memory_order_relaxed);
-	uint64_t used = memory_used();
-	enum budget_level level =
-		budget_level(used, s->config->limits.memory_bytes, (enum budget_level)now);
+	uint64_t used = memory_used(), limit = budget_limit(s->broker);
+	enum budget_level level = budget_level(used, limit, (enum budget_level)now);
 
 	if ((level > BUDGET_EASY || s->sockets.sends != s->looked_sends) &&
-	    !deadline_running(&s->memory_deadline) && s->config->limits.memory_bytes > 0)
+	    !deadline_running(&s->memory_deadline) && limit > 0)
 		reactor_deadline(&s->reactor, &s->memory, &s->memory_deadline);
 	if (level != now && atomic_compare_exchange_strong(&s->broker->memory_level, &now, level))
-		announce(s, (enum budget_level)now, level, used);
+		announce(s, (enum budget_level)now, level, used, limit);
 	if ((level == BUDGET_EVICTION) != s->accept_stopped) {
 		listeners_hold(s, level == BUDGET_EVICTION);
 		s->relieved |= level < BUDGET_EVICTION;
@@ -91,7 +99,7 @@ bool budget_wants_history(struct shard *s)
 	/* Just to where the level begins: so it stays, and says so once, while history comes and
 	 * goes. */
 	return budget_check(s) >= BUDGET_HISTORY &&
-	       memory_used() >= part(s->config->limits.memory_bytes, entered_at[BUDGET_HISTORY]);
+	       memory_used() >= part(budget_limit(s->broker), entered_at[BUDGET_HISTORY]);
 }
 
 /* ---- what the kernel holds ---- */
@@ -168,7 +176,7 @@ static void evict(struct connection *c, void *argument)
 static void evict_largest(struct shard *s)
 {
 	struct broker *b = s->broker;
-	uint64_t limit = s->config->limits.memory_bytes, used = memory_used();
+	uint64_t limit = budget_limit(b), used = memory_used();
 	uint64_t wanted = part(limit, entered_at[BUDGET_EVICTION] - LEFT_BELOW);
 	struct eviction e = { 0 };
 	bool told = atomic_load_explicit(&s->largest_backlog, memory_order_relaxed) != 0;
@@ -217,7 +225,7 @@ void budget_init(struct shard *s)
 
 void budget_configure(struct shard *s)
 {
-	if (s->config->limits.memory_bytes == 0)
+	if (budget_limit(s->broker) == 0)
 		deadline_stop(&s->memory_deadline);
 	else if (!deadline_running(&s->memory_deadline))
 		reactor_deadline(&s->reactor, &s->memory, &s->memory_deadline);

@@ -677,8 +677,16 @@ static void say_farewell(struct connection *c, void *argument)
 {
 	const bool *late = argument;
 
-	if (c->state == CONNECTION_OPEN && (*late || !c->late))
+	if (c->state == CONNECTION_OPEN && (*late || !c->late)) {
 		connection_error(c, LINE_ERROR_TEXT("draining"));
+	} else if (c->state == CONNECTION_FINISHING && c->awaiting) {
+		/* Its home may have ended. One that has asked for its last messages has them by
+		 * now, one that is not in yet is to have none. */
+		c->awaiting = false;
+		if (c->subscription != NULL && c->subscription->stream == NULL)
+			subscription_free(c->subscription, DROP_CLOSED);
+		connection_finish(c, c->farewell);
+	}
 }
 
 void connections_stop_publishers(struct shard *s)

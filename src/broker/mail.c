@@ -223,6 +223,19 @@ bool mail_flush(struct mail *m)
 	return any;
 }
 
+bool mail_holds(const struct mail *m, const struct letter *letter)
+{
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+		for (unsigned i = 0; i < m->lanes[lane].waiting_n; i++) {
+			const struct outbox *o = &m->lanes[lane].to[m->lanes[lane].waiting[i]];
+
+			for (uint32_t j = 0; j < o->n; j++)
+				if (o->letters[j] == letter)
+					return true;
+		}
+	return false;
+}
+
 uint64_t mail_letters(const struct mail *m)
 {
 	return m->lanes[LANE_FREE].letters + m->lanes[LANE_GATED].letters;

@@ -121,8 +121,15 @@ static void drain_on(struct shard *s)
 		listeners_stop(s);
 		connections_farewell(s, true);
 	}
-	if (s->connections_n == 0)
-		reactor_stop(&s->reactor);
+}
+
+/* Nobody is here any more, and nobody waits for anything from here: what was posted behind the
+ * marks is for nobody. */
+static bool has_drained(const struct shard *s)
+{
+	/* A mark that waits for room in its lane holds up all that comes before it. */
+	return s->connections_n == 0 && (s->cut_off || (s->marks[LANE_FREE] > s->broker->shards_n &&
+							!mail_holds(&s->mail, &s->drained)));
 }
 
 /* First everybody is closed, in order, so that the kernel holds nothing of anybody; should that
@@ -392,6 +399,8 @@ static bool flush(void *context)
 	s->relieved = false;
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	room |= mail_flush(&s->mail);
+	if (s->draining && has_drained(s))
+		reactor_stop(&s->reactor);
 	if (room && !list_empty(&s->paused)) {
 		connections_resume(s);
 		/* A request that was kept is worked on at once, and its letters go with the next

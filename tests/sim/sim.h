@@ -127,11 +127,19 @@ struct sim_params sim_params_for(uint64_t seed);
 uint64_t sim_run(const struct sim_params *params, bool verbose);
 
 /* The same step by step, for whoever has a script: a world without clients, at rest. Every one of
- * these ends when the world is at rest again. */
+ * these but world_step ends when the world is at rest again. */
 void world_begin(const struct sim_params *params, bool verbose);
+/* Whatever may happen next does, and no more than that. */
+void world_step(void);
 void world_rest(void);
 void world_pass(uint64_t ns);
-/* Drains it, and checks that nothing is left. */
+/* What a script wants otherwise in every configuration; NULL: as drawn. */
+extern void (*world_adjust)(struct config *config);
+/* Another configuration, which one shard reads while the next ones still have the last. */
+void world_reload(void);
+/* As SIGTERM. */
+void world_drain(void);
+/* Drains it, if that has not been done, and checks that nothing is left. */
 void world_end(void);
 /* A new client of ROLE_RAW, which connects next; NULL: there are too many. */
 struct client *world_client(void);
