@@ -11,7 +11,7 @@
 #include "topic/block.h"
 
 enum {
-	IN_PLACE_BYTES = 4 << 10,       /* come together: the next are received in place */
+	IN_PLACE_BYTES = 4 << 10,       /* published as one: the next are received in place */
 	REST_BYTES = 2 << 10,           /* copied, rather than hold the block that they are in */
 	LARGE_BYTES = 64 << 10,         /* received in place at a time, unless more is expected */
 	TOGETHER_BYTES_MAX = 256 << 10, /* received before it is looked at, while more is there */
@@ -356,8 +356,14 @@ static bool keep_in_place(struct connection *c, struct span bytes)
  * message. */
 static void receive_next(struct connection *c, size_t received)
 {
-	if (received >= IN_PLACE_BYTES && c->publisher != NULL && c->state == CONNECTION_OPEN &&
-	    !c->socket.paused)
+	const struct publisher *p = c->publisher;
+	size_t much = c->shard->config->engine.recv_buffer_bytes;
+
+	if (p == NULL || c->state != CONNECTION_OPEN || c->socket.paused)
+		return;
+	if (p->together >= IN_PLACE_BYTES)
+		much = IN_PLACE_BYTES;
+	if (received >= much || (p->carry != NULL && p->carry->len >= LARGE_BYTES))
 		(void)receive_in_place(c);
 }
 
