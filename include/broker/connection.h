@@ -33,12 +33,12 @@ enum connection_counts { COUNTS_NOT, COUNTS_AS_CLIENT, COUNTS_AS_REFUSED };
 
 /* A send touches the first two cache lines, and two of its subscription; a receive all four. */
 struct connection {
-	struct socket socket;  /* first */
-	uint8_t state;         /* enum connection_state */
-	uint8_t counts;        /* enum connection_counts: in which limit */
-	uint8_t protocols;     /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
-	bool awaiting;         /* an answer from a home, before which it must not finish */
-	uint32_t kernel_bytes; /* of the socket's, when it was last looked at */
+	struct socket socket; /* first */
+	uint8_t state;        /* enum connection_state */
+	uint8_t counts;       /* enum connection_counts: in which limit */
+	uint8_t protocols;    /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
+	bool awaiting;        /* an answer from a home, before which it must not finish */
+	uint32_t unlooked_bytes; /* about what the kernel has taken since it was last looked at */
 	struct shard *shard;
 
 	struct subscription *subscription;
@@ -56,6 +56,7 @@ struct connection {
 	struct list waiting; /* the shard's paused publishers */
 
 	struct deadline deadline;  /* handshake, or closing */
+	uint32_t kernel_bytes;     /* of the socket's, when it was last looked at */
 	enum drop_reason reason;   /* why what it does not get is dropped */
 	unsigned char address[16]; /* of the peer, where connections are counted per address */
 	bool late;                 /* came while draining */

@@ -103,7 +103,6 @@ struct shard {
 	struct deadline_class memory; /* budget.c */
 	struct deadline memory_deadline;
 	uint32_t looks_left;              /* connections before all have been looked at */
-	uint64_t looked_ns[2];            /* when the last rounds began */
 	uint64_t looked_sends;            /* sends, when some were last looked at */
 	uint64_t looked_no_buffers;       /* receives without a buffer, likewise */
 	bool looking_pays;                /* something was sent, or held, in this round */

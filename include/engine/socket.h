@@ -81,8 +81,9 @@ void socket_receive_into(struct sockets *sockets, struct socket *socket, void *b
 /* Stops receiving; what is armed may still be handed over: one buffer, or with multishot as much as
  * comes until a cancellation finds it. */
 void socket_pause(struct sockets *sockets, struct socket *socket);
-/* Sends the spans; what they point to stays until `sent`. Not while another send is in flight. */
-void socket_send(struct sockets *sockets, struct socket *socket, const struct iovec *spans,
+/* Sends the spans; what they point to stays until `sent`. Not while another send is in flight.
+ * Returns how many bytes that is. */
+size_t socket_send(struct sockets *sockets, struct socket *socket, const struct iovec *spans,
 		 unsigned spans_n);
 /* Ends the send in flight, if there is one: `sent` tells how far it came. */
 void socket_cancel_send(struct sockets *sockets, struct socket *socket);

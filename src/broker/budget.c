@@ -12,6 +12,7 @@
 enum {
 	PERIOD_MS = 250,
 	LOOKS_MAX = 1024,      /* connections looked at in one period */
+	LOOK_BYTES = 4 << 10,  /* sent; less does not show beside what any connection takes */
 	BACKLOG_MIN = 64 << 10 /* smaller ones are not worth a client */
 };
 
@@ -104,8 +105,8 @@ bool budget_wants_history(struct shard *s)
 
 /* ---- what the kernel holds ---- */
 
-/* A few of the connections: those that something was sent to since they were last looked at, and
- * those whose client had not taken it. Returns whether there was any. */
+/* A few of the connections: those that more than a word was sent to since they were last looked at,
+ * and those whose client had not taken it. Returns whether there was any. */
 static bool look_at_sockets(struct shard *s)
 {
 	bool any = false;
@@ -116,14 +117,10 @@ static bool look_at_sockets(struct shard *s)
 		struct connection *c = LIST_ENTRY(link, struct connection, link);
 
 		list_append(&s->connections, link);
-		if (s->looks_left == 0) {
+		if (s->looks_left == 0)
 			s->looks_left = s->connections_n;
-			s->looked_ns[0] = s->looked_ns[1];
-			s->looked_ns[1] = s->reactor.now_ns;
-		}
 		s->looks_left--;
-		if (c->socket.sending || c->kernel_bytes > 0 ||
-		    c->socket.sent_ns >= s->looked_ns[0])
+		if (c->socket.sending || c->kernel_bytes > 0 || c->unlooked_bytes >= LOOK_BYTES)
 			connection_look(c);
 		any |= c->socket.sending || c->kernel_bytes > 0;
 	}

@@ -21,6 +21,7 @@
 enum {
 	CLOSING_SECONDS = 5,          /* for a client to take a last word and close */
 	REFUSED_CONNECTIONS_MAX = 64, /* that are told why; beyond, they are just closed */
+	KERNEL_SEND_BYTES = 1 << 10,  /* that the kernel takes for a send beside what is sent */
 };
 
 static const unsigned may_become[] = {
@@ -201,7 +202,9 @@ void connection_flush(struct connection *c)
 		n += gathered;
 	}
 	if (n > 0)
-		socket_send(&c->shard->sockets, &c->socket, spans, n);
+		c->unlooked_bytes +=
+			KERNEL_SEND_BYTES +
+			(uint32_t)socket_send(&c->shard->sockets, &c->socket, spans, n);
 	else
 		maybe_end(c);
 }
@@ -493,6 +496,7 @@ void connection_look(struct connection *c)
 
 	memory_count((int64_t)now - c->kernel_bytes);
 	c->kernel_bytes = now;
+	c->unlooked_bytes = 0;
 }
 
 /* What goes when it goes. */

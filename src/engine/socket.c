@@ -187,9 +187,10 @@ void socket_pause(struct sockets *t, struct socket *s)
 	s->in_flight++;
 }
 
-void socket_send(struct sockets *t, struct socket *s, const struct iovec *spans, unsigned spans_n)
+size_t socket_send(struct sockets *t, struct socket *s, const struct iovec *spans, unsigned spans_n)
 {
 	uint64_t now_ns = t->reactor->now_ns;
+	size_t bytes = 0;
 
 	assert(!s->sending && !s->closing);
 	ring_send(t->reactor->ring, s->fd, spans, spans_n, data_for(t, s, OP_SOCKET_SEND));
@@ -200,7 +201,9 @@ void socket_send(struct sockets *t, struct socket *s, const struct iovec *spans,
 	s->sent_ns = now_ns;
 	t->sends++;
 	for (unsigned i = 0; i < spans_n; i++)
-		t->send_bytes += spans[i].iov_len;
+		bytes += spans[i].iov_len;
+	t->send_bytes += bytes;
+	return bytes;
 }
 
 void socket_cancel_send(struct sockets *t, struct socket *s)
