@@ -66,8 +66,8 @@ int sockets_init(struct sockets *sockets, struct reactor *reactor,
 		 const struct socket_events *events, uint32_t max);
 /* All sockets must be closed. */
 void sockets_release(struct sockets *sockets);
-/* To be called once in every turn, in flush: arms the starved again and ends the dying. Returns
- * whether it did anything. */
+/* To be called once in every turn, in flush: arms the starved again and ends some of the dying.
+ * Returns whether it did anything: if so, there may be more. */
 bool sockets_flush(struct sockets *sockets);
 
 /* Takes over the fd (connected, blocking mode); -ENOMEM, -EMFILE (max reached): the caller still

@@ -726,7 +726,8 @@ static void end_now(struct connection *c, void *argument)
 void connections_release(struct shard *s)
 {
 	connections_each(s, end_now, NULL);
-	sockets_flush(&s->sockets);
+	while (sockets_flush(&s->sockets))
+		;
 	sockets_release(&s->sockets);
 	pool_release(&s->connection_pool);
 	pool_release(&s->subscription_pool);

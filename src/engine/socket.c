@@ -7,6 +7,9 @@
 
 #include "base/memory.h"
 
+/* In a turn: each may have the kernel free all that it held for the socket. */
+enum { CLOSES_MAX = 64 };
+
 static uint64_t data_for(const struct sockets *t, const struct socket *s, unsigned op)
 {
 	return user_data(op, t->slots[s->slot].generation, s->slot);
@@ -270,16 +273,14 @@ static void end(struct sockets *t, struct socket *s)
 
 bool sockets_flush(struct sockets *t)
 {
-	struct list starved, dying, *link;
+	struct list starved, *link;
 	bool any = !list_empty(&t->starved) || !list_empty(&t->dying);
 
 	list_init(&starved);
-	list_init(&dying);
 	list_splice(&starved, &t->starved);
-	list_splice(&dying, &t->dying);
 	while ((link = list_take(&starved)) != NULL)
 		socket_receive(t, LIST_ENTRY(link, struct socket, link));
-	while ((link = list_take(&dying)) != NULL)
+	for (unsigned n = 0; n < CLOSES_MAX && (link = list_take(&t->dying)) != NULL; n++)
 		end(t, LIST_ENTRY(link, struct socket, link));
 	return any;
 }

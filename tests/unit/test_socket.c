@@ -443,6 +443,30 @@ static void socket_with_nothing_in_flight_closes_at_the_flush(void **state)
 	assert_false(sockets_flush(&sockets));
 }
 
+static unsigned closed_so_far(void)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < SOCKETS_MAX; i++)
+		n += clients[i] != NULL && clients[i]->closes == 1;
+	return n;
+}
+
+/* However many are to close at once, others have their turn in between. */
+static void closes_are_spread_over_turns(void **state)
+{
+	enum { MANY = SOCKETS_MAX - 2 };
+
+	(void)state;
+	for (unsigned i = 0; i < MANY; i++)
+		socket_close(&sockets, &client_new(i)->socket);
+	assert_true(sockets_flush(&sockets));
+	assert_in_range(closed_so_far(), 1, MANY - 1);
+	while (sockets_flush(&sockets))
+		;
+	assert_int_equal(closed_so_far(), MANY);
+}
+
 static void paused_or_starved_socket_closes_too(void **state)
 {
 	struct client *paused = client_new(0), *starved = client_new(1);
@@ -596,6 +620,7 @@ int main(void)
 		TEST(closing_waits_for_what_is_in_flight),
 		TEST(close_in_a_callback_is_the_last_that_is_heard_of_it),
 		TEST(socket_with_nothing_in_flight_closes_at_the_flush),
+		TEST(closes_are_spread_over_turns),
 		TEST(paused_or_starved_socket_closes_too),
 		TEST(cancelled_send_tells_how_far_it_came),
 		TEST(send_to_a_peer_that_is_gone_fails),
