@@ -97,7 +97,7 @@ class Server:
             reactors = reactors_of(name)
             config = directory / f"{name}.conf"
             config.write_text(
-                f"reactors = {reactors}\nstats_seconds = 1\ndrain_seconds = 2\n"
+                f"reactors = {reactors}\ndrain_seconds = 2\n"
                 f'listen "main" {{\n\taddress = "127.0.0.1:{port}"\n\tprotocols = {{ "line", "http" }}\n}}\n'
                 f"engine {{ {engine} }}\n"
             )
@@ -158,7 +158,7 @@ class Server:
                 fields = dict(re.findall(r"(\w+)=([\d.]+)", line[at:]))
                 last[fields["reactor"]] = fields
                 if int(fields["completions_p50"]) > 0:
-                    quantiles = fields  # the last second of traffic
+                    quantiles = fields  # since the statistics line before
         for fields in last.values():
             total.update({k: int(fields[k]) for k in ("delivered", "sends", "enters", "turns")})
         return total, quantiles
