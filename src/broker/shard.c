@@ -318,12 +318,13 @@ void shard_active(struct shard *s, struct stream *stream)
 		reactor_deadline(&s->reactor, &s->backlog, &s->backlog_deadline);
 }
 
-/* Sends for the first of a stream's cursors in this list, so many at most; how many. */
-static unsigned serve(struct list *cursors, unsigned max)
+/* Sends for the first of a stream's cursors in this list, so many at most, and no more once the
+ * shard has queued so many bytes; how many. */
+static unsigned serve(struct shard *s, struct list *cursors, unsigned max, uint64_t upto_bytes)
 {
 	unsigned n = 0;
 
-	for (; n < max && !list_empty(cursors); n++) {
+	for (; n < max && s->sockets.send_bytes < upto_bytes && !list_empty(cursors); n++) {
 		struct subscription *sub =
 			LIST_ENTRY(cursors->next, struct subscription, cursor.link);
 
@@ -346,7 +347,8 @@ static void fan_out(struct shard *s)
 	       (left == turn || !ring_deferred(s->reactor.ring)) &&
 	       (link = list_take(&s->dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
-		unsigned sends = serve(&stream->ready, left < STREAM_QUOTA ? left : STREAM_QUOTA);
+		unsigned quota = left < STREAM_QUOTA ? left : STREAM_QUOTA;
+		unsigned sends = serve(s, &stream->ready, quota, turn_bytes);
 
 		left -= sends;
 		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
@@ -369,7 +371,7 @@ static void replay(struct shard *s)
 
 		/* One that there is no memory for is closed, and may be the last. */
 		i->subscribers++;
-		left -= serve(&stream->replaying, 1);
+		left -= serve(s, &stream->replaying, 1, UINT64_MAX);
 		if (!list_empty(&stream->replaying))
 			list_append(&s->replays, &stream->replays);
 		i->subscribers--;
