@@ -63,8 +63,8 @@ bool mail_flush(struct mail *mail);
 
 /* Whether this letter still waits for room in some lane. */
 bool mail_holds(const struct mail *mail, const struct letter *letter);
-/* Letters in all outboxes. */
-uint64_t mail_letters(const struct mail *mail);
+/* Letters for that lane in all outboxes. */
+uint64_t mail_letters(const struct mail *mail, enum mailbox_lane lane);
 /* Whether so much waits for one home that its publishers must wait. */
 bool mail_congested(const struct mail *mail, unsigned home);
 /* Whether the shards take so little of what is delivered to them that nothing more may be

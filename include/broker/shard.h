@@ -107,8 +107,10 @@ struct shard {
 	uint64_t looked_no_buffers;       /* receives without a buffer, likewise */
 	bool looking_pays;                /* something was sent, or held, in this round */
 	_Atomic uint64_t largest_backlog; /* while there is eviction */
+	bool nobody_to_evict;             /* as of the last look, in the whole broker */
 	bool accept_stopped;
 	bool accept_ended; /* for good */
+	bool held_up;      /* publishers were told to wait for memory */
 
 	uint64_t accept_waiting; /* bit per listener (modulo 64): not armed for want of file
 				    descriptors */
@@ -144,7 +146,7 @@ unsigned shard_home(const struct shard *shard, uint64_t hash);
 /* Sends a letter: it is handed over at the end of the turn. */
 void shard_post(struct shard *shard, unsigned to, enum mailbox_lane lane, struct letter *letter);
 /* Whether publishers of topics with that home must wait. */
-bool shard_congested(const struct shard *shard, unsigned home);
+bool shard_congested(struct shard *shard, unsigned home);
 
 /* A block of new messages on its way to its home; takes the block over. */
 void shard_publish(struct shard *shard, struct block *block);

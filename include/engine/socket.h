@@ -26,6 +26,7 @@ struct socket {
 	bool ended;    /* the peer's end of file, or an error, was received */
 	bool nonempty; /* more may be there than has been received */
 	bool closing;
+	bool reset;       /* the owner's: its close is to be a reset and nothing before */
 	char *into;       /* the armed receive goes into the owner's memory; or NULL */
 	uint64_t sent_ns; /* when the last send was queued */
 	struct list link; /* starved, or to be closed */

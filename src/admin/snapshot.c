@@ -59,7 +59,8 @@ static void take(struct shard *s, struct snapshot *snap)
 	snap->sends = s->sockets.sends;
 	snap->topics = s->topics.entries_n;
 	snap->history_bytes = s->history.bytes;
-	snap->letters_waiting = mail_letters(&s->mail);
+	snap->letters_waiting =
+		mail_letters(&s->mail, LANE_FREE) + mail_letters(&s->mail, LANE_GATED);
 	snap->connections = s->connections_n;
 	snap->subscriptions = s->subscriptions_n;
 	snap->waiting = s->waiting_n;

@@ -90,7 +90,12 @@ enum budget_level budget_check(struct shard *s)
 		announce(s, (enum budget_level)now, level, used, limit);
 	if ((level == BUDGET_EVICTION) != s->accept_stopped) {
 		listeners_hold(s, level == BUDGET_EVICTION);
-		s->relieved |= level < BUDGET_EVICTION;
+		s->nobody_to_evict = false;
+	}
+	/* It may have come and gone between two looks from here. */
+	if (s->held_up && level < BUDGET_EVICTION) {
+		s->held_up = false;
+		s->relieved = true;
 	}
 	return level;
 }
@@ -177,16 +182,24 @@ static void evict_largest(struct shard *s)
 	uint64_t wanted = part(limit, entered_at[BUDGET_EVICTION] - LEFT_BELOW);
 	struct eviction e = { 0 };
 	bool told = atomic_load_explicit(&s->largest_backlog, memory_order_relaxed) != 0;
+	uint64_t most = 0;
+	bool all_told = true;
 
 	connections_each(s, find_most, &e);
 	atomic_store_explicit(&s->largest_backlog, e.most + 1, memory_order_relaxed);
 	/* First everybody tells. */
 	if (!told && b->shards_n > 1)
 		return;
-	for (unsigned i = 0; i < b->shards_n; i++)
-		if (atomic_load_explicit(&b->shards[i].largest_backlog, memory_order_relaxed) / 2 >
-		    e.most)
-			return; /* that one goes first */
+	for (unsigned i = 0; i < b->shards_n; i++) {
+		uint64_t there =
+			atomic_load_explicit(&b->shards[i].largest_backlog, memory_order_relaxed);
+
+		all_told &= there != 0;
+		most = there > most ? there : most;
+	}
+	s->nobody_to_evict = all_told && most <= BACKLOG_MIN;
+	if (most / 2 > e.most)
+		return; /* that one goes first */
 	if (e.most < BACKLOG_MIN || used <= wanted)
 		return;
 	e.left = (used - wanted) / b->shards_n + 1;

@@ -236,9 +236,9 @@ bool mail_holds(const struct mail *m, const struct letter *letter)
 	return false;
 }
 
-uint64_t mail_letters(const struct mail *m)
+uint64_t mail_letters(const struct mail *m, enum mailbox_lane lane)
 {
-	return m->lanes[LANE_FREE].letters + m->lanes[LANE_GATED].letters;
+	return m->lanes[lane].letters;
 }
 
 bool mail_congested(const struct mail *m, unsigned home)

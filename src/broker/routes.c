@@ -366,7 +366,8 @@ static void handle_topic(struct connection *c, const struct http_request *r, str
 	hash = hash_bytes(topic.data, topic.len);
 	l = fetch_letter_new(kind, topic, hash);
 	if (l == NULL || !keep_conditions(c, r)) {
-		free(l);
+		if (l != NULL)
+			fetch_letter_free(l);
 		http_error(c, 503, "out of memory");
 		return;
 	}

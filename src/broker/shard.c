@@ -60,19 +60,23 @@ static bool no_memory(const struct shard *s)
 /*
  * While fan-out does not keep up with some stream nothing is taken in: that needs nobody's mail to
  * get better. While neighbours do not take what is delivered to them, only what is to be published
- * waits.
+ * waits; likewise while there is no memory, but when nobody is left to evict, what is in the lanes
+ * may be all that can still go.
  */
 static bool gate_open(void *context, enum mailbox_lane lane)
 {
 	const struct shard *s = context;
 
-	return s->pressed == 0 && (lane == LANE_FREE || (!mail_lags(&s->mail) && !no_memory(s)));
+	return s->pressed == 0 && (lane == LANE_FREE ||
+				   (!mail_lags(&s->mail) && (!no_memory(s) || s->nobody_to_evict)));
 }
 
-bool shard_congested(const struct shard *s, unsigned home)
+bool shard_congested(struct shard *s, unsigned home)
 {
-	if (no_memory(s))
+	if (no_memory(s)) {
+		s->held_up = true;
 		return true;
+	}
 	if (home == s->id)
 		return s->pressed > 0 || mail_lags(&s->mail);
 	return mail_congested(&s->mail, home);

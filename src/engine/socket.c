@@ -228,7 +228,8 @@ void socket_close(struct sockets *t, struct socket *s)
 		list_append(&t->dying, &s->link);
 		return;
 	}
-	ring_shutdown(t->reactor->ring, s->fd, SHUT_RDWR);
+	/* An orderly end, though soon followed by a reset, would be a receipt. */
+	ring_shutdown(t->reactor->ring, s->fd, s->reset ? SHUT_RD : SHUT_RDWR);
 	ring_cancel_fd(t->reactor->ring, s->fd, data_for(t, s, OP_SOCKET_CANCEL));
 	s->in_flight++;
 }

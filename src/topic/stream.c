@@ -545,7 +545,7 @@ static uint64_t jump(struct stream *s, struct cursor *c)
 	uint64_t before = c->counted;
 
 	if (c->last_count != 0) {
-		c->chunk = NULL;
+		c->chunk = c->last = NULL;
 		c->counted = c->last_count;
 	} else {
 		stand_at_head(s, c);

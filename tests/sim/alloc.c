@@ -2,6 +2,7 @@
 
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 
 #ifdef WITH_ASAN
 #include <sanitizer/lsan_interface.h>
@@ -18,12 +19,14 @@ void *__real_realloc(void *p, size_t size);
 void *__real_aligned_alloc(size_t alignment, size_t size);
 char *__real_strdup(const char *s);
 void __real_free(void *p);
+size_t __real_malloc_usable_size(void *p);
 void *__wrap_malloc(size_t size);
 void *__wrap_calloc(size_t n, size_t size);
 void *__wrap_realloc(void *p, size_t size);
 void *__wrap_aligned_alloc(size_t alignment, size_t size);
 char *__wrap_strdup(const char *s);
 void __wrap_free(void *p);
+size_t __wrap_malloc_usable_size(void *p);
 
 static long outstanding;
 
@@ -42,14 +45,47 @@ static void *count(void *p)
 	return p;
 }
 
+/*
+ * How much an allocation takes depends on what was freed before it, in runs before this one too;
+ * the broker counts it, and must count the same each time. So what was asked for stands in the last
+ * bytes. AddressSanitizer's allocations take what was asked for.
+ */
+#ifdef WITH_ASAN
+enum { SIZE_BYTES = 0 };
+#else
+enum { SIZE_BYTES = sizeof(size_t) };
+#endif
+
+static char *size_at(void *p)
+{
+	return (char *)p + __real_malloc_usable_size(p) - SIZE_BYTES;
+}
+
+static void *sized(void *p, size_t size)
+{
+	if (p != NULL)
+		memcpy(size_at(p), &size, SIZE_BYTES);
+	return p;
+}
+
+size_t __wrap_malloc_usable_size(void *p)
+{
+	size_t size = __real_malloc_usable_size(p);
+
+	memcpy(&size, size_at(p), SIZE_BYTES);
+	return size;
+}
+
 void *__wrap_malloc(size_t size)
 {
-	return refuse(size) ? NULL : count(__real_malloc(size));
+	return refuse(size) ? NULL : sized(count(__real_malloc(size + SIZE_BYTES)), size);
 }
 
 void *__wrap_calloc(size_t n, size_t size)
 {
-	return refuse(n * size) ? NULL : count(__real_calloc(n, size));
+	/* No multiplication of the broker's own is near to overflow. */
+	return refuse(n * size) ? NULL
+				: sized(count(__real_calloc(1, n * size + SIZE_BYTES)), n * size);
 }
 
 void *__wrap_realloc(void *p, size_t size)
@@ -58,7 +94,7 @@ void *__wrap_realloc(void *p, size_t size)
 
 	if (refuse(size))
 		return NULL;
-	new = __real_realloc(p, size);
+	new = sized(__real_realloc(p, size + SIZE_BYTES), size);
 	if (p == NULL)
 		count(new);
 	return new;

@@ -102,6 +102,7 @@ size_t client_text(unsigned publisher, unsigned number, char *text, bool *encoda
 					     "BY",      "YE",        "BYE BYE" };
 	struct random r = random_for(sim.params.seed, 1000 + publisher, number);
 	unsigned kind = random_below(&r, 400);
+	const bool budget = sim.params.faults & 1u << FAULT_BUDGET;
 	size_t len, want;
 
 	*encodable = true;
@@ -115,9 +116,9 @@ size_t client_text(unsigned publisher, unsigned number, char *text, bool *encoda
 		return len;
 	}
 	len = (size_t)sprintf(text, "m%u.%u.", publisher, number);
-	want = kind < 26   ? random_from(&r, 10000, SIM_MESSAGE_BYTES_MAX)
-	       : kind < 60 ? random_from(&r, 200, 3000)
-			   : random_from(&r, 0, 150);
+	want = kind < 26                    ? random_from(&r, 10000, SIM_MESSAGE_BYTES_MAX)
+	       : kind < (budget ? 200 : 60) ? random_from(&r, 200, 3000)
+					    : random_from(&r, 0, 150);
 	while (len < want) {
 		uint64_t bits = random_next(&r);
 
@@ -181,6 +182,11 @@ void client_init(struct client *c, unsigned id)
 	    random_one_in(&c->random, 3)) {
 		c->role = ROLE_READER;
 		c->messages = random_size(&c->random, 30);
+	}
+	if (faults & 1u << FAULT_BUDGET) {
+		if (c->role == ROLE_PUBLISHER)
+			c->messages += random_below(&c->random, 800);
+		c->slow |= random_one_in(&c->random, 3);
 	}
 }
 
@@ -450,7 +456,8 @@ static void hear_error(struct client *c)
 		{ "ERROR line too long", c->ending == END_TOO_LONG },
 		{ "ERROR out of memory", faults & 1u << FAULT_MEMORY },
 		{ "ERROR draining", faults & 1u << FAULT_DRAIN },
-		{ "ERROR too many connections", faults & 1u << FAULT_LIMITS },
+		{ "ERROR too many connections",
+		  faults & (1u << FAULT_LIMITS | 1u << FAULT_BUDGET) },
 		{ "ERROR too many subscriptions", faults & 1u << FAULT_LIMITS },
 		{ "ERROR too many topics", faults & 1u << FAULT_LIMITS },
 	};

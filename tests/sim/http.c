@@ -153,8 +153,8 @@ static void hear_head(struct client *c)
 	c->ok |= c->status == 200;
 	c->error |= c->status != 200;
 	if (c->status != 200 && c->status != 408 &&
-	    !(c->status == 503 &&
-	      (faults & (1u << FAULT_MEMORY | 1u << FAULT_LIMITS | 1u << FAULT_DRAIN))))
+	    !(c->status == 503 && (faults & (1u << FAULT_MEMORY | 1u << FAULT_LIMITS |
+					     1u << FAULT_DRAIN | 1u << FAULT_BUDGET))))
 		sim_fail("client %u is told %.60s for no reason", c->id, head);
 	c->body_left = length != NULL ? strtoull(length + 16, NULL, 10) : 0;
 	c->http_state = c->role == ROLE_PUBLISHER ? STATE_BODY

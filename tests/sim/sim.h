@@ -88,6 +88,7 @@ enum fault {
 	FAULT_RELOAD,   /* another configuration */
 	FAULT_DRAIN,    /* ends by draining, and that at any time */
 	FAULT_LIMITS,   /* limits that are hit */
+	FAULT_BUDGET,   /* a memory budget that is hit, and more to publish */
 	FAULTS
 };
 extern const char *const fault_names[FAULTS];
@@ -115,9 +116,11 @@ struct sim {
 	struct broker broker;
 	struct client *clients;
 	unsigned clients_n, topics_n;
-	uint64_t sequenced; /* messages, in all topics */
-	uint64_t lines;     /* that the kernel has taken whole, for all clients */
-	bool frozen;        /* no faults for the moment */
+	uint64_t sequenced;  /* messages, in all topics */
+	uint64_t lines;      /* that the kernel has taken whole, for all clients */
+	bool frozen;         /* no faults for the moment */
+	uint64_t idle_bytes; /* what a broker without clients keeps */
+	uint64_t budget_max; /* the largest so far */
 };
 extern struct sim sim;
 
@@ -255,8 +258,8 @@ extern struct order orders[SIM_TOPICS_MAX];
 void oracle_init(void);
 void oracle_release(void);
 struct span oracle_topic_name(unsigned topic);
-/* Letters in lanes; those that nobody has fetched. */
-long oracle_letters(void);
+/* Letters in lanes of that kind; those that nobody has fetched. */
+long oracle_letters(enum mailbox_lane lane);
 /* Index of this message in the topic's order, or -1. */
 long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq);
 
@@ -296,6 +299,7 @@ struct client {
 	/* publisher */
 	bool patient, commanded;
 	unsigned messages, generated, sequenced, patience;
+	uint64_t held_up, held_turn; /* in which scarcity of memory, and turn, it published last */
 	/* HTTP: what is read of an answer */
 	unsigned http_state, status, answered;
 	size_t body_left;

@@ -31,7 +31,7 @@ static const char op_letters[] = { 'a', 'r', 'i', 's', 't', 'c', 'f', 'u', 'w' }
 
 /* What an fd stands for: a client's connection or a shard's listener. */
 struct file {
-	bool open, listener, shut_read, shut_write;
+	bool open, listener, shut_read, shut_write, reset_at_close;
 	unsigned shard;
 	int client; /* -1: none */
 	unsigned requests, sends, receives;
@@ -984,6 +984,8 @@ void ring_close(struct ring *ring, int fd)
 	f->open = false;
 	w = wire_of(f);
 	w->broker_fin = w->broker_closed = true;
+	if (f->reset_at_close)
+		kernel_reset(w);
 	/* Unread bytes make the kernel send a reset, which may overtake what is on its way. */
 	if (w->in.len > 0) {
 		w->in.len = 0;
@@ -1020,7 +1022,7 @@ size_t ring_kernel_bytes(struct ring *ring, int fd)
 void ring_reset(struct ring *ring, int fd)
 {
 	(void)ring;
-	(void)file_of(fd, "a reset");
+	file_of(fd, "a reset")->reset_at_close = true;
 }
 
 void ring_peer(struct ring *ring, int fd, unsigned char address[16])

@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "broker/broker.h"
 #include "broker/budget.h"
 #include "broker/connection.h"
@@ -30,6 +31,12 @@ enum {
 	PROBE_ROUNDS = 100,
 	POSTED_MAX = 1024,
 	RELOADS_MAX = 3,
+	POOLS_BYTES = 128 << 10, /* of a shard that has clients */
+	CLIENT_BYTES = 4 << 10,
+	BEGINNING_BYTES = 8 << 10, /* of a message: most are short */
+	UNDER_WAY_BYTES =
+		128 << 10,  /* twice a room of 64 KiB: that is more than SIM_MESSAGE_BYTES_MAX */
+	RELIEF_SECONDS = 5, /* for memory that nobody needs any more */
 	/* for clients to close, twice, and some looks at the clock; less than drain_seconds */
 	DRAIN_MS = 1500,
 };
@@ -45,6 +52,7 @@ const char *const fault_names[FAULTS] = {
 	[FAULT_PREEMPT] = "preempt", [FAULT_RESET] = "reset",       [FAULT_STALL] = "stall",
 	[FAULT_TIME] = "time",       [FAULT_MEMORY] = "memory",     [FAULT_GARBAGE] = "garbage",
 	[FAULT_RELOAD] = "reload",   [FAULT_DRAIN] = "drain",       [FAULT_LIMITS] = "limits",
+	[FAULT_BUDGET] = "budget",
 };
 
 /* ---- what happened ---- */
@@ -179,6 +187,28 @@ static void configure_engine(struct config_engine *e)
 				       : random_from(&r, 32, random_one_in(&r, 3) ? 100 : 4096);
 }
 
+static unsigned clients_of(enum role role)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < sim.clients_n; i++)
+		n += sim.clients[i].role == role;
+	return n;
+}
+
+/* Where everybody's connection and beginning of a message needs all there is, nobody is worth
+ * letting go of, and nobody can go on. */
+static size_t draw_budget(unsigned version)
+{
+	struct random r = random_for(sim.params.seed, 8, version);
+
+	/* Less than a level is left at. */
+	return sim.idle_bytes + sim.params.shards * POOLS_BYTES * 5 / 3 +
+	       sim.params.clients * (size_t)CLIENT_BYTES +
+	       clients_of(ROLE_PUBLISHER) * (size_t)BEGINNING_BYTES +
+	       random_from(&r, 64 << 10, power(&r, 17, 19));
+}
+
 static struct config *make_config(unsigned version)
 {
 	struct random r = random_for(sim.params.seed, 5, version);
@@ -217,6 +247,8 @@ static struct config *make_config(unsigned version)
 	c->topic[4].history_seconds = 1;
 	c->topic[5] = topic_config("none.>", &r);
 	c->topic[5].history_messages = 0;
+	if (sim.params.faults & 1u << FAULT_BUDGET)
+		c->limits.memory_bytes = draw_budget(version);
 	if (world_adjust != NULL)
 		world_adjust(c);
 	return c;
@@ -339,6 +371,11 @@ static void start_broker(void)
 	for (unsigned i = 0; i < b->shards_n; i++)
 		if (shard_init(&b->shards[i], b, i, config) != 0)
 			abort();
+	sim.idle_bytes = memory_used();
+	if (sim.params.faults & 1u << FAULT_BUDGET) {
+		config->limits.memory_bytes += sim.idle_bytes;
+		budget_set_limit(b, config->limits.memory_bytes);
+	}
 	for (unsigned i = 0; i < b->shards_n; i++)
 		fiber_start(i, run_shard);
 }
@@ -399,6 +436,21 @@ static void step(void)
 
 /* ---- rest ---- */
 
+/*
+ * Beyond the budget there is only what was under way when it ran out: for each client the rest of
+ * the message that it is in the middle of, in a block that doubles as it grows, room for the next
+ * receive, and what of that is published and encoded. While a broker drains all of it must go out.
+ */
+static void check_budget(void)
+{
+	uint64_t limit = budget_limit(&sim.broker);
+
+	sim.budget_max = limit > sim.budget_max ? limit : sim.budget_max;
+	if (limit > 0 && !draining &&
+	    memory_used() > sim.budget_max + sim.clients_n * (uint64_t)UNDER_WAY_BYTES)
+		sim_fail("%" PRIu64 " bytes of %" PRIu64 " are used", memory_used(), limit);
+}
+
 static bool turn_all(void)
 {
 	bool any = false;
@@ -434,6 +486,7 @@ static void rest(unsigned rounds_max)
 		any = posted_n > held_back;
 		sim.step++;
 		push_posted();
+		check_budget();
 		any |= step_clients();
 		any |= kernel_sweep();
 		any |= turn_all();
@@ -467,28 +520,37 @@ static void check_publishers(const struct shard *home)
 	}
 }
 
+/* Nothing is taken in for want of memory: what is to be published waits where it is. */
+static bool held_up(void)
+{
+	return !draining && budget_now(&sim.broker) == BUDGET_EVICTION;
+}
+
 /* Letters that nobody will fetch, and work that nobody will do. */
 static void check_awake(void)
 {
-	if (oracle_letters() != 0)
-		sim_fail("all reactors sleep and %ld letters lie in lanes: a lost wake-up",
-			 oracle_letters());
+	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
+		if (oracle_letters(lane) != 0 && !(lane == LANE_GATED && held_up()))
+			sim_fail("all reactors sleep and %ld letters lie in lanes: a lost wake-up",
+				 oracle_letters(lane));
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		const struct shard *s = &sim.broker.shards[i];
 
 		if (fiber_ended(i))
 			continue;
-		if (mail_letters(&s->mail) != 0)
+		if (mail_letters(&s->mail, LANE_FREE) != 0 ||
+		    (mail_letters(&s->mail, LANE_GATED) != 0 && !held_up()))
 			sim_fail("shard %u sleeps with letters in its outboxes", i);
 		if (!list_empty(&s->dirty) || !list_empty(&s->replays))
 			sim_fail("shard %u sleeps with dirty streams", i);
 		if (!list_empty(&s->sockets.dying) || !list_empty(&s->sockets.starved))
 			sim_fail("shard %u sleeps with starved or dying sockets", i);
-		if (!list_empty(&s->paused))
+		if (!list_empty(&s->paused) && !held_up())
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
 		if (s->pressed != 0 || !list_empty(&s->appended))
 			sim_fail("shard %u sleeps and takes less in than it could", i);
-		check_publishers(s);
+		if (!held_up())
+			check_publishers(s);
 	}
 }
 
@@ -559,14 +621,14 @@ static void check_rest(void)
 			const struct connection *c = LIST_ENTRY(l, struct connection, link);
 
 			/* A request may wait for a message that is still to come. */
-			if (c->awaiting &&
+			if (c->awaiting && !held_up() &&
 			    sim.clients[kernel_client_of(c->socket.fd)].role < ROLE_READER)
 				sim_fail("client %d still waits for a home",
 					 kernel_client_of(c->socket.fd));
 			if (c->socket.sending && reads(c))
 				sim_fail("client %d reads and a send to it does not end",
 					 kernel_client_of(c->socket.fd));
-			if (!c->socket.recv_armed && !c->socket.ended)
+			if (!c->socket.recv_armed && !c->socket.ended && !held_up())
 				sim_fail("client %d is not listened to (state %d)",
 					 kernel_client_of(c->socket.fd), c->state);
 		}
@@ -643,6 +705,7 @@ static struct client *new_client(enum role role, unsigned topic, enum speech spe
 /* A broker at rest takes new clients, and what they publish arrives. */
 static void probe(void)
 {
+	bool budget = sim.params.faults & 1u << FAULT_BUDGET;
 	bool limited = sim.params.faults & 1u << FAULT_LIMITS;
 	unsigned rounds = PROBE_ROUNDS + 2 * PROBE_MESSAGES * SIM_MESSAGE_BYTES_MAX /
 						 (unsigned)newest->engine.recv_buffer_bytes;
@@ -652,11 +715,16 @@ static void probe(void)
 			      *publisher;
 		uint64_t encodable = orders[topic].encodable_n;
 
+		/* What came before may have made memory scarce for a moment, and accepts wait. */
+		if (budget)
+			world_pass(NS_PER_S);
 		rest(rounds);
 		check_rest();
 		if (!subscriber->ok && !limited)
 			sim_fail("a new subscriber gets no OK");
 		publisher = new_client(ROLE_PUBLISHER, topic, SPEAKS_LINE);
+		if (budget)
+			world_pass(NS_PER_S);
 		rest(rounds);
 		check_rest();
 		if (limited)
@@ -750,6 +818,23 @@ static void check_empty(long before)
 		sim_fail("%ld allocations are left over", now - before - kept);
 }
 
+/* As long as there is something to take in, it may be scarce again and again; but it goes on. */
+static void wait_for_memory(void)
+{
+	uint64_t sequenced = 0;
+
+	for (unsigned s = 0; budget_now(&sim.broker) > BUDGET_HISTORY; s++) {
+		if (s % RELIEF_SECONDS == 0) {
+			if (s > 0 && sim.sequenced == sequenced)
+				sim_fail("everybody reads, and %" PRIu64 " of %" PRIu64
+					 " bytes stay in use",
+					 memory_used(), budget_limit(&sim.broker));
+			sequenced = sim.sequenced;
+		}
+		world_pass(NS_PER_S);
+	}
+}
+
 static void end_calmly(long before)
 {
 	sim.calm = CALM_PUBLISHERS;
@@ -759,7 +844,10 @@ static void end_calmly(long before)
 	}
 	rest(REST_ROUNDS);
 	check_rest();
-	/* Those that could not be accepted. */
+	/* Those that could not be accepted, and what made memory scarce. */
+	world_pass(NS_PER_S);
+	wait_for_memory();
+	/* They are accepted again a while later. */
 	world_pass(NS_PER_S);
 	check_received("when faults stop");
 	probe();
@@ -778,6 +866,8 @@ static void end_calmly(long before)
 				 sim.clients[i].wire.in.len);
 	check_counters();
 	check_empty(before);
+	if (budget_now(&sim.broker) != BUDGET_EASY)
+		sim_fail("nobody is there, and memory is still said to be scarce");
 	for (unsigned i = 0; i < sim.broker.shards_n; i++)
 		reactor_stop(&sim.broker.shards[i].reactor);
 	for (unsigned i = 0; i < sim.broker.shards_n; i++)
@@ -876,6 +966,7 @@ static void freeze(void)
 /* What is true at any time. */
 static void check_always(void)
 {
+	check_budget();
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		struct shard *s = &sim.broker.shards[i];
 
@@ -938,6 +1029,8 @@ static void end(void)
 	else
 		end_calmly(started);
 	stop_broker();
+	if (memory_used() != 0)
+		sim_fail("%" PRIu64 " bytes are counted that nobody has", memory_used());
 	if (alloc_outstanding() != before)
 		alloc_tell();
 	if (alloc_outstanding() != before)

@@ -1030,6 +1030,24 @@ static void skipping_finishes_the_message_begun_and_goes_on_at_the_head(void **s
 	assert_int_equal(sent(r, r->flying_bytes), 1);
 }
 
+static void one_that_skips_to_its_end_lacks_nothing_and_looks_at_nothing(void **state)
+{
+	struct reader *r = reader(0);
+
+	(void)state;
+	do_join(r);
+	append_text("eins\r\nzwei\r\ndrei\r\n");
+	gather(r);
+	sent(r, sizeof("[1]eins\n") - 1);
+	settle_count(r);
+	leave(r);
+	assert_true(cursor_backlog(&world.stream, &r->cursor) > 0);
+	do_skip(r);
+	/* The chunk that it was to end in has gone. */
+	assert_null(r->cursor.last);
+	assert_int_equal(cursor_backlog(&world.stream, &r->cursor), 0);
+}
+
 /* What a stuck send carries then is the rest of one message and nothing that skipping again would
  * throw away. */
 static void skipping_again_leaves_a_send_in_flight_alone(void **state)
@@ -1481,6 +1499,7 @@ int main(void)
 		REFERENCING(overrun_is_asked_again_only_when_it_may_be_so_again),
 		REFERENCING(replay_does_not_count_as_lag),
 		REFERENCING(skipping_finishes_the_message_begun_and_goes_on_at_the_head),
+		REFERENCING(one_that_skips_to_its_end_lacks_nothing_and_looks_at_nothing),
 		REFERENCING(skipping_again_leaves_a_send_in_flight_alone),
 		REFERENCING(nothing_is_skipped_at_the_end),
 		REFERENCING(leaving_cursor_that_skips_gets_nothing_of_what_came_later),
