@@ -85,7 +85,7 @@ void socket_pause(struct sockets *sockets, struct socket *socket);
 /* Sends the spans; what they point to stays until `sent`. Not while another send is in flight.
  * Returns how many bytes that is. */
 size_t socket_send(struct sockets *sockets, struct socket *socket, const struct iovec *spans,
-		 unsigned spans_n);
+		   unsigned spans_n);
 /* Ends the send in flight, if there is one: `sent` tells how far it came. */
 void socket_cancel_send(struct sockets *sockets, struct socket *socket);
 /* Closes, now or when nothing is in flight any more; `received` is not called again, `sent` is for
