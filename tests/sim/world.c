@@ -181,10 +181,12 @@ static void configure_engine(struct config_engine *e)
 	e->turn_sends = random_from(&r, 1, 40);
 	e->spin_us = random_one_in(&r, 8) ? 1 : 0;
 	e->recv_buffers = few ? power(&r, 0, 2) : power(&r, 2, 6);
-	/* One small buffer for very many clients is slow beyond measure. */
-	e->recv_buffer_bytes = few && sim.params.clients > 60
-				       ? 1000
-				       : random_from(&r, 32, random_one_in(&r, 3) ? 100 : 4096);
+	/* One small buffer for very many clients, or for all that fills a budget, is slow beyond
+	 * measure. */
+	e->recv_buffer_bytes =
+		(few && sim.params.clients > 60) || sim.params.faults & 1u << FAULT_BUDGET
+			? 1000
+			: random_from(&r, 32, random_one_in(&r, 3) ? 100 : 4096);
 }
 
 static unsigned clients_of(enum role role)
