@@ -371,7 +371,7 @@ bench: $(BROKER) $(LOAD) $(BUILD)/limit ## Measure broker, peers and limit, writ
 	bench/run.py $(if $(filter 1 true yes,$(QUICK)),--quick) $(BENCH)
 
 # The newest full report in the tree is what a change is held against.
-BASELINE ?= $(lastword $(sort $(filter-out %-quick,$(wildcard bench/reports/*))))
+BASELINE ?= $(lastword $(sort $(filter-out %-quick %-knobs,$(wildcard bench/reports/*))))
 
 .PHONY: bench-knobs
 bench-knobs: $(BROKER) $(LOAD) $(BUILD)/limit ## Measure what each knob of engine { } does, write a report: about 10 minutes
