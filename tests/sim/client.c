@@ -261,6 +261,7 @@ static void say_nonsense(struct client *c)
 	char bytes[5000];
 
 	c->said_all = true;
+	sim.fired[FAULT_GARBAGE]++;
 	switch (random_below(&c->random, 4)) {
 	case 0:
 		for (size_t i = 0; i < sizeof(bytes); i++)

@@ -20,6 +20,7 @@ enum {
 	FAILURES_MAX = 20, /* then it stops */
 	FAILURES_TOLD = 3, /* in full */
 	REGRESSIONS_MAX = 1000,
+	FIRE_SEEDS = 1000,   /* in so many, every kind of fault does something */
 	TWICE = 50,          /* every so many seeds one is played twice */
 	SEED_SECONDS = 60,   /* a seed that takes longer hangs */
 	SHRINK_SECONDS = 20, /* spent on making a failure small */
@@ -47,6 +48,7 @@ struct options {
 static struct shared {
 	_Atomic uint64_t next, passed;
 	_Atomic uint64_t current[JOBS_MAX];
+	_Atomic uint64_t fired[FAULTS];
 } * shared;
 
 static const char *program = "sim";
@@ -292,6 +294,8 @@ static void work(const struct options *o, unsigned job, uint64_t total)
 		once = sim_run(&p, false);
 		if (index % TWICE == 0 && sim_run(&p, false) != once)
 			_exit(1);
+		for (unsigned i = 0; i < FAULTS; i++)
+			atomic_fetch_add(&shared->fired[i], sim.fired[i]);
 		atomic_fetch_add(&shared->passed, 1);
 	}
 }
@@ -305,6 +309,23 @@ static pid_t start(const struct options *o, unsigned job, uint64_t total)
 	if (pid == 0)
 		work(o, job, total);
 	return pid;
+}
+
+/* How often each kind has done something, in the seeds that passed. Whether it is any that never
+ * has. */
+static bool tell_faults(void)
+{
+	bool none = false;
+
+	printf("faults:");
+	for (unsigned i = 0; i < FAULTS; i++) {
+		uint64_t n = atomic_load(&shared->fired[i]);
+
+		printf(" %s %" PRIu64, fault_names[i], n);
+		none |= n == 0;
+	}
+	putchar('\n');
+	return none;
 }
 
 static int play_many(const struct options *o)
@@ -354,6 +375,10 @@ static int play_many(const struct options *o)
 		;
 	for (unsigned i = 0; i < failed_n && i < FAILURES_TOLD; i++)
 		tell(params_at(o, failed[i]));
+	if (tell_faults() && o->seeds >= FIRE_SEEDS && !o->faults_given) {
+		fprintf(stderr, "sim: some kind of fault never does anything\n");
+		return 1;
+	}
 	printf("sim: %" PRIu64 " passed, %u failed, %ld s\n", atomic_load(&shared->passed),
 	       failed_n, (long)(time(NULL) - begun));
 	return failed_n > 0;

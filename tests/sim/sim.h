@@ -108,6 +108,7 @@ struct sim {
 	struct sim_params params;
 	struct random random; /* of the schedule and the kernel */
 	unsigned rate[FAULTS];
+	uint64_t fired[FAULTS]; /* times that each has done something */
 	enum calm calm;
 	bool verbose;
 	uint64_t now_ns;

@@ -570,6 +570,8 @@ static void cancel(struct request *c)
 		if (c->op != REQUEST_CANCEL_FD)
 			break;
 	}
+	/* Too late for nothing. */
+	sim.fired[FAULT_CANCEL] -= late && n == 0;
 	complete(c,
 		 n == 0                       ? -ENOENT
 		 : late                       ? -EALREADY
@@ -904,8 +906,10 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 	/* Once in every turn. */
 	if (fiber_current() >= 0)
 		fiber_yield();
-	if (ring->overflowed)
+	if (ring->overflowed) {
 		ring->counts.overflows++;
+		sim.fired[FAULT_OVERFLOW]++;
+	}
 	ring->overflowed = false;
 	if (ring->answers_n > 0 && random_one_in(&sim.random, 4))
 		max = random_from(&sim.random, 1, ring->answers_n);

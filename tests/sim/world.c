@@ -111,8 +111,11 @@ void sim_fail(const char *format, ...)
 
 bool fault(enum fault kind)
 {
-	return sim.calm == CALM_NONE && !sim.frozen && (sim.params.faults & 1u << kind) &&
-	       random_one_in(&sim.random, sim.rate[kind]);
+	bool now = sim.calm == CALM_NONE && !sim.frozen && (sim.params.faults & 1u << kind) &&
+		   random_one_in(&sim.random, sim.rate[kind]);
+
+	sim.fired[kind] += now;
+	return now;
 }
 
 /* ---- what a seed is made of ---- */
@@ -311,6 +314,7 @@ static void reload(void)
 			abort();
 		post(i, &l->letter);
 	}
+	sim.fired[FAULT_RELOAD]++;
 	sim_trace("main    reloads: version %" PRIu64, version, 0, 0, 0);
 }
 
@@ -319,6 +323,7 @@ static struct letter drain_letter = { LETTER_DRAIN };
 static void drain(void)
 {
 	draining = true;
+	sim.fired[FAULT_DRAIN]++;
 	for (unsigned i = 0; i < sim.broker.shards_n; i++)
 		post(i, &drain_letter);
 	sim_trace("main    drains the broker", 0, 0, 0, 0);
@@ -407,8 +412,10 @@ static void pass_time(void)
 	struct random *r = &sim.random;
 
 	sim.now_ns += random_size(r, 2000) * (uint64_t)(1 + sim.params.seed % 100) * NS_PER_US / 10;
-	if ((sim.params.faults & 1u << FAULT_TIME) && random_one_in(r, 100))
+	if ((sim.params.faults & 1u << FAULT_TIME) && random_one_in(r, 100)) {
 		sim.now_ns += random_size(r, 20000) * NS_PER_MS;
+		sim.fired[FAULT_TIME]++;
+	}
 }
 
 static void step(void)
@@ -640,6 +647,7 @@ static void check_rest(void)
 static void check_counters(void)
 {
 	uint64_t published = 0, matched = 0, delivered = 0, dropped = 0, received = 0;
+	uint64_t evictions = 0, refused = 0;
 
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		const struct shard_counters *c = &sim.broker.shards[i].counters;
@@ -647,9 +655,13 @@ static void check_counters(void)
 		published += c->published;
 		matched += c->matched;
 		delivered += c->delivered;
+		evictions += c->memory_crossings[BUDGET_EVICTION];
+		refused += c->refused;
 		for (unsigned reason = 0; reason < DROP_REASONS; reason++)
 			dropped += c->dropped[reason];
 	}
+	sim.fired[FAULT_BUDGET] = evictions;
+	sim.fired[FAULT_LIMITS] = sim.params.faults & 1u << FAULT_LIMITS ? refused : 0;
 	for (unsigned i = 0; i < sim.clients_n; i++)
 		received += sim.clients[i].received;
 	/* When drain_seconds are over, what is in flight goes uncounted. */

@@ -32,7 +32,8 @@ static void begin(unsigned shards)
 
 static void say(struct client *c, const char *text)
 {
-	client_say(c, text, strlen(text));
+	if (text[0] != 0)
+		client_say(c, text, strlen(text));
 }
 
 static struct client *client_who_says(const char *text)
@@ -178,9 +179,160 @@ static void nobody_who_waits_holds_a_drain_up(void **state)
 	}
 }
 
+/* ---- limits that time or the kernel's buffers decide ---- */
+
+enum { BACKLOG_BYTES = 1000, BACKLOG_SECONDS = 3, HANDSHAKE_SECONDS = 2, LOOK_MS = 250 };
+
+static void limit_backlogs(struct config *c)
+{
+	c->topics.backlog_bytes = BACKLOG_BYTES;
+	c->topics.backlog_seconds = BACKLOG_SECONDS;
+	c->limits.handshake_seconds = HANDSHAKE_SECONDS;
+}
+
+/* Time passes up to the next moment at which some shard looks at it. */
+static void pass_to_next_look(void)
+{
+	world_pass(kernel_next_timer() - sim.now_ns);
+}
+
+static uint64_t dropped_slow(void)
+{
+	return sim.broker.shards[0].counters.dropped[DROP_SLOW];
+}
+
+/* A send of the first message is stuck, for which there is less room: both lie before it. */
+static void fall_behind_by(int over)
+{
+	struct client *slow, *publisher;
+
+	world_adjust = limit_backlogs;
+	begin(1);
+	slow = stalled("SUBSCRIBE t\r\n");
+	publisher = client_who_says("PUBLISH t\r\n");
+	publish(publisher, 100);
+	publish(publisher, (size_t)(BACKLOG_BYTES - 100 + over));
+	assert_int_equal(dropped_slow(), over > 0);
+	slow->stalled = false;
+	world_rest();
+	assert_int_equal(hears(slow, "ERROR slow consumer\r\n"), over > 0);
+	assert_int_equal(slow->line_n,
+			 over > 0 ? strlen("OK\r\n") + 100 + strlen("ERROR slow consumer\r\n")
+				  : strlen("OK\r\n") + BACKLOG_BYTES + (size_t)over);
+	leave(slow);
+	leave(publisher);
+	world_end();
+}
+
+static void a_backlog_may_be_as_long_as_it_may_be_and_no_longer(void **state)
+{
+	(void)state;
+	for (int over = -1; over <= 1; over++)
+		fall_behind_by(over);
+}
+
+static void a_subscriber_may_be_behind_for_its_time_and_until_the_next_look(void **state)
+{
+	struct client *slow, *publisher;
+	uint64_t sent_ns, last_ns = 0;
+
+	(void)state;
+	world_adjust = limit_backlogs;
+	begin(1);
+	slow = stalled("SUBSCRIBE t\r\n");
+	publisher = client_who_says("PUBLISH t\r\n");
+	/* So that it is not stuck at a look. */
+	world_pass(123 * NS_PER_MS);
+	publish(publisher, 100);
+	publish(publisher, 100);
+	sent_ns = sim.now_ns;
+	while (dropped_slow() == 0) {
+		last_ns = sim.now_ns;
+		pass_to_next_look();
+		assert_true(sim.now_ns < sent_ns + 2 * BACKLOG_SECONDS * NS_PER_S);
+	}
+	assert_true(last_ns <= sent_ns + BACKLOG_SECONDS * NS_PER_S);
+	assert_true(sim.now_ns > sent_ns + BACKLOG_SECONDS * NS_PER_S - NS_PER_MS);
+	slow->stalled = false;
+	world_rest();
+	assert_true(hears(slow, "ERROR slow consumer\r\n"));
+	leave(slow);
+	leave(publisher);
+	world_end();
+}
+
+/* Who catches up in time stays, also at the last look before its time is over. */
+static void a_subscriber_that_reads_again_in_time_stays(void **state)
+{
+	struct client *slow, *publisher;
+	uint64_t sent_ns;
+
+	(void)state;
+	world_adjust = limit_backlogs;
+	begin(1);
+	slow = stalled("SUBSCRIBE t\r\n");
+	publisher = client_who_says("PUBLISH t\r\n");
+	world_pass(123 * NS_PER_MS);
+	publish(publisher, 100);
+	sent_ns = sim.now_ns;
+	while (sim.now_ns + LOOK_MS * NS_PER_MS < sent_ns + BACKLOG_SECONDS * NS_PER_S)
+		pass_to_next_look();
+	assert_true(sim.now_ns > sent_ns + (BACKLOG_SECONDS - 1) * NS_PER_S);
+	slow->stalled = false;
+	world_rest();
+	world_pass(10 * NS_PER_S);
+	assert_false(slow->over);
+	assert_int_equal(dropped_slow(), 0);
+	leave(slow);
+	leave(publisher);
+	world_end();
+}
+
+/* By its deadline, not by its progress: one that dribbles ends with the silent one beside it. */
+static void whoever_does_not_get_to_the_point_ends_at_one_time(void **state)
+{
+	static const struct {
+		const char *first, *drop, *answer;
+	} cases[] = {
+		{ "", "", "ERROR timeout\r\n" },
+		{ "SUBSCRIBE ", "", "ERROR timeout\r\n" },
+		{ "SUBSCRIBE ", "x", "ERROR timeout\r\n" },
+		{ "GET / HTTP/1.1\r\n", "", "HTTP/1.1 408 " },
+		{ "GET / HTTP/1.1\r\n", "x: y\r\n", "HTTP/1.1 408 " },
+	};
+	enum { CASES = sizeof(cases) / sizeof(*cases), DROP_MS = 90 };
+	struct client *clients[CASES];
+	uint64_t begun_ns, left_ns;
+
+	(void)state;
+	world_adjust = limit_backlogs;
+	begin(1);
+	for (unsigned i = 0; i < CASES; i++)
+		clients[i] = client_who_says(cases[i].first);
+	begun_ns = sim.now_ns;
+	while (sim.now_ns + DROP_MS * NS_PER_MS < begun_ns + HANDSHAKE_SECONDS * NS_PER_S) {
+		for (unsigned i = 0; i < CASES; i++)
+			say(clients[i], cases[i].drop);
+		world_pass(DROP_MS * NS_PER_MS);
+		for (unsigned i = 0; i < CASES; i++)
+			assert_false(clients[i]->over || clients[i]->line_n > 0);
+	}
+	left_ns = begun_ns + (HANDSHAKE_SECONDS * 1000 + LOOK_MS) * NS_PER_MS - sim.now_ns;
+	world_pass(left_ns);
+	for (unsigned i = 0; i < CASES; i++) {
+		assert_true(clients[i]->over);
+		assert_memory_equal(clients[i]->line, cases[i].answer, strlen(cases[i].answer));
+	}
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_backlog_may_be_as_long_as_it_may_be_and_no_longer),
+		cmocka_unit_test(a_subscriber_may_be_behind_for_its_time_and_until_the_next_look),
+		cmocka_unit_test(a_subscriber_that_reads_again_in_time_stays),
+		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
 		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
 	};
