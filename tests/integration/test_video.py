@@ -37,24 +37,16 @@ def picture(broker, tmp_path):
             print((tmp_path / "publish.log").read_text())
 
 
-def ticks():
-    """Idle and all, of all cores."""
-    with open("/proc/stat") as stat:
-        n = [int(x) for x in stat.readline().split()[1:9]]
-    return n[3] + n[4], sum(n)
-
-
 def play(browser, broker):
-    """Until it has gone on for so long, or stalled: what was seen, the delays, and how much of the cores was idle."""
+    """Until it has gone on for so long, or stalled: how often it stalled, and the delays."""
     browser.value("performance.setResourceTimingBufferSize(10000); begun = video.currentTime; seen.stalls = 0; seen.errors = []")
-    delays, before, stalls = [], ticks(), 0
+    delays, stalls = [], 0
     while stalls == 0 and browser.value("video.currentTime - begun") < SECONDS:
         broker.loop.sleep(0.5)
         delays.append(browser.value("seen.glass_ms"))
         stalls, errors, paused = browser.value("[seen.stalls, seen.errors, video.paused]")
         assert (errors, paused) == ([], False)
-    idle, everything = (now - then for now, then in zip(ticks(), before))
-    return stalls, delays, idle / max(1, everything)
+    return stalls, delays
 
 
 # It plays in real time, which instruments may not keep up with.
@@ -66,12 +58,12 @@ def test_live_video_plays_without_a_stall_as_far_behind_as_it_is_told(broker, pi
         # It begins on the first part that it gets; it plays when it has the others too.
         browser.wait(f"""typeof seen !== 'undefined' && seen.playing && video.buffered.length &&
                          video.buffered.end(video.buffered.length - 1) - video.currentTime > {HOLD_BACK / 2}""")
+        # Other tests take the processor from the browser in bursts; what the broker does wrong it does each time.
         for _ in range(3):
-            stalls, delays, idle = play(browser, broker)
-            # Where other tests have left no processor to decode with, it says nothing of the broker.
-            if stalls == 0 or idle > 0.1:
+            stalls, delays = play(browser, broker)
+            if stalls == 0:
                 break
-        assert stalls == 0, (browser.value("seen"), f"{idle:.0%} idle")
+        assert stalls == 0, browser.value("seen")
         browser.screenshot(tmp_path / "player.png")
         assert browser.complaints == []
         # Without parts, asked for before they are there, it were a segment more at least.
