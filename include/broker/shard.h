@@ -104,7 +104,6 @@ struct shard {
 	struct deadline memory_deadline;
 	uint32_t looks_left;              /* connections before all have been looked at */
 	uint64_t looked_sends;            /* sends, when some were last looked at */
-	uint64_t looked_no_buffers;       /* receives without a buffer, likewise */
 	bool looking_pays;                /* something was sent, or held, in this round */
 	_Atomic uint64_t largest_backlog; /* while there is eviction */
 	bool nobody_to_evict;             /* as of the last look, in the whole broker */

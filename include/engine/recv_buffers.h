@@ -54,7 +54,8 @@ void recv_buffers_lacked(struct recv_buffers *buffers);
 void recv_buffers_post(struct recv_buffers *buffers);
 
 /* Gives the memory that a rush needed back to the system, and keeps what has been needed at a
- * time since the last call; empty: no buffer holds anything, those that are posted included. */
-void recv_buffers_give_back(struct recv_buffers *buffers, bool empty);
+ * time since the last call; empty: no buffer holds anything, those that are posted included.
+ * Returns whether there is more to give when that is over. */
+bool recv_buffers_give_back(struct recv_buffers *buffers, bool empty);
 
 #endif

@@ -128,8 +128,9 @@ bool ring_deferred(const struct ring *ring);
 unsigned ring_queued(const struct ring *ring);
 
 /* Gives the memory of receive buffers that a rush needed back to the system, those that have not
- * been needed since the last call; they are posted again when they are missing. */
-void ring_give_back(struct ring *ring);
+ * been needed since the last call; they are posted again when they are missing. Returns whether
+ * another call, later, may have more to give. */
+bool ring_give_back(struct ring *ring);
 
 /* Plain system calls on sockets, here because tests simulate them too. */
 void ring_shutdown(struct ring *ring, int fd, int how);

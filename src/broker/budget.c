@@ -209,14 +209,9 @@ static void evict_largest(struct shard *s)
 static void period(void *context, struct deadline *d)
 {
 	struct shard *s = context;
-	const struct ring_counts *counts = ring_counts(s->reactor.ring);
 	bool again = look_again(s, look_at_sockets(s));
 
-	/* What a rush needed goes when it is over, or when memory is scarce. */
-	if (counts->no_buffers == s->looked_no_buffers ||
-	    budget_now(s->broker) >= BUDGET_SUBSCRIBERS)
-		ring_give_back(s->reactor.ring);
-	s->looked_no_buffers = counts->no_buffers;
+	again |= ring_give_back(s->reactor.ring);
 	memory_settle();
 	if (budget_check(s) == BUDGET_EVICTION)
 		evict_largest(s);

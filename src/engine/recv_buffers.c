@@ -106,7 +106,7 @@ void recv_buffers_post(struct recv_buffers *b)
 	b->added_n = 0;
 }
 
-void recv_buffers_give_back(struct recv_buffers *b, bool empty)
+bool recv_buffers_give_back(struct recv_buffers *b, bool empty)
 {
 	unsigned enough = POSTED_MIN;
 
@@ -115,19 +115,20 @@ void recv_buffers_give_back(struct recv_buffers *b, bool empty)
 		enough *= 2;
 	b->needed_most = 0;
 	if (b->post_max <= enough && !b->rushed)
-		return;
+		return b->post_max > POSTED_MIN;
 	/* Only whole pages go; what shares one with another buffer stays. */
 	if (b->bytes % (size_t)sysconf(_SC_PAGESIZE) != 0)
-		return;
+		return false;
 	if (b->post_max > enough)
 		post_upto(b, enough);
 	if (empty) {
 		b->rushed = false;
 		(void)madvise(b->memory, b->n * b->bytes, MADV_DONTNEED);
-		return;
+		return b->post_max > POSTED_MIN;
 	}
 	/* Those that the kernel has come back one by one. */
 	b->rushed = b->posted_n > b->post_max;
 	for (unsigned i = 0; i < b->spare_n; i++)
 		(void)madvise(b->memory + b->spare[i] * b->bytes, b->bytes, MADV_DONTNEED);
+	return b->post_max > POSTED_MIN;
 }

@@ -630,7 +630,7 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 	return n;
 }
 
-void ring_give_back(struct ring *ring)
+bool ring_give_back(struct ring *ring)
 {
 	/* Where nothing is received but in ring_enter, and all of that has been reaped, no buffer
 	 * holds anything. */
@@ -638,7 +638,7 @@ void ring_give_back(struct ring *ring)
 		     io_uring_cq_ready(&ring->uring) == 0 &&
 		     !io_uring_cq_has_overflow(&ring->uring);
 
-	recv_buffers_give_back(&ring->buffers, empty);
+	return recv_buffers_give_back(&ring->buffers, empty);
 }
 
 void ring_shutdown(struct ring *ring, int fd, int how)

@@ -1011,9 +1011,10 @@ int ring_send_now(struct ring *ring, int fd, const void *data, size_t len)
 	return len > 0 ? (int)len : -EAGAIN;
 }
 
-void ring_give_back(struct ring *ring)
+bool ring_give_back(struct ring *ring)
 {
 	(void)ring;
+	return false;
 }
 
 /* What the client has not read yet. */

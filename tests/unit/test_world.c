@@ -201,15 +201,21 @@ static uint64_t dropped_slow(void)
 	return sim.broker.shards[0].counters.dropped[DROP_SLOW];
 }
 
+/* One who does not read, and one who publishes to it. */
+static void begin_stalled(struct client **slow, struct client **publisher)
+{
+	world_adjust = limit_backlogs;
+	begin(1);
+	*slow = stalled("SUBSCRIBE t\r\n");
+	*publisher = client_who_says("PUBLISH t\r\n");
+}
+
 /* A send of the first message is stuck, for which there is less room: both lie before it. */
 static void fall_behind_by(int over)
 {
 	struct client *slow, *publisher;
 
-	world_adjust = limit_backlogs;
-	begin(1);
-	slow = stalled("SUBSCRIBE t\r\n");
-	publisher = client_who_says("PUBLISH t\r\n");
+	begin_stalled(&slow, &publisher);
 	publish(publisher, 100);
 	publish(publisher, (size_t)(BACKLOG_BYTES - 100 + over));
 	assert_int_equal(dropped_slow(), over > 0);
@@ -237,10 +243,7 @@ static void a_subscriber_may_be_behind_for_its_time_and_until_the_next_look(void
 	uint64_t sent_ns, last_ns = 0;
 
 	(void)state;
-	world_adjust = limit_backlogs;
-	begin(1);
-	slow = stalled("SUBSCRIBE t\r\n");
-	publisher = client_who_says("PUBLISH t\r\n");
+	begin_stalled(&slow, &publisher);
 	/* So that it is not stuck at a look. */
 	world_pass(123 * NS_PER_MS);
 	publish(publisher, 100);
@@ -268,10 +271,7 @@ static void a_subscriber_that_reads_again_in_time_stays(void **state)
 	uint64_t sent_ns;
 
 	(void)state;
-	world_adjust = limit_backlogs;
-	begin(1);
-	slow = stalled("SUBSCRIBE t\r\n");
-	publisher = client_who_says("PUBLISH t\r\n");
+	begin_stalled(&slow, &publisher);
 	world_pass(123 * NS_PER_MS);
 	publish(publisher, 100);
 	sent_ns = sim.now_ns;
