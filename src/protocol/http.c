@@ -93,7 +93,8 @@ enum mode { MODE_HEAD, MODE_LENGTH, MODE_CHUNKED, MODE_DEAD };
 struct http_decoder {
 	enum mode mode;
 	bool cr;        /* the last byte looked at in a head or between chunks is a CR */
-	bool lf;        /* ... is a LF */
+	bool word;      /* between chunks: still in what a line begins with, a size or a name */
+	bool ended;     /* a chunk's data may be over, and its line end is next */
 	size_t scanned; /* bytes of the head that have been looked at */
 	size_t line;    /* where its current line begins */
 	size_t lines;
@@ -131,6 +132,11 @@ static inline bool token_char(char c)
 	       (c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL);
 }
 
+static inline bool control(char c)
+{
+	return ((unsigned char)c < ' ' && c != '\t') || c == 0x7f;
+}
+
 static bool field_line_valid(struct span line)
 {
 	size_t i = 0;
@@ -140,12 +146,9 @@ static bool field_line_valid(struct span line)
 	/* Also refuses space before the colon, and folded lines, which begin with space. */
 	if (i == 0 || i == line.len || line.data[i] != ':')
 		return false;
-	for (i++; i < line.len; i++) {
-		unsigned char c = (unsigned char)line.data[i];
-
-		if ((c < ' ' && c != '\t') || c == 0x7f)
+	for (i++; i < line.len; i++)
+		if (control(line.data[i]))
 			return false;
-	}
 	return true;
 }
 
@@ -396,15 +399,7 @@ static int on_chunk(parser *p)
 	return parser_stop(p);
 }
 
-/* Of a trailer, which nobody reads: only what is refused in a head, too. */
-static int on_trailer(parser *p, const char *name, size_t len)
-{
-	(void)p;
-	return memchr(name, ' ', len) != NULL ? -1 : 0;
-}
-
 static const parser_settings chunk_settings = { .on_chunk_header = on_chunk,
-						.on_header_field = on_trailer,
 						.on_body = on_body,
 						.on_message_complete = on_complete };
 
@@ -482,7 +477,7 @@ static void decode_head(struct http_decoder *d, struct span in, const struct htt
 		/* It goes on where the head ends, when the head is gone. */
 		d->parser = h.parser;
 		parser_settle(&d->parser, &chunk_settings);
-		d->lf = true;
+		d->word = true;
 	} else if (r->has_body) {
 		d->mode = MODE_LENGTH;
 		d->left = r->content_length;
@@ -505,17 +500,25 @@ static void decode_length(struct http_decoder *d, struct span in, struct http_ev
 	}
 }
 
-/* Between the data of chunks every LF must follow a CR and every CR precede a LF, and no line be a
- * continuation: the library lets more through. */
+/* Between the data of chunks every LF must follow a CR and every CR precede a LF; a chunk's size or
+ * a trailer's name goes to its end without a space, and data end where their size says. The library
+ * lets more through, and takes bytes above 0x7f for the digit 0. */
 static bool framing_valid(struct http_decoder *d, struct span bytes)
 {
 	for (size_t i = 0; i < bytes.len; i++) {
 		char c = bytes.data[i];
 
-		if ((c == '\n') != d->cr || (d->lf && (c == ' ' || c == '\t')) || c == 0)
+		if ((c == '\n') != d->cr || (d->ended && c != '\r') ||
+		    (control(c) && c != '\r' && c != '\n'))
 			return false;
+		if (d->word && !token_char(c)) {
+			if (c != ':' && c != ';' && c != '\r')
+				return false;
+			d->word = false;
+		}
+		d->ended = false;
 		d->cr = c == '\r';
-		d->lf = c == '\n';
+		d->word |= c == '\n';
 	}
 	return true;
 }
@@ -542,7 +545,8 @@ static void decode_chunked(struct http_decoder *d, struct span in, const struct 
 	if (d->data.len > 0) {
 		ok = ok && d->framing <= limits->head_bytes;
 		d->framing = after.len;
-		d->cr = d->lf = false;
+		d->cr = d->word = false;
+		d->ended = true;
 	}
 	if (!ok || !framing_valid(d, after) || d->framing > limits->head_bytes) {
 		fail(d, e, 400, "malformed chunk");

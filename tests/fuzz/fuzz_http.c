@@ -78,6 +78,39 @@ static bool request_line(struct span line, const struct http_request *r)
 	       memchr(space + 1, ' ', line.len - 9 - method - 1) == NULL;
 }
 
+/* What came of a chunked body, by the bytes from its head to the next one. */
+static void check_chunks(struct span in, const struct text *body)
+{
+	size_t at = 0, size;
+	struct span line;
+
+	do {
+		size_t digits = 0;
+
+		check(next_line(&in, &line), "a chunk without a size");
+		for (size = 0; digits < line.len && isxdigit((unsigned char)line.data[digits]);
+		     digits++) {
+			char c = (char)tolower((unsigned char)line.data[digits]);
+
+			size = 16 * size + (size_t)(c <= '9' ? c - '0' : c - 'a' + 10);
+			check(size <= body->len, "a size beyond the body");
+		}
+		check(digits > 0 && (digits == line.len || line.data[digits] == ';'),
+		      "a size that is none");
+		check(size <= body->len - at && size <= in.len &&
+			      (size == 0 || memcmp(in.data, body->data + at, size) == 0),
+		      "a chunk that is another");
+		in = span_skip(in, size);
+		at += size;
+		if (size > 0)
+			check(next_line(&in, &line) && line.len == 0, "a chunk without its end");
+	} while (size > 0);
+	do
+		check(next_line(&in, &line), "trailers without their end");
+	while (line.len > 0);
+	check(at == body->len && in.len == 0, "a body that goes on behind its end");
+}
+
 static void check_head(struct span head, const struct http_request *r)
 {
 	unsigned hosts = 0, lengths = 0, encodings = 0;
@@ -124,7 +157,8 @@ static void check_head(struct span head, const struct http_request *r)
 
 struct session {
 	struct http_decoder *decoder;
-	struct text body, *out;
+	bool chunked;
+	struct text body, raw, *out; /* raw: what was taken since the head */
 };
 
 /* As the broker's session does it. */
@@ -139,18 +173,23 @@ static enum taken take(void *context, struct span in, size_t *used)
 	int n;
 
 	http_decode(s->decoder, in, &limits, &e, used);
+	text_add(&s->raw, in.data, *used);
 	switch (e.kind) {
 	case HTTP_EVENT_MORE:
 		return TAKE_MORE;
 	case HTTP_EVENT_HEAD:
 		check_head((struct span){ in.data, *used }, &e.request);
 		add_head(s->out, &e.request);
+		s->chunked = e.request.chunked;
+		s->raw.len = 0;
 		break;
 	case HTTP_EVENT_BODY:
 		text_add(&s->body, e.bytes.data, e.bytes.len);
 		check(s->body.len <= limits.body_bytes, "a body beyond its limit");
 		break;
 	case HTTP_EVENT_END:
+		if (s->chunked)
+			check_chunks((struct span){ s->raw.data, s->raw.len }, &s->body);
 		/* Part of a body that turns out to be bad is nobody's. */
 		text_add(s->out, s->body.data, s->body.len);
 		s->body.len = 0;
@@ -174,6 +213,7 @@ static struct text decode(struct span in, unsigned step)
 	check(s.decoder != NULL, "out of memory");
 	feed(in, step, take, &s);
 	free(s.body.data);
+	free(s.raw.data);
 	http_decoder_free(s.decoder);
 	return out;
 }

@@ -188,6 +188,9 @@ static void bodies_are_understood_however_they_are_split(void **state)
 	       "[/a verb=4 keep expect length=1]x<end>");
 	expect(POST "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n1;x=y\r\n!\r\n0\r\n\r\n",
 	       "[/a verb=4 keep chunked length=0]hello!<end>");
+	expect(POST
+	       "Transfer-Encoding: Chunked\r\n\r\n05;a=\"b c\"\r\nhello\r\n00\r\nAge: 1 2\r\n\r\n",
+	       "[/a verb=4 keep chunked length=0]hello<end>");
 	expect(POST "Transfer-Encoding: Chunked\r\n\r\n0\r\nTrailer: t\r\n\r\n",
 	       "[/a verb=4 keep chunked length=0]<end>");
 	expect(POST "Transfer-Encoding: chunked\r\n\r\n3\r\n\r\n\n\r\n0\r\n\r\n",
@@ -306,14 +309,18 @@ static void a_host_in_the_target_counts_for_more_than_the_field(void **state)
 static void malformed_chunks_are_refused(void **state)
 {
 	static const char *const bodies[] = {
-		"5\nhello\r\n0\r\n\r\n",      "5\r\nhello\n0\r\n\r\n",
-		"5\r\nhelloX\r\n0\r\n\r\n",   "x\r\nhello\r\n0\r\n\r\n",
-		"-5\r\nhello\r\n0\r\n",       "5;\nx\r\nhello\r\n0\r\n\r\n",
-		"5\r\nhello\r\n0\r\n\n",      "5\r\nhello\r\n0\n\r\n",
-		" 5\r\nhello\r\n0\r\n\r\n",   "0\r\nX: y\r\n z\r\n\r\n",
-		"0\r\nX: y\nZ: z\r\n\r\n",    "5;a\rb\r\nhello\r\n0\r\n\r\n",
-		"fffffffffffffffff\r\nhello", "0\r\nX : y\r\n\r\n",
-		"0\r\nX: y\r\nZ : z\r\n\r\n"
+		"5\nhello\r\n0\r\n\r\n",        "5\r\nhello\n0\r\n\r\n",
+		"5\r\nhelloX\r\n0\r\n\r\n",     "x\r\nhello\r\n0\r\n\r\n",
+		"-5\r\nhello\r\n0\r\n",         "5;\nx\r\nhello\r\n0\r\n\r\n",
+		"5\r\nhello\r\n0\r\n\n",        "5\r\nhello\r\n0\n\r\n",
+		" 5\r\nhello\r\n0\r\n\r\n",     "0\r\nX: y\r\n z\r\n\r\n",
+		"0\r\nX: y\nZ: z\r\n\r\n",      "5;a\rb\r\nhello\r\n0\r\n\r\n",
+		"fffffffffffffffff\r\nhello",   "0\r\nX : y\r\n\r\n",
+		"0\r\nX: y\r\nZ : z\r\n\r\n",   "5 \r\nhello\r\n0\r\n\r\n",
+		"5\t\r\nhello\r\n0\r\n\r\n",    "5 ;a=b\r\nhello\r\n0\r\n\r\n",
+		"5;\x01\r\nhello\r\n0\r\n\r\n", "0\r\nX: \x01\r\n\r\n",
+		"5\r\nhelloXY0\r\n\r\n",        "5 5\r\nhello\r\n0\r\n\r\n",
+		"5\r\nhello\r\n0 \r\n\r\n"
 	};
 
 	(void)state;
