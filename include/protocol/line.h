@@ -63,7 +63,7 @@ struct line_decoder {
 void line_decode(struct line_decoder *decoder, struct span in, const struct line_limits *limits,
 		 struct line_event *event, size_t *used);
 
-/* "<epoch>:<seq>", 16 lower-case hexadecimal digits and a decimal number. */
+/* "<epoch>:<seq>", 16 lower-case hexadecimal digits and a decimal number without leading zeros. */
 bool line_message_id(struct span id, uint64_t *epoch, uint64_t *seq);
 
 extern const struct wire_format line_format;

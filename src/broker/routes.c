@@ -257,14 +257,6 @@ void route_sequenced(struct shard *s, struct sequenced_letter *l)
 	letter_discard(&l->letter);
 }
 
-static bool number(struct span s, uint64_t *n)
-{
-	uint64_t version[2];
-
-	return memchr(s.data, '.', s.len) == NULL && http_version_parse(s, version) &&
-	       (*n = version[0], true);
-}
-
 /* What of the past a subscriber wants; false: malformed. */
 static bool replay_of(const struct http_request *r, struct replay *replay)
 {
@@ -290,7 +282,7 @@ static bool replay_of(const struct http_request *r, struct replay *replay)
 	if (last.data == NULL)
 		return true;
 	replay->kind = REPLAY_LAST;
-	return number(last, &replay->n);
+	return http_number(last, &replay->n);
 }
 
 static void handle_subscribe(struct connection *c, const struct http_request *r, struct span rest)
@@ -351,14 +343,15 @@ static void handle_topic(struct connection *c, const struct http_request *r, str
 		msn = http_query(r->query, SPAN("_HLS_msn"));
 		part = http_query(r->query, SPAN("_HLS_part"));
 		kind = msn.data != NULL ? FETCH_VERSION : FETCH_LAST;
-		if ((msn.data != NULL && !number(msn, &wanted[0])) ||
-		    (part.data != NULL && (msn.data == NULL || !number(part, &wanted[1])))) {
+		if ((msn.data != NULL && !http_number(msn, &wanted[0])) ||
+		    (part.data != NULL && (msn.data == NULL || !http_number(part, &wanted[1])))) {
 			http_error(c, 400, "malformed _HLS_msn or _HLS_part");
 			return;
 		}
 	} else if (slash != NULL) {
 		kind = FETCH_MESSAGE;
-		if (!number(what, &wanted[0])) {
+		/* One message, one address: caches go by it. */
+		if (!http_number(what, &wanted[0]) || what.data[0] == '0') {
 			http_error(c, 404, "no such message");
 			return;
 		}

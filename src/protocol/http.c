@@ -152,8 +152,9 @@ static bool field_line_valid(struct span line)
 	return true;
 }
 
-/* Method, target and version with one space between them. The parser does not look at every letter
- * of "HTTP". */
+/* Method, target and version with one space between them. What RFC 3986 has no place for, and
+ * proxies refuse or cut off, ends the request. The parser does not look at every letter of "HTTP".
+ */
 static bool request_line_valid(struct span line)
 {
 	unsigned spaces = 0;
@@ -162,7 +163,7 @@ static bool request_line_valid(struct span line)
 	for (size_t i = 0; i < line.len; i++) {
 		unsigned char c = (unsigned char)line.data[i];
 
-		if (c < ' ' || c == 0x7f)
+		if (c < ' ' || c >= 0x7f || c == '#')
 			return false;
 		if (c == ' ' && (i == 0 || line.data[i - 1] == ' ' || ++spaces > 2))
 			return false;

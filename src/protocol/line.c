@@ -314,9 +314,10 @@ static bool decimal(struct span s, uint64_t *out)
 
 bool line_message_id(struct span id, uint64_t *epoch, uint64_t *seq)
 {
+	struct span number = span_skip(id, id.len < 17 ? id.len : 17);
 	uint64_t e = 0;
 
-	if (id.len < 18 || id.data[16] != ':')
+	if (id.len < 18 || id.data[16] != ':' || (number.len > 1 && number.data[0] == '0'))
 		return false;
 	for (int i = 0; i < 16; i++) {
 		char c = id.data[i];
@@ -329,7 +330,7 @@ bool line_message_id(struct span id, uint64_t *epoch, uint64_t *seq)
 		e = e << 4 | (uint64_t)digit;
 	}
 	*epoch = e;
-	return decimal(span_skip(id, 17), seq);
+	return decimal(number, seq);
 }
 
 static const char *parse_subscribe(struct span line, struct line_event *e)

@@ -41,12 +41,12 @@ static struct span until(struct span s, char c)
 	return (struct span){ s.data, at != NULL ? (size_t)(at - s.data) : s.len };
 }
 
-/* "<epoch>:<seq>": the number has at most 20 digits. */
+/* "<epoch>:<seq>": there is one way to write a number. */
 static void check_id(struct span id)
 {
 	uint64_t epoch, seq, n = 0;
-	bool expected =
-		id.len >= 18 && id.len <= 37 && id.data[16] == ':' && number(span_skip(id, 17), &n);
+	bool expected = id.len >= 18 && id.len <= 37 && id.data[16] == ':' &&
+			number(span_skip(id, 17), &n) && (id.len == 18 || id.data[17] != '0');
 	char digits[20];
 
 	for (size_t i = 0; expected && i < 16; i++)

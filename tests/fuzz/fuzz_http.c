@@ -74,8 +74,10 @@ static bool request_line(struct span line, const struct http_request *r)
 	for (size_t i = 0; i < method; i++)
 		if (!isupper((unsigned char)line.data[i]) && line.data[i] != '-')
 			return false;
-	return method > 0 && method + 1 < line.len - 9 &&
-	       memchr(space + 1, ' ', line.len - 9 - method - 1) == NULL;
+	for (const char *c = space + 1; c < end - 9; c++)
+		if (!isgraph((unsigned char)*c) || *c == '#')
+			return false;
+	return method > 0 && method + 1 < line.len - 9;
 }
 
 /* What came of a chunked body, by the bytes from its head to the next one. */

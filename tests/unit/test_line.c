@@ -650,6 +650,9 @@ static void identity_is_epoch_and_number(void **state)
 	assert_true(line_message_id(SPAN("00000000000000ff:18446744073709551615"), &epoch, &seq));
 	assert_int_equal(epoch, 255);
 	assert_true(seq == UINT64_MAX);
+	assert_true(line_message_id(SPAN("00000000000000ff:0"), &epoch, &seq));
+	assert_false(line_message_id(SPAN("00000000000000ff:01"), &epoch, &seq));
+	assert_false(line_message_id(SPAN("00000000000000ff:00"), &epoch, &seq));
 	assert_false(line_message_id(SPAN("00000000000000ff-1"), &epoch, &seq));
 	assert_false(line_message_id(SPAN("00000000000000ff:"), &epoch, &seq));
 	assert_false(line_message_id((struct span){ NULL, 0 }, &epoch, &seq));
