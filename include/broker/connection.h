@@ -111,6 +111,8 @@ void connections_limit_idle(struct shard *shard, uint64_t after_ns);
  * comes late may still be told, and ask how the broker is, until they are said farewell, too. */
 void connections_stop_publishers(struct shard *shard);
 void connections_farewell(struct shard *shard, bool late);
+/* So many are late that more are not to be accepted before some of them have gone. */
+bool connections_rush(const struct shard *shard);
 /* The time for draining is over. */
 void connections_cut_off(struct shard *shard);
 

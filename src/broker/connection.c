@@ -19,9 +19,11 @@
 #include "topic/block.h"
 
 enum {
-	CLOSING_SECONDS = 5,          /* for a client to take a last word and close */
-	REFUSED_CONNECTIONS_MAX = 64, /* that are told why; beyond, they are just closed */
-	KERNEL_SEND_BYTES = 1 << 10,  /* that the kernel takes for a send beside what is sent */
+	CLOSING_SECONDS = 5, /* for a client to take a last word and close */
+	/* That are told why at a time. Beyond, they are just closed; while draining they wait in
+	 * the kernel's queue. */
+	REFUSED_CONNECTIONS_MAX = 64,
+	KERNEL_SEND_BYTES = 1 << 10, /* that the kernel takes for a send beside what is sent */
 };
 
 static const unsigned may_become[] = {
@@ -592,9 +594,6 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 	}
 	s->counters.refused++;
 	c->farewell = refusal;
-	/* Who comes late in a rush is told as well, but the rush has an end. */
-	if (c->late && s->refused_n >= REFUSED_CONNECTIONS_MAX)
-		listeners_stop(s);
 	if (s->refused_n++ >= REFUSED_CONNECTIONS_MAX && !c->late) {
 		connection_close(c, DROP_CLOSED);
 	} else if (c->protocols == CONFIG_PROTOCOL_LINE ||
@@ -604,6 +603,11 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 		connection_limit_closing(c);
 		socket_receive(&s->sockets, &c->socket);
 	}
+}
+
+bool connections_rush(const struct shard *s)
+{
+	return s->draining && s->refused_n >= REFUSED_CONNECTIONS_MAX;
 }
 
 void connections_resume(struct shard *s)

@@ -257,6 +257,11 @@ static void wait_to_accept(struct shard *s, uint32_t index)
 		reactor_deadline(&s->reactor, &s->accept, &s->accept_deadline);
 }
 
+static bool held(const struct shard *s)
+{
+	return s->accept_stopped || connections_rush(s);
+}
+
 static void accepted(void *context, const struct completion *c)
 {
 	struct shard *s = context;
@@ -266,7 +271,7 @@ static void accepted(void *context, const struct completion *c)
 		connection_open(s, c->result, s->broker->listeners[index].protocols);
 	if (s->accept_ended)
 		return;
-	if (s->accept_stopped) {
+	if (held(s)) {
 		/* The first cancellation may have come while it was not to be found. */
 		if (c->more)
 			cancel(s, index);
@@ -297,7 +302,7 @@ static void accept_again(void *context, struct deadline *d)
 
 	if (s->accept_ended)
 		return;
-	if (s->accept_stopped) {
+	if (held(s)) {
 		reactor_deadline(&s->reactor, &s->accept, d);
 		return;
 	}

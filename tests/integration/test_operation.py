@@ -294,7 +294,7 @@ def test_a_draining_broker_takes_nobody_new(start, protocols):
     bystander = broker.subscribe("idle")
     broker.send_signal(signal.SIGTERM)
     assert bystander.rest() == [b"ERROR draining"]
-    silent = [broker.say("") for _ in range(5)]
+    silent = [broker.say("") for _ in range(100)]  # more than are told at a time
     for word in ("SUBSCRIBE late", "PUBLISH late"):
         assert broker.say(f"{word}\r\n").rest() == [b"ERROR draining"]
     begin = time.monotonic()
