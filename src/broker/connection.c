@@ -538,7 +538,6 @@ uint64_t connection_evict(struct connection *c)
 		return 0;
 	}
 	/* What the kernel holds for the client must go with it. */
-	ring_reset(c->shard->reactor.ring, c->socket.fd);
 	c->socket.reset = true;
 	connection_close(c, DROP_MEMORY);
 	return alone;

@@ -262,6 +262,8 @@ static void end(struct sockets *t, struct socket *s)
 {
 	struct socket_slot *slot = &t->slots[s->slot];
 
+	if (s->reset)
+		ring_reset(t->reactor->ring, s->fd);
 	ring_close(t->reactor->ring, s->fd);
 	slot->socket = NULL;
 	/* A late completion for the old owner must miss. */

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -130,16 +131,38 @@ static void turns(void)
 		reactor_turn(&reactor, false);
 }
 
+static struct client *client_with(unsigned i, int fd, int peer)
+{
+	clients[i] = calloc(1, sizeof(*clients[i]));
+	assert_non_null(clients[i]);
+	clients[i]->peer = peer;
+	assert_int_equal(socket_open(&sockets, &clients[i]->socket, fd), 0);
+	return clients[i];
+}
+
 static struct client *client_new(unsigned i)
 {
 	int pair[2];
 
-	clients[i] = calloc(1, sizeof(*clients[i]));
-	assert_non_null(clients[i]);
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, pair), 0);
-	clients[i]->peer = pair[1];
-	assert_int_equal(socket_open(&sockets, &clients[i]->socket, pair[0]), 0);
-	return clients[i];
+	return client_with(i, pair[0], pair[1]);
+}
+
+static struct client *tcp_client_new(unsigned i)
+{
+	int listener = socket(AF_INET, SOCK_STREAM, 0), peer = socket(AF_INET, SOCK_STREAM, 0), fd;
+	struct sockaddr_in at = { .sin_family = AF_INET,
+				  .sin_addr.s_addr = htonl(INADDR_LOOPBACK) };
+	socklen_t len = sizeof(at);
+
+	assert_int_equal(bind(listener, (struct sockaddr *)&at, len), 0);
+	assert_int_equal(listen(listener, 1), 0);
+	assert_int_equal(getsockname(listener, (struct sockaddr *)&at, &len), 0);
+	assert_int_equal(connect(peer, (struct sockaddr *)&at, len), 0);
+	fd = accept(listener, NULL, NULL);
+	assert_true(fd >= 0);
+	close(listener);
+	return client_with(i, fd, peer);
 }
 
 static void say(struct client *c, const char *text)
@@ -410,6 +433,31 @@ static void closing_waits_for_what_is_in_flight(void **state)
 	assert_int_equal(c->ends, 0);
 }
 
+/* Beyond what the peer's kernel has, it sees neither the rest of what it was sent nor an end of
+ * file, which would be a receipt. */
+static void what_is_reset_ends_in_nothing_but_a_reset(void **state)
+{
+	static char much[4 << 20];
+
+	(void)state;
+	for (unsigned i = 0; i < 2; i++) {
+		struct client *c = tcp_client_new(i);
+		size_t sent_n = i == 0 ? 0 : stall(c), got_n = 0;
+		ssize_t n;
+
+		c->socket.reset = true;
+		socket_receive(&sockets, &c->socket);
+		socket_close(&sockets, &c->socket);
+		turns();
+		assert_int_equal(c->closes, 1);
+		while ((n = read(c->peer, much, sizeof(much))) > 0)
+			got_n += (size_t)n;
+		assert_int_equal(n, -1);
+		assert_int_equal(errno, ECONNRESET);
+		assert_true(got_n < sent_n || sent_n == 0);
+	}
+}
+
 static void close_it(struct client *c)
 {
 	socket_close(&sockets, &c->socket);
@@ -618,6 +666,7 @@ int main(void)
 		TEST(starved_socket_that_is_paused_leaves_the_queue),
 		TEST(caller_memory_receives_once),
 		TEST(closing_waits_for_what_is_in_flight),
+		TEST(what_is_reset_ends_in_nothing_but_a_reset),
 		TEST(close_in_a_callback_is_the_last_that_is_heard_of_it),
 		TEST(socket_with_nothing_in_flight_closes_at_the_flush),
 		TEST(closes_are_spread_over_turns),
