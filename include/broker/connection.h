@@ -107,14 +107,8 @@ void connection_receipt(struct shard *shard, uint32_t slot, uint32_t generation)
 void connections_resume(struct shard *shard);
 /* Silence may last this long from now on, in ns; 0: for ever. */
 void connections_limit_idle(struct shard *shard, uint64_t after_ns);
-/* The shard drains: no more input from anybody; subscribers stay until connections_farewell. Who
- * comes late may still be told, and ask how the broker is, until they are said farewell, too. */
-void connections_stop_publishers(struct shard *shard);
-void connections_farewell(struct shard *shard, bool late);
 /* So many are late that more are not to be accepted before some of them have gone. */
 bool connections_rush(const struct shard *shard);
-/* The time for draining is over. */
-void connections_cut_off(struct shard *shard);
 
 static inline struct connection *connection_of(struct socket *socket)
 {

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/memory.h"
 #include "base/probe.h"
 #include "broker/home.h"
@@ -662,60 +661,6 @@ void connections_limit_idle(struct shard *s, uint64_t after_ns)
 	deadline_class_change(&s->idle, after_ns);
 	if (!limited && after_ns != 0)
 		connections_each(s, start_idle, NULL);
-}
-
-static void stop_publisher(struct connection *c, void *argument)
-{
-	(void)argument;
-	if (c->state == CONNECTION_OPEN)
-		line_session_ended(c);
-	/* A message that is on its way to its home gets its answer. */
-	if (c->state == CONNECTION_OPEN && c->http != NULL && c->http->publishing) {
-		http_close_after(c);
-		connection_finish(c, NULL);
-	}
-	if (c->state == CONNECTION_OPEN && c->subscription == NULL)
-		connection_error(c, LINE_ERROR_TEXT("draining"));
-	else if (c->state != CONNECTION_OPEN && deadline_running(&c->deadline))
-		/* All of them, or the old ones would stand before the new ones. */
-		connection_limit_closing(c);
-}
-
-static void say_farewell(struct connection *c, void *argument)
-{
-	const bool *late = argument;
-
-	if (c->state == CONNECTION_OPEN && (*late || !c->late)) {
-		connection_error(c, LINE_ERROR_TEXT("draining"));
-	} else if (c->state == CONNECTION_FINISHING && c->awaiting) {
-		/* Its home may have ended. One that has asked for its last messages has them by
-		 * now, one that is not in yet is to have none. */
-		c->awaiting = false;
-		if (c->subscription != NULL && c->subscription->stream == NULL)
-			subscription_free(c->subscription, DROP_CLOSED);
-		connection_finish(c, c->farewell);
-	}
-}
-
-void connections_stop_publishers(struct shard *s)
-{
-	connections_each(s, stop_publisher, NULL);
-}
-
-void connections_farewell(struct shard *s, bool late)
-{
-	connections_each(s, say_farewell, &late);
-}
-
-static void cut_off(struct connection *c, void *argument)
-{
-	(void)argument;
-	connection_close(c, c->reason);
-}
-
-void connections_cut_off(struct shard *s)
-{
-	connections_each(s, cut_off, NULL);
 }
 
 static void end_now(struct connection *c, void *argument)

@@ -4,9 +4,9 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
-#include "base/log.h"
 #include "base/probe.h"
 #include "broker/connection.h"
+#include "broker/drain.h"
 #include "broker/fetch.h"
 #include "broker/home.h"
 #include "broker/listener.h"
@@ -24,7 +24,6 @@ enum {
 	COMPLETION_BATCH = 8192, /* handled before anything else moves: all, but for floods */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
-	CLOSING_MS = 500, /* for clients to close, while draining */
 };
 
 const char *const drop_reason_names[DROP_REASONS] = { [DROP_SLOW] = "slow",
@@ -80,78 +79,6 @@ bool shard_congested(struct shard *s, unsigned home)
 	if (home == s->id)
 		return s->pressed > 0 || mail_lags(&s->mail);
 	return mail_congested(&s->mail, home);
-}
-
-static void drain(struct shard *s)
-{
-	if (s->draining)
-		return;
-	s->draining = true;
-	log_debug("reactor %u: draining %u connections", s->id, s->connections_n);
-	s->closing.after_ns = CLOSING_MS * NS_PER_MS;
-	connections_stop_publishers(s);
-	reactor_deadline(&s->reactor, &s->drain, &s->drain_deadline);
-}
-
-/* Tells every shard, this one too, that nothing more will come from here in that lane. */
-static void mark(struct shard *s, enum mailbox_lane lane)
-{
-	s->marked[lane] = true;
-	for (unsigned to = 0; to < s->broker->shards_n; to++)
-		shard_post(s, to, lane, &s->drained);
-}
-
-/*
- * Draining takes no guess: when every shard has said that no publish will come any more, every
- * message has its number; when every home has then said that no delivery will come any more, every
- * message is in the streams; then subscribers get their last word.
- */
-static void drain_on(struct shard *s)
-{
-	unsigned all = s->broker->shards_n;
-
-	if (!s->marked[LANE_GATED])
-		mark(s, LANE_GATED);
-	if (s->marks[LANE_GATED] == all && !s->marked[LANE_FREE])
-		mark(s, LANE_FREE);
-	if (s->marks[LANE_FREE] == all) {
-		s->marks[LANE_FREE]++;
-		connections_farewell(s, false);
-	}
-	if (s->marks[LANE_FREE] <= all && !s->cut_off)
-		return;
-	/* The drain waits for nobody who came while it went on. */
-	if (s->connections_n == s->late_n) {
-		listeners_stop(s);
-		connections_farewell(s, true);
-	}
-}
-
-/* Nobody is here any more, and nobody waits for anything from here: what was posted behind the
- * marks is for nobody. */
-static bool has_drained(const struct shard *s)
-{
-	/* A mark that waits for room in its lane holds up all that comes before it. */
-	return s->connections_n == 0 && (s->cut_off || (s->marks[LANE_FREE] > s->broker->shards_n &&
-							!mail_holds(&s->mail, &s->drained)));
-}
-
-/* First everybody is closed, in order, so that the kernel holds nothing of anybody; should that
- * hang, it is the end all the same. */
-static void give_up(void *context, struct deadline *d)
-{
-	struct shard *s = context;
-
-	if (s->cut_off) {
-		reactor_stop(&s->reactor);
-		return;
-	}
-	log_warn("reactor %u: %u connections have not ended in drain_seconds and are cut off",
-		 s->id, s->connections_n);
-	s->cut_off = true;
-	connections_cut_off(s);
-	s->drain.after_ns = CLOSING_MS * NS_PER_MS;
-	reactor_deadline(&s->reactor, &s->drain, d);
 }
 
 static void configure(struct shard *s)
@@ -274,7 +201,7 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 		s->marks[lane]++;
 		return;
 	case LETTER_DRAIN:
-		drain(s);
+		drain_begin(s);
 		return;
 	case LETTER_HEARTBEAT:
 		atomic_store(&s->watchdog_round,
@@ -399,13 +326,13 @@ static bool flush(void *context)
 	fan_out(s);
 	replay(s);
 	if (s->draining)
-		drain_on(s);
+		drain_go_on(s);
 	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */
 	room = s->relieved;
 	s->relieved = false;
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	room |= mail_flush(&s->mail);
-	if (s->draining && has_drained(s))
+	if (s->draining && drain_is_over(s))
 		reactor_stop(&s->reactor);
 	if (room && !list_empty(&s->paused)) {
 		connections_resume(s);
@@ -457,15 +384,12 @@ static void watch(struct shard *s)
 	deadline_class_init(&s->backlog, BACKLOG_CHECK_MS * NS_PER_MS);
 	deadline_class_init(&s->sweep, SWEEP_SECONDS * NS_PER_S);
 	deadline_class_init(&s->stats_class, 0);
-	deadline_class_init(&s->drain, 0);
 	deadline_init(&s->backlog_deadline);
 	deadline_init(&s->sweep_deadline);
 	deadline_init(&s->stats_deadline);
-	deadline_init(&s->drain_deadline);
 	reactor_watch(&s->reactor, &s->backlog, check_backlogs, s);
 	reactor_watch(&s->reactor, &s->sweep, sweep, s);
 	reactor_watch(&s->reactor, &s->stats_class, report, s);
-	reactor_watch(&s->reactor, &s->drain, give_up, s);
 }
 
 int shard_init(struct shard *s, struct broker *b, unsigned id, const struct config *config)
@@ -514,6 +438,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	watch(s);
 	budget_init(s);
 	connections_init(s);
+	drain_init(s);
 	fetch_init(s);
 	s->objects = objects_ref(b->objects);
 	configure(s);

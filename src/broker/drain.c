@@ -1,0 +1,134 @@
+#include "broker/drain.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "broker/connection.h"
+#include "broker/http_answer.h"
+#include "broker/http_session.h"
+#include "broker/listener.h"
+#include "broker/subscription.h"
+
+enum { CLOSING_MS = 500 }; /* for clients to close */
+
+static void stop_publisher(struct connection *c, void *argument)
+{
+	(void)argument;
+	if (c->state == CONNECTION_OPEN)
+		line_session_ended(c);
+	/* A message that is on its way to its home gets its answer. */
+	if (c->state == CONNECTION_OPEN && c->http != NULL && c->http->publishing) {
+		http_close_after(c);
+		connection_finish(c, NULL);
+	}
+	if (c->state == CONNECTION_OPEN && c->subscription == NULL)
+		connection_error(c, LINE_ERROR_TEXT("draining"));
+	else if (c->state != CONNECTION_OPEN && deadline_running(&c->deadline))
+		/* All of them, or the old ones would stand before the new ones. */
+		connection_limit_closing(c);
+}
+
+static void say_farewell(struct connection *c, void *argument)
+{
+	const bool *late = argument;
+
+	if (c->state == CONNECTION_OPEN && (*late || !c->late)) {
+		connection_error(c, LINE_ERROR_TEXT("draining"));
+	} else if (c->state == CONNECTION_FINISHING && c->awaiting) {
+		/* Its home may have ended. One that has asked for its last messages has them by
+		 * now, one that is not in yet is to have none. */
+		c->awaiting = false;
+		if (c->subscription != NULL && c->subscription->stream == NULL)
+			subscription_free(c->subscription, DROP_CLOSED);
+		connection_finish(c, c->farewell);
+	}
+}
+
+static void farewell(struct shard *s, bool late)
+{
+	connections_each(s, say_farewell, &late);
+}
+
+static void cut_off(struct connection *c, void *argument)
+{
+	(void)argument;
+	connection_close(c, c->reason);
+}
+
+/* Tells every shard, this one too, that nothing more will come from here in that lane. */
+static void mark(struct shard *s, enum mailbox_lane lane)
+{
+	s->marked[lane] = true;
+	for (unsigned to = 0; to < s->broker->shards_n; to++)
+		shard_post(s, to, lane, &s->drained);
+}
+
+/* First everybody is closed, in order, so that the kernel holds nothing of anybody; should that
+ * hang, it is the end all the same. */
+static void give_up(void *context, struct deadline *d)
+{
+	struct shard *s = context;
+
+	if (s->cut_off) {
+		reactor_stop(&s->reactor);
+		return;
+	}
+	log_warn("reactor %u: %u connections have not ended in drain_seconds and are cut off",
+		 s->id, s->connections_n);
+	s->cut_off = true;
+	connections_each(s, cut_off, NULL);
+	s->drain.after_ns = CLOSING_MS * NS_PER_MS;
+	reactor_deadline(&s->reactor, &s->drain, d);
+}
+
+void drain_init(struct shard *s)
+{
+	deadline_class_init(&s->drain, 0);
+	deadline_init(&s->drain_deadline);
+	reactor_watch(&s->reactor, &s->drain, give_up, s);
+}
+
+void drain_begin(struct shard *s)
+{
+	if (s->draining)
+		return;
+	s->draining = true;
+	log_debug("reactor %u: draining %u connections", s->id, s->connections_n);
+	s->closing.after_ns = CLOSING_MS * NS_PER_MS;
+	connections_each(s, stop_publisher, NULL);
+	reactor_deadline(&s->reactor, &s->drain, &s->drain_deadline);
+}
+
+/*
+ * Draining takes no guess: when every shard has said that no publish will come any more, every
+ * message has its number; when every home has then said that no delivery will come any more, every
+ * message is in the streams; then subscribers get their last word.
+ */
+void drain_go_on(struct shard *s)
+{
+	unsigned all = s->broker->shards_n;
+
+	if (!s->marked[LANE_GATED])
+		mark(s, LANE_GATED);
+	if (s->marks[LANE_GATED] == all && !s->marked[LANE_FREE])
+		mark(s, LANE_FREE);
+	if (s->marks[LANE_FREE] == all) {
+		s->marks[LANE_FREE]++;
+		farewell(s, false);
+	}
+	if (s->marks[LANE_FREE] <= all && !s->cut_off)
+		return;
+	/* The drain waits for nobody who came while it went on. */
+	if (s->connections_n == s->late_n) {
+		listeners_stop(s);
+		farewell(s, true);
+	}
+}
+
+/* Nobody is here any more, and nobody waits for anything from here: what was posted behind the
+ * marks is for nobody. */
+bool drain_is_over(const struct shard *s)
+{
+	/* A mark that waits for room in its lane holds up all that comes before it. */
+	return s->connections_n == 0 && (s->cut_off || (s->marks[LANE_FREE] > s->broker->shards_n &&
+							!mail_holds(&s->mail, &s->drained)));
+}
