@@ -115,28 +115,6 @@ static inline struct connection *connection_of(struct socket *socket)
 	return (struct connection *)(void *)socket;
 }
 
-/* ---- the line protocol's session (line_session.c) ---- */
-
-void line_session_received(struct connection *connection, struct span bytes);
-/* Nothing more will come: what has come is all. */
-void line_session_ended(struct connection *connection);
-
-/* What a connection that publishes needs. */
-struct publisher {
-	struct block *carry;        /* a message that is partly there, or NULL */
-	size_t unread;              /* bytes received behind it that have not been looked at */
-	size_t together;            /* most bytes that have lately been published as one */
-	struct topic_letter *leave; /* for its end, which must not fail for want of memory */
-	uint64_t hash;
-	unsigned home;
-	struct span name;
-	char bytes[];
-};
-
-void publisher_free(struct publisher *publisher);
-/* LETTER_REFUSED: what it publishes would be for nobody; takes the letter over. */
-void publisher_refused(struct shard *shard, struct topic_letter *letter);
-
 #define LINE_ERROR_TEXT(reason) "ERROR " reason "\r\n"
 
 #endif

@@ -12,6 +12,7 @@
 #include "broker/home.h"
 #include "broker/http_answer.h"
 #include "broker/http_session.h"
+#include "broker/line_session.h"
 #include "broker/listener.h"
 #include "broker/subscription.h"
 #include "protocol/sniff.h"
@@ -36,54 +37,6 @@ static void become(struct connection *c, enum connection_state state)
 {
 	assert(may_become[c->state] & 1U << state);
 	c->state = (uint8_t)state;
-}
-
-void publisher_free(struct publisher *p)
-{
-	if (p == NULL)
-		return;
-	if (p->carry != NULL)
-		block_unref(p->carry);
-	free(p->leave);
-	memory_free(p);
-}
-
-/* The publisher of this connection has said its last; with a receipt the connection waits for its
- * home's word. */
-static void end_publisher(struct connection *c, bool receipt)
-{
-	struct publisher *p = c->publisher;
-	struct shard *s = c->shard;
-	struct topic_letter *l;
-
-	if (p == NULL)
-		return;
-	c->publisher = NULL;
-	list_remove(&c->waiting);
-	if (c->socket.into != NULL && c->receiving_into == NULL) {
-		c->receiving_into = p->carry;
-		p->carry = NULL;
-	}
-	l = p->leave;
-	p->leave = NULL;
-	l->shard = s->id;
-	l->receipt = receipt;
-	l->slot = c->socket.slot;
-	l->generation = socket_generation(&s->sockets, &c->socket);
-	c->awaiting = receipt;
-	shard_post(s, p->home, LANE_GATED, &l->letter);
-	publisher_free(p);
-}
-
-void publisher_refused(struct shard *s, struct topic_letter *l)
-{
-	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
-	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
-
-	/* One that is ending and waits for no receipt has been told something else. */
-	if (c != NULL && (c->state == CONNECTION_OPEN || c->awaiting))
-		connection_no_topic(c, l->error);
-	free(l);
 }
 
 void connection_receipt(struct shard *s, uint32_t slot, uint32_t generation)
@@ -233,7 +186,7 @@ void connection_finish(struct connection *c, const char *farewell)
 
 void connection_goodbye(struct connection *c)
 {
-	end_publisher(c, true);
+	publisher_end(c, true);
 	if (c->subscription != NULL && !c->awaiting)
 		c->awaiting = subscription_ask_last(c->subscription);
 	connection_finish(c, c->http != NULL ? http_answer_farewell(c) : NULL);
@@ -250,7 +203,7 @@ void connection_error(struct connection *c, const char *error_line)
 		error_line = http_answer_end(c, error_line);
 	if (c->state == CONNECTION_OPEN) {
 		c->shard->counters.errors++;
-		end_publisher(c, false);
+		publisher_end(c, false);
 	} else if (c->state == CONNECTION_FINISHING) {
 		c->farewell = error_line;
 	}
@@ -282,7 +235,7 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	c->reason = reason;
 	deadline_stop(&c->deadline);
 	list_remove(&c->waiting);
-	end_publisher(c, false);
+	publisher_end(c, false);
 	if (c->subscription != NULL) {
 		subscription_leave(c->subscription);
 		if (!c->subscription->in_flight)

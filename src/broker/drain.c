@@ -5,6 +5,7 @@
 #include "broker/connection.h"
 #include "broker/http_answer.h"
 #include "broker/http_session.h"
+#include "broker/line_session.h"
 #include "broker/listener.h"
 #include "broker/subscription.h"
 

@@ -1,3 +1,5 @@
+#include "broker/line_session.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -16,6 +18,50 @@ enum {
 	LARGE_BYTES = 64 << 10,         /* received in place at a time, unless more is expected */
 	TOGETHER_BYTES_MAX = 256 << 10, /* received before it is looked at, while more is there */
 };
+
+static void publisher_free(struct publisher *p)
+{
+	if (p->carry != NULL)
+		block_unref(p->carry);
+	free(p->leave);
+	memory_free(p);
+}
+
+void publisher_end(struct connection *c, bool receipt)
+{
+	struct publisher *p = c->publisher;
+	struct shard *s = c->shard;
+	struct topic_letter *l;
+
+	if (p == NULL)
+		return;
+	c->publisher = NULL;
+	list_remove(&c->waiting);
+	if (c->socket.into != NULL && c->receiving_into == NULL) {
+		c->receiving_into = p->carry;
+		p->carry = NULL;
+	}
+	l = p->leave;
+	p->leave = NULL;
+	l->shard = s->id;
+	l->receipt = receipt;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&s->sockets, &c->socket);
+	c->awaiting = receipt;
+	shard_post(s, p->home, LANE_GATED, &l->letter);
+	publisher_free(p);
+}
+
+void publisher_refused(struct shard *s, struct topic_letter *l)
+{
+	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
+	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
+
+	/* One that is ending and waits for no receipt has been told something else. */
+	if (c != NULL && (c->state == CONNECTION_OPEN || c->awaiting))
+		connection_no_topic(c, l->error);
+	free(l);
+}
 
 static void publish(struct connection *c, struct block *b)
 {

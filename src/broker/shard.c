@@ -9,6 +9,7 @@
 #include "broker/drain.h"
 #include "broker/fetch.h"
 #include "broker/home.h"
+#include "broker/line_session.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/routes.h"

@@ -14,6 +14,7 @@
 #include "broker/budget.h"
 #include "broker/connection.h"
 #include "broker/home.h"
+#include "broker/line_session.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
