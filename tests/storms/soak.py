@@ -385,37 +385,53 @@ def judge(soak, final):
     return verdicts, slope, first, points
 
 
+POINTS = 100  # in the plot, at most: all samples of half an hour are a megabyte
+
 PLOT = """
+set datafile columnheaders
 set terminal svg size 900,1100 dynamic background '#ffffff' font 'sans,12'
 set output 'soak.svg'
-set multiplot layout 4,1 title 'soak'
+set multiplot layout 4,1 title 'soak: the highest within {step} s'
 set key outside right top vertical
 set xlabel 'seconds'
-set grid
+set grid ytics
+set tics nomirror
 set ylabel 'MiB'
 set yrange [0:*]
-plot 'samples.tsv' using 1:($2/1048576) with lines title 'resident memory', '' using 1:(column('history_bytes')/1048576) with lines title 'history', \
+plot $d using 1:(column('rss_lowest')/1048576):(column('rss_bytes')/1048576) with filledcurves fs solid 0.4 border title 'resident memory, low to high', '' using 1:(column('history_bytes')/1048576) with lines title 'history', \
   {slope}*x/1048576 + {base}/1048576 with lines dashtype 2 title 'fit through the lowest'
 set ylabel 'open'
-plot 'samples.tsv' using 1:(column('descriptors')) with lines title 'descriptors', '' using 1:(column('subscriptions')) with lines title 'subscriptions', '' using 1:(column('topics')) with lines title 'topics'
+plot $d using 1:(column('descriptors')) with lines title 'descriptors', '' using 1:(column('subscriptions')) with lines title 'subscriptions', '' using 1:(column('topics')) with lines title 'topics'
 set ylabel 'dropped, by reason'
-plot for [k in "slow skipped closed unencodable memory"] 'samples.tsv' using 1:(column('dropped_'.k)) with lines title k
+plot for [k in "slow skipped closed unencodable memory"] $d using 1:(column('dropped_'.k)) with lines title k
 set ylabel 'latency, ms'
 set logscale y
+unset mytics
 set yrange [*:*]
-plot for [k in "lines events large"] 'samples.tsv' using 1:(column(k.'_p50_ms')) with lines title k.' p50', for [k in "lines events large"] '' using 1:(column(k.'_p99_ms')) with points pt 7 ps 0.2 title k.' p99'
+plot for [k in "lines events large"] $d using 1:(column(k.'_p50_ms')) with lines title k.' p50', for [k in "lines events large"] '' using 1:(column(k.'_p99_ms')) with lines dashtype 3 title k.' p99'
 """
+
+
+def thinned(samples):
+    """The highest of so many samples at a time that few enough are left; memory's lowest, too."""
+    step = -(-len(samples) // POINTS)
+    parts = [samples[i : i + step] for i in range(0, len(samples), step)]
+    return [{**{k: max(s[k] for s in part) for k in part[0]}, "rss_lowest": min(s["rss_bytes"] for s in part)} for part in parts]
+
+
+def table(samples):
+    keys = list(samples[0])
+    return "".join("\t".join(map(str, row)) + "\n" for row in [keys, *([s[k] for k in keys] for s in samples)])
 
 
 def write(out, soak, final, verdicts, slope, first, points, command):
     out.mkdir(parents=True, exist_ok=True)
-    keys = list(soak.samples[0])
-    rows = ["\t".join(keys)] + ["\t".join(str(s[k]) for k in keys) for s in soak.samples]
-    (out / "samples.tsv").write_text("\n".join(rows) + "\n")
+    (out / "samples.tsv").write_text(table(soak.samples))
+    plotted = thinned(soak.samples)
     script = PLOT.replace("{slope}", repr(slope)).replace("{base}", repr(first - slope * points[0][0]))
+    script = script.replace("{step}", f"{soak.seconds / len(plotted):.0f}")
     if shutil.which("gnuplot"):
-        # column('name') needs the first line for names.
-        subprocess.run(["gnuplot"], input="set datafile columnheaders\n" + script, text=True, check=True, cwd=out)
+        subprocess.run(["gnuplot"], input=f"$d << EOD\n{table(plotted)}EOD\n{script}", text=True, check=True, cwd=out)
     else:
         print("soak: without gnuplot there is no plot, samples.tsv has the figures", file=sys.stderr)
     last = soak.samples[-1]
