@@ -281,7 +281,7 @@ integration: $(BROKER) $(LOAD) $(BUILD)/faults.so ## Run the integration tests (
 		exit 1
 	fi
 	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
-		$(UNDER) /usr/bin/python3 -m pytest -q -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
+		$(UNDER) /usr/bin/python3 -m pytest -q -rs -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
 
 .PHONY: storms
 storms: $(BROKER) $(LOAD) ## Attack the broker at full size, a healthy pair beside it (STORMS=options)

@@ -1,11 +1,14 @@
 """The broker's probes, their table in docs/TRACING.md and the scripts that use them are in step."""
 
+import functools
+import os
 import re
+import shutil
 import subprocess
 
 import pytest
 
-from harness import BROKER, ROOT
+from harness import BROKER, ROOT, release_only
 
 TRACE = ROOT / "deploy/trace"
 SCRIPTS = sorted(TRACE.glob("*.bt"))
@@ -45,3 +48,50 @@ def test_the_tracepoints_are_those_of_every_kernel_that_the_broker_runs_on():
     since_6_1 = {"io_uring:io_uring_complete", "io_uring:io_uring_queue_async_work", "io_uring:io_uring_submit_*",
                  "syscalls:sys_enter_io_uring_enter", "syscalls:sys_exit_io_uring_enter"}  # fmt: skip
     assert used == since_6_1
+
+
+@functools.cache
+def why_not():
+    """Why nothing can be traced here, or None."""
+    if os.geteuid() != 0:
+        return "tracing needs root"
+    if not shutil.which("bpftrace"):
+        return "bpftrace is not installed"
+    if not os.path.isdir("/sys/kernel/tracing/events") and subprocess.run(["mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing"], capture_output=True).returncode:
+        return "there is no tracefs, and it cannot be mounted"
+    program = f"uprobe:{BROKER}:main {{ }} tracepoint:io_uring:io_uring_complete {{ }} BEGIN {{ exit(); }}"
+    tried = subprocess.run(["bpftrace", "-e", program], capture_output=True, text=True, timeout=30)
+    return f"bpftrace cannot attach to programs and the kernel: {tried.stderr.strip()}" if tried.returncode else None
+
+
+SHOWS = {
+    "fanout": r"^@fan_out_us\[[01]\]:(?s:.)*^@send_us\[[01]\]:",
+    "goodbyes": r"^\d\d:\d\d:\d\d  [01] +\d+ +close +closed$(?s:.)*^@closed\[closed\]: \d+$",
+    "latency": r"^@us\[(26|9)\]:",
+    "letters": r"^@letters_per_push\[[01]\]:(?s:.)*^@messages_per_block:",
+    "submit": r"^@requests_per_enter\[reactor [01]\]:",
+    "wakeups": r"^@wake_us\[[01]\]:",
+    "workers": r"^@submitted\[(26|9)\]: \d+$",
+}  # fmt: skip
+
+
+@release_only
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
+def test_a_script_shows_what_a_broker_does(start, script, tmp_path):
+    if why_not():
+        pytest.skip(why_not())
+    broker = start(reactors=2)
+    subscribers = broker.subscribe_many([f"traced.{n}" for n in range(4)])
+    with open(tmp_path / "shown", "w+") as shown:
+        trace = subprocess.Popen([TRACE / "run", script.stem, str(broker.pid), "1"], stdin=subprocess.DEVNULL, stdout=shown, stderr=subprocess.STDOUT)
+        try:
+            while trace.poll() is None:
+                for n, subscriber in enumerate(subscribers):
+                    broker.publish(f"traced.{n}", b"message")
+                    assert subscriber.take(1) == [b"message"]
+                broker.loop.sleep(0.01)
+        finally:
+            trace.kill()
+            trace.wait()
+        text = (tmp_path / "shown").read_text()
+    assert re.search(SHOWS[script.stem], text, re.M), text
