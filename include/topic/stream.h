@@ -144,7 +144,7 @@ void stream_looked(struct stream *stream, uint64_t lag_max);
 /* How many bytes that were appended live the cursor has not sent; what it replays does not count.
  */
 uint64_t cursor_lag(const struct stream *stream, const struct cursor *cursor);
-/* How many bytes the cursor has not sent, what it replays included. */
+/* The same for one that leaves: up to its end. */
 uint64_t cursor_backlog(const struct stream *stream, const struct cursor *cursor);
 /* cursor_lag of the ready cursor that has waited longest; 0: none is ready. */
 uint64_t stream_ready_lag(const struct stream *stream);
@@ -153,6 +153,8 @@ uint64_t stream_ready_lag(const struct stream *stream);
 uint64_t cursor_behind_since(const struct cursor *cursor);
 /* Whether it has skipped and is still at the rest of the message that it was in then. */
 bool cursor_detached(const struct cursor *cursor);
+/* Bytes of that message that it has still to get; 0: it has none of its own. */
+uint64_t cursor_rest(const struct cursor *cursor);
 /*
  * Lets a cursor skip to the head: it keeps a copy of what is left of the message it is in the
  * middle of. Nothing may be in flight for it, unless it is still at that rest of an earlier skip.

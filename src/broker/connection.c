@@ -463,6 +463,9 @@ static uint64_t held_alone(const struct connection *c)
 		held += block_bytes(c->publisher->carry);
 	if (c->http != NULL && c->http->receiving != NULL)
 		held += block_bytes(c->http->receiving);
+	/* One that skips is in the middle of a message, and may never take the rest. */
+	if (c->subscription != NULL)
+		held += cursor_rest(&c->subscription->cursor);
 	return held;
 }
 

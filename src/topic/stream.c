@@ -432,17 +432,23 @@ void stream_unhold(struct stream *s, struct cursor *c)
 		list_append(&s->idle, &c->link);
 }
 
-uint64_t cursor_lag(const struct stream *s, const struct cursor *c)
+/* From where on it needs what has come to the stream. */
+static uint64_t chain_pos(const struct cursor *c)
 {
 	uint64_t pos = cursor_detached(c) ? c->chunk->next_pos : c->pos;
 
-	return s->pos - (pos < c->live_pos ? c->live_pos : pos);
+	return pos < c->live_pos ? c->live_pos : pos;
+}
+
+uint64_t cursor_lag(const struct stream *s, const struct cursor *c)
+{
+	return s->pos - chain_pos(c);
 }
 
 uint64_t cursor_backlog(const struct stream *s, const struct cursor *c)
 {
 	uint64_t end = c->last_count == 0 ? s->pos : c->last != NULL ? chunk_end(c->last) : 0;
-	uint64_t pos = c->pos < c->live_pos ? c->live_pos : c->pos;
+	uint64_t pos = chain_pos(c);
 
 	return end > pos ? end - pos : 0;
 }
@@ -480,6 +486,11 @@ uint64_t cursor_behind_since(const struct cursor *c)
 bool cursor_detached(const struct cursor *c)
 {
 	return c->chunk != NULL && c->chunk->detached && c->pos != chunk_end(c->chunk);
+}
+
+uint64_t cursor_rest(const struct cursor *c)
+{
+	return cursor_detached(c) ? chunk_end(c->chunk) - c->pos : 0;
 }
 
 /* The same referenced message again. */

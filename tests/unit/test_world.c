@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -118,6 +119,80 @@ static void shards_that_reload_one_after_another_judge_by_one_limit(void **state
 	for (enum budget_level l = BUDGET_HISTORY; l < BUDGET_LEVELS; l++)
 		assert_int_equal(crossings(l), 1);
 	world_end();
+}
+
+static uint64_t evicted(void)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		n += sim.broker.shards[i].counters.memory_evicted;
+	return n;
+}
+
+/* A little more is used than what publishers wait at; for as long as a quarter of a minute. */
+static void lack_memory(void)
+{
+	memory_limit = memory_used() / 96 * 100;
+	world_reload();
+	assert_true(crossings(BUDGET_EVICTION) > 0);
+	world_pass(15 * NS_PER_S);
+}
+
+static void little_memory(struct config *c)
+{
+	limit_memory(c);
+	c->engine.recv_buffers = 4;
+	c->engine.recv_buffer_bytes = 16 << 10;
+	c->topics.slow = SLOW_SKIP;
+	c->topics.backlog_seconds = 1000;
+	c->limits.handshake_seconds = 1000;
+	c->topics.history_messages = 0;
+}
+
+enum { HOLDERS = 7 };
+
+/* Some of them have gone, some have only skipped, and the broker takes in what comes. */
+static void some_have_gone(struct client **holders, unsigned skipped)
+{
+	struct client *next;
+	unsigned gone = HOLDERS;
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		gone -= sim.broker.shards[i].connections_n;
+	assert_int_equal(gone + skipped, evicted());
+	assert_true(gone > 0 && gone < HOLDERS);
+	assert_true(budget_now(&sim.broker) < BUDGET_EVICTION);
+	assert_int_equal(crossings(BUDGET_EVICTION), 1);
+	next = client_who_says("PUBLISH next\r\nm\r\nBYE\r\n");
+	assert_true(next->over && !next->cut_short);
+	for (unsigned i = 0; i < HOLDERS; i++)
+		if (!holders[i]->over)
+			leave(holders[i]);
+	world_end();
+}
+
+/* One that has skipped to the head holds what it is in the middle of, and may never take it. */
+static void who_has_nothing_left_to_skip_goes(void **state)
+{
+	struct client *holders[HOLDERS], *publisher;
+	char command[32];
+
+	(void)state;
+	world_adjust = little_memory;
+	memory_limit = 1 << 30;
+	begin(2);
+	for (unsigned i = 0; i < HOLDERS; i++) {
+		snprintf(command, sizeof(command), "SUBSCRIBE t.%u\r\n", i);
+		holders[i] = stalled(command);
+		snprintf(command, sizeof(command), "PUBLISH t.%u\r\n", i);
+		publisher = client_who_says(command);
+		publish(publisher, 100000);
+		leave(publisher);
+		world_rest();
+	}
+	lack_memory();
+	some_have_gone(holders, HOLDERS);
 }
 
 /* ---- draining ---- */
@@ -335,6 +410,7 @@ int main(void)
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
 		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
+		cmocka_unit_test(who_has_nothing_left_to_skip_goes),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
