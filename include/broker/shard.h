@@ -106,7 +106,7 @@ struct shard {
 	uint64_t looked_sends;            /* sends, when some were last looked at */
 	bool looking_pays;                /* something was sent, or held, in this round */
 	_Atomic uint64_t largest_backlog; /* while there is eviction */
-	bool nobody_to_evict;             /* as of the last look, in the whole broker */
+	bool nobody_to_evict; /* but for small ones, as of the last look, in the whole broker */
 	bool accept_stopped;
 	bool accept_ended; /* for good */
 	bool held_up;      /* publishers were told to wait for memory */

@@ -13,7 +13,7 @@ enum {
 	PERIOD_MS = 250,
 	LOOKS_MAX = 1024,      /* connections looked at in one period */
 	LOOK_BYTES = 4 << 10,  /* sent; less does not show beside what any connection takes */
-	BACKLOG_MIN = 64 << 10 /* smaller ones are not worth a client */
+	BACKLOG_MIN = 64 << 10 /* smaller ones go when nothing else is left to go */
 };
 
 static const unsigned entered_at[BUDGET_LEVELS] = { 0, 85, 92, 95 }; /* % of the limit */
@@ -175,9 +175,13 @@ static void evict(struct connection *c, void *argument)
 	e->left -= own < e->left ? own : e->left;
 }
 
+/* The largest go first. While all are small, what stands in lanes has a period's time to go instead
+ * (nobody_to_evict), and so has a message that is partly there to end; then small ones go, for many
+ * of them may be all that there is. */
 static void evict_largest(struct shard *s)
 {
 	struct broker *b = s->broker;
+	const bool all_small = s->nobody_to_evict;
 	uint64_t limit = budget_limit(b), used = memory_used();
 	uint64_t wanted = part(limit, entered_at[BUDGET_EVICTION] - LEFT_BELOW);
 	struct eviction e = { 0 };
@@ -200,7 +204,7 @@ static void evict_largest(struct shard *s)
 	s->nobody_to_evict = all_told && most <= BACKLOG_MIN;
 	if (most / 2 > e.most)
 		return; /* that one goes first */
-	if (e.most < BACKLOG_MIN || used <= wanted)
+	if (e.most == 0 || (e.most < BACKLOG_MIN && !all_small) || used <= wanted)
 		return;
 	e.left = (used - wanted) / b->shards_n + 1;
 	connections_each(s, evict, &e);

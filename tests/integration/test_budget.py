@@ -68,8 +68,8 @@ class Budget:
         self.broker.loop.wait(quiet, lambda: f"quiet: {seen}")
         return seen[-1]
 
-    def limit(self, limit):
-        self.broker.configure(limits={"memory_bytes": int(limit)})
+    def limit(self, limit, **limits):
+        self.broker.configure(limits={"memory_bytes": int(limit), **limits})
         self.broker.send_signal(signal.SIGHUP)
         self.broker.loop.wait(lambda: self.memory()["limit"] == int(limit), "the new limit")
 
@@ -215,8 +215,7 @@ def test_a_large_message_that_never_ends_is_a_backlog_too(start):
     post = b"POST /publish/t HTTP/1.1\r\nHost: b\r\nContent-Length: 30000000\r\n\r\n"
     body = broker.say(post + b"m" * (22 * MIB))
     broker.loop.wait(lambda: not endless.out and not body.out, "all is sent")
-    broker.configure(limits={"memory_bytes": int(budget.settles() / 0.96), "message_bytes": "32M"})
-    broker.send_signal(signal.SIGHUP)
+    budget.limit(budget.settles() / 0.96, message_bytes="32M")
     broker.loop.wait(lambda: body.ended or endless.ended, "the largest goes")
     assert body.ended != endless.ended, "and it was enough"
     budget.becomes("easy")
@@ -224,29 +223,48 @@ def test_a_large_message_that_never_ends_is_a_backlog_too(start):
 
 
 def test_at_95_per_cent_nobody_is_accepted_until_there_is_room(start):
-    limits = {"memory_bytes": "1G", "handshake_seconds": 600}
-    budget = Budget(start, limits=limits, engine={"recv_buffers": 1024})
+    # The receive buffers alone are so much that nobody could make room.
+    budget = Budget(start, engine={"recv_buffers": 32, "recv_buffer_bytes": "512K"})
     broker = budget.broker
-    # Each holds too little to be worth evicting.
-    parts = [broker.say(f"PUBLISH part.{i}\r\n") for i in range(1800)]
-    broker.loop.wait_each(parts, lambda c: c.has(1), "OK")
-    for client in parts:
-        client.send(b"p" * 11_000)
-    broker.loop.wait_each(parts, lambda c: not c.out, "all is sent")
-    assert budget.settles() > 17 * MIB
-    budget.limit(16 * MIB)
+    idle = broker.subscribe("t")
+    used = budget.settles()
+    assert used > 16 * MIB
+    budget.limit(used / 0.96)
     budget.becomes("eviction")
     broker.loop.sleep(0.6)  # the accept that was armed ends within a quarter of a second
     waiting = [broker.say("SUBSCRIBE t\r\n") for _ in range(5)]
     broker.loop.sleep(1)
     assert not any(c.buffer or c.ended for c in waiting), "they wait in the kernel's queue"
-    assert budget.sum("memory_evicted") == 0 and not any(c.ended for c in parts)
-    for client in parts:
-        client.close()
+    assert budget.sum("memory_evicted") == 0 and not idle.ended
+    budget.limit(used / 0.5)
     assert [c.ok() for c in waiting]
     budget.becomes("easy")
     assert budget.crossed() == [1, 1, 1]
     broker.works()
+
+
+@REACTORS
+def test_many_unfinished_messages_that_are_small_go_when_nothing_else_can(start, reactors):
+    limits = {"memory_bytes": "1G", "handshake_seconds": 600}
+    budget = Budget(start, reactors=reactors, limits=limits, engine={"recv_buffers": 1024})
+    broker = budget.broker
+    # Beginnings of messages, of bodies and of commands, none of them worth a client by itself.
+    beginnings = ["PUBLISH t\r\n", "POST /publish/t HTTP/1.1\r\nHost: b\r\nContent-Length: 11999\r\n\r\n", "GET /"]
+    parts = [broker.say(beginnings[i % 3]) for i in range(1800)]
+    broker.loop.wait_each(parts[::3], lambda c: c.has(1), "OK")
+    for client in parts:
+        client.send(b"p" * (4000 if client in parts[2::3] else 11_000))
+    broker.loop.wait_each(parts, lambda c: not c.out, "all is sent")
+    assert budget.settles() > 17 * MIB
+    budget.limit(16 * MIB, handshake_seconds=600)
+    broker.loop.wait(lambda: any(c.ended for c in parts), "some of them go")
+    broker.loop.wait(lambda: budget.memory()["level"] != "eviction", lambda: f"there is room: {budget.memory()}")
+    broker.loop.sleep(1.1)  # a reactor's own figures are a second old at most
+    gone = sum(c.ended for c in parts)
+    assert gone == budget.sum("memory_evicted") < 1000, "no more than must"
+    assert not any(c.ended and not c.reset for c in parts), "an orderly end would be a receipt"
+    broker.publish("t", b"message")
+    budget.counts("published")
 
 
 def test_what_the_kernel_holds_for_clients_counts(start):

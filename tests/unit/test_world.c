@@ -172,6 +172,28 @@ static void some_have_gone(struct client **holders, unsigned skipped)
 	world_end();
 }
 
+/* Each holds too little to be worth a client, and none of them says another word. */
+static void what_many_hold_a_little_of_goes_when_nothing_else_can(void **state)
+{
+	static const char part[5000] = { 'm' };
+	struct client *holders[HOLDERS];
+
+	(void)state;
+	world_adjust = little_memory;
+	memory_limit = 1 << 30;
+	begin(2);
+	for (unsigned i = 0; i < HOLDERS; i++) {
+		holders[i] = client_who_says(
+			i % 2 ? "GET / HTTP/1.1\r\nx: "
+			      : "POST /publish/t HTTP/1.1\r\nHost: x\r\nContent-Length: "
+				"9999\r\n\r\n");
+		client_say(holders[i], part, sizeof(part));
+		world_rest();
+	}
+	lack_memory();
+	some_have_gone(holders, 0);
+}
+
 /* One that has skipped to the head holds what it is in the middle of, and may never take it. */
 static void who_has_nothing_left_to_skip_goes(void **state)
 {
@@ -410,6 +432,7 @@ int main(void)
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
 		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
+		cmocka_unit_test(what_many_hold_a_little_of_goes_when_nothing_else_can),
 		cmocka_unit_test(who_has_nothing_left_to_skip_goes),
 	};
 
