@@ -137,14 +137,17 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 		s->counters.memory_refused++;
 		return -ENOBUFS;
 	}
-	if (atomic_load(&s->broker->subscriptions) >= s->config->limits.subscriptions)
+	/* In one step: other shards may want the last place, too. */
+	if (atomic_fetch_add(&s->broker->subscriptions, 1) >= s->config->limits.subscriptions) {
+		atomic_fetch_sub(&s->broker->subscriptions, 1);
 		return -ENOSPC;
+	}
 	i = find_or_new(s, name);
-	if (i == NULL)
-		return -ENOMEM;
-	sub = pool_take(&s->subscription_pool);
+	sub = i != NULL ? pool_take(&s->subscription_pool) : NULL;
 	if (sub == NULL) {
-		subscriptions_let_go(s, i);
+		atomic_fetch_sub(&s->broker->subscriptions, 1);
+		if (i != NULL)
+			subscriptions_let_go(s, i);
 		return -ENOMEM;
 	}
 	*sub = (struct subscription){ .connection = c, .interest = i, .format = (uint8_t)format };
@@ -152,7 +155,6 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 	c->subscription = sub;
 	i->subscribers++;
 	s->subscriptions_n++;
-	atomic_fetch_add(&s->broker->subscriptions, 1);
 	if (i->live && replay->kind == REPLAY_NONE)
 		return activate(sub, NULL);
 	l = subscribe_letter_new(name, i->named.hash);

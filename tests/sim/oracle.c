@@ -25,6 +25,8 @@ void __real_home_subscribe(struct shard *shard, struct subscribe_letter *letter)
 void __real_subscription_answered(struct shard *shard, struct subscribe_letter *letter);
 void __real_subscriptions_deliver(struct shard *shard, struct block *block);
 int __real_stream_join(struct stream *stream, struct cursor *cursor);
+struct topic_letter *__real_topic_letter_new(enum letter_kind kind, struct span name,
+					     uint64_t hash);
 unsigned __real_mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned sender,
 			     enum mailbox_lane lane, void *const *letters, unsigned n);
 unsigned __real_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned sender,
@@ -39,6 +41,8 @@ void __wrap_home_subscribe(struct shard *shard, struct subscribe_letter *letter)
 void __wrap_subscription_answered(struct shard *shard, struct subscribe_letter *letter);
 void __wrap_subscriptions_deliver(struct shard *shard, struct block *block);
 int __wrap_stream_join(struct stream *stream, struct cursor *cursor);
+struct topic_letter *__wrap_topic_letter_new(enum letter_kind kind, struct span name,
+					     uint64_t hash);
 unsigned __wrap_mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned sender,
 			     enum mailbox_lane lane, void *const *letters, unsigned n);
 unsigned __wrap_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned sender,
@@ -125,6 +129,14 @@ unsigned __wrap_mailbox_pop(struct mailbox *mailbox, unsigned reader, unsigned s
 			  " letters popped",
 			  sender, reader, lane, n);
 	return n;
+}
+
+/* In the middle of a client's coming or going, when limits of the whole broker have been looked at.
+ */
+struct topic_letter *__wrap_topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash)
+{
+	preempt();
+	return __real_topic_letter_new(kind, name, hash);
 }
 
 static struct client *client_at(struct shard *s, uint32_t slot, uint32_t generation)

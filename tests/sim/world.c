@@ -978,10 +978,25 @@ static void freeze(void)
 	sim.frozen = false;
 }
 
+/* No more than there may be, however many shards take some at once. */
+static void check_limits(void)
+{
+	const struct config_limits *l = &newest->limits;
+
+	if (sim.params.faults & 1u << FAULT_RELOAD)
+		return;
+	if (sim.broker.connections > l->connections || sim.broker.subscriptions > l->subscriptions)
+		sim_fail("%u connections and %" PRIu64 " subscriptions, where %" PRIu64
+			 " and %" PRIu64 " are allowed",
+			 sim.broker.connections, (uint64_t)sim.broker.subscriptions,
+			 (uint64_t)l->connections, (uint64_t)l->subscriptions);
+}
+
 /* What is true at any time. */
 static void check_always(void)
 {
 	check_budget();
+	check_limits();
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		struct shard *s = &sim.broker.shards[i];
 

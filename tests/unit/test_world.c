@@ -276,6 +276,43 @@ static void nobody_who_waits_holds_a_drain_up(void **state)
 	}
 }
 
+/* ---- limits of the whole broker ---- */
+
+static void two_subscriptions(struct config *c)
+{
+	c->limits.subscriptions = 2;
+}
+
+static void shards_that_take_the_last_place_at_once_do_not_all_get_it(void **state)
+{
+	enum { CLIENTS = 8 };
+
+	(void)state;
+	world_adjust = two_subscriptions;
+	for (unsigned schedule = 0; schedule < 100; schedule++) {
+		const struct sim_params params = {
+			.seed = 1, .schedule = schedule, .shards = 4, .faults = 1u << FAULT_PREEMPT
+		};
+		struct client *clients[CLIENTS];
+		unsigned in = 0;
+
+		world_begin(&params, false);
+		sim.rate[FAULT_PREEMPT] = 2;
+		for (unsigned i = 0; i < CLIENTS; i++) {
+			clients[i] = world_client();
+			say(clients[i], "SUBSCRIBE t\r\n");
+		}
+		world_rest();
+		for (unsigned i = 0; i < CLIENTS; i++) {
+			in += hears(clients[i], "OK\r\n");
+			assert_true(hears(clients[i], "OK\r\n") ||
+				    hears(clients[i], "ERROR too many subscriptions\r\n"));
+		}
+		assert_int_equal(in, 2);
+		world_end();
+	}
+}
+
 /* ---- limits that time or the kernel's buffers decide ---- */
 
 enum { BACKLOG_BYTES = 1000, BACKLOG_SECONDS = 3, HANDSHAKE_SECONDS = 2, LOOK_MS = 250 };
@@ -431,6 +468,7 @@ int main(void)
 		cmocka_unit_test(a_subscriber_that_reads_again_in_time_stays),
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
 		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
+		cmocka_unit_test(shards_that_take_the_last_place_at_once_do_not_all_get_it),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
 		cmocka_unit_test(what_many_hold_a_little_of_goes_when_nothing_else_can),
 		cmocka_unit_test(who_has_nothing_left_to_skip_goes),
