@@ -179,31 +179,38 @@ static bool oldest_is_here(struct shard *s)
 	return at == s->id;
 }
 
-/* The oldest history of all topics goes first, wherever it is. An eighth more is borne with until
- * whoever has it lets go. */
-static bool must_go(struct shard *s)
+/* The oldest history of all topics goes first, wherever it is. More than there may be is borne with
+ * until whoever has it lets go; but from an eighth on, which a smaller limit makes it at once,
+ * whoever adds to it lets go of as much. */
+static bool must_go(struct shard *s, uint64_t added)
 {
 	uint64_t max = s->history.bytes_max, bytes = history_bytes(s);
 
 	if (bytes > max)
-		return bytes > max + max / 8 || oldest_is_here(s);
+		return (added > 0 && bytes > max + max / 8) || oldest_is_here(s);
 	if (!budget_wants_history(s) || !oldest_is_here(s))
 		return false;
 	s->counters.memory_history++;
 	return true;
 }
 
-void home_bound_history(struct shard *s)
+static void bound_history(struct shard *s, uint64_t added)
 {
 	tell_history(s);
-	while (!list_empty(&s->history.blocks) && must_go(s)) {
+	while (!list_empty(&s->history.blocks) && must_go(s, added)) {
 		struct block *b = LIST_ENTRY(s->history.blocks.next, struct block, age);
 		struct topic *t = home_topic(s, b->hash, block_name(b));
 
 		assert(t != NULL && history_at(&t->history, 0) == b);
+		added -= block_bytes(b) < added ? block_bytes(b) : added;
 		history_drop_oldest(&t->history, &s->history);
 		tell_history(s);
 	}
+}
+
+void home_bound_history(struct shard *s)
+{
+	bound_history(s, 0);
 }
 
 /* Tells the publisher of a message its number, or why it has none. */
@@ -243,6 +250,7 @@ void home_publish(struct shard *s, struct block *b)
 {
 	int error;
 	struct topic *t = home_topic_or_new(s, b->hash, block_name(b), &error);
+	uint64_t kept;
 	uint32_t left;
 
 	if (t == NULL) {
@@ -252,8 +260,9 @@ void home_publish(struct shard *s, struct block *b)
 		block_unref(b);
 		return;
 	}
+	kept = s->history.bytes;
 	topic_sequence(t, b, &s->history, s->reactor.now_ns);
-	home_bound_history(s);
+	bound_history(s, s->history.bytes > kept ? s->history.bytes - kept : 0);
 	s->counters.published += b->messages;
 	s->counters.blocks_in++;
 	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);

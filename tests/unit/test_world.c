@@ -13,6 +13,7 @@
 #include "base/config.h"
 #include "base/memory.h"
 #include "broker/budget.h"
+#include "topic/block.h"
 
 /*
  * Whole brokers in the simulation's world, at whose clock and buffers a script can stand exactly:
@@ -313,6 +314,62 @@ static void shards_that_take_the_last_place_at_once_do_not_all_get_it(void **sta
 	}
 }
 
+static size_t history_limit;
+
+static void limit_history(struct config *c)
+{
+	c->topics.history_messages = 1000;
+	c->topics.linger_seconds = 1000;
+	c->limits.history_total_bytes = history_limit;
+}
+
+static uint64_t oldest_ns(const struct shard *s)
+{
+	const struct list *blocks = &s->history.blocks;
+
+	return list_empty(blocks) ? UINT64_MAX
+				  : LIST_ENTRY(blocks->next, struct block, age)->stamped_ns;
+}
+
+/* When there may be less history of all shards, one of them knows it before the others do. */
+static void a_smaller_total_takes_the_oldest_history_wherever_it_is(void **state)
+{
+	enum { TOPICS = 12, MESSAGES = 120, SHARDS = 3 };
+	struct client *publisher;
+	char command[32];
+	uint64_t begun_ns[MESSAGES], bytes = 0;
+	unsigned left = 0;
+
+	(void)state;
+	world_adjust = limit_history;
+	history_limit = 1 << 20;
+	begin(SHARDS);
+	publisher = client_who_says("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+	for (unsigned i = 0; i < MESSAGES; i++) {
+		world_pass(10 * NS_PER_MS);
+		snprintf(command, sizeof(command), "POST /publish/t.%u", i % TOPICS);
+		say(publisher, command);
+		say(publisher, " HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n");
+		begun_ns[i] = sim.now_ns;
+		publish(publisher, 1000);
+	}
+	history_limit = 60000;
+	world_reload();
+	for (unsigned i = 0; i < SHARDS; i++) {
+		const struct shard *s = &sim.broker.shards[i];
+
+		bytes += s->history.bytes;
+		for (struct list *l = s->history.blocks.next; l != &s->history.blocks; l = l->next)
+			left++;
+	}
+	/* A sixteenth may not be told of. */
+	assert_true(bytes <= history_limit && bytes > history_limit * 7 / 8);
+	for (unsigned i = 0; i < SHARDS; i++)
+		assert_true(oldest_ns(&sim.broker.shards[i]) >= begun_ns[MESSAGES - left]);
+	leave(publisher);
+	world_end();
+}
+
 /* ---- limits that time or the kernel's buffers decide ---- */
 
 enum { BACKLOG_BYTES = 1000, BACKLOG_SECONDS = 3, HANDSHAKE_SECONDS = 2, LOOK_MS = 250 };
@@ -469,6 +526,7 @@ int main(void)
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
 		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
 		cmocka_unit_test(shards_that_take_the_last_place_at_once_do_not_all_get_it),
+		cmocka_unit_test(a_smaller_total_takes_the_oldest_history_wherever_it_is),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
 		cmocka_unit_test(what_many_hold_a_little_of_goes_when_nothing_else_can),
 		cmocka_unit_test(who_has_nothing_left_to_skip_goes),
