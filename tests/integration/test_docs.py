@@ -67,6 +67,16 @@ def test_every_option_is_described_and_no_other(program):
     assert described_options(program) == shown
 
 
+def test_every_error_that_a_line_client_may_see_is_described_and_no_other():
+    sources = "".join(p.read_text() for d in ("src", "include") for p in (ROOT / d).rglob("*.[ch]"))
+    names = dict(re.findall(r'#define (LINE_\w+) "(.*)"', sources))
+    said = set(re.findall(r'LINE_ERROR_TEXT\(\s*"(.*?)"\s*\)', sources))
+    said |= {names[n] for n in re.findall(r"LINE_ERROR_TEXT\(\s*(LINE_\w+)\s*\)", sources)}
+    assert len(said) > 8, "the sources were read"
+    described = (MAN / "broker.1").read_text().split(".Ss What clients are told\n")[1].split(".El\n")[0]
+    assert set(re.findall(r"^\.It (.*)$", described, re.M)) == said
+
+
 @pytest.mark.parametrize("page", sorted(MAN.iterdir()), ids=lambda p: p.name)
 def test_a_page_has_no_mistakes(page):
     subprocess.run(["mandoc", "-Tlint", "-Wwarning", page], check=True, timeout=60)
