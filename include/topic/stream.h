@@ -146,7 +146,7 @@ void stream_looked(struct stream *stream, uint64_t lag_max);
 /* How many bytes that were appended live the cursor has not sent; what it replays does not count.
  */
 uint64_t cursor_lag(const struct stream *stream, const struct cursor *cursor);
-/* The same for one that leaves: up to its end. */
+/* The same for one that leaves up to its end, and what it replays, of which a MiB counts. */
 uint64_t cursor_backlog(const struct stream *stream, const struct cursor *cursor);
 /* cursor_lag of the ready cursor that has waited longest; 0: none is ready. */
 uint64_t stream_ready_lag(const struct stream *stream);

@@ -7,7 +7,11 @@
 #include "topic/block.h"
 #include "topic/chunk.h"
 
-enum { CHUNK_BYTES_MIN = 2 << 10, CHUNK_BYTES_MAX = 64 << 10 };
+enum {
+	CHUNK_BYTES_MIN = 2 << 10,
+	CHUNK_BYTES_MAX = 64 << 10,
+	PAST_LOOK_BYTES = 1 << 20 /* of what a cursor replays: many may do so, and it may be long */
+};
 
 /* Numbering starts high: below is room for what is replayed. */
 #define NUMBERING_START (UINT64_C(1) << 62)
@@ -445,12 +449,34 @@ uint64_t cursor_lag(const struct stream *s, const struct cursor *c)
 	return s->pos - chain_pos(c);
 }
 
+/* What one that replays holds of the past, as far as that need be looked at. */
+static uint64_t held_past(const struct cursor *c)
+{
+	uint64_t bytes = 0;
+
+	if (c->pos >= c->live_pos)
+		return 0;
+	for (const struct chunk *k = c->chunk; k != NULL && !k->live && !k->detached; k = k->next) {
+		const struct pending *p = k->pending;
+
+		for (size_t i = p != NULL ? p->at : 0; p != NULL && i < p->n; i++) {
+			bytes += block_bytes(p->blocks[i]);
+			if (bytes > PAST_LOOK_BYTES)
+				return bytes;
+		}
+		bytes += chunk_bytes(k);
+		if (bytes > PAST_LOOK_BYTES)
+			return bytes;
+	}
+	return bytes;
+}
+
 uint64_t cursor_backlog(const struct stream *s, const struct cursor *c)
 {
 	uint64_t end = c->last_count == 0 ? s->pos : c->last != NULL ? chunk_end(c->last) : 0;
 	uint64_t pos = chain_pos(c);
 
-	return end > pos ? end - pos : 0;
+	return held_past(c) + (end > pos ? end - pos : 0);
 }
 
 uint64_t stream_ready_lag(const struct stream *s)

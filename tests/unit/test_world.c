@@ -174,10 +174,17 @@ static void some_have_gone(struct client **holders, unsigned skipped)
 	world_end();
 }
 
+/* Of a message, or a head. */
+static void say_part(struct client *c)
+{
+	for (unsigned i = 0; i < 5000; i++)
+		client_say(c, "m", 1);
+	world_rest();
+}
+
 /* Each holds too little to be worth a client, and none of them says another word. */
 static void what_many_hold_a_little_of_goes_when_nothing_else_can(void **state)
 {
-	static const char part[5000] = { 'm' };
 	struct client *holders[HOLDERS];
 
 	(void)state;
@@ -189,8 +196,7 @@ static void what_many_hold_a_little_of_goes_when_nothing_else_can(void **state)
 			i % 2 ? "GET / HTTP/1.1\r\nx: "
 			      : "POST /publish/t HTTP/1.1\r\nHost: x\r\nContent-Length: "
 				"9999\r\n\r\n");
-		client_say(holders[i], part, sizeof(part));
-		world_rest();
+		say_part(holders[i]);
 	}
 	lack_memory();
 	some_have_gone(holders, 0);
@@ -217,6 +223,41 @@ static void who_has_nothing_left_to_skip_goes(void **state)
 	}
 	lack_memory();
 	some_have_gone(holders, HOLDERS);
+}
+
+static void little_memory_and_history(struct config *c)
+{
+	little_memory(c);
+	c->topics.history_messages = 1000;
+}
+
+/* It is in nobody's history any more. */
+static void what_one_replays_is_its_backlog(void **state)
+{
+	struct client *publisher, *replays, *small;
+
+	(void)state;
+	world_adjust = little_memory_and_history;
+	memory_limit = 1 << 30;
+	begin(2);
+	publisher = client_who_says("PUBLISH t\r\n");
+	for (unsigned i = 0; i < 10; i++)
+		publish(publisher, 50000);
+	small = client_who_says("GET /");
+	say_part(small);
+	replays = world_client();
+	replays->stalled = true;
+	replays->wire.out.max = 64;
+	say(replays, "SUBSCRIBE t LAST 100\r\n");
+	world_rest();
+	lack_memory();
+	assert_int_equal(evicted(), 1);
+	assert_int_equal(budget_now(&sim.broker), BUDGET_EASY);
+	assert_false(small->over);
+	leave(small);
+	leave(publisher);
+	leave(replays);
+	world_end();
 }
 
 /* ---- draining ---- */
@@ -601,6 +642,7 @@ int main(void)
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
 		cmocka_unit_test(what_many_hold_a_little_of_goes_when_nothing_else_can),
 		cmocka_unit_test(who_has_nothing_left_to_skip_goes),
+		cmocka_unit_test(what_one_replays_is_its_backlog),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
