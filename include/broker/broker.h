@@ -21,9 +21,6 @@ struct objects;
 struct route;
 struct shard;
 
-/* Topics are held by hash: one in so many waits for another's sake. */
-enum { HOLD_BUCKETS = 1024 };
-
 struct broker {
 	unsigned shards_n;
 	struct shard *shards;
@@ -38,10 +35,6 @@ struct broker {
 	_Atomic unsigned memory_level; /* enum budget_level */
 	_Atomic uint64_t memory_limit; /* what it is judged by: budget_set_limit */
 	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
-	/* Streams whose topics' publishers wait, wherever they are, until fan-out has caught up;
-	 * and how often one of them has. */
-	_Atomic uint32_t held[HOLD_BUCKETS];
-	_Atomic uint64_t hold_ends;
 	struct address_book *addresses;
 	const struct route *routes[32]; /* broker/routes.h */
 	unsigned routes_n;

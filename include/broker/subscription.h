@@ -58,9 +58,8 @@ void subscriptions_bye(struct shard *shard, struct topic_letter *letter);
 /* At the end of a turn: deals with those who have more bytes before them than they may, in the
  * streams that something was appended to. */
 void subscriptions_bound_bytes(struct shard *shard);
-/* Takes note of whether the shard keeps up with a stream: while it does not, publishers of its
- * topic wait; when it is far behind with some all the same, the shard takes nothing in from others.
- */
+/* Takes note of whether the shard keeps up with a stream: while it does not with some, it takes
+ * less in. */
 void subscriptions_press(struct shard *shard, struct stream *stream);
 /* Deals with those who have been behind too long in any stream that holds chunks, and lets streams
  * rest. Returns whether any still holds some. */

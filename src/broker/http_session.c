@@ -125,9 +125,9 @@ static void publish(struct connection *c)
 	b->slot = c->socket.slot;
 	b->generation = socket_generation(&s->sockets, &c->socket);
 	(void)http_wait(c);
-	http->hash = b->hash;
+	http->home = shard_home(s, b->hash);
 	shard_publish(s, block_trim(b));
-	if (c->state != CONNECTION_OPEN || !shard_congested(s, http->hash) ||
+	if (c->state != CONNECTION_OPEN || !shard_congested(s, http->home) ||
 	    !list_empty(&c->waiting))
 		return;
 	/* Its next requests wait, and TCP makes the client wait. */

@@ -448,36 +448,20 @@ void subscriptions_bound_bytes(struct shard *s)
 	}
 }
 
-/* Whether it has passed this mark upwards, or half of it downwards. */
-static bool passes(bool *above, uint64_t lag, uint64_t mark)
-{
-	bool before = *above;
-
-	*above = lag > (before ? mark / 2 : mark);
-	return *above != before;
-}
-
 void subscriptions_press(struct shard *s, struct stream *stream)
 {
 	const struct interest *i = stream->owner;
-	uint64_t lag = stream_ready_lag(stream), quarter = i->settings->backlog_bytes / 4;
+	uint64_t lag = stream_ready_lag(stream), half = i->settings->backlog_bytes / 2;
 
-	if (passes(&stream->held, lag, quarter)) {
-		if (stream->held)
-			shard_hold(s, i->named.hash);
-		else
-			shard_release_hold(s, i->named.hash);
-	}
-	/* What is under way to a topic that is held, a lane's worth by default, fits between the
-	 * two marks. */
-	if (!passes(&stream->pressed, lag, 3 * quarter))
-		return;
-	if (stream->pressed) {
+	if (!stream->pressed && lag > half) {
 		s->pressed++;
-	} else {
+	} else if (stream->pressed && lag <= half / 2) {
 		s->pressed--;
 		s->relieved = true;
+	} else {
+		return;
 	}
+	stream->pressed = !stream->pressed;
 }
 
 static void append(struct shard *s, struct stream *stream, struct block *b)
