@@ -1,4 +1,5 @@
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <pthread.h>
@@ -33,7 +34,10 @@
 
 enum { EXIT_CLEAN = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_IO_URING = 3 };
 
-enum { SPARE_FDS = 64 };   /* beside those of connections: rings, listeners, log */
+enum {
+	SPARE_FDS = 64,           /* beside those of connections: rings, listeners, log */
+	FILES_AT_START = 1 << 20, /* at most, that the table of files has places for: 8 MiB */
+};
 enum { WAKE_TRIES = 100 }; /* a millisecond apart */
 
 static const char usage[] =
@@ -118,9 +122,17 @@ static void *run_shard(void *argument)
 	return NULL;
 }
 
-static void raise_file_limit(const struct config *config)
+/*
+ * As many files as connections need, and the process's table of them as large as it will get. The
+ * kernel doubles that table when it is full, and while there are threads each that opens a file
+ * waits for a grace period of RCU then (fs/file.c, expand_fdtable): tens of ms in which a reactor
+ * serves nobody. Called before the first thread starts.
+ */
+static void prepare_files(const struct config *config)
 {
+	rlim_t wanted = (rlim_t)config->limits.connections + SPARE_FDS;
 	struct rlimit limit;
+	int last;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
 		return;
@@ -128,11 +140,16 @@ static void raise_file_limit(const struct config *config)
 		limit.rlim_cur = limit.rlim_max;
 		(void)setrlimit(RLIMIT_NOFILE, &limit);
 	}
-	if (limit.rlim_cur != RLIM_INFINITY &&
-	    limit.rlim_cur < (rlim_t)config->limits.connections + SPARE_FDS)
+	if (limit.rlim_cur < wanted) {
 		log_warn("limits.connections is %u but RLIMIT_NOFILE allows %llu files: raise it "
 			 "(ulimit -n, LimitNOFILE=)",
 			 config->limits.connections, (unsigned long long)limit.rlim_cur);
+		wanted = limit.rlim_cur;
+	}
+	last = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC,
+		     (int)(wanted < FILES_AT_START ? wanted : FILES_AT_START) - 1);
+	if (last >= 0)
+		close(last);
 }
 
 /* ---- what people read ---- */
@@ -545,7 +562,7 @@ static int run(const struct options *o, struct config *config)
 	signal(SIGPIPE, SIG_IGN);
 	log_configure((enum log_level)config->log_level, (enum log_format)config->log_format);
 	hash_seed();
-	raise_file_limit(config);
+	prepare_files(config);
 	set_budget(config);
 	err = placement_init(&b.placement, placement_modes[config->placement], config->reactors);
 	if (err != 0) {

@@ -1,7 +1,9 @@
 """Bounds on connections, time and memory: who goes beyond them is told, and nobody else notices."""
 
 import random
+import re
 import socket
+from pathlib import Path
 
 import pytest
 
@@ -85,6 +87,16 @@ def test_no_descriptors_left_is_survived(start):
     for _ in range(20):
         assert broker.subscribe("crowd").leave() == []
     bystanders.undisturbed()
+
+
+def test_the_table_of_files_does_not_grow_under_connections(start):
+    """Growing, it would make whoever opens a file wait for the kernel's other cores (a grace period of RCU)."""
+    places = lambda: int(re.search(r"^FDSize:\s+(\d+)", Path(f"/proc/{broker.pid}/status").read_text(), re.M).group(1))
+    broker = start(limits={"connections": 3000})
+    before = places()
+    assert 3000 <= before < 8192
+    broker.subscribe_many(["crowd"] * 600)
+    assert places() == before
 
 
 BAD_INPUT = {
