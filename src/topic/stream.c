@@ -366,6 +366,9 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 
 			if (c->goal_bytes > 0 && c->goal_bytes + left > send_bytes)
 				break;
+			/* Only what is one message is worth a longer send. */
+			if (k->messages > 1 && piece > send_bytes)
+				piece = send_bytes;
 			for (int i = 0; i < 3 && piece > 0; i++) {
 				struct span part = parts[i];
 

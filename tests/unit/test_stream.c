@@ -9,6 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
+#include "protocol/line.h"
 #include "topic/block.h"
 #include "topic/stream.h"
 #include "random.h"
@@ -940,6 +942,41 @@ static void one_send_of_small_messages_is_256_kib_at_most(void **state)
 	assert_int_equal(r->told, n);
 }
 
+/* Referenced where the block has them, as what it took in while its publisher had to wait. */
+static void one_send_of_lines_as_they_came_is_256_kib_at_most(void **state)
+{
+	static const char line[] = "what has been gathered\r\n";
+	enum { LINE = sizeof(line) - 1, LINES = 3 * STREAM_SEND_BYTES / LINE };
+	char *lines = memory_new(LINES * LINE);
+	struct iovec spans[16];
+	struct cursor cursor;
+	struct block *b;
+	uint64_t told = 0;
+	int error;
+
+	(void)state;
+	world_begin(&line_format, 1);
+	for (unsigned i = 0; i < LINES; i++)
+		memcpy(lines + (size_t)i * LINE, line, LINE);
+	b = block_of(lines, LINES * LINE, LINES, true);
+	assert_int_equal(stream_join(&world.stream, &cursor), 0);
+	assert_true(stream_append(&world.stream, b, 1, &error));
+	while (!stream_at_end(&world.stream, &cursor)) {
+		size_t bytes = 0;
+		unsigned n = stream_gather(&world.stream, &cursor, spans, 16);
+
+		for (unsigned i = 0; i < n; i++)
+			bytes += spans[i].iov_len;
+		assert_in_range(bytes, 1, STREAM_SEND_BYTES);
+		told += stream_sent(&world.stream, &cursor, bytes);
+	}
+	assert_int_equal(told, LINES);
+	assert_int_equal(stream_remove(&world.stream, &cursor), 0);
+	assert_true(stream_rest(&world.stream));
+	block_unref(b);
+	memory_free(lines);
+}
+
 static void slow_cursor_holds_the_backlog_until_it_is_removed(void **state)
 {
 	struct stream *s = &world.stream;
@@ -1512,6 +1549,7 @@ int main(void)
 		COPYING(past_is_encoded_as_far_as_somebody_has_come),
 		REFERENCING(replay_becomes_live_where_it_joined),
 		COPYING(replay_is_refused_when_what_it_counts_on_has_gone),
+		cmocka_unit_test(one_send_of_lines_as_they_came_is_256_kib_at_most),
 		cmocka_unit_test(replay_from_among_messages_without_bytes_begins_where_it_should),
 		cmocka_unit_test(every_cursor_gets_what_its_own_queue_would_hold),
 		cmocka_unit_test(so_it_does_when_everything_is_copied),
