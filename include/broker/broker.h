@@ -21,6 +21,9 @@ struct objects;
 struct route;
 struct shard;
 
+/* Topics are held by hash: one in so many waits for another's sake. */
+enum { HOLD_BUCKETS = 1024 };
+
 struct broker {
 	unsigned shards_n;
 	struct shard *shards;
@@ -46,6 +49,11 @@ struct broker {
 	bool (*second)(struct shard *shard);
 	/* Takes LETTER_FIGURES over. Set by floor 4. */
 	void (*figures)(struct shard *shard, struct letter *letter);
+	/* Streams whose topics' publishers wait, wherever they are, until fan-out has caught up;
+	 * and how often one of them has. Read with each publish, and so apart from what changes all
+	 * the time. */
+	_Atomic uint32_t held[HOLD_BUCKETS];
+	_Atomic uint64_t hold_ends;
 };
 
 /* Makes room for so many shards, and knows the routes of its own. What floor 4 sets, and the

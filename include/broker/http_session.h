@@ -33,7 +33,7 @@ struct http_session {
 	/* of the request that is being answered */
 	bool head_only, http_1_0, chunked, close;
 	bool publishing;          /* a message, whose number is still to come */
-	unsigned home;            /* of the topic last published to */
+	uint64_t hash;            /* of the topic last published to */
 	uint32_t ticket;          /* tells a late answer from the one that is waited for */
 	char *origin;             /* that may read the answer, or NULL */
 	char *fields;             /* If-None-Match, Range and If-Range, each with a NUL, or NULL */

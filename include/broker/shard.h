@@ -76,8 +76,9 @@ struct shard {
 	struct list replays;  /* streams with cursors that want a send of the past */
 	struct list active;   /* streams that hold chunks */
 	struct list appended; /* streams that something was appended to in this turn */
-	uint32_t pressed; /* streams that fan-out does not keep up with: then less is taken in */
-	bool relieved;    /* there are fewer of them than at the last look */
+	uint32_t pressed;     /* streams that fan-out lags so far behind that no lane is drained */
+	bool relieved;        /* there are fewer of them than at the last look */
+	uint64_t hold_ends;   /* the broker's, when paused publishers last had a look */
 
 	struct pool connection_pool, subscription_pool;
 	struct list connections;
@@ -144,8 +145,12 @@ unsigned shard_home(const struct shard *shard, uint64_t hash);
 
 /* Sends a letter: it is handed over at the end of the turn. */
 void shard_post(struct shard *shard, unsigned to, enum mailbox_lane lane, struct letter *letter);
-/* Whether publishers of topics with that home must wait. */
-bool shard_congested(struct shard *shard, unsigned home);
+/* Whether publishers of a topic with that hash must wait. */
+bool shard_congested(struct shard *shard, uint64_t hash);
+/* Fan-out does not keep up with a stream of that topic: its publishers on all shards wait. */
+void shard_hold(struct shard *shard, uint64_t hash);
+/* It has caught up: the end of one shard_hold. */
+void shard_release_hold(struct shard *shard, uint64_t hash);
 
 /* A block of new messages on its way to its home; takes the block over. */
 void shard_publish(struct shard *shard, struct block *block);

@@ -59,8 +59,10 @@ struct stream {
 	struct list appended; /* link: the owner's list of streams appended to in this turn */
 	uint64_t appended_ns;
 	uint64_t oldest_pos; /* no cursor was before it when last looked at */
-	bool pressed;        /* the owner's: ready cursors lag so far that less should come in */
-	void *owner;         /* what the owner wants to find again from here */
+	/* The owner's: ready cursors lag so far that less should come in; by a lower mark, that its
+	 * own topic's publishers wait. */
+	bool pressed, held;
+	void *owner;              /* what the owner wants to find again from here */
 	uint64_t rewinds, chunks; /* counts, for statistics */
 };
 

@@ -573,7 +573,7 @@ void connections_resume(struct shard *s)
 	while ((l = list_take(&waiting)) != NULL) {
 		struct connection *c = LIST_ENTRY(l, struct connection, waiting);
 
-		if (shard_congested(s, c->publisher != NULL ? c->publisher->home : c->http->home)) {
+		if (shard_congested(s, c->publisher != NULL ? c->publisher->hash : c->http->hash)) {
 			list_append(&s->paused, &c->waiting);
 			continue;
 		}

@@ -125,9 +125,9 @@ static void publish(struct connection *c)
 	b->slot = c->socket.slot;
 	b->generation = socket_generation(&s->sockets, &c->socket);
 	(void)http_wait(c);
-	http->home = shard_home(s, b->hash);
+	http->hash = b->hash;
 	shard_publish(s, block_trim(b));
-	if (c->state != CONNECTION_OPEN || !shard_congested(s, http->home) ||
+	if (c->state != CONNECTION_OPEN || !shard_congested(s, http->hash) ||
 	    !list_empty(&c->waiting))
 		return;
 	/* Its next requests wait, and TCP makes the client wait. */

@@ -69,7 +69,7 @@ static void publish(struct connection *c, struct block *b)
 	struct shard *s = c->shard;
 
 	shard_publish(s, b);
-	if (!shard_congested(s, p->home) || !list_empty(&c->waiting))
+	if (!shard_congested(s, p->hash) || !list_empty(&c->waiting))
 		return;
 	/* The publisher waits, and TCP makes its client wait. */
 	s->counters.pauses++;

@@ -58,10 +58,10 @@ static bool no_memory(const struct shard *s)
 }
 
 /*
- * While fan-out does not keep up with some stream nothing is taken in: that needs nobody's mail to
- * get better. While neighbours do not take what is delivered to them, only what is to be published
- * waits; likewise while there is no memory, but when nobody is left to evict, what is in the lanes
- * may be all that can still go.
+ * While fan-out is far behind with some stream, though its own publishers wait, nothing is taken in
+ * from other shards: that needs nobody's mail to get better. While neighbours do not take what is
+ * delivered to them, only what is to be published waits; likewise while there is no memory, but
+ * when nobody is left to evict, what is in the lanes may be all that can still go.
  */
 static bool gate_open(void *context, enum mailbox_lane lane)
 {
@@ -71,15 +71,42 @@ static bool gate_open(void *context, enum mailbox_lane lane)
 				   (!mail_lags(&s->mail) && (!no_memory(s) || s->nobody_to_evict)));
 }
 
-bool shard_congested(struct shard *s, unsigned home)
+bool shard_congested(struct shard *s, uint64_t hash)
 {
+	unsigned home = shard_home(s, hash);
+
 	if (no_memory(s)) {
 		s->held_up = true;
 		return true;
 	}
-	if (home == s->id)
-		return s->pressed > 0 || mail_lags(&s->mail);
-	return mail_congested(&s->mail, home);
+	if (atomic_load(&s->broker->held[hash % HOLD_BUCKETS]) > 0)
+		return true;
+	return home == s->id ? mail_lags(&s->mail) : mail_congested(&s->mail, home);
+}
+
+void shard_hold(struct shard *s, uint64_t hash)
+{
+	atomic_fetch_add(&s->broker->held[hash % HOLD_BUCKETS], 1);
+}
+
+void shard_release_hold(struct shard *s, uint64_t hash)
+{
+	atomic_fetch_sub(&s->broker->held[hash % HOLD_BUCKETS], 1);
+	atomic_fetch_add(&s->broker->hold_ends, 1);
+	/* With nothing to read: they are to look at their paused publishers. */
+	for (unsigned to = 0; to < s->broker->shards_n; to++)
+		if (to != s->id)
+			reactor_post(&s->reactor, to, LANE_FREE, NULL, 0);
+}
+
+/* Whether some topic's publishers need wait no more, since the last look. */
+static bool holds_ended(struct shard *s)
+{
+	uint64_t ends = atomic_load(&s->broker->hold_ends);
+	bool any = ends != s->hold_ends;
+
+	s->hold_ends = ends;
+	return any;
 }
 
 static void configure(struct shard *s)
@@ -286,6 +313,8 @@ static void fan_out(struct shard *s)
 		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
 		if (!list_empty(&stream->ready))
 			list_append(&s->dirty, &stream->dirty);
+		if (stream->held || !list_empty(&stream->ready))
+			subscriptions_hold(s, stream);
 		if (stream->pressed)
 			subscriptions_press(s, stream);
 	}
@@ -329,7 +358,7 @@ static bool flush(void *context)
 	if (s->draining)
 		drain_go_on(s);
 	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */
-	room = s->relieved;
+	room = holds_ended(s) | s->relieved;
 	s->relieved = false;
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	room |= mail_flush(&s->mail);

@@ -315,6 +315,7 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 	if (sub->stream != NULL) {
 		s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 		s->counters.dropped[reason] += stream_remove(sub->stream, &sub->cursor);
+		subscriptions_hold(s, sub->stream);
 		subscriptions_press(s, sub->stream);
 	}
 	sub->interest->subscribers--;
@@ -448,20 +449,39 @@ void subscriptions_bound_bytes(struct shard *s)
 	}
 }
 
+/* Whether it has passed this mark upwards, or half of it downwards. */
+static bool passes(bool *above, uint64_t lag, uint64_t mark)
+{
+	bool before = *above;
+
+	*above = lag > (before ? mark / 2 : mark);
+	return *above != before;
+}
+
+void subscriptions_hold(struct shard *s, struct stream *stream)
+{
+	const struct interest *i = stream->owner;
+
+	if (!passes(&stream->held, stream_ready_lag(stream), i->settings->backlog_bytes / 8 * 3))
+		return;
+	if (stream->held)
+		shard_hold(s, i->named.hash);
+	else
+		shard_release_hold(s, i->named.hash);
+}
+
 void subscriptions_press(struct shard *s, struct stream *stream)
 {
 	const struct interest *i = stream->owner;
-	uint64_t lag = stream_ready_lag(stream), half = i->settings->backlog_bytes / 2;
 
-	if (!stream->pressed && lag > half) {
+	if (!passes(&stream->pressed, stream_ready_lag(stream), i->settings->backlog_bytes / 8 * 6))
+		return;
+	if (stream->pressed) {
 		s->pressed++;
-	} else if (stream->pressed && lag <= half / 2) {
+	} else {
 		s->pressed--;
 		s->relieved = true;
-	} else {
-		return;
 	}
-	stream->pressed = !stream->pressed;
 }
 
 static void append(struct shard *s, struct stream *stream, struct block *b)

@@ -546,6 +546,9 @@ static void check_awake(void)
 		if (oracle_letters(lane) != 0 && !(lane == LANE_GATED && held_up()))
 			sim_fail("all reactors sleep and %ld letters lie in lanes: a lost wake-up",
 				 oracle_letters(lane));
+	for (unsigned i = 0; i < HOLD_BUCKETS; i++)
+		if (sim.broker.held[i] != 0)
+			sim_fail("all reactors sleep and topics are held");
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		const struct shard *s = &sim.broker.shards[i];
 

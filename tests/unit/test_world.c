@@ -13,6 +13,7 @@
 #include "base/config.h"
 #include "base/memory.h"
 #include "broker/budget.h"
+#include "broker/connection.h"
 #include "topic/block.h"
 
 /*
@@ -558,6 +559,75 @@ static void whoever_does_not_get_to_the_point_ends_at_one_time(void **state)
 	world_end();
 }
 
+/* ---- a topic that fan-out does not keep up with ---- */
+
+enum { CROWD = 13, FLOOD_MESSAGES = 200, FLOOD_BYTES = 250, MOST_SHARDS = 4 };
+
+static void serve_one_in_a_turn(struct config *c)
+{
+	c->topics.backlog_bytes = 4000;
+	c->topics.slow = SLOW_SKIP;
+	c->engine.turn_sends = 1;
+	c->engine.lane_entries = 64;
+	c->limits.message_bytes = 1024;
+}
+
+static bool waits(const struct client *client)
+{
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		struct shard *s = &sim.broker.shards[i];
+
+		for (struct list *l = s->paused.next; l != &s->paused; l = l->next) {
+			const struct connection *c = LIST_ENTRY(l, struct connection, waiting);
+
+			if (&sim.clients[kernel_client_of(c->socket.fd)] == client)
+				return true;
+		}
+	}
+	return false;
+}
+
+/* Whoever publishes to it waits, wherever that is, and nobody else. */
+static void a_topic_that_lags_makes_its_own_publishers_wait(void **state)
+{
+	unsigned waited[MOST_SHARDS + 1] = { 0 };
+
+	(void)state;
+	world_adjust = serve_one_in_a_turn;
+	for (unsigned schedule = 0; schedule < 40; schedule++) {
+		const struct sim_params params = { .seed = 1,
+						   .schedule = schedule,
+						   .shards = 1 + schedule % MOST_SHARDS };
+		struct client *clients[CROWD + 3], *pair, *reader, *flood;
+		unsigned left = FLOOD_MESSAGES;
+
+		world_begin(&params, false);
+		for (unsigned i = 0; i < CROWD; i++)
+			clients[i] = client_who_says("SUBSCRIBE flood\r\n");
+		clients[CROWD] = reader = client_who_says("SUBSCRIBE pair\r\n");
+		clients[CROWD + 1] = pair = client_who_says("PUBLISH pair\r\n");
+		clients[CROWD + 2] = flood = client_who_says("PUBLISH flood\r\n");
+		for (unsigned steps = 0; steps < 100 * FLOOD_MESSAGES; steps++) {
+			for (unsigned n = 2; left > 0 && n < FLOOD_BYTES; n++)
+				say(flood, "f");
+			if (left > 0 && left-- > 0) {
+				say(flood, "\r\n");
+				say(pair, "p\r\n");
+			}
+			world_step();
+			waited[params.shards] += waits(flood);
+			assert_false(waits(pair));
+		}
+		world_rest();
+		assert_int_equal(reader->line_n, strlen("OK\r\n") + 3 * FLOOD_MESSAGES);
+		for (unsigned i = 0; i < CROWD + 3; i++)
+			leave(clients[i]);
+		world_end();
+	}
+	for (unsigned shards = 1; shards <= MOST_SHARDS; shards++)
+		assert_true(waited[shards] > 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -565,6 +635,7 @@ int main(void)
 		cmocka_unit_test(a_subscriber_may_be_behind_for_its_time_and_until_the_next_look),
 		cmocka_unit_test(a_subscriber_that_reads_again_in_time_stays),
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
+		cmocka_unit_test(a_topic_that_lags_makes_its_own_publishers_wait),
 		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
 		cmocka_unit_test(shards_that_take_the_last_place_at_once_do_not_all_get_it),
 		cmocka_unit_test(a_smaller_total_takes_the_oldest_history_wherever_it_is),
