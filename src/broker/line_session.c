@@ -7,6 +7,7 @@
 
 #include "base/hash.h"
 #include "base/memory.h"
+#include "broker/budget.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/subscription.h"
@@ -414,8 +415,8 @@ static void receive_next(struct connection *c, size_t received)
 }
 
 /*
- * Messages that have come together go out together: as long as the kernel has more, that is fetched
- * first.
+ * Messages that have come together go out together: as long as the kernel has more, and there is
+ * memory for more, that is fetched first.
  */
 static void received_in_place(struct connection *c)
 {
@@ -423,7 +424,7 @@ static void received_in_place(struct connection *c)
 	size_t received = p->unread;
 
 	if (c->socket.nonempty && received < TOGETHER_BYTES_MAX && !c->socket.paused &&
-	    receive_in_place(c))
+	    budget_now(c->shard->broker) < BUDGET_EVICTION && receive_in_place(c))
 		return;
 	take_unread(c);
 	receive_next(c, received);
