@@ -58,8 +58,8 @@ void subscriptions_bye(struct shard *shard, struct topic_letter *letter);
 /* At the end of a turn: deals with those who have more bytes before them than they may, in the
  * streams that something was appended to. */
 void subscriptions_bound_bytes(struct shard *shard);
-/* After fan-out has served a stream: while it is still three eighths of a backlog behind, the
- * publishers of its topic wait. */
+/* Before something is appended to a stream and after fan-out has served it: while it is three
+ * eighths of a backlog behind, the publishers of its topic wait. */
 void subscriptions_hold(struct shard *shard, struct stream *stream);
 /* At any time: while it is six eighths behind all the same, with what was under way, the shard
  * takes nothing in from others. */

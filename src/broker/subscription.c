@@ -487,9 +487,12 @@ void subscriptions_press(struct shard *s, struct stream *stream)
 static void append(struct shard *s, struct stream *stream, struct block *b)
 {
 	uint64_t receivers = stream->cursors;
+	uint32_t carried;
 	int error;
-	uint32_t carried = stream_append(stream, b, s->reactor.now_ns, &error);
 
+	/* By what was there before: a block is no lag until it has had a turn. */
+	subscriptions_hold(s, stream);
+	carried = stream_append(stream, b, s->reactor.now_ns, &error);
 	s->counters.matched += b->messages * receivers;
 	s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
 		(b->messages - carried) * receivers;
