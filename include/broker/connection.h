@@ -52,7 +52,7 @@ struct connection {
 	struct publisher *publisher;
 	struct block *receiving_into; /* outlives its publisher while the kernel may write to it */
 	struct line_decoder line;
-	struct list link;    /* the shard's connections */
+	struct list link;    /* the shard's connections, or those to be looked at */
 	struct list waiting; /* the shard's paused publishers */
 
 	struct deadline deadline;  /* handshake, or closing */
@@ -84,8 +84,9 @@ void connection_error(struct connection *connection, const char *error_line);
 void connection_limit_closing(struct connection *connection);
 /* At once; what its subscription has not got is dropped for that reason. Harmless twice. */
 void connection_close(struct connection *connection, enum drop_reason reason);
-/* Looks how much memory the kernel holds for it. */
-void connection_look(struct connection *connection);
+/* Looks how much memory the kernel holds for at most so many of those that it may hold something
+ * for. Returns whether there are more to be looked at, then or again. */
+bool connections_look(struct shard *shard, unsigned max);
 /* What it makes the broker and the kernel hold, in bytes; what it shares with others counts in
  * full. */
 uint64_t connection_held(const struct connection *connection);

@@ -81,7 +81,9 @@ struct shard {
 	uint64_t hold_ends;   /* the broker's, when paused publishers last had a look */
 
 	struct pool connection_pool, subscription_pool;
-	struct list connections;
+	struct list connections; /* all but the unlooked */
+	struct list unlooked; /* those that more than a word was sent to since the kernel was asked
+				 what it holds for them, or that it held something for */
 	uint32_t connections_n, subscriptions_n;
 	uint32_t refused_n; /* connections that are being told why they are refused */
 	uint32_t late_n;    /* of connections_n: that came while draining, which waits for none */
@@ -103,9 +105,7 @@ struct shard {
 
 	struct deadline_class memory; /* budget.c */
 	struct deadline memory_deadline;
-	uint32_t looks_left;              /* connections before all have been looked at */
-	uint64_t looked_sends;            /* sends, when some were last looked at */
-	bool looking_pays;                /* something was sent, or held, in this round */
+	uint64_t looked_sends;            /* sends, at the last look */
 	_Atomic uint64_t largest_backlog; /* while there is eviction */
 	bool nobody_to_evict; /* but for small ones, as of the last look, in the whole broker */
 	bool accept_stopped;

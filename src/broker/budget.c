@@ -12,7 +12,6 @@
 enum {
 	PERIOD_MS = 250,
 	LOOKS_MAX = 1024,      /* connections looked at in one period */
-	LOOK_BYTES = 4 << 10,  /* sent; less does not show beside what any connection takes */
 	BACKLOG_MIN = 64 << 10 /* smaller ones go when nothing else is left to go */
 };
 
@@ -108,44 +107,6 @@ bool budget_wants_history(struct shard *s)
 	       memory_used() >= part(budget_limit(s->broker), entered_at[BUDGET_HISTORY]);
 }
 
-/* ---- what the kernel holds ---- */
-
-/* A few of the connections: those that more than a word was sent to since they were last looked at,
- * and those whose client had not taken it. Returns whether there was any. */
-static bool look_at_sockets(struct shard *s)
-{
-	bool any = false;
-	uint32_t n = s->connections_n < LOOKS_MAX ? s->connections_n : LOOKS_MAX;
-
-	for (; n > 0; n--) {
-		struct list *link = list_take(&s->connections);
-		struct connection *c = LIST_ENTRY(link, struct connection, link);
-
-		list_append(&s->connections, link);
-		if (s->looks_left == 0)
-			s->looks_left = s->connections_n;
-		s->looks_left--;
-		if (c->socket.sending || c->kernel_bytes > 0 || c->unlooked_bytes >= LOOK_BYTES)
-			connection_look(c);
-		any |= c->socket.sending || c->kernel_bytes > 0;
-	}
-	if (s->connections_n == 0)
-		s->looks_left = 0;
-	return any;
-}
-
-/* Whether to look again: not when nothing has been sent since a whole round that found nothing. */
-static bool look_again(struct shard *s, bool found)
-{
-	bool round_over = s->looks_left == 0, busy;
-
-	busy = s->looking_pays |= found || s->sockets.sends != s->looked_sends;
-	s->looked_sends = s->sockets.sends;
-	if (round_over)
-		s->looking_pays = false;
-	return busy || !round_over;
-}
-
 /* ---- eviction ---- */
 
 struct eviction {
@@ -213,9 +174,11 @@ static void evict_largest(struct shard *s)
 static void period(void *context, struct deadline *d)
 {
 	struct shard *s = context;
-	bool again = look_again(s, look_at_sockets(s));
+	bool again = connections_look(s, LOOKS_MAX);
 
 	again |= ring_give_back(s->reactor.ring);
+	again |= s->sockets.sends != s->looked_sends;
+	s->looked_sends = s->sockets.sends;
 	memory_settle();
 	if (budget_check(s) == BUDGET_EVICTION)
 		evict_largest(s);

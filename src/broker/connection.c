@@ -24,6 +24,7 @@ enum {
 	 * the kernel's queue. */
 	REFUSED_CONNECTIONS_MAX = 64,
 	KERNEL_SEND_BYTES = 1 << 10, /* that the kernel takes for a send beside what is sent */
+	LOOK_BYTES = 4 << 10,        /* sent; less does not show beside what any connection takes */
 };
 
 static const unsigned may_become[] = {
@@ -119,6 +120,19 @@ static void maybe_end(struct connection *c)
 		connection_flush(c);
 }
 
+/* So much has been given to the kernel: enough of it, and somebody has to see whether it stays
+ * there. */
+static void count_unlooked(struct connection *c, size_t sent_bytes)
+{
+	bool listed = c->unlooked_bytes >= LOOK_BYTES;
+
+	c->unlooked_bytes += KERNEL_SEND_BYTES + (uint32_t)sent_bytes;
+	if (listed || c->unlooked_bytes < LOOK_BYTES)
+		return;
+	list_remove(&c->link);
+	list_append(&c->shard->unlooked, &c->link);
+}
+
 void connection_flush(struct connection *c)
 {
 	struct subscription *sub = c->subscription;
@@ -156,9 +170,7 @@ void connection_flush(struct connection *c)
 		n += gathered;
 	}
 	if (n > 0)
-		c->unlooked_bytes +=
-			KERNEL_SEND_BYTES +
-			(uint32_t)socket_send(&c->shard->sockets, &c->socket, spans, n);
+		count_unlooked(c, socket_send(&c->shard->sockets, &c->socket, spans, n));
 	else
 		maybe_end(c);
 }
@@ -434,7 +446,6 @@ void connections_init(struct shard *s)
 	sockets_init(&s->sockets, &s->reactor, &events, SOCKET_NO_SLOT);
 	pool_init(&s->connection_pool, sizeof(struct connection));
 	pool_init(&s->subscription_pool, sizeof(struct subscription));
-	list_init(&s->connections);
 	list_init(&s->paused);
 	deadline_class_init(&s->handshake, s->config->limits.handshake_seconds * NS_PER_S);
 	deadline_class_init(&s->idle, s->config->limits.idle_seconds * NS_PER_S);
@@ -443,7 +454,7 @@ void connections_init(struct shard *s)
 	http_answers_init(s);
 }
 
-void connection_look(struct connection *c)
+static void look(struct connection *c)
 {
 	size_t bytes = ring_kernel_bytes(c->shard->reactor.ring, c->socket.fd);
 	uint32_t now = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
@@ -451,6 +462,22 @@ void connection_look(struct connection *c)
 	memory_count((int64_t)now - c->kernel_bytes);
 	c->kernel_bytes = now;
 	c->unlooked_bytes = 0;
+}
+
+bool connections_look(struct shard *s, unsigned max)
+{
+	struct list *l, looked;
+
+	list_init(&looked);
+	for (; max > 0 && (l = list_take(&s->unlooked)) != NULL; max--) {
+		struct connection *c = LIST_ENTRY(l, struct connection, link);
+
+		look(c);
+		list_append(c->socket.sending || c->kernel_bytes > 0 ? &looked : &s->connections,
+			    l);
+	}
+	list_splice(&s->unlooked, &looked);
+	return !list_empty(&s->unlooked);
 }
 
 /* What goes when it goes. */
@@ -583,18 +610,26 @@ void connections_resume(struct shard *s)
 	}
 }
 
-void connections_each(struct shard *s, void (*callback)(struct connection *, void *),
-		      void *argument)
+static void each_in(struct list *list, void (*callback)(struct connection *, void *),
+		    void *argument)
 {
-	struct list marker, *l = s->connections.next;
+	struct list marker, *l = list->next;
 
 	list_init(&marker);
-	while (l != &s->connections) {
+	while (l != list) {
 		list_append(l->next, &marker);
 		callback(LIST_ENTRY(l, struct connection, link), argument);
 		l = marker.next;
 		list_remove(&marker);
 	}
+}
+
+void connections_each(struct shard *s, void (*callback)(struct connection *, void *),
+		      void *argument)
+{
+	/* In this order: what the callback sends may have one looked at. */
+	each_in(&s->unlooked, callback, argument);
+	each_in(&s->connections, callback, argument);
 }
 
 /* Silence is allowed, and nothing else is timed: now this is. */

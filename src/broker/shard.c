@@ -459,6 +459,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	list_init(&s->active);
 	list_init(&s->appended);
 	list_init(&s->connections);
+	list_init(&s->unlooked);
 	history_total_init(&s->history, config->limits.history_total_bytes);
 	atomic_init(&s->history_oldest_ns, UINT64_MAX);
 	err = reactor_init(&s->reactor, &params, b->mailbox, b->ring_fds, &owner);

@@ -508,6 +508,18 @@ static void rest(unsigned rounds_max)
 	}
 }
 
+struct publishers {
+	struct span topic;
+	unsigned n;
+};
+
+static void count_publisher(struct connection *c, void *argument)
+{
+	struct publishers *of = argument;
+
+	of->n += c->publisher != NULL && span_equal(c->publisher->name, of->topic);
+}
+
 /* A home counts those who publish to its topic, no more and no fewer. */
 static void check_publishers(const struct shard *home)
 {
@@ -515,21 +527,13 @@ static void check_publishers(const struct shard *home)
 
 	for (size_t at = 0; (n = table_next(&home->topics, &at)) != NULL;) {
 		const struct topic *t = (struct topic *)(void *)n;
-		unsigned publishers = 0;
+		struct publishers there = { .topic = n->name };
 
-		for (unsigned i = 0; i < sim.broker.shards_n; i++) {
-			const struct list *all = &sim.broker.shards[i].connections;
-
-			for (struct list *l = all->next; l != all; l = l->next) {
-				const struct publisher *p =
-					LIST_ENTRY(l, struct connection, link)->publisher;
-
-				publishers += p != NULL && span_equal(p->name, n->name);
-			}
-		}
-		if (t->publishers != publishers)
+		for (unsigned i = 0; i < sim.broker.shards_n; i++)
+			connections_each(&sim.broker.shards[i], count_publisher, &there);
+		if (t->publishers != there.n)
 			sim_fail("%.*s has %u publishers and is said to have %u", (int)n->name.len,
-				 n->name.data, publishers, t->publishers);
+				 n->name.data, there.n, t->publishers);
 	}
 }
 
@@ -614,6 +618,20 @@ static void check_readers(void)
 	}
 }
 
+static void check_connection(struct connection *c, void *argument)
+{
+	int client = kernel_client_of(c->socket.fd);
+
+	(void)argument;
+	/* A request may wait for a message that is still to come. */
+	if (c->awaiting && !held_up() && sim.clients[client].role < ROLE_READER)
+		sim_fail("client %d still waits for a home", client);
+	if (c->socket.sending && reads(c))
+		sim_fail("client %d reads and a send to it does not end", client);
+	if (!c->socket.recv_armed && !c->socket.ended && !held_up())
+		sim_fail("client %d is not listened to (state %d)", client, c->state);
+}
+
 static void check_rest(void)
 {
 	check_awake();
@@ -633,21 +651,7 @@ static void check_rest(void)
 			if (interest->unanswered > 0)
 				sim_fail("shard %u still waits for an answer", i);
 		}
-		for (struct list *l = s->connections.next; l != &s->connections; l = l->next) {
-			const struct connection *c = LIST_ENTRY(l, struct connection, link);
-
-			/* A request may wait for a message that is still to come. */
-			if (c->awaiting && !held_up() &&
-			    sim.clients[kernel_client_of(c->socket.fd)].role < ROLE_READER)
-				sim_fail("client %d still waits for a home",
-					 kernel_client_of(c->socket.fd));
-			if (c->socket.sending && reads(c))
-				sim_fail("client %d reads and a send to it does not end",
-					 kernel_client_of(c->socket.fd));
-			if (!c->socket.recv_armed && !c->socket.ended && !held_up())
-				sim_fail("client %d is not listened to (state %d)",
-					 kernel_client_of(c->socket.fd), c->state);
-		}
+		connections_each(s, check_connection, NULL);
 	}
 }
 
@@ -914,22 +918,23 @@ static bool any_cut_off(void)
 	return any;
 }
 
+static void fail_to_end(struct connection *c, void *argument)
+{
+	(void)argument;
+	sim_fail("everybody reads, and shard %u waits for client %d (state %d, awaiting %d, in "
+		 "flight %d)",
+		 c->shard->id, kernel_client_of(c->socket.fd), c->state, c->awaiting,
+		 c->socket.in_flight);
+}
+
 static void fail_to_drain(void)
 {
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
-		const struct shard *s = &sim.broker.shards[i];
+		struct shard *s = &sim.broker.shards[i];
 
 		if (fiber_ended(i))
 			continue;
-		for (struct list *l = s->connections.next; l != &s->connections; l = l->next) {
-			const struct connection *c = LIST_ENTRY(l, struct connection, link);
-
-			sim_fail("everybody reads, and shard %u waits for client %d (state %d, "
-				 "awaiting "
-				 "%d, in flight %d)",
-				 i, kernel_client_of(c->socket.fd), c->state, c->awaiting,
-				 c->socket.in_flight);
-		}
+		connections_each(s, fail_to_end, NULL);
 		sim_fail("everybody has gone, and shard %u waits for the others' word", i);
 	}
 }
