@@ -3,8 +3,8 @@
 
 The pair publishes 500 messages a second to itself for as long as a storm is looked at: in turns undisturbed, and while the
 storm blows. Its p99 of every second is kept; the table shows the medians and their ratio, which may be 2. A storm's clients
-run on the same cores as the broker and at a lower priority (nice 10), as if they were somewhere else; a third column
-has the same storm on *another* broker of this machine, and says how much of it is the machine being busy.
+run on the same cores as the broker, but only when nobody else wants to (SCHED_IDLE), as if they were somewhere else; a third
+column has the same storm on *another* broker of this machine, and says how much of it is the machine being busy.
 """
 
 import argparse
@@ -24,8 +24,6 @@ from harness import Loop
 import storms
 
 QUIET_SECONDS = 5
-NICE = 10
-MAY_BE = 2.0
 
 
 def loopback_up():
@@ -59,7 +57,7 @@ def say(text, end="\n"):
 
 
 def blow(storm, size, broker, seconds=0):
-    """One storm, again until it has blown for that long, in a process of its own at a lower priority.
+    """One storm, again until it has blown for that long, in a process of its own that waits for everybody else.
 
     Whether it was survived, the spans of time in which it blew, and its words.
     """
@@ -69,7 +67,7 @@ def blow(storm, size, broker, seconds=0):
         code = 1
         try:
             os.close(read)
-            os.nice(NICE)
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
             # What a process waits for must be its own.
             broker.loop = Loop(broker.log_tail)
             spans, until = [], time.monotonic() + 3 * seconds
