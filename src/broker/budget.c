@@ -177,7 +177,6 @@ static void period(void *context, struct deadline *d)
 	bool again = connections_look(s, LOOKS_MAX);
 
 	again |= ring_give_back(s->reactor.ring);
-	again |= s->sockets.sends != s->looked_sends;
 	s->looked_sends = s->sockets.sends;
 	memory_settle();
 	if (budget_check(s) == BUDGET_EVICTION)
