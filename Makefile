@@ -126,7 +126,7 @@ SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/r
 	tests/lint/layers deploy/completion/broker.bash \
 	deploy/tune.sh deploy/trace/run deploy/ec2/bench deploy/ec2/user-data \
 	deploy/deb/build deploy/test-deb deploy/chroot.sh \
-	deploy/examples/ll-hls/up deploy/examples/ll-hls/objects)
+	deploy/npm/fetch deploy/examples/ll-hls/up deploy/examples/ll-hls/objects)
 MAN1     := $(wildcard docs/man/*.1)
 MAN5     := $(wildcard docs/man/*.5)
 
@@ -419,7 +419,7 @@ format: ## Bring all C files into shape with clang-format
 	@test -z "$(C_FILES)" || clang-format -i $(C_FILES)
 
 .PHONY: deps
-deps: ## Install the Debian packages that building and testing need
+deps: ## Install and fetch what building and testing need
 	@deploy/deps build test examples
 
 .PHONY: check-bare
@@ -489,6 +489,7 @@ help: ## Show this list
 	echo
 	echo "  SAN=asan|tsan|cov picks a variant: make SAN=asan test"
 
+# What deploy/deps has fetched stays: nothing else can bring it back.
 .PHONY: clean
 clean: ## Remove everything that was built
-	@rm -rf build
+	@test ! -d build || find build -mindepth 1 -maxdepth 1 ! -name npm -exec rm -rf {} +

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import selectors
+import shutil
 import signal
 import socket
 import struct
@@ -25,6 +26,7 @@ SANITIZER = next((name for name in ("asan", "tsan", "cov") if name in BROKER.par
 # Instruments slow the broker down: every bound on time stretches with them.
 FACTOR = float(os.environ.get("TEST_TIME_FACTOR", {"asan": 4, "tsan": 10, "cov": 2}.get(SANITIZER, 1)))
 PATIENCE = 10 * FACTOR  # the longest that a single wait may take, unless a test says otherwise
+TEST_SECONDS = 60 * FACTOR  # the most that one test may take
 
 # Memory and CPU are bounds of the release build: conftest leaves these tests out of the others.
 release_only = pytest.mark.release_only
@@ -318,6 +320,29 @@ class Line:
         if not self.ended:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
+
+
+# What deploy/deps has fetched from npm for tests.
+NPM = ROOT / "build/npm/test"
+NPM_LOCK = "package-lock.json"
+
+
+def node(script, directory, **env):
+    """Runs a script that may import any package of deploy/npm/test, in a directory of its own."""
+    wanted = (ROOT / "deploy/npm/test" / NPM_LOCK).read_bytes()
+    if not (NPM / NPM_LOCK).exists() or (NPM / NPM_LOCK).read_bytes() != wanted:
+        pytest.fail(f"{NPM} is not there or not of today; try: deploy/deps test")
+    # Modules are looked for beside the file that wants them.
+    (directory / "node_modules").symlink_to(NPM / "node_modules")
+    return subprocess.run(
+        ["node", shutil.copy(script, directory)],
+        cwd=directory,
+        env={**os.environ, **env},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=TEST_SECONDS,
+    )
 
 
 # --- the broker --------------------------------------------------------------------------------------
