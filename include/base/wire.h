@@ -2,26 +2,17 @@
 #define BASE_WIRE_H
 
 /*
- * What the topic room and the protocols have in common: a run of messages, and a wire format as a
- * table of pure functions that turns runs into bytes. A protocol offers one; a stream is given one
- * and knows no more about it.
+ * What the topic room and the protocols have in common: a wire format as a table of pure functions
+ * that turns runs of messages into bytes. A protocol offers one; a stream is given one and knows no
+ * more about it.
  */
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/run.h"
 #include "base/span.h"
-
-/* Messages of one topic with consecutive numbers. */
-struct run {
-	struct span
-		body; /* lines: each message followed by CRLF; otherwise the one message itself */
-	uint32_t messages;   /* 1 unless lines */
-	bool lines;          /* no message holds a CR or LF */
-	uint64_t epoch, seq; /* seq of the first */
-	struct span type;    /* content type, or empty */
-};
 
 enum { WIRE_AROUND_MAX = 256 }; /* most bytes of a prefix or a suffix */
 
@@ -35,9 +26,9 @@ struct wire_format {
 	/* Writes the run, returns how many bytes. */
 	size_t (*encode)(const struct run *run, char *out);
 	/*
-	 * For one message that is sent from where it lies: what goes before and after it (at most
-	 * WIRE_AROUND_MAX bytes each) and which part of the run's body goes between. NULL: this
-	 * format always copies.
+	 * For a run of one message that is sent from where it lies, or of lines where these go out
+	 * verbatim: what goes before and after it (at most WIRE_AROUND_MAX bytes each) and which
+	 * part of the run's body goes between. NULL: this format always copies.
 	 */
 	void (*enclose)(const struct run *run, char *prefix, size_t *prefix_len, struct span *body,
 			char *suffix, size_t *suffix_len);
@@ -49,8 +40,5 @@ struct wire_format {
 	 * start of a message, and 0 is an end too. */
 	size_t (*boundary)(struct span encoded, size_t offset);
 };
-
-/* Bytes of a run's first n messages, ends of lines included. */
-size_t run_skip(const struct run *run, uint32_t n);
 
 #endif

@@ -37,6 +37,7 @@ struct line_event {
 	uint32_t messages;
 	bool canonical; /* with what came before as LINE_PART, every message ends in CRLF and holds
 			   no other CR */
+	bool inner_cr;  /* perhaps some message holds one; never if canonical */
 	const char *error;
 };
 

@@ -14,8 +14,8 @@
 #include <stdint.h>
 
 #include "base/list.h"
+#include "base/run.h"
 #include "base/span.h"
-#include "base/wire.h"
 #include "topic/letter.h"
 
 struct block {
@@ -25,7 +25,7 @@ struct block {
 	uint8_t name_len;
 	uint8_t type_len;    /* of its content type; 0: not known */
 	uint8_t version_len; /* of what its publisher calls its version; 0: nothing */
-	bool lines;          /* the body is messages each followed by CRLF */
+	uint8_t form;        /* enum run_form: of the body */
 	/* For a publisher that waits to hear its number, at this connection: a letter to it, plain
 	 * memory of the block's; or NULL. */
 	struct letter *receipt;

@@ -1,5 +1,6 @@
 #include "broker/fetch.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <string.h>
 
@@ -49,15 +50,15 @@ static void answer(struct shard *s, struct fetch_letter *l, int error)
 	shard_post(s, l->shard, LANE_FREE, &l->letter);
 }
 
-/* The n-th message of a block, without its end of line. */
+/* The n-th message of a block. */
 static struct span message_at(struct block *b, uint64_t n)
 {
 	struct run run = block_run(b, (uint32_t)n);
+	struct span message;
+	bool any = run_next(&run, &message);
 
-	if (run.lines)
-		run.body.len = (size_t)((const char *)memchr(run.body.data, '\r', run.body.len) -
-					run.body.data);
-	return run.body;
+	assert(any);
+	return message;
 }
 
 /* Puts the message with this number, if the history has it, into the answer. */

@@ -97,13 +97,19 @@ static struct block *add(struct connection *c, struct span bytes)
 	return b;
 }
 
-/* Messages that are not all in the form in which they are sent: those that are go together, each of
- * the others alone. */
-static void publish_uneven(struct connection *c, struct span raw)
+/* Messages that are not all in the form in which they are sent, in one block: as lines or, where
+ * one of them holds a CR, as records. NULL: out of memory. */
+static struct block *block_of_uneven(const struct publisher *p, struct span raw,
+				     const struct line_event *e)
 {
-	struct publisher *p = c->publisher;
-	struct block *lines = NULL;
+	/* An end of line of one byte at least gives way to one of two, or to a head. */
+	size_t more = e->inner_cr ? RECORD_HEAD_BYTES - 1 : 1;
+	struct block *b = block_new(p->name, p->hash, raw.len + e->messages * more);
+	char *at;
 
+	if (b == NULL)
+		return NULL;
+	at = block_body(b);
 	while (raw.len > 0) {
 		const char *lf = memchr(raw.data, '\n', raw.len);
 		struct span line = { raw.data, (size_t)(lf - raw.data) };
@@ -111,42 +117,29 @@ static void publish_uneven(struct connection *c, struct span raw)
 		raw = span_skip(raw, line.len + 1);
 		if (line.len > 0 && line.data[line.len - 1] == '\r')
 			line.len--;
-		if (line.len > 0 && memchr(line.data, '\r', line.len) != NULL) {
-			struct block *single = block_new(p->name, p->hash, line.len);
-
-			if (lines != NULL)
-				publish(c, block_trim(lines));
-			lines = NULL;
-			if (single == NULL)
-				goto no_memory;
-			memcpy(block_body(single), line.data, line.len);
-			single->len = line.len;
-			single->messages = 1;
-			publish(c, single);
+		if (e->inner_cr) {
+			at = record_put(at, line);
 			continue;
 		}
-		if (lines == NULL) {
-			lines = block_new(p->name, p->hash, line.len + 2 + raw.len + raw.len / 8);
-		} else {
-			struct block *more = block_reserve(lines, line.len + 2);
-
-			if (more == NULL)
-				block_unref(lines);
-			lines = more;
-		}
-		if (lines == NULL)
-			goto no_memory;
-		memcpy(block_body(lines) + lines->len, line.data, line.len);
-		memcpy(block_body(lines) + lines->len + line.len, "\r\n", 2);
-		lines->len += line.len + 2;
-		lines->messages++;
-		lines->lines = true;
+		memcpy(at, line.data, line.len);
+		memcpy(at + line.len, "\r\n", 2);
+		at += line.len + 2;
 	}
-	if (lines != NULL)
-		publish(c, block_trim(lines));
-	return;
-no_memory:
-	connection_error(c, LINE_ERROR_TEXT("out of memory"));
+	b->form = e->inner_cr ? RUN_RECORDS : RUN_LINES;
+	b->messages = e->messages;
+	b->len = (size_t)(at - block_body(b));
+	assert(b->len <= b->capacity);
+	return b;
+}
+
+static void publish_uneven(struct connection *c, struct span raw, const struct line_event *e)
+{
+	struct block *b = block_of_uneven(c->publisher, raw, e);
+
+	if (b != NULL)
+		publish(c, block_trim(b));
+	else
+		connection_error(c, LINE_ERROR_TEXT("out of memory"));
 }
 
 static void publish_messages(struct connection *c, const struct line_event *e)
@@ -155,7 +148,7 @@ static void publish_messages(struct connection *c, const struct line_event *e)
 	struct block *b;
 
 	if (!e->canonical && p->carry == NULL) {
-		publish_uneven(c, e->bytes);
+		publish_uneven(c, e->bytes, e);
 		return;
 	}
 	b = add(c, e->bytes);
@@ -163,12 +156,12 @@ static void publish_messages(struct connection *c, const struct line_event *e)
 		return;
 	p->carry = NULL;
 	if (!e->canonical) {
-		publish_uneven(c, (struct span){ block_body(b), b->len });
+		publish_uneven(c, (struct span){ block_body(b), b->len }, e);
 		block_unref(b);
 		return;
 	}
 	b->messages = e->messages;
-	b->lines = true;
+	b->form = RUN_LINES;
 	p->together -= p->together / 8;
 	if (p->together < b->len)
 		p->together = b->len;

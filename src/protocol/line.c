@@ -87,6 +87,7 @@ struct scan {
 	size_t whole; /* bytes up to and with the last LF; 0: none */
 	uint32_t messages;
 	bool canonical;   /* CR and LF come only as CRLF, as far as `whole` goes */
+	bool inner_cr;    /* as far as that some CR comes otherwise */
 	bool tail_cr;     /* behind the last LF a CR that is not the last byte */
 	bool short_lines; /* some line but the first may be a goodbye */
 };
@@ -118,8 +119,10 @@ scan_with(void (*find)(const char *, uint64_t *, uint64_t *), struct span in, bo
 			uint64_t upto = top == 63 ? UINT64_MAX : (UINT64_C(2) << top) - 1;
 
 			/* A LF without a CR before it, or the other way round. */
-			if (stray_cr != 0 || ((lf ^ after_cr) & upto) != 0)
+			if (stray_cr != 0 || ((lf ^ after_cr) & upto) != 0) {
 				s.canonical = false;
+				s.inner_cr |= stray_cr != 0 || (after_cr & ~lf & upto) != 0;
+			}
 			stray_cr = after_cr & ~upto;
 			s.messages += (uint32_t)__builtin_popcountll(lf);
 			s.whole = at + top + 1;
@@ -268,7 +271,8 @@ static void publishing(struct line_decoder *d, struct span in, const struct line
 		*e = (struct line_event){ .kind = LINE_MESSAGES,
 					  .bytes = { in.data, s.whole },
 					  .messages = s.messages,
-					  .canonical = s.canonical && !d->inner_cr };
+					  .canonical = s.canonical && !d->inner_cr,
+					  .inner_cr = s.inner_cr || d->inner_cr };
 		*used = s.whole;
 		*d = (struct line_decoder){ .mode = d->mode };
 		return;
@@ -432,14 +436,26 @@ int line_detect(struct span first)
 
 /* ---- runs to bytes ---- */
 
-static uint32_t encodable(const struct run *run)
+static bool is_line(struct span message)
 {
-	if (run->lines)
-		return run->messages;
-	return memchr(run->body.data, '\n', run->body.len) == NULL &&
-	       memchr(run->body.data, '\r', run->body.len) == NULL;
+	return message.len == 0 || (memchr(message.data, '\n', message.len) == NULL &&
+				    memchr(message.data, '\r', message.len) == NULL);
 }
 
+static uint32_t encodable(const struct run *run)
+{
+	struct run rest = *run;
+	struct span message;
+	uint32_t n = 0;
+
+	if (run->form == RUN_LINES)
+		return run->messages;
+	while (run_next(&rest, &message))
+		n += is_line(message);
+	return n;
+}
+
+/* A record's head takes more than an end of line. */
 static size_t encoded_max(const struct run *run)
 {
 	return run->body.len + 2;
@@ -447,11 +463,23 @@ static size_t encoded_max(const struct run *run)
 
 static size_t encode(const struct run *run, char *out)
 {
-	memcpy(out, run->body.data, run->body.len);
-	if (run->lines)
+	struct run rest = *run;
+	struct span message;
+	char *at = out;
+
+	if (run->form == RUN_LINES) {
+		memcpy(out, run->body.data, run->body.len);
 		return run->body.len;
-	memcpy(out + run->body.len, "\r\n", 2);
-	return run->body.len + 2;
+	}
+	while (run_next(&rest, &message)) {
+		if (run->form != RUN_ONE && !is_line(message))
+			continue;
+		if (message.len > 0)
+			memcpy(at, message.data, message.len);
+		memcpy(at + message.len, "\r\n", 2);
+		at += message.len + 2;
+	}
+	return (size_t)(at - out);
 }
 
 static void enclose(const struct run *run, char *prefix, size_t *prefix_len, struct span *body,
@@ -459,8 +487,8 @@ static void enclose(const struct run *run, char *prefix, size_t *prefix_len, str
 {
 	(void)prefix;
 	*prefix_len = 0;
-	*body = run->body;
-	*suffix_len = run->lines ? 0 : 2;
+	*body = run->form == RUN_LINES ? run->body : run_only(run);
+	*suffix_len = run->form == RUN_LINES ? 0 : 2;
 	memcpy(suffix, "\r\n", *suffix_len);
 }
 

@@ -64,28 +64,6 @@ static size_t chunk_boundary(struct span encoded, size_t offset)
 	return at;
 }
 
-/* ---- messages of a run ---- */
-
-/* Takes the next message off; false: there is none left. */
-static bool next_message(struct run *run, struct span *message)
-{
-	const char *end;
-
-	if (run->messages == 0)
-		return false;
-	run->messages--;
-	run->seq++;
-	if (!run->lines) {
-		*message = run->body;
-		return true;
-	}
-	end = memchr(run->body.data, '\r', run->body.len);
-	assert(end != NULL);
-	*message = (struct span){ run->body.data, (size_t)(end - run->body.data) };
-	run->body = span_skip(run->body, message->len + 2);
-	return true;
-}
-
 /* ---- events ---- */
 
 #define EACH(byte) (UINT64_MAX / 255 * (byte))
@@ -202,8 +180,11 @@ static uint32_t every_message(const struct run *run)
 
 static size_t sse_encoded_max(const struct run *run)
 {
-	size_t text = run->lines ? run->messages : 1 + count_lf(run->body);
+	size_t text = run->messages;
 
+	/* Of records it counts those in their heads too. */
+	if (run->form != RUN_LINES)
+		text += count_lf(run->body);
 	text = text * PER_LINE + run->body.len;
 	/* Four for three, and what each is filled up by. */
 	return run->messages * (size_t)EVENT_AROUND_MAX +
@@ -217,12 +198,12 @@ static size_t encode_events(const struct run *run, char *out, bool chunked)
 	struct span message;
 	char *at = out;
 
-	for (uint64_t seq = rest.seq; next_message(&rest, &message); seq++) {
+	for (uint64_t seq = rest.seq; run_next(&rest, &message); seq++) {
 		bool text = is_text(message);
 		char head[EVENT_AROUND_MAX];
 		size_t n = (size_t)(put_event(head, text, run->epoch, seq) - head);
 		/* Each LF within is the end of a line and not counted twice. */
-		size_t lf = run->lines || !text ? 0 : count_lf(message);
+		size_t lf = run->form == RUN_LINES || !text ? 0 : count_lf(message);
 		size_t data = (text ? message.len + lf * (PER_LINE - 1) : base64_len(message.len)) +
 			      PER_LINE;
 
@@ -253,20 +234,10 @@ static size_t sse_plain_encode(const struct run *run, char *out)
 	return encode_events(run, out, false);
 }
 
-/* The message of a run of one. */
-static struct span only_message(const struct run *run)
-{
-	struct run rest = *run;
-	struct span message = { NULL, 0 };
-
-	(void)next_message(&rest, &message);
-	return message;
-}
-
 /* Only one line of text lies in its block as it is sent. */
 static bool sse_enclosable(const struct run *run)
 {
-	struct span message = only_message(run);
+	struct span message = run_only(run);
 
 	return is_text(message) && memchr(message.data, '\n', message.len) == NULL;
 }
@@ -277,7 +248,7 @@ static void enclose_event(const struct run *run, bool chunked, char *prefix, siz
 	char head[EVENT_AROUND_MAX], *at = prefix;
 	size_t n = (size_t)(put_event(head, true, run->epoch, run->seq) - head);
 
-	*body = only_message(run);
+	*body = run_only(run);
 	if (chunked)
 		at = put_size(at, n + PER_LINE + body->len + 1);
 	at = put(at, head, n);
@@ -372,7 +343,7 @@ static uint32_t chunked_encodable(const struct run *run)
 	struct span message;
 	uint32_t n = 0;
 
-	while (next_message(&rest, &message))
+	while (run_next(&rest, &message))
 		n += message.len > 0;
 	return n;
 }
@@ -388,7 +359,7 @@ static size_t chunked_encode(const struct run *run, char *out)
 	struct span message;
 	char *at = out;
 
-	while (next_message(&rest, &message)) {
+	while (run_next(&rest, &message)) {
 		if (message.len == 0)
 			continue;
 		at = put_size(at, message.len);
@@ -401,7 +372,7 @@ static size_t chunked_encode(const struct run *run, char *out)
 static void chunked_enclose(const struct run *run, char *prefix, size_t *prefix_len,
 			    struct span *body, char *suffix, size_t *suffix_len)
 {
-	*body = only_message(run);
+	*body = run_only(run);
 	*prefix_len = (size_t)(put_size(prefix, body->len) - prefix);
 	*suffix_len = 2;
 	memcpy(suffix, "\r\n", 2);

@@ -92,9 +92,10 @@ struct block *block_trim(struct block *b)
 
 struct run block_run(const struct block *b, uint32_t skip)
 {
-	struct run run = { .body = { b->bytes + b->head_len, b->len },
+	struct run run = { .topic = block_name(b),
+			   .body = { b->bytes + b->head_len, b->len },
 			   .messages = b->messages,
-			   .lines = b->lines,
+			   .form = b->form,
 			   .epoch = b->epoch,
 			   .seq = b->seq,
 			   .type = block_type(b) };

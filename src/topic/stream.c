@@ -146,7 +146,7 @@ static int append_reference(struct stream *s, const struct run *run, uint32_t me
 /* Whether not copying saves more than a chunk of its own costs. */
 static bool worth_referring(const struct wire_format *format, const struct run *run)
 {
-	if (run->lines && format->lines_verbatim)
+	if (run->form == RUN_LINES && format->lines_verbatim)
 		return run->body.len >= STREAM_REFERENCE_LINES_BYTES;
 	return run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
 	       format->enclose != NULL && (format->enclosable == NULL || format->enclosable(run));

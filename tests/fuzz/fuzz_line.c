@@ -32,6 +32,7 @@ static size_t add_messages(struct text *out, const struct text *carry, const str
 			       memchr(line, '\r', len) == (void *)(lf - 1));
 		if (len > 0 && lf[-1] == '\r')
 			len--;
+		assert(e->inner_cr || memchr(line, '\r', len) == NULL);
 		text_add(out, "M", 1);
 		text_add(out, line, len);
 		text_add(out, "\n", 1);

@@ -257,6 +257,23 @@ static void sequenced(unsigned topic, struct client *publisher, struct span mess
 	o->encodable_n += encodable;
 }
 
+/* Returns how many there are. */
+static uint32_t sequenced_lines(unsigned topic, struct client *publisher, struct span body)
+{
+	uint32_t messages = 0;
+
+	for (; body.len > 0; messages++) {
+		const char *lf = memchr(body.data, '\n', body.len);
+
+		if (lf == NULL || lf == body.data || lf[-1] != '\r')
+			sim_fail("topic %u: a block of lines without its end", topic);
+		sequenced(topic, publisher,
+			  (struct span){ body.data, (size_t)(lf - body.data) - 1 }, true);
+		body = span_skip(body, (size_t)(lf - body.data) + 1);
+	}
+	return messages;
+}
+
 void __wrap_topic_sequence(struct topic *t, struct block *b, struct history_total *total,
 			   uint64_t now_ns)
 {
@@ -264,6 +281,7 @@ void __wrap_topic_sequence(struct topic *t, struct block *b, struct history_tota
 	int topic = topic_of(block_name(b));
 	struct span body = { block_body(b), b->len };
 	uint32_t messages = 0;
+	struct client *publisher;
 
 	__real_topic_sequence(t, b, total, now_ns);
 	sim_trace("home    topic %" PRId64 ": seq %" PRIu64 ", %" PRIu64
@@ -274,21 +292,24 @@ void __wrap_topic_sequence(struct topic *t, struct block *b, struct history_tota
 		return;
 	if (tag == 0)
 		sim_fail("a block of nobody");
+	publisher = &sim.clients[tag - 1];
 	if (era_base(&orders[topic], b->epoch, true) + b->seq - 1 != orders[topic].n)
 		sim_fail("topic %d: the number %" PRIu64 " is not the next", topic, b->seq);
-	if (!b->lines) {
-		sequenced((unsigned)topic, &sim.clients[tag - 1], body, false);
+	switch (b->form) {
+	case RUN_ONE:
+		sequenced((unsigned)topic, publisher, body, false);
 		messages = 1;
-	}
-	while (b->lines && body.len > 0) {
-		const char *lf = memchr(body.data, '\n', body.len);
+		break;
+	case RUN_LINES:
+		messages = sequenced_lines((unsigned)topic, publisher, body);
+		break;
+	default:
+		for (; body.len > 0; messages++) {
+			struct span payload = record_payload(body);
 
-		if (lf == NULL || lf == body.data || lf[-1] != '\r')
-			sim_fail("topic %d: a block of lines without its end", topic);
-		sequenced((unsigned)topic, &sim.clients[tag - 1],
-			  (struct span){ body.data, (size_t)(lf - body.data) - 1 }, true);
-		body = span_skip(body, (size_t)(lf - body.data) + 1);
-		messages++;
+			sequenced((unsigned)topic, publisher, payload, false);
+			body = span_skip(body, RECORD_HEAD_BYTES + payload.len);
+		}
 	}
 	if (messages != b->messages)
 		sim_fail("topic %d: a block of %u messages says that it has %u", topic, messages,

@@ -420,7 +420,7 @@ static void links_go_in_and_out_of_lists(void **state)
 
 static void skipping_messages_of_a_run_skips_their_bytes(void **state)
 {
-	struct run lines = { .body = SPAN("a\r\n\r\nccc\r\n"), .messages = 3, .lines = true };
+	struct run lines = { .body = SPAN("a\r\n\r\nccc\r\n"), .messages = 3, .form = RUN_LINES };
 	struct run single = { .body = SPAN("a\nb"), .messages = 1 };
 
 	(void)state;
@@ -430,6 +430,46 @@ static void skipping_messages_of_a_run_skips_their_bytes(void **state)
 	assert_int_equal(run_skip(&lines, 3), 10);
 	assert_int_equal(run_skip(&single, 0), 0);
 	assert_int_equal(run_skip(&single, 1), 3);
+}
+
+static void a_run_is_walked_message_by_message_whatever_its_form(void **state)
+{
+	static const struct span messages[] = { { "a\r", 2 }, { "", 0 }, { "\n\0c", 3 } };
+	char records[3 * RECORD_HEAD_BYTES + 5], *at = records;
+	struct run runs[] = {
+		{ .body = SPAN("a\r\n\r\nccc\r\n"), .messages = 3, .form = RUN_LINES, .seq = 7 },
+		{ .messages = 3, .form = RUN_RECORDS, .seq = 7 },
+		{ .body = SPAN("\r\n"), .messages = 1, .form = RUN_ONE, .seq = 7 },
+		{ .body = SPAN(""), .messages = 1, .form = RUN_ONE, .seq = 7 },
+	};
+	static const struct span wanted[][3] = {
+		{ { "a", 1 }, { "", 0 }, { "ccc", 3 } },
+		{ { "a\r", 2 }, { "", 0 }, { "\n\0c", 3 } },
+		{ { "\r\n", 2 } },
+		{ { "", 0 } },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < 3; i++)
+		at = record_put(at, messages[i]);
+	assert_ptr_equal(at, records + sizeof(records));
+	runs[1].body = (struct span){ records, sizeof(records) };
+	for (size_t i = 0; i < sizeof(runs) / sizeof(*runs); i++) {
+		struct run rest = runs[i];
+		uint32_t n = 0;
+		struct span message;
+
+		for (; run_next(&rest, &message); n++) {
+			assert_true(span_equal(message, wanted[i][n]));
+			assert_int_equal(rest.seq, 7 + n + 1);
+			assert_ptr_equal(runs[i].body.data + run_skip(&runs[i], n + 1),
+					 rest.body.data);
+		}
+		assert_int_equal(n, runs[i].messages);
+		assert_int_equal(rest.body.len, 0);
+	}
+	runs[1].messages = 1;
+	assert_true(span_equal(run_only(&runs[1]), messages[0]));
 }
 
 static void spans_are_equal_by_their_bytes(void **state)
@@ -506,6 +546,7 @@ int main(void)
 		cmocka_unit_test(objects_of_a_pool_do_not_overlap),
 		cmocka_unit_test(links_go_in_and_out_of_lists),
 		cmocka_unit_test(skipping_messages_of_a_run_skips_their_bytes),
+		cmocka_unit_test(a_run_is_walked_message_by_message_whatever_its_form),
 		cmocka_unit_test(spans_are_equal_by_their_bytes),
 		cmocka_unit_test(clock_never_goes_back),
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)

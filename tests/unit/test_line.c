@@ -107,6 +107,8 @@ static void messages(struct session *s, const struct line_event *e)
 			assert_true(cr);
 			assert_null(memchr(p, '\r', len));
 		}
+		if (!e->inner_cr)
+			assert_null(memchr(p, '\r', len));
 		assert_true(len <= s->limits->message_bytes);
 		add_message(&s->out, p, len);
 		p = lf + 1;
@@ -608,11 +610,13 @@ static void canonical_is_said_whenever_it_is_so(void **state)
 		assert_true(e.canonical);
 		decoders[i](&d, SPAN("four\n"), &usual, &e, &used);
 		assert_false(e.canonical);
+		assert_false(e.inner_cr);
 		decoders[i](&d, SPAN("five\r"), &usual, &e, &used);
 		decoders[i](&d, SPAN("x"), &usual, &e, &used);
 		decoders[i](&d, SPAN("\r\n"), &usual, &e, &used);
 		assert_int_equal(e.kind, LINE_MESSAGES);
 		assert_false(e.canonical);
+		assert_true(e.inner_cr);
 		decoders[i](&d, SPAN("six\r\n"), &usual, &e, &used);
 		assert_true(e.canonical);
 	}
@@ -672,13 +676,13 @@ static void what_holds_an_end_of_line_has_no_form(void **state)
 	assert_false(line_format.encodable(&run));
 	run.body = SPAN("");
 	assert_true(line_format.encodable(&run));
-	run = (struct run){ .messages = 2, .lines = true, .body = SPAN("a\r\nb\r\n") };
+	run = (struct run){ .messages = 2, .form = RUN_LINES, .body = SPAN("a\r\nb\r\n") };
 	assert_true(line_format.encodable(&run));
 }
 
 static void runs_are_encoded_as_lines(void **state)
 {
-	struct run lines = { .messages = 2, .lines = true, .body = SPAN("a\r\nb\r\n") };
+	struct run lines = { .messages = 2, .form = RUN_LINES, .body = SPAN("a\r\nb\r\n") };
 	struct run single = { .messages = 1, .body = SPAN("one") };
 	char out[16], prefix[WIRE_AROUND_MAX], suffix[WIRE_AROUND_MAX];
 	size_t prefix_len, suffix_len, n;
@@ -698,10 +702,28 @@ static void runs_are_encoded_as_lines(void **state)
 	assert_int_equal(prefix_len, 0);
 	assert_true(span_equal(body, single.body));
 	assert_true(span_equal((struct span){ suffix, suffix_len }, SPAN("\r\n")));
-	lines = (struct run){ .messages = 1, .lines = true, .body = SPAN("a\r\n") };
+	lines = (struct run){ .messages = 1, .form = RUN_LINES, .body = SPAN("a\r\n") };
 	line_format.enclose(&lines, prefix, &prefix_len, &body, suffix, &suffix_len);
 	assert_int_equal(prefix_len + suffix_len, 0);
 	assert_true(span_equal(body, lines.body));
+}
+
+static void of_records_those_that_are_lines_are_encoded(void **state)
+{
+	static const struct span messages[] = { { "a\rb", 3 }, { "one", 3 },  { "\r", 1 },
+						{ "", 0 },     { "x\ny", 3 }, { "two", 3 } };
+	char records[6 * RECORD_HEAD_BYTES + 13], *at = records, out[64];
+	struct run run = { .messages = 6, .form = RUN_RECORDS };
+	size_t n;
+
+	(void)state;
+	for (size_t i = 0; i < 6; i++)
+		at = record_put(at, messages[i]);
+	run.body = (struct span){ records, (size_t)(at - records) };
+	assert_int_equal(line_format.encodable(&run), 3);
+	n = line_format.encode(&run, out);
+	assert_true(n <= line_format.encoded_max(&run));
+	assert_true(span_equal((struct span){ out, n }, SPAN("one\r\n\r\ntwo\r\n")));
 }
 
 static void boundary_is_the_end_of_the_message(void **state)
@@ -734,6 +756,7 @@ int main(void)
 		cmocka_unit_test(identity_is_epoch_and_number),
 		cmocka_unit_test(what_holds_an_end_of_line_has_no_form),
 		cmocka_unit_test(runs_are_encoded_as_lines),
+		cmocka_unit_test(of_records_those_that_are_lines_are_encoded),
 		cmocka_unit_test(boundary_is_the_end_of_the_message),
 	};
 

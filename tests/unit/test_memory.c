@@ -66,7 +66,7 @@ static struct block *block_with(const char *body, uint32_t messages)
 	memcpy(block_body(b), body, strlen(body));
 	b->len = strlen(body);
 	b->messages = messages;
-	b->lines = true;
+	b->form = RUN_LINES;
 	return b;
 }
 

@@ -19,7 +19,7 @@ static struct run one(struct span message)
 static struct run lines(struct span body, uint32_t messages)
 {
 	return (struct run){
-		.body = body, .messages = messages, .lines = true, .epoch = 0xabc, .seq = 7
+		.body = body, .messages = messages, .form = RUN_LINES, .epoch = 0xabc, .seq = 7
 	};
 }
 
@@ -176,6 +176,46 @@ static void each_message_is_a_chunk(void **state)
 	expect(&chunked_format, lines(SPAN("a\r\n\r\n"), 2), SPAN("1\r\na\r\n"));
 }
 
+static void records_are_encoded_as_each_alone(void **state)
+{
+	static const struct span messages[] = {
+		{ "a\rb", 3 }, { "", 0 }, { "one\n\n", 5 }, { "\0", 1 }, { "two", 3 }
+	};
+	const struct wire_format *formats[] = { &sse_format, &sse_plain_format, &chunked_format };
+	char records[5 * RECORD_HEAD_BYTES + 12], *at = records;
+
+	(void)state;
+	for (size_t i = 0; i < 5; i++)
+		at = record_put(at, messages[i]);
+	for (int f = 0; f < 3; f++) {
+		struct run run = { .body = { records, sizeof(records) },
+				   .messages = 5,
+				   .form = RUN_RECORDS,
+				   .epoch = 0xabc,
+				   .seq = 7 };
+		struct span all = encode(formats[f], &run), rest = all;
+		uint32_t with_form = 0;
+
+		for (size_t i = 0; i < 5; i++) {
+			struct run alone = one(messages[i]);
+			struct span part;
+
+			alone.seq += i;
+			if (formats[f]->encodable(&alone) == 0)
+				continue;
+			with_form++;
+			part = encode(formats[f], &alone);
+			assert_true(part.len <= rest.len);
+			assert_memory_equal(part.data, rest.data, part.len);
+			rest = span_skip(rest, part.len);
+			release(part);
+		}
+		assert_int_equal(rest.len, 0);
+		assert_int_equal(formats[f]->encodable(&run), with_form);
+		release(all);
+	}
+}
+
 static void an_empty_message_has_no_chunk(void **state)
 {
 	struct run run = one(SPAN(""));
@@ -254,6 +294,7 @@ int main(void)
 		cmocka_unit_test(every_byte_decides_by_itself),
 		cmocka_unit_test(a_large_line_of_text_is_sent_from_where_it_lies),
 		cmocka_unit_test(each_message_is_a_chunk),
+		cmocka_unit_test(records_are_encoded_as_each_alone),
 		cmocka_unit_test(an_empty_message_has_no_chunk),
 		cmocka_unit_test(boundaries_are_ends_of_messages),
 		cmocka_unit_test(heartbeat_and_gap_tell_ids),

@@ -23,15 +23,6 @@
 
 /* ---- the formats ---- */
 
-/* The message of a run that begins here. */
-static struct span message_from(const struct run *run, const char *p)
-{
-	size_t left = run->body.len - (size_t)(p - run->body.data);
-	const char *stop = run->lines ? memchr(p, '\r', left) : p + left;
-
-	return (struct span){ p, (size_t)(stop - p) };
-}
-
 static bool has_form(struct span message)
 {
 	return message.len == 0 || message.data[0] != '!';
@@ -39,15 +30,12 @@ static bool has_form(struct span message)
 
 static uint32_t tagged_encodable(const struct run *run)
 {
-	const char *p = run->body.data;
+	struct run rest = *run;
+	struct span message;
 	uint32_t n = 0;
 
-	for (uint32_t i = 0; i < run->messages; i++) {
-		struct span message = message_from(run, p);
-
+	while (run_next(&rest, &message))
 		n += has_form(message);
-		p += message.len + 2;
-	}
 	return n;
 }
 
@@ -60,17 +48,15 @@ static unsigned encoded_runs;
 
 static size_t tagged_encode(const struct run *run, char *out)
 {
-	const char *p = run->body.data;
+	struct run rest = *run;
+	struct span message;
 	char *to = out;
 
 	encoded_runs++;
-	for (uint32_t i = 0; i < run->messages; i++) {
-		struct span message = message_from(run, p);
-
-		p += message.len + 2;
+	while (run_next(&rest, &message)) {
 		if (!has_form(message))
 			continue;
-		to += sprintf(to, "[%llu]", (unsigned long long)(run->seq + i));
+		to += sprintf(to, "[%llu]", (unsigned long long)(rest.seq - 1));
 		memcpy(to, message.data, message.len);
 		to += message.len;
 		*to++ = '\n';
@@ -82,8 +68,7 @@ static void tagged_enclose(const struct run *run, char *prefix, size_t *prefix_l
 			   struct span *body, char *suffix, size_t *suffix_len)
 {
 	*prefix_len = (size_t)sprintf(prefix, "[%llu]", (unsigned long long)run->seq);
-	*body = run->body;
-	body->len -= run->lines ? 2 : 0;
+	*body = run_only(run);
 	suffix[0] = '\n';
 	*suffix_len = 1;
 }
@@ -150,7 +135,7 @@ static struct world {
 	uint64_t matched, delivered, dropped; /* as the owner counts */
 } world;
 
-static struct block *block_of(const char *body, size_t len, uint32_t messages, bool lines)
+static struct block *block_of(const char *body, size_t len, uint32_t messages, enum run_form form)
 {
 	struct block *b = block_new(SPAN("topic"), 1, len);
 
@@ -158,7 +143,7 @@ static struct block *block_of(const char *body, size_t len, uint32_t messages, b
 	memcpy(block_body(b), body, len);
 	b->len = len;
 	b->messages = messages;
-	b->lines = lines;
+	b->form = form;
 	b->seq = world.messages_n + 1;
 	return b;
 }
@@ -201,38 +186,51 @@ static size_t random_len(void)
 	return one_in(30) ? below(4000) : below(40);
 }
 
-/* A block of lines, one of which may be large, and some of which may have no form. */
-static struct block *random_lines(uint32_t n, size_t large, bool formless)
+/* A block of messages, one of which may be large, and some of which may have no form: of lines, or
+ * of records, that may hold a CR. */
+static struct block *random_messages(uint32_t n, size_t large, bool formless, enum run_form form)
 {
 	size_t *lens = malloc(n * sizeof(*lens)), len = 0;
 	uint32_t big = (uint32_t)below(n);
 	struct block *b;
-	char *body, *p;
+	char *body, *text, *p;
 
 	assert_non_null(lens);
 	for (uint32_t i = 0; i < n; i++) {
 		lens[i] = large > 0 && i == big ? large : random_len();
-		len += lens[i] + 2;
+		len += lens[i] + RECORD_HEAD_BYTES;
 	}
 	body = malloc(len);
+	text = malloc(len);
 	assert_non_null(body);
+	assert_non_null(text);
 	p = body;
 	for (uint32_t i = 0; i < n; i++) {
-		fill(p, lens[i]);
+		fill(text, lens[i]);
+		if (form == RUN_RECORDS && lens[i] > 0 && one_in(2))
+			text[below(lens[i])] = '\r';
 		if (formless && lens[i] > 0 && one_in(20))
-			*p = '!';
+			*text = '!';
+		remember(text, lens[i], lens[i] > 0 && *text == '!');
+		if (form == RUN_RECORDS) {
+			p = record_put(p, (struct span){ text, lens[i] });
+			continue;
+		}
+		memcpy(p, text, lens[i]);
 		memcpy(p + lens[i], "\r\n", 2);
 		p += lens[i] + 2;
 	}
-	b = block_of(body, len, n, true);
-	p = body;
-	for (uint32_t i = 0; i < n; i++) {
-		remember(p, lens[i], lens[i] > 0 && *p == '!');
-		p += lens[i] + 2;
-	}
+	b = block_of(body, (size_t)(p - body), n, form);
+	b->seq -= n;
+	free(text);
 	free(body);
 	free(lens);
 	return b;
+}
+
+static struct block *random_lines(uint32_t n, size_t large, bool formless)
+{
+	return random_messages(n, large, formless, RUN_LINES);
 }
 
 static struct block *random_single(size_t len, bool formless)
@@ -244,7 +242,7 @@ static struct block *random_single(size_t len, bool formless)
 	fill(body, len);
 	if (formless)
 		body[0] = '!';
-	b = block_of(body, len, 1, false);
+	b = block_of(body, len, 1, RUN_ONE);
 	remember(body, len, formless);
 	free(body);
 	return b;
@@ -267,14 +265,15 @@ static struct block *random_block(void)
 		return one_in(4) ? random_single(below(3 * STREAM_SEND_PIECE_BYTES), false)
 				 : random_single(below(3000), false);
 	case 6:
-		return one_in(4) ? random_lines(2 + (uint32_t)below(20), below(700000), true)
-				 : random_lines(2, below(20000), true);
+		return random_messages(2 + (uint32_t)below(20), below(one_in(4) ? 700000 : 20000),
+				       true, one_in(3) ? RUN_RECORDS : RUN_LINES);
 	case 7:
 	case 8:
 	case 9:
 		return random_single(below(300), false);
 	default:
-		return random_lines(1 + (uint32_t)below(12), 0, one_in(2));
+		return random_messages(1 + (uint32_t)below(12), 0, one_in(2),
+				       one_in(4) ? RUN_RECORDS : RUN_LINES);
 	}
 }
 
@@ -802,7 +801,7 @@ static void append_text(const char *body)
 
 	for (const char *p = body; *p != 0; p++)
 		n += *p == '\n';
-	b = block_of(body, strlen(body), n, true);
+	b = block_of(body, strlen(body), n, RUN_LINES);
 	for (const char *p = body; *p != 0;) {
 		const char *stop = strchr(p, '\r');
 
@@ -958,7 +957,7 @@ static void one_send_of_lines_as_they_came_is_256_kib_at_most(void **state)
 	world_begin(&line_format, 1);
 	for (unsigned i = 0; i < LINES; i++)
 		memcpy(lines + (size_t)i * LINE, line, LINE);
-	b = block_of(lines, LINES * LINE, LINES, true);
+	b = block_of(lines, LINES * LINE, LINES, RUN_LINES);
 	assert_int_equal(stream_join(&world.stream, &cursor), 0);
 	assert_true(stream_append(&world.stream, b, 1, &error));
 	while (!stream_at_end(&world.stream, &cursor)) {
@@ -1422,31 +1421,25 @@ static void replay_is_refused_when_what_it_counts_on_has_gone(void **state)
 /* A format in which an empty line has no bytes. */
 static uint32_t silencing_encodable(const struct run *run)
 {
-	struct span rest = run->body;
+	struct run rest = *run;
+	struct span message;
 	uint32_t n = 0;
 
-	while (rest.len > 0) {
-		const char *end = memchr(rest.data, '\n', rest.len);
-		size_t len = (size_t)(end + 1 - rest.data);
-
-		n += len > 2;
-		rest = span_skip(rest, len);
-	}
+	while (run_next(&rest, &message))
+		n += message.len > 0;
 	return n;
 }
 
 static size_t silencing_encode(const struct run *run, char *out)
 {
-	struct run one = { .messages = 1, .lines = true, .seq = run->seq };
-	struct span rest = run->body;
+	struct run rest = *run;
+	struct span message;
 	size_t n = 0;
 
-	for (uint32_t i = 0; i < run->messages; i++, one.seq++) {
-		const char *end = memchr(rest.data, '\n', rest.len);
+	while (run_next(&rest, &message)) {
+		const struct run one = { .body = message, .messages = 1, .seq = rest.seq - 1 };
 
-		one.body = (struct span){ rest.data, (size_t)(end + 1 - rest.data) };
-		rest = span_skip(rest, one.body.len);
-		if (one.body.len > 2)
+		if (message.len > 0)
 			n += tagged_encode(&one, out + n);
 	}
 	return n;
@@ -1463,9 +1456,9 @@ static void replay_from_among_messages_without_bytes_begins_where_it_should(void
 
 	(void)state;
 	world_begin(&silencing, 1);
-	b[0] = block_of("a\r\n\r\nc\r\n\r\ne\r\n", 13, 5, true);
+	b[0] = block_of("a\r\n\r\nc\r\n\r\ne\r\n", 13, 5, RUN_LINES);
 	world.messages_n = 5;
-	b[1] = block_of("f\r\n", 3, 1, true);
+	b[1] = block_of("f\r\n", 3, 1, RUN_LINES);
 	world.messages_n = 6;
 	/* All that is live, all of the past, and what others have already. */
 	for (int shared = 0; shared < 3; shared++) {

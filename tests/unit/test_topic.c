@@ -27,7 +27,7 @@ static struct block *block_of(uint32_t messages, size_t room)
 		memcpy(block_body(b) + 3 * i, "m\r\n", 3);
 	b->len = len;
 	b->messages = messages;
-	b->lines = true;
+	b->form = RUN_LINES;
 	return b;
 }
 
@@ -90,7 +90,7 @@ static void run_of_a_block_begins_at_any_of_its_messages(void **state)
 		assert_int_equal(run.messages, 5 - skip);
 		assert_int_equal(run.body.len, 3 * (5 - skip));
 		assert_int_equal(run.epoch, 7);
-		assert_true(run.lines);
+		assert_int_equal(run.form, RUN_LINES);
 	}
 	block_unref(b);
 }

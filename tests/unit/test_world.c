@@ -628,9 +628,46 @@ static void a_topic_that_lags_makes_its_own_publishers_wait(void **state)
 		assert_true(waited[shards] > 0);
 }
 
+/* ---- what comes together ---- */
+
+/* Other kinds of messages in turn, all with a LF at their end: they stay together, and who follows
+ * gets those that it can. */
+static void what_comes_together_is_one_block_whatever_it_holds(void **state)
+{
+	enum { ROUNDS = 400 };
+	struct client *lines, *events, *publisher, *reader;
+
+	(void)state;
+	begin(1);
+	lines = client_who_says("SUBSCRIBE t\r\n");
+	events = client_who_says("GET /subscribe/t HTTP/1.1\r\nHost: x\r\n"
+				 "Accept: text/event-stream\r\n\r\n");
+	publisher = client_who_says("PUBLISH t\r\n");
+	for (unsigned i = 0; i < ROUNDS; i++)
+		say(publisher, "a\n\rb\n\r\n");
+	world_rest();
+	assert_int_equal(sim.broker.shards[0].counters.published, 3 * ROUNDS);
+	/* As many as there were receives. */
+	assert_true(sim.broker.shards[0].counters.blocks_in < ROUNDS / 20);
+	assert_int_equal(lines->line_n, strlen("OK\r\n") + ROUNDS * strlen("a\r\n\r\n"));
+	assert_int_equal(sim.broker.shards[0].counters.dropped[DROP_UNENCODABLE], ROUNDS);
+	assert_true(hears(events, ":2\ndata: DWI=\n\n\r\n"));
+	assert_true(hears(events, ":1199\ndata: DWI=\n\n\r\n"));
+	assert_true(hears(events, ":1200\ndata: \n\n\r\n"));
+	reader = client_who_says("GET /topic/t/1199 HTTP/1.1\r\nHost: x\r\n\r\n");
+	assert_true(hears(reader, "Content-Length: 2\r\n"));
+	assert_true(hears(reader, "\r\n\r\n\rb"));
+	leave(lines);
+	leave(events);
+	leave(publisher);
+	leave(reader);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_comes_together_is_one_block_whatever_it_holds),
 		cmocka_unit_test(a_backlog_may_be_as_long_as_it_may_be_and_no_longer),
 		cmocka_unit_test(a_subscriber_may_be_behind_for_its_time_and_until_the_next_look),
 		cmocka_unit_test(a_subscriber_that_reads_again_in_time_stays),
