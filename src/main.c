@@ -357,7 +357,7 @@ static void ask_heartbeat(void *context, unsigned shard, uint64_t round)
 {
 	struct office *office = context;
 	/* Nobody is asked again before the last letter has been read (admin/service). */
-	struct heartbeat_letter *l = &office->broker->shards[shard].watchdog_letter;
+	struct heartbeat_letter *l = &office->broker->shards[shard].watched.letter;
 
 	*l = (struct heartbeat_letter){ { LETTER_HEARTBEAT }, round };
 	post(office->broker, office->ring, shard, &l->letter);

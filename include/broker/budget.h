@@ -9,11 +9,24 @@
  * sockets four times a second. The shard's thread only, unless it says otherwise.
  */
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "engine/deadline.h"
+
 struct broker;
 struct shard;
+
+/* A shard's part in it. */
+struct budget {
+	struct deadline_class period;
+	struct deadline period_deadline;
+	uint64_t looked_sends;            /* sends, at the last look */
+	_Atomic uint64_t largest_backlog; /* while there is eviction */
+	bool nobody_to_evict; /* but for small ones, as of the last look, in the whole broker */
+	bool held_up;         /* publishers were told to wait for memory */
+};
 
 enum budget_level {
 	BUDGET_EASY,

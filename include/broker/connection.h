@@ -14,12 +14,17 @@
 #include <stdint.h>
 
 #include "base/span.h"
-#include "broker/shard.h"
+#include "base/list.h"
+#include "base/pool.h"
+#include "broker/counters.h"
+#include "engine/deadline.h"
 #include "engine/socket.h"
 #include "protocol/line.h"
 
+struct block;
 struct http_session;
 struct publisher;
+struct shard;
 struct subscription;
 
 enum connection_state {
@@ -30,6 +35,19 @@ enum connection_state {
 };
 
 enum connection_counts { COUNTS_NOT, COUNTS_AS_CLIENT, COUNTS_AS_REFUSED };
+
+/* A shard's connections. */
+struct clients {
+	struct pool connection_pool;
+	struct list connections; /* all but the unlooked */
+	struct list unlooked; /* those that more than a word was sent to since the kernel was asked
+				 what it holds for them, or that it held something for */
+	uint32_t connections_n;
+	uint32_t refused_n; /* connections that are being told why they are refused */
+	uint32_t late_n;    /* of connections_n: that came while draining, which waits for none */
+	struct list paused; /* publishers that wait for an outbox to empty */
+	struct deadline_class handshake, closing, idle;
+};
 
 /* A send touches the first two cache lines, and two of its subscription; a receive all four. */
 struct connection {

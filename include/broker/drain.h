@@ -8,7 +8,22 @@
 
 #include <stdbool.h>
 
+#include "engine/deadline.h"
+#include "engine/mailbox.h"
+#include "topic/letter.h"
+
 struct shard;
+
+/* How far the end has come. */
+struct drain {
+	struct deadline_class limit;
+	struct deadline limit_deadline;
+	bool draining;
+	bool cut_off;          /* drain_seconds are over */
+	struct letter drained; /* in everybody's lanes: LETTER_DRAINED */
+	bool marked[LANES];    /* said in every lane that nothing more will come */
+	unsigned marks[LANES]; /* heard */
+};
 
 void drain_init(struct shard *shard);
 /* LETTER_DRAIN: no more input from anybody; subscribers stay until they have their last messages.

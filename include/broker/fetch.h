@@ -8,6 +8,11 @@
  * is over.
  */
 
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
 #include "base/span.h"
 #include "engine/deadline.h"
 #include "topic/letter.h"
@@ -15,6 +20,13 @@
 struct block;
 struct shard;
 struct topic;
+
+/* Those who wait at this home, and the answers that have come here for those who have waited. */
+struct fetching {
+	struct deadline_class wait;
+	struct list answers; /* to be given in the next turns */
+	uint32_t waiting_n;  /* requests that wait at topics here */
+};
 
 enum fetch_kind {
 	FETCH_ABOUT,   /* the topic */

@@ -6,12 +6,33 @@
  * forgets. The shard's thread only.
  */
 
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/list.h"
 #include "base/span.h"
+#include "base/table.h"
+#include "engine/deadline.h"
+#include "topic/history.h"
 #include "topic/letter.h"
 #include "topic/topic.h"
 
 struct block;
 struct shard;
+
+/* A shard's topics. */
+struct home {
+	struct table topics;
+	struct history_total history;
+	int64_t history_told;               /* to broker->history_bytes */
+	_Atomic uint64_t history_oldest_ns; /* for the others; UINT64_MAX: there is none */
+	struct list *idle_topics; /* topics without clients, oldest first: one list per topic
+				     setting of the config */
+	struct deadline_class sweep;
+	struct deadline sweep_deadline;
+	bool sweeping; /* some of them are to be forgotten in this turn */
+};
 
 /* LETTER_SUBSCRIBE and, the same letter on its way back, LETTER_SUBSCRIBED. */
 struct subscribe_letter {

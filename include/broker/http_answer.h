@@ -13,11 +13,21 @@
 #include <sys/uio.h>
 
 #include "base/span.h"
+#include "engine/deadline.h"
 
 struct block;
 struct connection;
+struct objects;
 struct shard;
 struct subscribe_letter;
+
+/* What the HTTP clients of a shard share. */
+struct http_clients {
+	struct deadline_class heartbeat, stall;
+	char date[32]; /* of this second */
+	uint64_t date_second;
+	struct objects *objects; /* static files */
+};
 
 /* ---- for handlers of requests (routes.h) ---- */
 

@@ -11,9 +11,19 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/deadline.h"
+
 struct broker;
 struct config;
 struct shard;
+
+/* A shard's share of accepting. */
+struct accepting {
+	struct deadline_class again;
+	struct deadline again_deadline;
+	uint64_t waiting; /* bit per listener (modulo 64): not armed for want of file descriptors */
+	bool stopped, ended; /* for now; for good */
+};
 
 struct listener {
 	char *address;      /* as bound: with the port that the kernel chose for port 0 */

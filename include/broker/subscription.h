@@ -9,14 +9,36 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "broker/shard.h"
+#include "base/list.h"
+#include "base/pool.h"
+#include "base/table.h"
+#include "broker/counters.h"
+#include "engine/deadline.h"
 #include "topic/stream.h"
 #include "topic/topic.h"
 
+struct block;
 struct connection;
 struct interest;
+struct shard;
 struct subscribe_letter;
 struct topic_letter;
+
+/* A shard's interests and their streams. */
+struct audience {
+	struct table interests;
+	struct list dirty;    /* streams with cursors that want a send */
+	struct list replays;  /* streams with cursors that want a send of the past */
+	struct list active;   /* streams that hold chunks */
+	struct list appended; /* streams that something was appended to in this turn */
+	uint32_t pressed;     /* streams that fan-out lags so far behind that no lane is drained */
+	bool relieved;        /* there are fewer of them than at the last look */
+	uint64_t hold_ends;   /* the broker's, when paused publishers last had a look */
+	struct pool subscription_pool;
+	uint32_t subscriptions_n;
+	struct deadline_class backlog;
+	struct deadline backlog_deadline;
+};
 
 /* Wire formats, each a stream of its own: the index in struct interest. */
 enum format { FORMAT_LINE, FORMAT_SSE, FORMAT_CHUNKED, FORMAT_SSE_PLAIN, FORMATS };

@@ -383,8 +383,8 @@ static void publish_stats(struct shard *s, const struct snapshots *all)
 	struct text t = { 0 };
 	struct block *b = NULL;
 
-	s->publishing_stats = false;
-	if (s->draining)
+	s->figures.publishing_stats = false;
+	if (s->drain.draining)
 		return;
 	stats_json(s, all->by_shard, &t);
 	if (!t.failed)
@@ -405,12 +405,12 @@ static bool second(struct shard *s)
 		home_topic(s, hash_bytes(stats_topic.data, stats_topic.len), stats_topic);
 	struct snapshots *all;
 
-	if (t == NULL || t->shards_n == 0 || s->draining)
+	if (t == NULL || t->shards_n == 0 || s->drain.draining)
 		return false;
 	/* A shard that is behind gets to it later: it has enough to do with one letter. */
-	all = s->publishing_stats ? NULL : snapshots_new(s, publish_stats);
+	all = s->figures.publishing_stats ? NULL : snapshots_new(s, publish_stats);
 	if (all != NULL) {
-		s->publishing_stats = true;
+		s->figures.publishing_stats = true;
 		all->ranked = true;
 		snapshots_ask(all, s);
 	}

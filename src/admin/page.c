@@ -5,6 +5,7 @@
 #include "broker/connection.h"
 #include "broker/http_answer.h"
 #include "broker/routes.h"
+#include "broker/shard.h"
 #include "protocol/http.h"
 
 /* The file as it is, put between two labels by the assembler. */

@@ -55,7 +55,7 @@ void watchdog_init(struct watchdog *w, uint64_t now_ns)
 static bool all_answered(const struct watchdog *w, struct broker *b)
 {
 	for (unsigned i = 0; i < b->shards_n; i++)
-		if (atomic_load(&b->shards[i].watchdog_round) < w->round)
+		if (atomic_load(&b->shards[i].watched.round) < w->round)
 			return false;
 	return true;
 }
@@ -69,7 +69,7 @@ uint64_t watchdog_turn(struct watchdog *w, struct broker *b, uint64_t now_ns, wa
 	if (!w->unanswered && now_ns >= w->due_ns) {
 		w->round++;
 		for (unsigned i = 0; i < b->shards_n; i++)
-			if (atomic_load(&b->shards[i].watchdog_round) < w->round)
+			if (atomic_load(&b->shards[i].watched.round) < w->round)
 				ask(context, i, w->round);
 		w->unanswered = true;
 		w->due_ns = now_ns + w->period_ns;

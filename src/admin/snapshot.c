@@ -31,13 +31,13 @@ static void rank(struct snapshot *snap, const struct topic *t, uint64_t per_seco
 
 static void rank_topics(struct shard *s, struct snapshot *snap)
 {
-	uint64_t elapsed_ns = s->reactor.now_ns - s->ranked_ns;
+	uint64_t elapsed_ns = s->reactor.now_ns - s->figures.ranked_ns;
 	struct named *n;
 
-	if (elapsed_ns == 0 || s->topics.entries_n > RANKED_TOPICS_MAX)
+	if (elapsed_ns == 0 || s->home.topics.entries_n > RANKED_TOPICS_MAX)
 		return;
-	s->ranked_ns = s->reactor.now_ns;
-	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;) {
+	s->figures.ranked_ns = s->reactor.now_ns;
+	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
 		struct topic *t = (struct topic *)(void *)n;
 
 		if (t->seq != t->ranked_seq && !topic_internal(n->name))
@@ -57,13 +57,13 @@ static void take(struct shard *s, struct snapshot *snap)
 	snap->ring = *ring_counts(s->reactor.ring);
 	snap->send_gap = s->sockets.send_gap;
 	snap->sends = s->sockets.sends;
-	snap->topics = s->topics.entries_n;
-	snap->history_bytes = s->history.bytes;
+	snap->topics = s->home.topics.entries_n;
+	snap->history_bytes = s->home.history.bytes;
 	snap->letters_waiting =
 		mail_letters(&s->mail, LANE_FREE) + mail_letters(&s->mail, LANE_GATED);
-	snap->connections = s->connections_n;
-	snap->subscriptions = s->subscriptions_n;
-	snap->waiting = s->waiting_n;
+	snap->connections = s->clients.connections_n;
+	snap->subscriptions = s->audience.subscriptions_n;
+	snap->waiting = s->fetching.waiting_n;
 }
 
 struct snapshots *snapshots_new(struct shard *asking,

@@ -33,8 +33,8 @@ void stats_report(struct shard *s, bool last)
 	const struct ring_counts *ring = ring_counts(s->reactor.ring);
 	const struct shard_counters *c = &s->counters;
 	uint64_t dropped = 0, now_ns = clock_now_ns(), elapsed_ns;
-	const struct stats *before = s->stats != NULL ? s->stats : &nothing;
-	uint64_t since_ns = s->stats != NULL ? before->at_ns : r->started_ns;
+	const struct stats *before = s->figures.stats != NULL ? s->figures.stats : &nothing;
+	uint64_t since_ns = s->figures.stats != NULL ? before->at_ns : r->started_ns;
 	char reasons[256];
 	size_t n = 0;
 
@@ -51,8 +51,9 @@ void stats_report(struct shard *s, bool last)
 		 " send_gap_p50_us=%" PRIu64 " wakes=%" PRIu64 " pauses=%" PRIu64
 		 " refused=%" PRIu64 " errors=%" PRIu64 " no_buffers=%" PRIu64
 		 " cq_overflows=%" PRIu64 " late=%" PRIu64 " parked=%.1f%%",
-		 s->id, c->published, c->matched, c->delivered, dropped, reasons, s->connections_n,
-		 s->subscriptions_n, s->topics.entries_n, r->turns, ring->enters, s->sockets.sends,
+		 s->id, c->published, c->matched, c->delivered, dropped, reasons,
+		 s->clients.connections_n, s->audience.subscriptions_n, s->home.topics.entries_n,
+		 r->turns, ring->enters, s->sockets.sends,
 		 quantile_since(&r->completions_per_turn, &before->reactor.completions_per_turn,
 				0.5),
 		 quantile_since(&r->completions_per_turn, &before->reactor.completions_per_turn,
@@ -64,12 +65,12 @@ void stats_report(struct shard *s, bool last)
 		 r->late_completions,
 		 100.0 * (double)(r->parked_ns - before->reactor.parked_ns) / (double)elapsed_ns);
 	if (last) {
-		free(s->stats);
-		s->stats = NULL;
+		free(s->figures.stats);
+		s->figures.stats = NULL;
 		return;
 	}
-	if (s->stats == NULL)
-		s->stats = malloc(sizeof(*s->stats));
-	if (s->stats != NULL)
-		*s->stats = (struct stats){ now_ns, *r, s->sockets.send_gap };
+	if (s->figures.stats == NULL)
+		s->figures.stats = malloc(sizeof(*s->figures.stats));
+	if (s->figures.stats != NULL)
+		*s->figures.stats = (struct stats){ now_ns, *r, s->sockets.send_gap };
 }

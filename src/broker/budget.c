@@ -82,19 +82,19 @@ enum budget_level budget_check(struct shard *s)
 	uint64_t used = memory_used(), limit = budget_limit(s->broker);
 	enum budget_level level = budget_level(used, limit, (enum budget_level)now);
 
-	if ((level > BUDGET_EASY || s->sockets.sends != s->looked_sends) &&
-	    !deadline_running(&s->memory_deadline) && limit > 0)
-		reactor_deadline(&s->reactor, &s->memory, &s->memory_deadline);
+	if ((level > BUDGET_EASY || s->sockets.sends != s->budget.looked_sends) &&
+	    !deadline_running(&s->budget.period_deadline) && limit > 0)
+		reactor_deadline(&s->reactor, &s->budget.period, &s->budget.period_deadline);
 	if (level != now && atomic_compare_exchange_strong(&s->broker->memory_level, &now, level))
 		announce(s, (enum budget_level)now, level, used, limit);
-	if ((level == BUDGET_EVICTION) != s->accept_stopped) {
+	if ((level == BUDGET_EVICTION) != s->accepting.stopped) {
 		listeners_hold(s, level == BUDGET_EVICTION);
-		s->nobody_to_evict = false;
+		s->budget.nobody_to_evict = false;
 	}
 	/* It may have come and gone between two looks from here. */
-	if (s->held_up && level < BUDGET_EVICTION) {
-		s->held_up = false;
-		s->relieved = true;
+	if (s->budget.held_up && level < BUDGET_EVICTION) {
+		s->budget.held_up = false;
+		s->audience.relieved = true;
 	}
 	return level;
 }
@@ -142,27 +142,27 @@ static void evict(struct connection *c, void *argument)
 static void evict_largest(struct shard *s)
 {
 	struct broker *b = s->broker;
-	const bool all_small = s->nobody_to_evict;
+	const bool all_small = s->budget.nobody_to_evict;
 	uint64_t limit = budget_limit(b), used = memory_used();
 	uint64_t wanted = part(limit, entered_at[BUDGET_EVICTION] - LEFT_BELOW);
 	struct eviction e = { 0 };
-	bool told = atomic_load_explicit(&s->largest_backlog, memory_order_relaxed) != 0;
+	bool told = atomic_load_explicit(&s->budget.largest_backlog, memory_order_relaxed) != 0;
 	uint64_t most = 0;
 	bool all_told = true;
 
 	connections_each(s, find_most, &e);
-	atomic_store_explicit(&s->largest_backlog, e.most + 1, memory_order_relaxed);
+	atomic_store_explicit(&s->budget.largest_backlog, e.most + 1, memory_order_relaxed);
 	/* First everybody tells. */
 	if (!told && b->shards_n > 1)
 		return;
 	for (unsigned i = 0; i < b->shards_n; i++) {
-		uint64_t there =
-			atomic_load_explicit(&b->shards[i].largest_backlog, memory_order_relaxed);
+		uint64_t there = atomic_load_explicit(&b->shards[i].budget.largest_backlog,
+						      memory_order_relaxed);
 
 		all_told &= there != 0;
 		most = there > most ? there : most;
 	}
-	s->nobody_to_evict = all_told && most <= BACKLOG_MIN;
+	s->budget.nobody_to_evict = all_told && most <= BACKLOG_MIN;
 	if (most / 2 > e.most)
 		return; /* that one goes first */
 	if (e.most == 0 || (e.most < BACKLOG_MIN && !all_small) || used <= wanted)
@@ -177,27 +177,27 @@ static void period(void *context, struct deadline *d)
 	bool again = connections_look(s, LOOKS_MAX);
 
 	again |= ring_give_back(s->reactor.ring);
-	s->looked_sends = s->sockets.sends;
+	s->budget.looked_sends = s->sockets.sends;
 	memory_settle();
 	if (budget_check(s) == BUDGET_EVICTION)
 		evict_largest(s);
 	else
-		atomic_store_explicit(&s->largest_backlog, 0, memory_order_relaxed);
+		atomic_store_explicit(&s->budget.largest_backlog, 0, memory_order_relaxed);
 	if (again || budget_now(s->broker) > BUDGET_EASY)
-		reactor_deadline(&s->reactor, &s->memory, d);
+		reactor_deadline(&s->reactor, &s->budget.period, d);
 }
 
 void budget_init(struct shard *s)
 {
-	deadline_class_init(&s->memory, PERIOD_MS * NS_PER_MS);
-	deadline_init(&s->memory_deadline);
-	reactor_watch(&s->reactor, &s->memory, period, s);
+	deadline_class_init(&s->budget.period, PERIOD_MS * NS_PER_MS);
+	deadline_init(&s->budget.period_deadline);
+	reactor_watch(&s->reactor, &s->budget.period, period, s);
 }
 
 void budget_configure(struct shard *s)
 {
 	if (budget_limit(s->broker) == 0)
-		deadline_stop(&s->memory_deadline);
-	else if (!deadline_running(&s->memory_deadline))
-		reactor_deadline(&s->reactor, &s->memory, &s->memory_deadline);
+		deadline_stop(&s->budget.period_deadline);
+	else if (!deadline_running(&s->budget.period_deadline))
+		reactor_deadline(&s->reactor, &s->budget.period, &s->budget.period_deadline);
 }

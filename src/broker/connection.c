@@ -15,6 +15,7 @@
 #include "broker/line_session.h"
 #include "broker/listener.h"
 #include "broker/subscription.h"
+#include "broker/shard.h"
 #include "protocol/sniff.h"
 #include "topic/block.h"
 
@@ -73,14 +74,14 @@ static void uncount(struct connection *c)
 	if (c->counts == COUNTS_AS_CLIENT)
 		listener_leave(c->shard->broker, c->address);
 	else if (c->counts == COUNTS_AS_REFUSED)
-		c->shard->refused_n--;
+		c->shard->clients.refused_n--;
 	c->counts = COUNTS_NOT;
 }
 
 void connection_limit_closing(struct connection *c)
 {
 	if (c->state != CONNECTION_CLOSED)
-		reactor_deadline(&c->shard->reactor, &c->shard->closing, &c->deadline);
+		reactor_deadline(&c->shard->reactor, &c->shard->clients.closing, &c->deadline);
 }
 
 /* Everything has been said: wait for the client to see it, or a reset might take the last word from
@@ -130,7 +131,7 @@ static void count_unlooked(struct connection *c, size_t sent_bytes)
 	if (listed || c->unlooked_bytes < LOOK_BYTES)
 		return;
 	list_remove(&c->link);
-	list_append(&c->shard->unlooked, &c->link);
+	list_append(&c->shard->clients.unlooked, &c->link);
 }
 
 void connection_flush(struct connection *c)
@@ -324,8 +325,9 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 			received_first(c, (struct span){ data, len });
 			return;
 		}
-		if (s->idle.after_ns != 0 && (c->publisher != NULL || c->subscription != NULL))
-			reactor_deadline(&s->reactor, &s->idle, &c->deadline);
+		if (s->clients.idle.after_ns != 0 &&
+		    (c->publisher != NULL || c->subscription != NULL))
+			reactor_deadline(&s->reactor, &s->clients.idle, &c->deadline);
 		line_session_received(c, (struct span){ data, len });
 		return;
 	}
@@ -401,14 +403,14 @@ static void closed(struct socket *socket)
 		block_unref(c->receiving_into);
 	uncount(c);
 	memory_count(-(int64_t)c->kernel_bytes);
-	s->connections_n--;
-	s->late_n -= c->late;
+	s->clients.connections_n--;
+	s->clients.late_n -= c->late;
 	list_remove(&c->link);
 	memory_free(c->reply);
 	memory_free(c->reply_flying);
 	memory_free(c->input);
 	http_session_free(c);
-	pool_give(&s->connection_pool, c);
+	pool_give(&s->clients.connection_pool, c);
 }
 
 static const struct socket_events events = { .received = received, .sent = sent, .closed = closed };
@@ -435,21 +437,21 @@ static void closing_timed_out(void *context, struct deadline *d)
 
 static void watch(struct shard *s)
 {
-	reactor_watch(&s->reactor, &s->handshake, timed_out, s);
-	reactor_watch(&s->reactor, &s->idle, timed_out, s);
-	reactor_watch(&s->reactor, &s->closing, closing_timed_out, s);
+	reactor_watch(&s->reactor, &s->clients.handshake, timed_out, s);
+	reactor_watch(&s->reactor, &s->clients.idle, timed_out, s);
+	reactor_watch(&s->reactor, &s->clients.closing, closing_timed_out, s);
 }
 
 void connections_init(struct shard *s)
 {
 	/* Refused ones need a slot too, for as long as it takes to say so. */
 	sockets_init(&s->sockets, &s->reactor, &events, SOCKET_NO_SLOT);
-	pool_init(&s->connection_pool, sizeof(struct connection));
-	pool_init(&s->subscription_pool, sizeof(struct subscription));
-	list_init(&s->paused);
-	deadline_class_init(&s->handshake, s->config->limits.handshake_seconds * NS_PER_S);
-	deadline_class_init(&s->idle, s->config->limits.idle_seconds * NS_PER_S);
-	deadline_class_init(&s->closing, CLOSING_SECONDS * NS_PER_S);
+	pool_init(&s->clients.connection_pool, sizeof(struct connection));
+	pool_init(&s->audience.subscription_pool, sizeof(struct subscription));
+	list_init(&s->clients.paused);
+	deadline_class_init(&s->clients.handshake, s->config->limits.handshake_seconds * NS_PER_S);
+	deadline_class_init(&s->clients.idle, s->config->limits.idle_seconds * NS_PER_S);
+	deadline_class_init(&s->clients.closing, CLOSING_SECONDS * NS_PER_S);
 	watch(s);
 	http_answers_init(s);
 }
@@ -469,15 +471,16 @@ bool connections_look(struct shard *s, unsigned max)
 	struct list *l, looked;
 
 	list_init(&looked);
-	for (; max > 0 && (l = list_take(&s->unlooked)) != NULL; max--) {
+	for (; max > 0 && (l = list_take(&s->clients.unlooked)) != NULL; max--) {
 		struct connection *c = LIST_ENTRY(l, struct connection, link);
 
 		look(c);
-		list_append(c->socket.sending || c->kernel_bytes > 0 ? &looked : &s->connections,
+		list_append(c->socket.sending || c->kernel_bytes > 0 ? &looked
+								     : &s->clients.connections,
 			    l);
 	}
-	list_splice(&s->unlooked, &looked);
-	return !list_empty(&s->unlooked);
+	list_splice(&s->clients.unlooked, &looked);
+	return !list_empty(&s->clients.unlooked);
 }
 
 /* What goes when it goes. */
@@ -539,10 +542,10 @@ bool connection_local(const struct connection *c)
 
 void connection_open(struct shard *s, int fd, unsigned protocols)
 {
-	struct connection *c = pool_take(&s->connection_pool);
+	struct connection *c = pool_take(&s->clients.connection_pool);
 	const char *refusal;
 	struct connection fresh = { .shard = s,
-				    .late = s->draining,
+				    .late = s->drain.draining,
 				    .protocols = (uint8_t)protocols,
 				    .reason = DROP_CLOSED };
 
@@ -553,15 +556,15 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 	*c = fresh;
 	if (socket_open(&s->sockets, &c->socket, fd) != 0) {
 		ring_close(s->reactor.ring, fd);
-		pool_give(&s->connection_pool, c);
+		pool_give(&s->clients.connection_pool, c);
 		return;
 	}
 	list_init(&c->waiting);
 	list_init(&c->link);
-	list_append(&s->connections, &c->link);
+	list_append(&s->clients.connections, &c->link);
 	deadline_init(&c->deadline);
-	s->connections_n++;
-	s->late_n += c->late;
+	s->clients.connections_n++;
+	s->clients.late_n += c->late;
 	s->counters.accepted++;
 	if (s->config->limits.connections_per_ip > 0)
 		ring_peer(s->reactor.ring, fd, c->address);
@@ -569,13 +572,13 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 			  : listener_enter(s->broker, s->config, c->address);
 	c->counts = refusal == NULL ? COUNTS_AS_CLIENT : COUNTS_AS_REFUSED;
 	if (refusal == NULL) {
-		reactor_deadline(&s->reactor, &s->handshake, &c->deadline);
+		reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
 		socket_receive(&s->sockets, &c->socket);
 		return;
 	}
 	s->counters.refused++;
 	c->farewell = refusal;
-	if (s->refused_n++ >= REFUSED_CONNECTIONS_MAX && !c->late) {
+	if (s->clients.refused_n++ >= REFUSED_CONNECTIONS_MAX && !c->late) {
 		connection_close(c, DROP_CLOSED);
 	} else if (c->protocols == CONFIG_PROTOCOL_LINE ||
 		   (c->protocols == CONFIG_PROTOCOL_HTTP && !c->late)) {
@@ -588,7 +591,7 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 
 bool connections_rush(const struct shard *s)
 {
-	return s->draining && s->refused_n >= REFUSED_CONNECTIONS_MAX;
+	return s->drain.draining && s->clients.refused_n >= REFUSED_CONNECTIONS_MAX;
 }
 
 void connections_resume(struct shard *s)
@@ -596,12 +599,12 @@ void connections_resume(struct shard *s)
 	struct list waiting, *l;
 
 	list_init(&waiting);
-	list_splice(&waiting, &s->paused);
+	list_splice(&waiting, &s->clients.paused);
 	while ((l = list_take(&waiting)) != NULL) {
 		struct connection *c = LIST_ENTRY(l, struct connection, waiting);
 
 		if (shard_congested(s, c->publisher != NULL ? c->publisher->hash : c->http->hash)) {
-			list_append(&s->paused, &c->waiting);
+			list_append(&s->clients.paused, &c->waiting);
 			continue;
 		}
 		socket_receive(&s->sockets, &c->socket);
@@ -628,8 +631,8 @@ void connections_each(struct shard *s, void (*callback)(struct connection *, voi
 		      void *argument)
 {
 	/* In this order: what the callback sends may have one looked at. */
-	each_in(&s->unlooked, callback, argument);
-	each_in(&s->connections, callback, argument);
+	each_in(&s->clients.unlooked, callback, argument);
+	each_in(&s->clients.connections, callback, argument);
 }
 
 /* Silence is allowed, and nothing else is timed: now this is. */
@@ -640,16 +643,16 @@ static void start_idle(struct connection *c, void *argument)
 
 	(void)argument;
 	if (c->state == CONNECTION_OPEN && silent && !deadline_running(&c->deadline))
-		reactor_deadline(&c->shard->reactor, &c->shard->idle, &c->deadline);
+		reactor_deadline(&c->shard->reactor, &c->shard->clients.idle, &c->deadline);
 }
 
 void connections_limit_idle(struct shard *s, uint64_t after_ns)
 {
-	bool limited = s->idle.after_ns != 0;
+	bool limited = s->clients.idle.after_ns != 0;
 
-	while (after_ns == 0 && list_take(&s->idle.waiting) != NULL)
+	while (after_ns == 0 && list_take(&s->clients.idle.waiting) != NULL)
 		;
-	deadline_class_change(&s->idle, after_ns);
+	deadline_class_change(&s->clients.idle, after_ns);
 	if (!limited && after_ns != 0)
 		connections_each(s, start_idle, NULL);
 }
@@ -669,6 +672,6 @@ void connections_release(struct shard *s)
 	while (sockets_flush(&s->sockets))
 		;
 	sockets_release(&s->sockets);
-	pool_release(&s->connection_pool);
-	pool_release(&s->subscription_pool);
+	pool_release(&s->clients.connection_pool);
+	pool_release(&s->audience.subscription_pool);
 }

@@ -8,6 +8,7 @@
 #include "broker/line_session.h"
 #include "broker/listener.h"
 #include "broker/subscription.h"
+#include "broker/shard.h"
 
 enum { CLOSING_MS = 500 }; /* for clients to close */
 
@@ -58,9 +59,9 @@ static void cut_off(struct connection *c, void *argument)
 /* Tells every shard, this one too, that nothing more will come from here in that lane. */
 static void mark(struct shard *s, enum mailbox_lane lane)
 {
-	s->marked[lane] = true;
+	s->drain.marked[lane] = true;
 	for (unsigned to = 0; to < s->broker->shards_n; to++)
-		shard_post(s, to, lane, &s->drained);
+		shard_post(s, to, lane, &s->drain.drained);
 }
 
 /* First everybody is closed, in order, so that the kernel holds nothing of anybody; should that
@@ -69,34 +70,34 @@ static void give_up(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 
-	if (s->cut_off) {
+	if (s->drain.cut_off) {
 		reactor_stop(&s->reactor);
 		return;
 	}
 	log_warn("reactor %u: %u connections have not ended in drain_seconds and are cut off",
-		 s->id, s->connections_n);
-	s->cut_off = true;
+		 s->id, s->clients.connections_n);
+	s->drain.cut_off = true;
 	connections_each(s, cut_off, NULL);
-	s->drain.after_ns = CLOSING_MS * NS_PER_MS;
-	reactor_deadline(&s->reactor, &s->drain, d);
+	s->drain.limit.after_ns = CLOSING_MS * NS_PER_MS;
+	reactor_deadline(&s->reactor, &s->drain.limit, d);
 }
 
 void drain_init(struct shard *s)
 {
-	deadline_class_init(&s->drain, 0);
-	deadline_init(&s->drain_deadline);
-	reactor_watch(&s->reactor, &s->drain, give_up, s);
+	deadline_class_init(&s->drain.limit, 0);
+	deadline_init(&s->drain.limit_deadline);
+	reactor_watch(&s->reactor, &s->drain.limit, give_up, s);
 }
 
 void drain_begin(struct shard *s)
 {
-	if (s->draining)
+	if (s->drain.draining)
 		return;
-	s->draining = true;
-	log_debug("reactor %u: draining %u connections", s->id, s->connections_n);
-	s->closing.after_ns = CLOSING_MS * NS_PER_MS;
+	s->drain.draining = true;
+	log_debug("reactor %u: draining %u connections", s->id, s->clients.connections_n);
+	s->clients.closing.after_ns = CLOSING_MS * NS_PER_MS;
 	connections_each(s, stop_publisher, NULL);
-	reactor_deadline(&s->reactor, &s->drain, &s->drain_deadline);
+	reactor_deadline(&s->reactor, &s->drain.limit, &s->drain.limit_deadline);
 }
 
 /*
@@ -108,18 +109,18 @@ void drain_go_on(struct shard *s)
 {
 	unsigned all = s->broker->shards_n;
 
-	if (!s->marked[LANE_GATED])
+	if (!s->drain.marked[LANE_GATED])
 		mark(s, LANE_GATED);
-	if (s->marks[LANE_GATED] == all && !s->marked[LANE_FREE])
+	if (s->drain.marks[LANE_GATED] == all && !s->drain.marked[LANE_FREE])
 		mark(s, LANE_FREE);
-	if (s->marks[LANE_FREE] == all) {
-		s->marks[LANE_FREE]++;
+	if (s->drain.marks[LANE_FREE] == all) {
+		s->drain.marks[LANE_FREE]++;
 		farewell(s, false);
 	}
-	if (s->marks[LANE_FREE] <= all && !s->cut_off)
+	if (s->drain.marks[LANE_FREE] <= all && !s->drain.cut_off)
 		return;
 	/* The drain waits for nobody who came while it went on. */
-	if (s->connections_n == s->late_n) {
+	if (s->clients.connections_n == s->clients.late_n) {
 		listeners_stop(s);
 		farewell(s, true);
 	}
@@ -130,6 +131,7 @@ void drain_go_on(struct shard *s)
 bool drain_is_over(const struct shard *s)
 {
 	/* A mark that waits for room in its lane holds up all that comes before it. */
-	return s->connections_n == 0 && (s->cut_off || (s->marks[LANE_FREE] > s->broker->shards_n &&
-							!mail_holds(&s->mail, &s->drained)));
+	return s->clients.connections_n == 0 &&
+	       (s->drain.cut_off || (s->drain.marks[LANE_FREE] > s->broker->shards_n &&
+				     !mail_holds(&s->mail, &s->drain.drained)));
 }

@@ -66,7 +66,7 @@ static bool hold_message(struct shard *s, struct topic *t, uint64_t seq, struct 
 {
 	uint32_t i;
 
-	history_trim(&t->history, &s->history, &t->limits, s->reactor.now_ns);
+	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
 	if (seq == 0 || seq > t->seq || t->history.blocks_n == 0 ||
 	    seq < history_oldest(&t->history, &t->limits))
 		return false;
@@ -84,7 +84,7 @@ static bool hold_message(struct shard *s, struct topic *t, uint64_t seq, struct 
 
 static void answer_about(struct shard *s, struct topic *t, struct fetch_letter *l)
 {
-	history_trim(&t->history, &s->history, &t->limits, s->reactor.now_ns);
+	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
 	l->epoch = t->epoch;
 	l->seq = t->seq;
 	l->oldest = history_oldest(&t->history, &t->limits);
@@ -104,14 +104,14 @@ static bool version_reached(const struct topic *t, const uint64_t wanted[2])
 
 static void let_wait(struct shard *s, struct topic *t, struct fetch_letter *l)
 {
-	if (s->waiting_n >= WAITING_MAX || s->config->http.wait_seconds == 0) {
-		answer(s, l, s->waiting_n >= WAITING_MAX ? -ENOSPC : -ETIMEDOUT);
+	if (s->fetching.waiting_n >= WAITING_MAX || s->config->http.wait_seconds == 0) {
+		answer(s, l, s->fetching.waiting_n >= WAITING_MAX ? -ENOSPC : -ETIMEDOUT);
 		return;
 	}
-	s->waiting_n++;
+	s->fetching.waiting_n++;
 	l->waited = true;
 	list_append(&t->waiting, &l->link);
-	reactor_deadline(&s->reactor, &s->wait, &l->deadline);
+	reactor_deadline(&s->reactor, &s->fetching.wait, &l->deadline);
 	home_weigh(s, t);
 }
 
@@ -153,7 +153,7 @@ void home_wake(struct shard *s, struct topic *t)
 			continue;
 		list_remove(&f->link);
 		deadline_stop(&f->deadline);
-		s->waiting_n--;
+		s->fetching.waiting_n--;
 		/* Ten thousand may wait for the same. */
 		if (before != NULL && before->seq == seq) {
 			f->block = before->block;
@@ -184,7 +184,7 @@ static void wait_over(void *context, struct deadline *d)
 	struct topic *t = home_topic(s, l->hash, l->name);
 
 	list_remove(&l->link);
-	s->waiting_n--;
+	s->fetching.waiting_n--;
 	if (t != NULL)
 		home_weigh(s, t);
 	answer(s, l, -ETIMEDOUT);
@@ -204,14 +204,15 @@ void home_forget_waiting(struct topic *t)
 
 void fetch_init(struct shard *s)
 {
-	list_init(&s->answers);
-	deadline_class_init(&s->wait, s->config->http.wait_seconds * NS_PER_S);
-	reactor_watch(&s->reactor, &s->wait, wait_over, s);
+	list_init(&s->fetching.answers);
+	deadline_class_init(&s->fetching.wait, s->config->http.wait_seconds * NS_PER_S);
+	reactor_watch(&s->reactor, &s->fetching.wait, wait_over, s);
 }
 
 void fetch_count(struct shard *s, struct fetch_letter *l)
 {
-	struct interest *i = (struct interest *)(void *)table_find(&s->interests, l->hash, l->name);
+	struct interest *i =
+		(struct interest *)(void *)table_find(&s->audience.interests, l->hash, l->name);
 
 	if (i != NULL)
 		l->subscribers += i->subscribers;
@@ -226,7 +227,7 @@ void fetch_count(struct shard *s, struct fetch_letter *l)
 void fetch_answered(struct shard *s, struct fetch_letter *l)
 {
 	if (l->waited)
-		list_append(&s->answers, &l->link);
+		list_append(&s->fetching.answers, &l->link);
 	else
 		route_fetched(s, l);
 }
@@ -235,7 +236,8 @@ bool fetch_flush(struct shard *s)
 {
 	struct list *l;
 
-	for (unsigned n = 0; n < ANSWERS_PER_TURN && (l = list_take(&s->answers)) != NULL; n++)
+	for (unsigned n = 0; n < ANSWERS_PER_TURN && (l = list_take(&s->fetching.answers)) != NULL;
+	     n++)
 		route_fetched(s, LIST_ENTRY(l, struct fetch_letter, link));
-	return !list_empty(&s->answers);
+	return !list_empty(&s->fetching.answers);
 }

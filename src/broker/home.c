@@ -52,7 +52,7 @@ struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, u
 
 struct topic *home_topic(const struct shard *s, uint64_t hash, struct span name)
 {
-	return (struct topic *)(void *)table_find(&s->topics, hash, name);
+	return (struct topic *)(void *)table_find(&s->home.topics, hash, name);
 }
 
 /* The list of topics without clients that are forgotten after as long as this one. */
@@ -60,15 +60,15 @@ static struct list *idle_list(const struct shard *s, const struct topic *t)
 {
 	const struct config *config = s->config;
 
-	return &s->idle_topics[t->settings == &config->topics
-				       ? config->topic_n
-				       : (size_t)(t->settings - config->topic)];
+	return &s->home.idle_topics[t->settings == &config->topics
+					    ? config->topic_n
+					    : (size_t)(t->settings - config->topic)];
 }
 
 static void forget(struct shard *s, struct topic *t)
 {
-	table_remove(&s->topics, &t->named);
-	topic_free(t, &s->history);
+	table_remove(&s->home.topics, &t->named);
+	topic_free(t, &s->home.history);
 }
 
 /* Puts a topic on the list to be forgotten, or takes it off, as it has clients or not. */
@@ -81,8 +81,8 @@ void home_weigh(struct shard *s, struct topic *t)
 	if (!idle)
 		return;
 	list_append(idle_list(s, t), &t->link);
-	if (!deadline_running(&s->sweep_deadline))
-		reactor_deadline(&s->reactor, &s->sweep, &s->sweep_deadline);
+	if (!deadline_running(&s->home.sweep_deadline))
+		reactor_deadline(&s->reactor, &s->home.sweep, &s->home.sweep_deadline);
 }
 
 /* The oldest of the topics that nobody uses makes room. */
@@ -93,9 +93,9 @@ static bool forget_one(struct shard *s)
 	for (size_t i = 0; i <= s->config->topic_n; i++) {
 		struct topic *t;
 
-		if (list_empty(&s->idle_topics[i]))
+		if (list_empty(&s->home.idle_topics[i]))
 			continue;
-		t = LIST_ENTRY(s->idle_topics[i].next, struct topic, link);
+		t = LIST_ENTRY(s->home.idle_topics[i].next, struct topic, link);
 		if (oldest == NULL || t->idle_ns < oldest->idle_ns)
 			oldest = t;
 	}
@@ -113,14 +113,14 @@ struct topic *home_topic_or_new(struct shard *s, uint64_t hash, struct span name
 	*error = 0;
 	if (t != NULL)
 		return t;
-	if (s->topics.entries_n >= max && !forget_one(s)) {
+	if (s->home.topics.entries_n >= max && !forget_one(s)) {
 		*error = -ENOSPC;
 		return NULL;
 	}
 	t = topic_new(name, hash, s->broker->shards_n, config_topic(s->config, name));
-	if (t == NULL || table_add(&s->topics, &t->named) != 0) {
+	if (t == NULL || table_add(&s->home.topics, &t->named) != 0) {
 		if (t != NULL)
-			topic_free(t, &s->history);
+			topic_free(t, &s->home.history);
 		*error = -ENOMEM;
 		return NULL;
 	}
@@ -131,30 +131,30 @@ struct topic *home_topic_or_new(struct shard *s, uint64_t hash, struct span name
 /* What a shard may hold back from the others of how its history has changed. */
 static uint64_t history_step(const struct shard *s)
 {
-	return s->history.bytes_max / 16 / s->broker->shards_n;
+	return s->home.history.bytes_max / 16 / s->broker->shards_n;
 }
 
 /* Tells the other shards how much history there is here, and from when the oldest is. */
 static void tell_history(struct shard *s)
 {
-	int64_t change = (int64_t)s->history.bytes - s->history_told;
+	int64_t change = (int64_t)s->home.history.bytes - s->home.history_told;
 	uint64_t oldest = UINT64_MAX;
 
 	if (change > (int64_t)history_step(s) || -change > (int64_t)history_step(s)) {
 		atomic_fetch_add_explicit(&s->broker->history_bytes, change, memory_order_relaxed);
-		s->history_told += change;
+		s->home.history_told += change;
 	}
-	if (!list_empty(&s->history.blocks))
-		oldest = LIST_ENTRY(s->history.blocks.next, struct block, age)->stamped_ns;
-	if (oldest != atomic_load_explicit(&s->history_oldest_ns, memory_order_relaxed))
-		atomic_store_explicit(&s->history_oldest_ns, oldest, memory_order_relaxed);
+	if (!list_empty(&s->home.history.blocks))
+		oldest = LIST_ENTRY(s->home.history.blocks.next, struct block, age)->stamped_ns;
+	if (oldest != atomic_load_explicit(&s->home.history_oldest_ns, memory_order_relaxed))
+		atomic_store_explicit(&s->home.history_oldest_ns, oldest, memory_order_relaxed);
 }
 
 /* All shards' history, and as much more as the others may not have told. */
 static uint64_t history_bytes(const struct shard *s)
 {
 	int64_t bytes = atomic_load_explicit(&s->broker->history_bytes, memory_order_relaxed) +
-			(int64_t)s->history.bytes - s->history_told;
+			(int64_t)s->home.history.bytes - s->home.history_told;
 
 	return (bytes > 0 ? (uint64_t)bytes : 0) + (s->broker->shards_n - 1) * history_step(s);
 }
@@ -162,11 +162,11 @@ static uint64_t history_bytes(const struct shard *s)
 /* Whether no shard has older history. Whoever has is rung, for it may be asleep. */
 static bool oldest_is_here(struct shard *s)
 {
-	uint64_t oldest = atomic_load_explicit(&s->history_oldest_ns, memory_order_relaxed);
+	uint64_t oldest = atomic_load_explicit(&s->home.history_oldest_ns, memory_order_relaxed);
 	unsigned at = s->id;
 
 	for (unsigned i = 0; i < s->broker->shards_n; i++) {
-		uint64_t there = atomic_load_explicit(&s->broker->shards[i].history_oldest_ns,
+		uint64_t there = atomic_load_explicit(&s->broker->shards[i].home.history_oldest_ns,
 						      memory_order_relaxed);
 
 		if (there >= oldest)
@@ -184,7 +184,7 @@ static bool oldest_is_here(struct shard *s)
  * whoever adds to it lets go of as much. */
 static bool must_go(struct shard *s, uint64_t added)
 {
-	uint64_t max = s->history.bytes_max, bytes = history_bytes(s);
+	uint64_t max = s->home.history.bytes_max, bytes = history_bytes(s);
 
 	if (bytes > max)
 		return (added > 0 && bytes > max + max / 8) || oldest_is_here(s);
@@ -197,13 +197,13 @@ static bool must_go(struct shard *s, uint64_t added)
 static void bound_history(struct shard *s, uint64_t added)
 {
 	tell_history(s);
-	while (!list_empty(&s->history.blocks) && must_go(s, added)) {
-		struct block *b = LIST_ENTRY(s->history.blocks.next, struct block, age);
+	while (!list_empty(&s->home.history.blocks) && must_go(s, added)) {
+		struct block *b = LIST_ENTRY(s->home.history.blocks.next, struct block, age);
 		struct topic *t = home_topic(s, b->hash, block_name(b));
 
 		assert(t != NULL && history_at(&t->history, 0) == b);
 		added -= block_bytes(b) < added ? block_bytes(b) : added;
-		history_drop_oldest(&t->history, &s->history);
+		history_drop_oldest(&t->history, &s->home.history);
 		tell_history(s);
 	}
 }
@@ -260,9 +260,9 @@ void home_publish(struct shard *s, struct block *b)
 		block_unref(b);
 		return;
 	}
-	kept = s->history.bytes;
-	topic_sequence(t, b, &s->history, s->reactor.now_ns);
-	bound_history(s, s->history.bytes > kept ? s->history.bytes - kept : 0);
+	kept = s->home.history.bytes;
+	topic_sequence(t, b, &s->home.history, s->reactor.now_ns);
+	bound_history(s, s->home.history.bytes > kept ? s->home.history.bytes - kept : 0);
 	s->counters.published += b->messages;
 	s->counters.blocks_in++;
 	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
@@ -296,7 +296,7 @@ static int hold_replay(struct shard *s, struct topic *t, struct subscribe_letter
 	struct replay_answer a;
 	uint32_t end;
 
-	history_trim(&t->history, &s->history, &t->limits, s->reactor.now_ns);
+	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
 	a = topic_replay(t, &l->replay);
 	l->gap = a.gap;
 	l->from = a.from;
@@ -332,8 +332,9 @@ void home_subscribe(struct shard *s, struct subscribe_letter *l)
 		topic_add_shard(t, l->shard);
 		home_weigh(s, t);
 		if (topic_internal(l->name) && s->broker->second != NULL &&
-		    !deadline_running(&s->second_deadline))
-			reactor_deadline(&s->reactor, &s->second, &s->second_deadline);
+		    !deadline_running(&s->figures.second_deadline))
+			reactor_deadline(&s->reactor, &s->figures.second,
+					 &s->figures.second_deadline);
 	}
 	l->letter.kind = LETTER_SUBSCRIBED;
 	shard_post(s, l->shard, LANE_FREE, &l->letter);
@@ -411,7 +412,7 @@ bool home_sweep(struct shard *s)
 	bool any = false;
 
 	for (size_t i = 0; i <= s->config->topic_n; i++) {
-		struct list *list = &s->idle_topics[i];
+		struct list *list = &s->home.idle_topics[i];
 
 		while (!list_empty(list)) {
 			struct topic *t = LIST_ENTRY(list->next, struct topic, link);
@@ -427,7 +428,7 @@ bool home_sweep(struct shard *s)
 		}
 	}
 	if (any)
-		reactor_deadline(&s->reactor, &s->sweep, &s->sweep_deadline);
+		reactor_deadline(&s->reactor, &s->home.sweep, &s->home.sweep_deadline);
 	return false;
 }
 
@@ -435,11 +436,11 @@ void home_configure(struct shard *s)
 {
 	struct named *n;
 
-	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;) {
+	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
 		struct topic *t = (struct topic *)(void *)n;
 
 		topic_configure(t, config_topic(s->config, n->name));
-		history_trim(&t->history, &s->history, &t->limits, s->reactor.now_ns);
+		history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
 		home_weigh(s, t);
 	}
 	home_bound_history(s);
@@ -449,9 +450,9 @@ void home_release(struct shard *s)
 {
 	struct named *n;
 
-	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;) {
+	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
 		home_forget_waiting((struct topic *)(void *)n);
-		topic_free((struct topic *)(void *)n, &s->history);
+		topic_free((struct topic *)(void *)n, &s->home.history);
 	}
-	table_release(&s->topics);
+	table_release(&s->home.topics);
 }

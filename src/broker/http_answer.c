@@ -13,6 +13,7 @@
 #include "broker/home.h"
 #include "broker/http_session.h"
 #include "broker/subscription.h"
+#include "broker/shard.h"
 #include "protocol/sse.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -76,15 +77,15 @@ static const char *date(struct shard *s)
 {
 	uint64_t second = s->reactor.now_ns / NS_PER_S;
 
-	if (s->date[0] == 0 || s->date_second != second) {
+	if (s->http.date[0] == 0 || s->http.date_second != second) {
 		time_t now = (time_t)(clock_wall_ns() / NS_PER_S);
 		struct tm utc;
 
 		gmtime_r(&now, &utc);
-		strftime(s->date, sizeof(s->date), "%a, %d %b %Y %H:%M:%S GMT", &utc);
-		s->date_second = second;
+		strftime(s->http.date, sizeof(s->http.date), "%a, %d %b %Y %H:%M:%S GMT", &utc);
+		s->http.date_second = second;
 	}
-	return s->date;
+	return s->http.date;
 }
 
 /* A head under construction; what does not fit is a bug of whoever let it in. */
@@ -179,7 +180,7 @@ void http_answer(struct connection *c, const struct http_answer *a)
 			block_ref(a->hold, 1);
 			http->sending = a->hold;
 			http->left = a->body;
-			reactor_deadline(&c->shard->reactor, &c->shard->stall, &c->deadline);
+			reactor_deadline(&c->shard->reactor, &c->shard->http.stall, &c->deadline);
 		} else if (!connection_reply(c, a->body)) {
 			return;
 		}
@@ -278,7 +279,7 @@ size_t http_answer_sent(struct connection *c, size_t bytes)
 	http->left = span_skip(http->left, bytes);
 	if (http->left.len > 0) {
 		if (c->state != CONNECTION_CLOSED)
-			reactor_deadline(&c->shard->reactor, &c->shard->stall, &c->deadline);
+			reactor_deadline(&c->shard->reactor, &c->shard->http.stall, &c->deadline);
 		return bytes;
 	}
 	block_unref(http->sending);
@@ -300,7 +301,7 @@ const char *http_answer_farewell(const struct connection *c)
 
 static void start_heartbeats(struct connection *c)
 {
-	reactor_deadline(&c->shard->reactor, &c->shard->heartbeat, &c->deadline);
+	reactor_deadline(&c->shard->reactor, &c->shard->http.heartbeat, &c->deadline);
 }
 
 void http_answer_subscribed(struct connection *c, const struct subscribe_letter *l)
@@ -352,7 +353,7 @@ static void beat(void *context, struct deadline *d)
 	start_heartbeats(c);
 	/* Only a stream that stands at an event's end, and has been quiet, needs one. */
 	if (c->socket.sending || c->reply_len > 0 || !stream_at_end(sub->stream, &sub->cursor) ||
-	    s->reactor.now_ns - c->socket.sent_ns < s->heartbeat.after_ns / 2)
+	    s->reactor.now_ns - c->socket.sent_ns < s->http.heartbeat.after_ns / 2)
 		return;
 	n = sse_heartbeat(c->http->chunked, sub->interest->epoch, sub->interest->seq, text);
 	if (connection_reply(c, (struct span){ text, n }))
@@ -414,8 +415,8 @@ static void stalled(void *context, struct deadline *d)
 
 void http_answers_init(struct shard *s)
 {
-	deadline_class_init(&s->heartbeat, s->config->http.heartbeat_seconds * NS_PER_S);
-	deadline_class_init(&s->stall, STALL_SECONDS * NS_PER_S);
-	reactor_watch(&s->reactor, &s->heartbeat, beat, s);
-	reactor_watch(&s->reactor, &s->stall, stalled, s);
+	deadline_class_init(&s->http.heartbeat, s->config->http.heartbeat_seconds * NS_PER_S);
+	deadline_class_init(&s->http.stall, STALL_SECONDS * NS_PER_S);
+	reactor_watch(&s->reactor, &s->http.heartbeat, beat, s);
+	reactor_watch(&s->reactor, &s->http.stall, stalled, s);
 }

@@ -8,6 +8,7 @@
 #include "broker/home.h"
 #include "broker/http_answer.h"
 #include "broker/routes.h"
+#include "broker/shard.h"
 #include "protocol/http.h"
 #include "topic/block.h"
 
@@ -40,7 +41,7 @@ static void handle_head(struct connection *c, const struct http_request *r)
 
 	http->head_only = r->verb == HTTP_VERB_HEAD;
 	http->http_1_0 = r->http_1_0;
-	http->close = !r->keep_alive || c->shard->draining;
+	http->close = !r->keep_alive || c->shard->drain.draining;
 	http->chunked = false;
 	http->timing = false;
 	http->receiving_bytes = r->content_length;
@@ -133,7 +134,7 @@ static void publish(struct connection *c)
 	/* Its next requests wait, and TCP makes the client wait. */
 	s->counters.pauses++;
 	socket_pause(&s->sockets, &c->socket);
-	list_append(&s->paused, &c->waiting);
+	list_append(&s->clients.paused, &c->waiting);
 }
 
 static void handle(struct connection *c, const struct http_event *e)
@@ -188,15 +189,15 @@ static void settle(struct connection *c)
 		socket_receive(&s->sockets, &c->socket);
 	if (http->state == HTTP_RECEIVING) {
 		http->timing = true;
-		reactor_deadline(&s->reactor, &s->handshake, &c->deadline);
+		reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
 	} else if (ready(c)) {
 		if (kept > 0 && !http->timing) {
 			http->timing = true;
 			/* The first request's time has been running since the connection. */
 			if (http->answered_any)
-				reactor_deadline(&s->reactor, &s->handshake, &c->deadline);
-		} else if (kept == 0 && s->idle.after_ns != 0 && http->answered_any) {
-			reactor_deadline(&s->reactor, &s->idle, &c->deadline);
+				reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
+		} else if (kept == 0 && s->clients.idle.after_ns != 0 && http->answered_any) {
+			reactor_deadline(&s->reactor, &s->clients.idle, &c->deadline);
 		}
 	}
 }

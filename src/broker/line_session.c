@@ -11,6 +11,7 @@
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/subscription.h"
+#include "broker/shard.h"
 #include "topic/block.h"
 
 enum {
@@ -75,7 +76,7 @@ static void publish(struct connection *c, struct block *b)
 	/* The publisher waits, and TCP makes its client wait. */
 	s->counters.pauses++;
 	socket_pause(&s->sockets, &c->socket);
-	list_append(&s->paused, &c->waiting);
+	list_append(&s->clients.paused, &c->waiting);
 }
 
 /* Adds bytes to the block under construction. NULL: out of memory, the connection has been told. */
@@ -223,8 +224,8 @@ static void handshake_done(struct connection *c)
 	struct shard *s = c->shard;
 
 	deadline_stop(&c->deadline);
-	if (s->idle.after_ns != 0)
-		reactor_deadline(&s->reactor, &s->idle, &c->deadline);
+	if (s->clients.idle.after_ns != 0)
+		reactor_deadline(&s->reactor, &s->clients.idle, &c->deadline);
 }
 
 /* The broker's own topics: nobody else publishes to them, and who may look is the operator's

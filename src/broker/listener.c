@@ -252,14 +252,14 @@ static void cancel(struct shard *s, uint32_t index)
 /* Arms it again in a while. */
 static void wait_to_accept(struct shard *s, uint32_t index)
 {
-	s->accept_waiting |= UINT64_C(1) << index % 64;
-	if (!deadline_running(&s->accept_deadline))
-		reactor_deadline(&s->reactor, &s->accept, &s->accept_deadline);
+	s->accepting.waiting |= UINT64_C(1) << index % 64;
+	if (!deadline_running(&s->accepting.again_deadline))
+		reactor_deadline(&s->reactor, &s->accepting.again, &s->accepting.again_deadline);
 }
 
 static bool held(const struct shard *s)
 {
-	return s->accept_stopped || connections_rush(s);
+	return s->accepting.stopped || connections_rush(s);
 }
 
 static void accepted(void *context, const struct completion *c)
@@ -269,7 +269,7 @@ static void accepted(void *context, const struct completion *c)
 
 	if (c->result >= 0)
 		connection_open(s, c->result, s->broker->listeners[index].protocols);
-	if (s->accept_ended)
+	if (s->accepting.ended)
 		return;
 	if (held(s)) {
 		/* The first cancellation may have come while it was not to be found. */
@@ -289,7 +289,7 @@ static void accepted(void *context, const struct completion *c)
 	}
 	/* Armed again at once it would fail at once: wait until somebody has left, or whatever it
 	 * is is over. */
-	if (!deadline_running(&s->accept_deadline))
+	if (!deadline_running(&s->accepting.again_deadline))
 		log_warn("reactor %u: cannot accept: %s; trying again every %d ms", s->id,
 			 strerror(-c->result), ACCEPT_PAUSE_MS);
 	wait_to_accept(s, index);
@@ -298,15 +298,15 @@ static void accepted(void *context, const struct completion *c)
 static void accept_again(void *context, struct deadline *d)
 {
 	struct shard *s = context;
-	uint64_t waiting = s->accept_waiting;
+	uint64_t waiting = s->accepting.waiting;
 
-	if (s->accept_ended)
+	if (s->accepting.ended)
 		return;
 	if (held(s)) {
-		reactor_deadline(&s->reactor, &s->accept, d);
+		reactor_deadline(&s->reactor, &s->accepting.again, d);
 		return;
 	}
-	s->accept_waiting = 0;
+	s->accepting.waiting = 0;
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
 		if (waiting & UINT64_C(1) << i % 64)
 			arm(s, i);
@@ -315,19 +315,19 @@ static void accept_again(void *context, struct deadline *d)
 void listeners_start(struct shard *s)
 {
 	reactor_handle(&s->reactor, OP_ACCEPT, accepted, s);
-	deadline_class_init(&s->accept, ACCEPT_PAUSE_MS * NS_PER_MS);
-	deadline_init(&s->accept_deadline);
-	reactor_watch(&s->reactor, &s->accept, accept_again, s);
+	deadline_class_init(&s->accepting.again, ACCEPT_PAUSE_MS * NS_PER_MS);
+	deadline_init(&s->accepting.again_deadline);
+	reactor_watch(&s->reactor, &s->accepting.again, accept_again, s);
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
 		arm(s, i);
 }
 
 void listeners_stop(struct shard *s)
 {
-	if (s->accept_ended)
+	if (s->accepting.ended)
 		return;
-	s->accept_ended = true;
-	deadline_stop(&s->accept_deadline);
+	s->accepting.ended = true;
+	deadline_stop(&s->accepting.again_deadline);
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++) {
 		int *fd = &s->broker->listeners[i].fds[s->id];
 
@@ -341,8 +341,8 @@ void listeners_stop(struct shard *s)
 
 void listeners_hold(struct shard *s, bool hold)
 {
-	s->accept_stopped = hold;
-	if (s->accept_ended || !hold)
+	s->accepting.stopped = hold;
+	if (s->accepting.ended || !hold)
 		return; /* accept_again finds it */
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
 		if (s->broker->listeners[i].fds[s->id] >= 0)

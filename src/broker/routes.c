@@ -16,6 +16,7 @@
 #include "broker/http_session.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
+#include "broker/shard.h"
 #include "protocol/http.h"
 #include "protocol/http_field.h"
 #include "topic/block.h"
@@ -160,7 +161,7 @@ static void handle_object(struct connection *c, const struct http_request *r, st
 		free(decoded);
 	}
 	if (n > 0)
-		b = objects_find(c->shard->objects, (struct span){ name, (size_t)n });
+		b = objects_find(c->shard->http.objects, (struct span){ name, (size_t)n });
 	if (b == NULL)
 		http_error(c, 404, "no such object");
 	else
@@ -449,7 +450,7 @@ static void handle_ready(struct connection *c, const struct http_request *r, str
 {
 	(void)r;
 	(void)rest;
-	if (c->shard->draining)
+	if (c->shard->drain.draining)
 		http_error(c, 503, "draining");
 	else
 		answer_text(c, SPAN("ok\n"));
@@ -597,7 +598,7 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 		http_error(c, 403, "origin not allowed");
 	} else if (route->local && config->page_local_only && !connection_local(c)) {
 		http_error(c, 403, "local clients only");
-	} else if (c->shard->draining && !route->vital) {
+	} else if (c->shard->drain.draining && !route->vital) {
 		http_error(c, 503, "draining");
 	} else {
 		route->handle(c, r, rest);

@@ -54,7 +54,7 @@ void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct let
 /* Nothing more is taken in while backlogs are evicted, or they would grow faster than they go. */
 static bool no_memory(const struct shard *s)
 {
-	return !s->draining && budget_now(s->broker) == BUDGET_EVICTION;
+	return !s->drain.draining && budget_now(s->broker) == BUDGET_EVICTION;
 }
 
 /*
@@ -67,8 +67,9 @@ static bool gate_open(void *context, enum mailbox_lane lane)
 {
 	const struct shard *s = context;
 
-	return s->pressed == 0 && (lane == LANE_FREE ||
-				   (!mail_lags(&s->mail) && (!no_memory(s) || s->nobody_to_evict)));
+	return s->audience.pressed == 0 &&
+	       (lane == LANE_FREE ||
+		(!mail_lags(&s->mail) && (!no_memory(s) || s->budget.nobody_to_evict)));
 }
 
 bool shard_congested(struct shard *s, uint64_t hash)
@@ -76,7 +77,7 @@ bool shard_congested(struct shard *s, uint64_t hash)
 	unsigned home = shard_home(s, hash);
 
 	if (no_memory(s)) {
-		s->held_up = true;
+		s->budget.held_up = true;
 		return true;
 	}
 	if (atomic_load(&s->broker->held[hash % HOLD_BUCKETS]) > 0)
@@ -103,9 +104,9 @@ void shard_release_hold(struct shard *s, uint64_t hash)
 static bool holds_ended(struct shard *s)
 {
 	uint64_t ends = atomic_load(&s->broker->hold_ends);
-	bool any = ends != s->hold_ends;
+	bool any = ends != s->audience.hold_ends;
 
-	s->hold_ends = ends;
+	s->audience.hold_ends = ends;
 	return any;
 }
 
@@ -113,18 +114,18 @@ static void configure(struct shard *s)
 {
 	const struct config *c = s->config;
 
-	deadline_class_change(&s->handshake, c->limits.handshake_seconds * NS_PER_S);
-	deadline_class_change(&s->heartbeat, c->http.heartbeat_seconds * NS_PER_S);
-	deadline_class_change(&s->wait, c->http.wait_seconds * NS_PER_S);
-	deadline_class_change(&s->stats_class, c->stats_seconds * NS_PER_S);
-	deadline_class_change(&s->drain, c->drain_seconds * NS_PER_S);
+	deadline_class_change(&s->clients.handshake, c->limits.handshake_seconds * NS_PER_S);
+	deadline_class_change(&s->http.heartbeat, c->http.heartbeat_seconds * NS_PER_S);
+	deadline_class_change(&s->fetching.wait, c->http.wait_seconds * NS_PER_S);
+	deadline_class_change(&s->figures.report, c->stats_seconds * NS_PER_S);
+	deadline_class_change(&s->drain.limit, c->drain_seconds * NS_PER_S);
 	connections_limit_idle(s, c->limits.idle_seconds * NS_PER_S);
-	s->history.bytes_max = c->limits.history_total_bytes;
+	s->home.history.bytes_max = c->limits.history_total_bytes;
 	budget_configure(s);
 	if (c->stats_seconds > 0)
-		reactor_deadline(&s->reactor, &s->stats_class, &s->stats_deadline);
+		reactor_deadline(&s->reactor, &s->figures.report, &s->figures.report_deadline);
 	else
-		deadline_stop(&s->stats_deadline);
+		deadline_stop(&s->figures.report_deadline);
 }
 
 static struct list *lists_new(size_t n)
@@ -156,12 +157,12 @@ struct reload_letter *reload_letter_new(const struct config *config, struct obje
 
 static void reload(struct shard *s, struct reload_letter *l)
 {
-	struct list *before = s->idle_topics;
+	struct list *before = s->home.idle_topics;
 
 	s->config = l->config;
-	objects_unref(s->objects);
-	s->objects = l->objects;
-	s->idle_topics = l->idle_topics;
+	objects_unref(s->http.objects);
+	s->http.objects = l->objects;
+	s->home.idle_topics = l->idle_topics;
 	home_configure(s);
 	subscriptions_configure(s);
 	configure(s);
@@ -226,14 +227,13 @@ static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *
 		subscriptions_bye(s, about);
 		return;
 	case LETTER_DRAINED:
-		s->marks[lane]++;
+		s->drain.marks[lane]++;
 		return;
 	case LETTER_DRAIN:
 		drain_begin(s);
 		return;
 	case LETTER_HEARTBEAT:
-		atomic_store(&s->watchdog_round,
-			     ((struct heartbeat_letter *)(void *)letter)->round);
+		atomic_store(&s->watched.round, ((struct heartbeat_letter *)(void *)letter)->round);
 		return;
 	case LETTER_RELOAD:
 		reload(s, (struct reload_letter *)(void *)letter);
@@ -261,20 +261,20 @@ void shard_publish(struct shard *s, struct block *b)
 void shard_dirty(struct shard *s, struct stream *stream)
 {
 	if (!list_empty(&stream->replaying) && list_empty(&stream->replays))
-		list_append(&s->replays, &stream->replays);
+		list_append(&s->audience.replays, &stream->replays);
 	if (list_empty(&stream->ready) || !list_empty(&stream->dirty))
 		return;
 	PROBE(dirty, s->id, stream);
-	list_append(&s->dirty, &stream->dirty);
+	list_append(&s->audience.dirty, &stream->dirty);
 }
 
 void shard_active(struct shard *s, struct stream *stream)
 {
 	if (!list_empty(&stream->active))
 		return;
-	list_append(&s->active, &stream->active);
-	if (!deadline_running(&s->backlog_deadline))
-		reactor_deadline(&s->reactor, &s->backlog, &s->backlog_deadline);
+	list_append(&s->audience.active, &stream->active);
+	if (!deadline_running(&s->audience.backlog_deadline))
+		reactor_deadline(&s->reactor, &s->audience.backlog, &s->audience.backlog_deadline);
 }
 
 /* Sends for the first of a stream's cursors in this list, so many at most, and no more once the
@@ -304,7 +304,7 @@ static void fan_out(struct shard *s)
 	/* What comes in meanwhile need not wait for a whole turn's sends. */
 	while (left > 0 && s->sockets.send_bytes < turn_bytes &&
 	       (left == turn || !ring_deferred(s->reactor.ring)) &&
-	       (link = list_take(&s->dirty)) != NULL) {
+	       (link = list_take(&s->audience.dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
 		unsigned quota = left < STREAM_QUOTA ? left : STREAM_QUOTA;
 		unsigned sends = serve(s, &stream->ready, quota, turn_bytes);
@@ -312,7 +312,7 @@ static void fan_out(struct shard *s)
 		left -= sends;
 		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
 		if (!list_empty(&stream->ready))
-			list_append(&s->dirty, &stream->dirty);
+			list_append(&s->audience.dirty, &stream->dirty);
 		if (stream->held || !list_empty(&stream->ready))
 			subscriptions_hold(s, stream);
 		if (stream->pressed)
@@ -326,7 +326,8 @@ static void replay(struct shard *s)
 {
 	struct list *link;
 
-	for (unsigned left = REPLAY_QUOTA; left > 0 && (link = list_take(&s->replays)) != NULL;) {
+	for (unsigned left = REPLAY_QUOTA;
+	     left > 0 && (link = list_take(&s->audience.replays)) != NULL;) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, replays);
 		struct interest *i = stream->owner;
 
@@ -334,7 +335,7 @@ static void replay(struct shard *s)
 		i->subscribers++;
 		left -= serve(s, &stream->replaying, 1, UINT64_MAX);
 		if (!list_empty(&stream->replaying))
-			list_append(&s->replays, &stream->replays);
+			list_append(&s->audience.replays, &stream->replays);
 		i->subscribers--;
 		subscriptions_let_go(s, i);
 	}
@@ -350,27 +351,27 @@ static bool flush(void *context)
 	(void)budget_check(s);
 	home_bound_history(s);
 	more |= fetch_flush(s);
-	if (s->sweeping)
-		more |= s->sweeping = home_sweep(s);
+	if (s->home.sweeping)
+		more |= s->home.sweeping = home_sweep(s);
 	subscriptions_bound_bytes(s);
 	fan_out(s);
 	replay(s);
-	if (s->draining)
+	if (s->drain.draining)
 		drain_go_on(s);
 	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */
-	room = holds_ended(s) | s->relieved;
-	s->relieved = false;
+	room = holds_ended(s) | s->audience.relieved;
+	s->audience.relieved = false;
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	room |= mail_flush(&s->mail);
-	if (s->draining && drain_is_over(s))
+	if (s->drain.draining && drain_is_over(s))
 		reactor_stop(&s->reactor);
-	if (room && !list_empty(&s->paused)) {
+	if (room && !list_empty(&s->clients.paused)) {
 		connections_resume(s);
 		/* A request that was kept is worked on at once, and its letters go with the next
 		 * turn, which must not be slept through. */
 		more = true;
 	}
-	return more || !list_empty(&s->dirty) || !list_empty(&s->replays) ||
+	return more || !list_empty(&s->audience.dirty) || !list_empty(&s->audience.replays) ||
 	       !list_empty(&s->sockets.dying);
 }
 
@@ -379,7 +380,7 @@ static void check_backlogs(void *context, struct deadline *d)
 	struct shard *s = context;
 
 	if (subscriptions_bound_time(s))
-		reactor_deadline(&s->reactor, &s->backlog, d);
+		reactor_deadline(&s->reactor, &s->audience.backlog, d);
 }
 
 static void sweep(void *context, struct deadline *d)
@@ -387,7 +388,7 @@ static void sweep(void *context, struct deadline *d)
 	struct shard *s = context;
 
 	(void)d;
-	s->sweeping = true;
+	s->home.sweeping = true;
 }
 
 static void report(void *context, struct deadline *d)
@@ -395,7 +396,7 @@ static void report(void *context, struct deadline *d)
 	struct shard *s = context;
 
 	s->broker->report(s, false);
-	reactor_deadline(&s->reactor, &s->stats_class, d);
+	reactor_deadline(&s->reactor, &s->figures.report, d);
 }
 
 static void second(void *context, struct deadline *d)
@@ -403,23 +404,23 @@ static void second(void *context, struct deadline *d)
 	struct shard *s = context;
 
 	if (s->broker->second(s))
-		reactor_deadline(&s->reactor, &s->second, d);
+		reactor_deadline(&s->reactor, &s->figures.second, d);
 }
 
 static void watch(struct shard *s)
 {
-	deadline_class_init(&s->second, NS_PER_S);
-	deadline_init(&s->second_deadline);
-	reactor_watch(&s->reactor, &s->second, second, s);
-	deadline_class_init(&s->backlog, BACKLOG_CHECK_MS * NS_PER_MS);
-	deadline_class_init(&s->sweep, SWEEP_SECONDS * NS_PER_S);
-	deadline_class_init(&s->stats_class, 0);
-	deadline_init(&s->backlog_deadline);
-	deadline_init(&s->sweep_deadline);
-	deadline_init(&s->stats_deadline);
-	reactor_watch(&s->reactor, &s->backlog, check_backlogs, s);
-	reactor_watch(&s->reactor, &s->sweep, sweep, s);
-	reactor_watch(&s->reactor, &s->stats_class, report, s);
+	deadline_class_init(&s->figures.second, NS_PER_S);
+	deadline_init(&s->figures.second_deadline);
+	reactor_watch(&s->reactor, &s->figures.second, second, s);
+	deadline_class_init(&s->audience.backlog, BACKLOG_CHECK_MS * NS_PER_MS);
+	deadline_class_init(&s->home.sweep, SWEEP_SECONDS * NS_PER_S);
+	deadline_class_init(&s->figures.report, 0);
+	deadline_init(&s->audience.backlog_deadline);
+	deadline_init(&s->home.sweep_deadline);
+	deadline_init(&s->figures.report_deadline);
+	reactor_watch(&s->reactor, &s->audience.backlog, check_backlogs, s);
+	reactor_watch(&s->reactor, &s->home.sweep, sweep, s);
+	reactor_watch(&s->reactor, &s->figures.report, report, s);
 }
 
 int shard_init(struct shard *s, struct broker *b, unsigned id, const struct config *config)
@@ -446,22 +447,22 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	int err;
 
 	*s = (struct shard){
-		.id = id, .broker = b, .config = config, .drained = { LETTER_DRAINED }
+		.id = id, .broker = b, .config = config, .drain.drained = { LETTER_DRAINED }
 	};
 	err = mail_init(&s->mail, &s->reactor, b->shards_n, e->lane_entries);
 	if (err != 0)
 		return err;
-	s->idle_topics = lists_new(config->topic_n + 1);
-	if (s->idle_topics == NULL)
+	s->home.idle_topics = lists_new(config->topic_n + 1);
+	if (s->home.idle_topics == NULL)
 		return -ENOMEM;
-	list_init(&s->dirty);
-	list_init(&s->replays);
-	list_init(&s->active);
-	list_init(&s->appended);
-	list_init(&s->connections);
-	list_init(&s->unlooked);
-	history_total_init(&s->history, config->limits.history_total_bytes);
-	atomic_init(&s->history_oldest_ns, UINT64_MAX);
+	list_init(&s->audience.dirty);
+	list_init(&s->audience.replays);
+	list_init(&s->audience.active);
+	list_init(&s->audience.appended);
+	list_init(&s->clients.connections);
+	list_init(&s->clients.unlooked);
+	history_total_init(&s->home.history, config->limits.history_total_bytes);
+	atomic_init(&s->home.history_oldest_ns, UINT64_MAX);
 	err = reactor_init(&s->reactor, &params, b->mailbox, b->ring_fds, &owner);
 	if (err != 0)
 		return err;
@@ -471,7 +472,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	connections_init(s);
 	drain_init(s);
 	fetch_init(s);
-	s->objects = objects_ref(b->objects);
+	s->http.objects = objects_ref(b->objects);
 	configure(s);
 	listeners_start(s);
 	return 0;
@@ -481,7 +482,7 @@ void shard_run(struct shard *s)
 {
 	reactor_run(&s->reactor);
 	connections_release(s);
-	atomic_store(&s->watchdog_round, UINT64_MAX);
+	atomic_store(&s->watched.round, UINT64_MAX);
 	s->broker->report(s, true);
 }
 
@@ -490,13 +491,13 @@ void shard_release(struct shard *s)
 	if (s->reactor.ring != NULL) {
 		struct list *l;
 
-		while ((l = list_take(&s->answers)) != NULL)
+		while ((l = list_take(&s->fetching.answers)) != NULL)
 			fetch_letter_free(LIST_ENTRY(l, struct fetch_letter, link));
 		subscriptions_release(s);
 		home_release(s);
 		reactor_release(&s->reactor);
 	}
 	mail_release(&s->mail);
-	free(s->idle_topics);
-	objects_unref(s->objects);
+	free(s->home.idle_topics);
+	objects_unref(s->http.objects);
 }

@@ -12,6 +12,7 @@
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/http_answer.h"
+#include "broker/shard.h"
 #include "protocol/sse.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -34,7 +35,7 @@ static struct shard *shard_of(const struct subscription *sub)
 
 static struct interest *find(const struct shard *s, uint64_t hash, struct span name)
 {
-	return (struct interest *)(void *)table_find(&s->interests, hash, name);
+	return (struct interest *)(void *)table_find(&s->audience.interests, hash, name);
 }
 
 void subscriptions_let_go(struct shard *s, struct interest *i)
@@ -47,7 +48,7 @@ void subscriptions_let_go(struct shard *s, struct interest *i)
 	i->unsubscribe = NULL;
 	l->shard = s->id;
 	shard_post(s, i->home, LANE_FREE, &l->letter);
-	table_remove(&s->interests, &i->named);
+	table_remove(&s->audience.interests, &i->named);
 	interest_free(i);
 }
 
@@ -62,7 +63,7 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 	if (i == NULL)
 		return NULL;
 	i->unsubscribe = topic_letter_new(LETTER_UNSUBSCRIBE, name, hash);
-	if (i->unsubscribe == NULL || table_add(&s->interests, &i->named) != 0) {
+	if (i->unsubscribe == NULL || table_add(&s->audience.interests, &i->named) != 0) {
 		interest_free(i);
 		return NULL;
 	}
@@ -143,7 +144,7 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 		return -ENOSPC;
 	}
 	i = find_or_new(s, name);
-	sub = i != NULL ? pool_take(&s->subscription_pool) : NULL;
+	sub = i != NULL ? pool_take(&s->audience.subscription_pool) : NULL;
 	if (sub == NULL) {
 		atomic_fetch_sub(&s->broker->subscriptions, 1);
 		if (i != NULL)
@@ -154,7 +155,7 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 	list_init(&sub->cursor.link);
 	c->subscription = sub;
 	i->subscribers++;
-	s->subscriptions_n++;
+	s->audience.subscriptions_n++;
 	if (i->live && replay->kind == REPLAY_NONE)
 		return activate(sub, NULL);
 	l = subscribe_letter_new(name, i->named.hash);
@@ -319,11 +320,11 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 		subscriptions_press(s, sub->stream);
 	}
 	sub->interest->subscribers--;
-	s->subscriptions_n--;
+	s->audience.subscriptions_n--;
 	atomic_fetch_sub(&s->broker->subscriptions, 1);
 	sub->connection->subscription = NULL;
 	subscriptions_let_go(s, sub->interest);
-	pool_give(&s->subscription_pool, sub);
+	pool_give(&s->audience.subscription_pool, sub);
 }
 
 /* Calls for each subscription of a stream whose cursor is in that list; the callback may take it
@@ -438,7 +439,7 @@ void subscriptions_bound_bytes(struct shard *s)
 {
 	struct list *link;
 
-	while ((link = list_take(&s->appended)) != NULL) {
+	while ((link = list_take(&s->audience.appended)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, appended);
 		struct interest *i = stream->owner;
 
@@ -477,10 +478,10 @@ void subscriptions_press(struct shard *s, struct stream *stream)
 	if (!passes(&stream->pressed, stream_ready_lag(stream), i->settings->backlog_bytes / 8 * 6))
 		return;
 	if (stream->pressed) {
-		s->pressed++;
+		s->audience.pressed++;
 	} else {
-		s->pressed--;
-		s->relieved = true;
+		s->audience.pressed--;
+		s->audience.relieved = true;
 	}
 }
 
@@ -501,7 +502,7 @@ static void append(struct shard *s, struct stream *stream, struct block *b)
 	shard_active(s, stream);
 	shard_dirty(s, stream);
 	if (list_empty(&stream->appended))
-		list_append(&s->appended, &stream->appended);
+		list_append(&s->audience.appended, &stream->appended);
 	subscriptions_press(s, stream);
 }
 
@@ -545,12 +546,12 @@ static void bound_stream_time(struct stream *stream, uint64_t now_ns)
 
 bool subscriptions_bound_time(struct shard *s)
 {
-	struct list marker, *l = s->active.next;
+	struct list marker, *l = s->audience.active.next;
 
 	/* Whoever is closed may take the stream with it: a marker keeps the place, a count the
 	 * interest. */
 	list_init(&marker);
-	while (l != &s->active) {
+	while (l != &s->audience.active) {
 		struct stream *stream = LIST_ENTRY(l, struct stream, active);
 		struct interest *i = stream->owner;
 
@@ -562,14 +563,14 @@ bool subscriptions_bound_time(struct shard *s)
 		l = marker.next;
 		list_remove(&marker);
 	}
-	return !list_empty(&s->active);
+	return !list_empty(&s->audience.active);
 }
 
 void subscriptions_configure(struct shard *s)
 {
 	struct named *n;
 
-	for (size_t at = 0; (n = table_next(&s->interests, &at)) != NULL;) {
+	for (size_t at = 0; (n = table_next(&s->audience.interests, &at)) != NULL;) {
 		struct interest *i = (struct interest *)(void *)n;
 
 		i->settings = config_topic(s->config, n->name);
@@ -580,7 +581,7 @@ void subscriptions_release(struct shard *s)
 {
 	struct named *n;
 
-	for (size_t at = 0; (n = table_next(&s->interests, &at)) != NULL;)
+	for (size_t at = 0; (n = table_next(&s->audience.interests, &at)) != NULL;)
 		interest_free((struct interest *)(void *)n);
-	table_release(&s->interests);
+	table_release(&s->audience.interests);
 }

@@ -5,6 +5,7 @@
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/subscription.h"
+#include "broker/shard.h"
 #include "engine/mailbox.h"
 #include "sim.h"
 #include "topic/block.h"
@@ -173,7 +174,7 @@ static void check_held_up(struct shard *s, const struct block *b)
 	uint64_t held_up = 0;
 	struct client *c;
 
-	if (!s->accept_stopped || s->draining || b->epoch == 0 ||
+	if (!s->accepting.stopped || s->drain.draining || b->epoch == 0 ||
 	    budget_now(s->broker) < BUDGET_EVICTION)
 		return;
 	for (unsigned i = 0; i < s->broker->shards_n; i++)

@@ -18,6 +18,7 @@
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
+#include "broker/shard.h"
 #include "engine/mailbox.h"
 #include "sim.h"
 #include "topic/interest.h"
@@ -525,7 +526,7 @@ static void check_publishers(const struct shard *home)
 {
 	struct named *n;
 
-	for (size_t at = 0; (n = table_next(&home->topics, &at)) != NULL;) {
+	for (size_t at = 0; (n = table_next(&home->home.topics, &at)) != NULL;) {
 		const struct topic *t = (struct topic *)(void *)n;
 		struct publishers there = { .topic = n->name };
 
@@ -561,13 +562,13 @@ static void check_awake(void)
 		if (mail_letters(&s->mail, LANE_FREE) != 0 ||
 		    (mail_letters(&s->mail, LANE_GATED) != 0 && !held_up()))
 			sim_fail("shard %u sleeps with letters in its outboxes", i);
-		if (!list_empty(&s->dirty) || !list_empty(&s->replays))
+		if (!list_empty(&s->audience.dirty) || !list_empty(&s->audience.replays))
 			sim_fail("shard %u sleeps with dirty streams", i);
 		if (!list_empty(&s->sockets.dying) || !list_empty(&s->sockets.starved))
 			sim_fail("shard %u sleeps with starved or dying sockets", i);
-		if (!list_empty(&s->paused) && !held_up())
+		if (!list_empty(&s->clients.paused) && !held_up())
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
-		if (s->pressed != 0 || !list_empty(&s->appended))
+		if (s->audience.pressed != 0 || !list_empty(&s->audience.appended))
 			sim_fail("shard %u sleeps and takes less in than it could", i);
 		if (!held_up())
 			check_publishers(s);
@@ -642,7 +643,7 @@ static void check_rest(void)
 
 		if (fiber_ended(i))
 			continue;
-		for (size_t at = 0; (n = table_next(&s->interests, &at)) != NULL;) {
+		for (size_t at = 0; (n = table_next(&s->audience.interests, &at)) != NULL;) {
 			const struct interest *interest = (struct interest *)(void *)n;
 
 			for (unsigned f = 0; f < INTEREST_FORMATS; f++)
@@ -798,7 +799,7 @@ static void check_no_topic(const struct shard *s)
 {
 	struct named *n;
 
-	for (size_t at = 0; (n = table_next(&s->topics, &at)) != NULL;) {
+	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
 		const struct topic *t = (struct topic *)(void *)n;
 
 		sim_fail("shard %u still has the topic %.*s, with %u publishers and %u shards",
@@ -819,20 +820,21 @@ static void check_empty(long before)
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		struct shard *s = &sim.broker.shards[i];
 
-		if (s->connections_n != 0 || s->subscriptions_n != 0 || s->refused_n != 0 ||
-		    s->sockets.open != 0)
+		if (s->clients.connections_n != 0 || s->audience.subscriptions_n != 0 ||
+		    s->clients.refused_n != 0 || s->sockets.open != 0)
 			sim_fail("shard %u still has clients", i);
-		if (s->interests.entries_n != 0)
+		if (s->audience.interests.entries_n != 0)
 			sim_fail("shard %u still has interests", i);
-		if (s->topics.entries_n != 0)
+		if (s->home.topics.entries_n != 0)
 			check_no_topic(s);
-		if (s->history.bytes != 0)
+		if (s->home.history.bytes != 0)
 			sim_fail("shard %u still has history", i);
 		if (kernel_timers(i) != 0)
 			sim_fail("shard %u still ticks", i);
-		kept += (long)(slabs_of(&s->connection_pool) + slabs_of(&s->subscription_pool));
-		kept += (s->sockets.slots != NULL) + (s->topics.slots != NULL) +
-			(s->interests.slots != NULL);
+		kept += (long)(slabs_of(&s->clients.connection_pool) +
+			       slabs_of(&s->audience.subscription_pool));
+		kept += (s->sockets.slots != NULL) + (s->home.topics.slots != NULL) +
+			(s->audience.interests.slots != NULL);
 		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 			for (unsigned to = 0; to < sim.broker.shards_n; to++)
 				kept += s->mail.lanes[lane].to[to].own != NULL;
@@ -914,7 +916,7 @@ static bool any_cut_off(void)
 	bool any = false;
 
 	for (unsigned i = 0; i < sim.broker.shards_n; i++)
-		any |= sim.broker.shards[i].cut_off;
+		any |= sim.broker.shards[i].drain.cut_off;
 	return any;
 }
 
@@ -964,7 +966,7 @@ static void end_by_draining(void)
 	}
 	/* What was cut off is not counted yet. */
 	for (unsigned i = 0; i < sim.broker.shards_n; i++)
-		if (sim.broker.shards[i].connections_n > 0)
+		if (sim.broker.shards[i].clients.connections_n > 0)
 			return;
 	check_counters();
 }
@@ -1012,7 +1014,8 @@ static void check_always(void)
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		struct shard *s = &sim.broker.shards[i];
 
-		for (struct list *l = s->paused.next; l != &s->paused; l = l->next) {
+		for (struct list *l = s->clients.paused.next; l != &s->clients.paused;
+		     l = l->next) {
 			const struct connection *c = LIST_ENTRY(l, struct connection, waiting);
 
 			if (!c->socket.paused)

@@ -42,7 +42,7 @@ static int teardown(void **state)
 
 static void answer(struct broker *b, unsigned shard, uint64_t round)
 {
-	atomic_store(&b->shards[shard].watchdog_round, round);
+	atomic_store(&b->shards[shard].watched.round, round);
 }
 
 static void nobody_is_asked_when_nobody_watches(void **state)

@@ -161,7 +161,7 @@ static void some_have_gone(struct client **holders, unsigned skipped)
 	unsigned gone = HOLDERS;
 
 	for (unsigned i = 0; i < sim.broker.shards_n; i++)
-		gone -= sim.broker.shards[i].connections_n;
+		gone -= sim.broker.shards[i].clients.connections_n;
 	assert_int_equal(gone + skipped, evicted());
 	assert_true(gone > 0 && gone < HOLDERS);
 	assert_true(budget_now(&sim.broker) < BUDGET_EVICTION);
@@ -367,7 +367,7 @@ static void limit_history(struct config *c)
 
 static uint64_t oldest_ns(const struct shard *s)
 {
-	const struct list *blocks = &s->history.blocks;
+	const struct list *blocks = &s->home.history.blocks;
 
 	return list_empty(blocks) ? UINT64_MAX
 				  : LIST_ENTRY(blocks->next, struct block, age)->stamped_ns;
@@ -400,8 +400,9 @@ static void a_smaller_total_takes_the_oldest_history_wherever_it_is(void **state
 	for (unsigned i = 0; i < SHARDS; i++) {
 		const struct shard *s = &sim.broker.shards[i];
 
-		bytes += s->history.bytes;
-		for (struct list *l = s->history.blocks.next; l != &s->history.blocks; l = l->next)
+		bytes += s->home.history.bytes;
+		for (struct list *l = s->home.history.blocks.next; l != &s->home.history.blocks;
+		     l = l->next)
 			left++;
 	}
 	/* A sixteenth may not be told of. */
@@ -577,7 +578,8 @@ static bool waits(const struct client *client)
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		struct shard *s = &sim.broker.shards[i];
 
-		for (struct list *l = s->paused.next; l != &s->paused; l = l->next) {
+		for (struct list *l = s->clients.paused.next; l != &s->clients.paused;
+		     l = l->next) {
 			const struct connection *c = LIST_ENTRY(l, struct connection, waiting);
 
 			if (&sim.clients[kernel_client_of(c->socket.fd)] == client)

@@ -1,0 +1,40 @@
+#ifndef BROKER_COUNTERS_H
+#define BROKER_COUNTERS_H
+
+/*
+ * What a shard counts. One writer, the shard; others read a copy that it has made.
+ */
+
+#include <stdint.h>
+
+#include "broker/budget.h"
+
+/* Why a message that was matched with a subscriber did not go out to it. */
+enum drop_reason {
+	DROP_SLOW,
+	DROP_SKIPPED,
+	DROP_CLOSED,
+	DROP_UNENCODABLE,
+	DROP_MEMORY,
+	DROP_REASONS
+};
+extern const char *const drop_reason_names[DROP_REASONS];
+
+/* matched = delivered + the sum of dropped whenever nothing is under way. */
+struct shard_counters {
+	uint64_t published; /* messages sequenced here as home */
+	uint64_t matched; /* messages times the subscribers here that they are for, replays included
+			   */
+	uint64_t delivered; /* handed to the kernel whole */
+	uint64_t dropped[DROP_REASONS];
+	uint64_t blocks_in, blocks_delivered;
+	uint64_t received_bytes, sent_bytes;
+	uint64_t accepted, refused, errors; /* connections: refused by a limit, ended by an ERROR */
+	uint64_t pauses;                    /* publishers told to wait */
+	/* What the memory budget took: times its levels were entered, blocks of history dropped,
+	 * subscribers refused, connections evicted. */
+	uint64_t memory_crossings[BUDGET_LEVELS];
+	uint64_t memory_history, memory_refused, memory_evicted;
+};
+
+#endif
