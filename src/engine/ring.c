@@ -376,10 +376,10 @@ static struct io_uring_sqe *next_sqe(struct ring *ring)
 
 		if (sqe != NULL)
 			return sqe;
+		/* A submission thread has to be told as well, before it is waited for. */
+		ring_submit(ring);
 		if (ring->sqpoll)
 			io_uring_sqring_wait(&ring->uring);
-		else
-			ring_submit(ring);
 	}
 	/* The kernel has taken nothing for seconds: there is no way on. */
 	abort();

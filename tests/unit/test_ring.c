@@ -719,6 +719,36 @@ static void submission_thread_is_optional(void **state)
 	ring = plain;
 }
 
+/* What one turn asks for has no bound that is the ring's: thousands of connections may come at
+ * once. */
+static void more_requests_than_entries_are_taken(void **state)
+{
+	enum { ENTRIES = 16, REQUESTS = 50 * ENTRIES };
+	static const unsigned idle_ms[] = { 0, 1, 1000 };
+	struct ring *plain = ring;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(idle_ms) / sizeof(*idle_ms); i++) {
+		const struct ring_params params = { .sq_entries = ENTRIES,
+						    .batch = ENTRIES,
+						    .sqpoll_idle_ms = idle_ms[i] };
+
+		assert_int_equal(ring_new(&params, &ring), 0);
+		for (int turn = 0; turn < 3; turn++) {
+			forget();
+			for (uint64_t n = 1; n <= REQUESTS; n++)
+				ring_cancel(ring, UINT64_MAX, n);
+			await(REQUESTS);
+			for (uint64_t n = 1; n <= REQUESTS; n++)
+				assert_int_equal(completion(n)->result, -ENOENT);
+			/* The submission thread of one goes to sleep. */
+			usleep(3000);
+		}
+		ring_free(ring);
+	}
+	ring = plain;
+}
+
 static void freeing_nothing_is_harmless(void **state)
 {
 	(void)state;
@@ -841,6 +871,7 @@ int main(void)
 		TEST(waking_a_ring_that_has_ended_is_harmless),
 		TEST(ring_says_what_it_runs_with),
 		TEST(submission_thread_is_optional),
+		TEST(more_requests_than_entries_are_taken),
 		cmocka_unit_test(freeing_nothing_is_harmless),
 		cmocka_unit_test(without_memory_for_a_large_ring_a_smaller_one_must_do),
 		cmocka_unit_test(all_rings_of_a_process_share_the_memory_there_is),
