@@ -183,7 +183,8 @@ static void settle(struct connection *c)
 	struct shard *s = c->shard;
 	size_t kept = c->input_len - http->input_at;
 
-	if (kept > INPUT_BYTES_MAX)
+	/* A head that is not whole is as long as it may be: the decoder sees to that. */
+	if (kept > INPUT_BYTES_MAX && !ready(c))
 		socket_pause(&s->sockets, &c->socket);
 	else if (c->socket.paused && list_empty(&c->waiting))
 		socket_receive(&s->sockets, &c->socket);

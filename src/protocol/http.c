@@ -99,7 +99,7 @@ struct http_decoder {
 	size_t line;    /* where its current line begins */
 	size_t lines;
 	uint64_t left; /* of a body of known length */
-	uint64_t body; /* bytes of a chunked one so far */
+	uint64_t body; /* bytes of a chunked one so far: never more than */
 	uint64_t body_max;
 	size_t framing;   /* bytes since the last one that belonged to a body */
 	parser parser;    /* of a chunked body; a head is parsed in one go */
@@ -479,6 +479,8 @@ static void decode_head(struct http_decoder *d, struct span in, const struct htt
 		d->parser = h.parser;
 		parser_settle(&d->parser, &chunk_settings);
 		d->word = true;
+		/* A smaller limit that comes later is for later requests. */
+		d->body_max = limits->body_bytes;
 	} else if (r->has_body) {
 		d->mode = MODE_LENGTH;
 		d->left = r->content_length;
@@ -535,7 +537,6 @@ static void decode_chunked(struct http_decoder *d, struct span in, const struct 
 		return;
 	d->parser.data = d;
 	d->data = (struct span){ NULL, 0 };
-	d->body_max = limits->body_bytes;
 	*used = parser_run(&d->parser, &chunk_settings, in, &ok);
 	before = (struct span){ in.data,
 				d->data.data != NULL ? (size_t)(d->data.data - in.data) : *used };

@@ -111,12 +111,13 @@ def test_command_bytes(start, over):
     assert client.rest() == [b"ERROR line too long" if over > 0 else b"ERROR malformed command"]
 
 
+@pytest.mark.parametrize("most", [1 << 10, 64 << 10, 1 << 20])
 @pytest.mark.parametrize("over", [-1, 0, 1])
-def test_header_bytes(start, over):
-    broker = open_broker(start, limits={"header_bytes": 1024})
+def test_header_bytes(start, over, most):
+    broker = open_broker(start, limits={"header_bytes": most})
     head = b"GET /health HTTP/1.1\r\nHost: b\r\nX: "
-    head += b"x" * (1024 + over - len(head) - 4) + b"\r\n\r\n"
-    assert len(head) == 1024 + over
+    head += b"x" * (most + over - len(head) - 4) + b"\r\n\r\n"
+    assert len(head) == most + over
     client = broker.say(head)
     broker.loop.wait(lambda: b"\r\n\r\n" in client.buffer, "an answer")
     assert client.buffer.split()[1] == (b"431" if over > 0 else b"200")

@@ -92,6 +92,7 @@ static void note_event(struct transcript *t, const struct http_event *e)
 /* A connection: keeps what was not taken, in memory that ends with its last byte. */
 struct feed {
 	struct http_decoder *decoder;
+	struct http_limits limits;
 	char *kept;
 	size_t kept_n;
 	struct transcript t;
@@ -110,7 +111,7 @@ static void feed(struct feed *f, const char *data, size_t len)
 	free(f->kept);
 	f->kept = NULL;
 	do {
-		http_decode(f->decoder, in, &limits, &e, &used);
+		http_decode(f->decoder, in, &f->limits, &e, &used);
 		assert_true(used <= in.len);
 		note_event(&f->t, &e);
 		in = span_skip(in, used);
@@ -126,7 +127,7 @@ static void feed(struct feed *f, const char *data, size_t len)
 /* Feeds two parts, or with step > 0 pieces of so many bytes. */
 static struct transcript transcribe(const char *bytes, size_t len, size_t split, size_t step)
 {
-	struct feed f = { .decoder = http_decoder_new() };
+	struct feed f = { .decoder = http_decoder_new(), .limits = limits };
 
 	assert_non_null(f.decoder);
 	if (step == 0) {
@@ -368,6 +369,24 @@ static void limits_have_a_status_each(void **state)
 	expect_bytes(bytes, n, "[/a verb=4 keep chunked length=0]!400 malformed chunk");
 }
 
+static void a_body_keeps_the_limit_that_its_head_was_read_with(void **state)
+{
+	static const char head[] =
+		POST "Transfer-Encoding: chunked\r\n\r\n10\r\n0123456789abcdef\r\n";
+	static const char fits[] = "10\r\n0123456789abcdef\r\n", over[] = "1\r\nx\r\n";
+	struct feed f = { .decoder = http_decoder_new(), .limits = limits };
+
+	(void)state;
+	feed(&f, head, sizeof(head) - 1);
+	f.limits.body_bytes = 2;
+	feed(&f, fits, sizeof(fits) - 1);
+	feed(&f, over, sizeof(over) - 1);
+	assert_string_equal(f.t.text, "[/a verb=4 keep chunked length=0]0123456789abcdef"
+				      "0123456789abcdef!413 message too large");
+	free(f.kept);
+	http_decoder_free(f.decoder);
+}
+
 static void percent_escapes_are_decoded_once(void **state)
 {
 	char out[64];
@@ -453,6 +472,7 @@ int main(void)
 		cmocka_unit_test(what_cannot_begin_a_request_is_refused_at_once),
 		cmocka_unit_test(a_host_in_the_target_counts_for_more_than_the_field),
 		cmocka_unit_test(malformed_chunks_are_refused),
+		cmocka_unit_test(a_body_keeps_the_limit_that_its_head_was_read_with),
 		cmocka_unit_test(limits_have_a_status_each),
 		cmocka_unit_test(percent_escapes_are_decoded_once),
 		cmocka_unit_test(query_values_are_found_by_their_whole_key),
