@@ -36,7 +36,10 @@ struct block {
 	uint64_t stamped_ns;
 	size_t len, capacity; /* of the body */
 	struct list age;      /* the home's: all history of a shard, oldest first */
-	char bytes[];         /* name, type, version, then body */
+	/* Where every BLOCK_INDEX_STEP-th message ends in the body, if somebody has asked for one
+	 * of many; made once, by whoever comes first. */
+	uint32_t *_Atomic ends;
+	char bytes[]; /* name, type, version, then body */
 };
 
 /* An empty block for a topic with room for a body of this many bytes; the caller holds it. NULL:
@@ -74,8 +77,11 @@ static inline struct span block_version(const struct block *b)
 	return (struct span){ b->bytes + b->name_len + b->type_len, b->version_len };
 }
 
-/* Its messages from the skip-th on (0: all) as a run. */
-struct run block_run(const struct block *block, uint32_t skip);
+/* Its messages as a run: all; so many from the first-th on (0: the first). What comes before is not
+ * looked at again each time. */
+struct run block_run(const struct block *block);
+enum { BLOCK_INDEX_STEP = 64 };
+struct run block_part(struct block *block, uint32_t first, uint32_t messages);
 
 /* What it takes in memory. */
 static inline size_t block_bytes(const struct block *b)

@@ -59,6 +59,9 @@ size_t chunk_boundary(const struct wire_format *format, const struct chunk *chun
 /* The end of the message that begins at this offset. */
 size_t chunk_message_end(const struct wire_format *format, const struct chunk *chunk, size_t at);
 
+/* The end of its n-th message (0: its start); every number in it must have bytes. */
+size_t chunk_skip(const struct wire_format *format, const struct chunk *chunk, uint64_t n);
+
 static inline size_t chunk_bytes(const struct chunk *c)
 {
 	return sizeof(*c) + c->capacity + c->body.len;

@@ -90,22 +90,75 @@ struct block *block_trim(struct block *b)
 	return trimmed;
 }
 
-struct run block_run(const struct block *b, uint32_t skip)
+struct run block_run(const struct block *b)
 {
-	struct run run = { .topic = block_name(b),
-			   .body = { b->bytes + b->head_len, b->len },
-			   .messages = b->messages,
-			   .form = b->form,
-			   .epoch = b->epoch,
-			   .seq = b->seq,
-			   .type = block_type(b) };
+	return (struct run){ .topic = block_name(b),
+			     .body = { b->bytes + b->head_len, b->len },
+			     .messages = b->messages,
+			     .form = b->form,
+			     .epoch = b->epoch,
+			     .seq = b->seq,
+			     .type = block_type(b) };
+}
 
-	if (skip > 0) {
-		run.body = span_skip(run.body, run_skip(&run, skip));
-		run.messages -= skip;
-		run.seq += skip;
+/* NULL: it is not worth one, or out of memory. */
+static const uint32_t *ends_of(struct block *b)
+{
+	uint32_t *ends = atomic_load_explicit(&b->ends, memory_order_acquire), *others = NULL;
+	struct run rest = block_run(b);
+	uint32_t at = 0;
+
+	if (ends != NULL || b->messages < 2 * BLOCK_INDEX_STEP || b->len > UINT32_MAX)
+		return ends;
+	ends = memory_new(b->messages / BLOCK_INDEX_STEP * sizeof(*ends));
+	if (ends == NULL)
+		return NULL;
+	for (uint32_t i = 0; i < b->messages / BLOCK_INDEX_STEP; i++) {
+		size_t n = run_skip(&rest, BLOCK_INDEX_STEP);
+
+		rest.body = span_skip(rest.body, n);
+		rest.messages -= BLOCK_INDEX_STEP;
+		at += (uint32_t)n;
+		ends[i] = at;
 	}
-	return run;
+	if (atomic_compare_exchange_strong(&b->ends, &others, ends))
+		return ends;
+	memory_free(ends);
+	return others;
+}
+
+/* Where a run of this block's begins to have its first-th message. */
+static void skip_to(struct block *b, struct run *run, uint32_t first)
+{
+	uint32_t marks = first / BLOCK_INDEX_STEP, n = first;
+	const uint32_t *ends = marks > 0 ? ends_of(b) : NULL;
+	size_t at = 0;
+
+	if (ends != NULL) {
+		at = ends[marks - 1];
+		n -= marks * BLOCK_INDEX_STEP;
+	}
+	run->body = span_skip(run->body, at);
+	run->messages -= first - n;
+	run->body = span_skip(run->body, run_skip(run, n));
+	run->messages -= n;
+	run->seq += first;
+}
+
+struct run block_part(struct block *b, uint32_t first, uint32_t messages)
+{
+	struct run part = block_run(b), after;
+
+	assert(first + messages <= b->messages);
+	if (first > 0)
+		skip_to(b, &part, first);
+	if (messages == part.messages)
+		return part;
+	after = block_run(b);
+	skip_to(b, &after, first + messages);
+	part.body.len = (size_t)(after.body.data - part.body.data);
+	part.messages = messages;
+	return part;
 }
 
 void block_unref(struct block *b)
@@ -114,5 +167,6 @@ void block_unref(struct block *b)
 	if (atomic_fetch_sub_explicit(&b->holders, 1, memory_order_acq_rel) != 1)
 		return;
 	free(b->receipt);
+	memory_free(atomic_load_explicit(&b->ends, memory_order_relaxed));
 	memory_free(b);
 }

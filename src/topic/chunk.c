@@ -76,3 +76,16 @@ size_t chunk_message_end(const struct wire_format *format, const struct chunk *c
 	 */
 	return at + format->boundary(span_skip(readable(c), at), 1);
 }
+
+size_t chunk_skip(const struct wire_format *format, const struct chunk *c, uint64_t n)
+{
+	size_t at = 0;
+
+	assert(n <= c->messages);
+	if (n > 0 && c->block != NULL && !is_one(c))
+		return block_part(c->block, (uint32_t)(c->seq - c->block->seq), (uint32_t)n)
+			.body.len;
+	while (n-- > 0)
+		at = chunk_message_end(format, c, at);
+	return at;
+}

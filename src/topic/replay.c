@@ -10,17 +10,12 @@
 enum { PORTION_BYTES = 256 << 10 };
 
 /* Those messages of a block whose numbers are from `from` to before `until`. */
-static struct run piece(const struct block *b, uint64_t from, uint64_t until)
+static struct run piece(struct block *b, uint64_t from, uint64_t until)
 {
-	struct run run = block_run(b, from > b->seq ? (uint32_t)(from - b->seq) : 0);
+	uint32_t first = from > b->seq ? (uint32_t)(from - b->seq) : 0;
+	uint64_t end = b->seq + b->messages;
 
-	if (run.seq + run.messages > until) {
-		uint32_t messages = (uint32_t)(until - run.seq);
-
-		run.body.len = run_skip(&run, messages);
-		run.messages = messages;
-	}
-	return run;
+	return block_part(b, first, (uint32_t)((until < end ? until : end) - b->seq) - first);
 }
 
 static struct pending *pending_new(size_t n)
@@ -262,7 +257,7 @@ int stream_join_replay(struct stream *s, struct cursor *c, const struct past *pa
 		       uint64_t *messages, uint64_t *unencodable)
 {
 	struct chunk *begin = NULL;
-	size_t at = 0;
+	size_t at;
 	uint64_t skip;
 	int err;
 
@@ -282,8 +277,7 @@ int stream_join_replay(struct stream *s, struct cursor *c, const struct past *pa
 	skip = past->from > begin->seq && begin->pending == NULL ? past->from - begin->seq : 0;
 	if (skip > begin->messages)
 		skip = begin->messages;
-	for (uint64_t i = 0; i < skip; i++)
-		at = chunk_message_end(s->format, begin, at);
+	at = chunk_skip(s->format, begin, skip);
 	*c = (struct cursor){ .chunk = begin,
 			      .pos = begin->base + at,
 			      .live_pos = s->pos,

@@ -195,7 +195,7 @@ bool stream_add_head(struct stream *s)
 
 uint32_t stream_append(struct stream *s, struct block *block, uint64_t now_ns, int *error)
 {
-	struct run run = block_run(block, 0);
+	struct run run = block_run(block);
 	uint32_t messages = s->format->encodable(&run);
 
 	*error = 0;

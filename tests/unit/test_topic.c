@@ -85,7 +85,7 @@ static void run_of_a_block_begins_at_any_of_its_messages(void **state)
 	b->seq = 100;
 	b->epoch = 7;
 	for (uint32_t skip = 0; skip <= 5; skip++) {
-		run = block_run(b, skip);
+		run = block_part(b, skip, 5 - skip);
 		assert_int_equal(run.seq, 100 + skip);
 		assert_int_equal(run.messages, 5 - skip);
 		assert_int_equal(run.body.len, 3 * (5 - skip));
@@ -95,7 +95,65 @@ static void run_of_a_block_begins_at_any_of_its_messages(void **state)
 	block_unref(b);
 }
 
+/* Against a walk from the start, for lines that are mostly empty and for records. */
+static void check_parts(enum run_form form, uint32_t messages)
+{
+	struct block *b = block_new(SPAN("a.topic"), 4711, (size_t)messages * 12);
+	size_t *starts = calloc(messages + 1, sizeof(*starts));
+	char *at;
+
+	assert_non_null(b);
+	assert_non_null(starts);
+	at = block_body(b);
+	for (uint32_t i = 0; i < messages; i++) {
+		const struct span message = { "12345678", below(3) == 0 ? below(9) : 0 };
+
+		if (form == RUN_RECORDS) {
+			at = record_put(at, message);
+		} else {
+			memcpy(at, message.data, message.len);
+			memcpy(at + message.len, "\r\n", 2);
+			at += message.len + 2;
+		}
+		starts[i + 1] = (size_t)(at - block_body(b));
+	}
+	b->len = starts[messages];
+	b->messages = messages;
+	b->form = (uint8_t)form;
+	b->seq = 1000;
+	for (uint32_t first = 0; first <= messages; first += 1 + (uint32_t)below(70)) {
+		uint32_t n = (uint32_t)below(messages - first + 1);
+		struct run part = block_part(b, first, n);
+
+		assert_ptr_equal(part.body.data, block_body(b) + starts[first]);
+		assert_int_equal(part.body.len, starts[first + n] - starts[first]);
+		assert_int_equal(part.messages, n);
+		assert_int_equal(part.seq, 1000 + first);
+		assert_int_equal(part.form, form);
+	}
+	/* No message is looked for from the start of many. */
+	assert_int_equal(b->ends != NULL, messages >= 2 * BLOCK_INDEX_STEP);
+	block_unref(b);
+	free(starts);
+}
+
+static void part_of_a_long_block_is_what_a_walk_finds(void **state)
+{
+	static const uint32_t sizes[] = { 1, 63, 64, 127, 128, 129, 640, 5000 };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(sizes) / sizeof(sizes[0]); i++) {
+		check_parts(RUN_LINES, sizes[i]);
+		check_parts(RUN_RECORDS, sizes[i]);
+	}
+}
+
 /* ---- history ---- */
+
+static struct run piece_from(struct block *b, uint32_t skip)
+{
+	return block_part(b, skip, b->messages - skip);
+}
 
 static const struct history_limits unlimited = { UINT64_MAX, UINT64_MAX, UINT64_MAX };
 
@@ -315,7 +373,7 @@ static void check_replay(const struct topic *t, enum replay_kind kind, uint64_t 
 	assert_int_equal(a.messages, t->seq + 1 - from);
 	for (uint32_t i = a.first; i < t->history.blocks_n; i++) {
 		uint32_t skip = i == a.first ? a.skip : 0;
-		struct run run = block_run(history_at(&t->history, i), skip);
+		struct run run = piece_from(history_at(&t->history, i), skip);
 
 		assert_true(run.messages > 0);
 		assert_int_equal(run.seq, from + got);
@@ -492,6 +550,7 @@ int main(void)
 		cmocka_unit_test(block_carries_its_topic_and_grows_in_place),
 		cmocka_unit_test(last_holder_frees_a_block),
 		cmocka_unit_test(run_of_a_block_begins_at_any_of_its_messages),
+		cmocka_unit_test(part_of_a_long_block_is_what_a_walk_finds),
 		cmocka_unit_test(history_keeps_to_its_limits_and_never_has_a_hole),
 		cmocka_unit_test(what_cannot_be_kept_takes_what_came_before_with_it),
 		cmocka_unit_test(number_is_found_in_its_block_or_the_one_after),
