@@ -11,8 +11,9 @@
 
 enum {
 	PERIOD_MS = 250,
-	LOOKS_MAX = 1024,      /* connections looked at in one period */
-	BACKLOG_MIN = 64 << 10 /* smaller ones go when nothing else is left to go */
+	LOOKS_MAX = 1024,       /* connections looked at in one period */
+	BACKLOG_MIN = 64 << 10, /* smaller ones go when nothing else is left to go, */
+	WORTH = 8               /* and together are this part of what is wanted, or more */
 };
 
 static const unsigned entered_at[BUDGET_LEVELS] = { 0, 85, 92, 95 }; /* % of the limit */
@@ -111,6 +112,7 @@ bool budget_wants_history(struct shard *s)
 
 struct eviction {
 	uint64_t most; /* the largest backlog here */
+	uint64_t all;  /* what all of them hold together */
 	uint64_t left; /* bytes that are still to be had */
 };
 
@@ -119,6 +121,7 @@ static void find_most(struct connection *c, void *argument)
 	struct eviction *e = argument;
 	uint64_t held = connection_held(c);
 
+	e->all += held;
 	if (held > e->most)
 		e->most = held;
 }
@@ -138,7 +141,8 @@ static void evict(struct connection *c, void *argument)
 
 /* The largest go first. While all are small, what stands in lanes has a period's time to go instead
  * (nobody_to_evict), and so has a message that is partly there to end; then small ones go, for many
- * of them may be all that there is. */
+ * of them may be all that there is. Where they are next to nothing even together, none goes in
+ * vain. */
 static void evict_largest(struct shard *s)
 {
 	struct broker *b = s->broker;
@@ -165,9 +169,11 @@ static void evict_largest(struct shard *s)
 	s->budget.nobody_to_evict = all_told && most <= BACKLOG_MIN;
 	if (most / 2 > e.most)
 		return; /* that one goes first */
-	if (e.most == 0 || (e.most < BACKLOG_MIN && !all_small) || used <= wanted)
+	if (e.most == 0 || used <= wanted)
 		return;
 	e.left = (used - wanted) / b->shards_n + 1;
+	if (e.most < BACKLOG_MIN && (!all_small || e.all < e.left / WORTH))
+		return;
 	connections_each(s, evict, &e);
 }
 

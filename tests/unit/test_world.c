@@ -202,6 +202,28 @@ static void what_many_hold_a_little_of_goes_when_nothing_else_can(void **state)
 	some_have_gone(holders, 0);
 }
 
+/* Not even all of it were a step towards what is wanted. */
+static void who_holds_next_to_nothing_stays(void **state)
+{
+	struct client *holder, *idle;
+
+	(void)state;
+	world_adjust = little_memory;
+	memory_limit = 1 << 30;
+	begin(2);
+	idle = client_who_says("SUBSCRIBE t\r\n");
+	holder = client_who_says("GET / HTTP/1.1\r\nx: ");
+	lack_memory();
+	assert_int_equal(budget_now(&sim.broker), BUDGET_EVICTION);
+	assert_int_equal(evicted(), 0);
+	assert_false(holder->over || idle->over);
+	memory_limit = 1 << 30;
+	world_reload();
+	leave(holder);
+	leave(idle);
+	world_end();
+}
+
 /* One that has skipped to the head holds what it is in the middle of, and may never take it. */
 static void who_has_nothing_left_to_skip_goes(void **state)
 {
@@ -680,6 +702,7 @@ int main(void)
 		cmocka_unit_test(a_smaller_total_takes_the_oldest_history_wherever_it_is),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
 		cmocka_unit_test(what_many_hold_a_little_of_goes_when_nothing_else_can),
+		cmocka_unit_test(who_holds_next_to_nothing_stays),
 		cmocka_unit_test(who_has_nothing_left_to_skip_goes),
 		cmocka_unit_test(what_one_replays_is_its_backlog),
 	};
