@@ -5,8 +5,11 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fnmatch.h>
 #include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -29,7 +32,7 @@ enum { TEXT_AT = sizeof(TEXT_START) - 1, JSON_AT = sizeof(JSON_START) - 1 };
  * write(2) wrote.
  */
 static int real_stderr = -1, receiver = -1;
-static char line[8192];
+static char line[16384];
 
 static int capture(void **state)
 {
@@ -208,14 +211,22 @@ static void a_json_line_that_is_cut_is_still_whole(void **state)
 
 static void errno_is_left_alone(void **state)
 {
+	int kept = dup(STDERR_FILENO);
+
 	(void)state;
 	errno = ENOENT;
 	log_info("somebody reads this");
 	assert_int_equal(errno, ENOENT);
+	assert_like(written(), "*somebody reads this");
 	close(STDERR_FILENO);
 	errno = ENOENT;
 	log_info("nobody reads this");
 	assert_int_equal(errno, ENOENT);
+	dup2(kept, STDERR_FILENO);
+	close(kept);
+	log_info("somebody does again");
+	assert_like(written(), "*somebody does again");
+	assert_like(written(), "* WARN  log: 1 lines are lost*");
 }
 
 static void *write_lines(void *letter)
@@ -246,10 +257,94 @@ static void threads_do_not_mix_their_lines(void **state)
 	assert_null(written());
 }
 
+/* Standard error becomes a pipe that is full; returns where it can be read from. */
+static int capture_in_full_pipe(void)
+{
+	int ends[2];
+	char byte = '.';
+
+	assert_int_equal(pipe(ends), 0);
+	assert_in_range(fcntl(ends[1], F_SETPIPE_SZ, 8192), 8192, 65536);
+	fcntl(ends[1], F_SETFL, O_NONBLOCK);
+	while (write(ends[1], &byte, 1) == 1)
+		;
+	fcntl(ends[1], F_SETFL, 0);
+	dup2(ends[1], STDERR_FILENO);
+	close(ends[1]);
+	return ends[0];
+}
+
+/* The next line in the pipe, without its end. */
+static const char *read_line(FILE *from)
+{
+	assert_non_null(fgets(line, sizeof(line), from));
+	line[strcspn(line, "\n")] = '\0';
+	return line + strspn(line, ".");
+}
+
+static void nobody_waits_while_nobody_reads_and_what_is_lost_is_said(void **state)
+{
+	enum { LINES = 2000 };
+	FILE *from = fdopen(capture_in_full_pipe(), "r");
+	uint64_t before = log_dropped(), lost;
+	unsigned lines = 0, error_at = 0;
+
+	(void)state;
+	assert_int_equal(log_start(), 0);
+	for (int i = 0; i < LINES; i++)
+		log_info("%0200d", i);
+	log_error("the one that matters");
+	lost = log_dropped() - before;
+	assert_in_range(lost, 1, LINES - 1);
+	for (; strstr(read_line(from), "are lost") == NULL; lines++)
+		if (strstr(line, "the one that matters") != NULL)
+			error_at = lines;
+	assert_int_equal(strtoull(strstr(line, "log: ") + 5, NULL, 10), lost);
+	assert_int_equal(lines, LINES + 1 - lost);
+	/* One line at most was under way when it came. */
+	assert_in_range(error_at, 0, 1);
+	log_info("flows again");
+	assert_like(read_line(from), TIME " INFO  flows again");
+	log_info("the last one");
+	log_stop();
+	assert_like(read_line(from), "*the last one");
+	fclose(from);
+}
+
+static void without_the_writer_a_line_waits_once_for_a_reader(void **state)
+{
+	uint64_t before = log_dropped();
+	int from = capture_in_full_pipe();
+	char filling[8192];
+
+	(void)state;
+	for (int i = 0; i < 1000; i++)
+		log_info("not read");
+	assert_int_equal(log_dropped() - before, 1000);
+	assert_int_equal(read(from, filling, sizeof(filling)), sizeof(filling));
+	log_info("read");
+	assert_in_range(read(from, line, sizeof(line)), 1, sizeof(line) - 1);
+	assert_non_null(strstr(line, "read\n"));
+	assert_non_null(strstr(line, "log: 1000 lines are lost"));
+	close(from);
+}
+
+static void end_does_not_wait_for_a_reader_for_ever(void **state)
+{
+	int from = capture_in_full_pipe();
+
+	(void)state;
+	assert_int_equal(log_start(), 0);
+	log_info("nobody reads this");
+	log_stop();
+	close(from);
+}
+
 #define TEST(claim) cmocka_unit_test_setup_teardown(claim, capture, restore)
 
 int main(void)
 {
+	signal(SIGPIPE, SIG_IGN);
 	const struct CMUnitTest tests[] = {
 		TEST(a_text_line_has_time_level_and_message),
 		TEST(a_json_line_has_time_level_and_message),
@@ -262,6 +357,9 @@ int main(void)
 		TEST(a_json_line_that_is_cut_is_still_whole),
 		TEST(errno_is_left_alone),
 		TEST(threads_do_not_mix_their_lines),
+		TEST(nobody_waits_while_nobody_reads_and_what_is_lost_is_said),
+		TEST(without_the_writer_a_line_waits_once_for_a_reader),
+		TEST(end_does_not_wait_for_a_reader_for_ever),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
