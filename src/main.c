@@ -39,6 +39,8 @@ enum {
 	FILES_AT_START = 1 << 20, /* at most, that the table of files has places for: 8 MiB */
 };
 enum { WAKE_TRIES = 100 }; /* a millisecond apart */
+/* What ends a wrapper often reaches its whole group as well: signals this close are one. */
+enum { ONE_SIGNAL_MS = 100 };
 
 static const char usage[] =
 	"Usage: broker -c FILE            run in the foreground, log to standard error\n"
@@ -50,8 +52,8 @@ static const char usage[] =
 	"\n"
 	"  -c, --config FILE   configuration; config/broker.conf shows every key with its default\n"
 	"\n"
-	"Signals: TERM or INT delivers what has been published and ends, a second one ends at "
-	"once;\n"
+	"Signals: TERM, INT or QUIT delivers what has been published and ends, a second one ends "
+	"at once;\n"
 	"         HUP reads the configuration again and keeps the old one if the new one is bad.\n"
 	"Exit codes: 0 clean stop, 1 failed while running, 2 bad arguments or configuration,\n"
 	"            3 the kernel or its limits refuse io_uring.\n"
@@ -394,6 +396,23 @@ static void set_budget(struct config *config)
 	config->limits.memory_bytes = machine_budget(config, &memory);
 }
 
+/* What is wrong with a configuration goes to the log, which nobody waits for. */
+static int load_again(const char *path, struct config **config)
+{
+	char *text = NULL, *rest;
+	size_t size = 0;
+	FILE *errors = open_memstream(&text, &size);
+	int err = errors != NULL ? config_load(path, config, errors) : -ENOMEM;
+
+	if (errors != NULL)
+		fclose(errors);
+	rest = text;
+	for (const char *line; (line = strsep(&rest, "\n")) != NULL && *line != 0;)
+		log_error("%s", line);
+	free(text);
+	return err;
+}
+
 /* Reads the configuration again; returns the one in force from now on. */
 static struct config *reload(struct broker *b, struct ring *ring, const char *path,
 			     struct config *before)
@@ -402,7 +421,7 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	struct config *after = NULL;
 	struct objects *objects = NULL;
 	char keys[512], problem[512] = "out of memory";
-	int err = config_load(path, &after, stderr);
+	int err = load_again(path, &after);
 
 	if (err == 0)
 		objects = objects_load(after->http.objects_dir, problem, sizeof(problem));
@@ -433,32 +452,46 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	return after;
 }
 
+static bool ends(int sig)
+{
+	return sig == SIGTERM || sig == SIGINT || sig == SIGQUIT;
+}
+
+static void end_at_once(const struct broker *b)
+{
+	log_warn("ended at once by a second signal: %u clients are cut off, and what they have "
+		 "not been sent is lost",
+		 atomic_load(&b->connections));
+	listeners_unlink(b);
+	log_stop();
+	_exit(EXIT_FAILED);
+}
+
 /* Waits for signals until the last reactor has ended. */
 static struct config *serve(struct broker *b, struct ring *ring, const char *path,
 			    struct config *config, const sigset_t *signals)
 {
 	struct office office = { b, ring };
 	struct watchdog watchdog;
-	bool draining = false;
+	uint64_t asked_ns = 0; /* to end; 0: not yet */
 
 	watchdog_init(&watchdog, clock_now_ns());
 	while (atomic_load(&b->running) > 0) {
 		int sig = service_wait(signals, &watchdog, b, ask_heartbeat, &office);
 
-		if (sig == SIGHUP && !draining) {
+		if (sig == SIGHUP && asked_ns == 0) {
 			service_reloading();
 			config = reload(b, ring, path, config);
 			service_ready();
-		} else if ((sig == SIGTERM || sig == SIGINT) && !draining) {
+		} else if (ends(sig) && asked_ns == 0) {
 			log_info("draining: delivering what has been published, at most %u s; a "
 				 "second signal ends at once",
 				 config->drain_seconds);
-			draining = true;
+			asked_ns = clock_now_ns();
 			service_stopping();
 			post_drain(b, ring);
-		} else if (sig == SIGTERM || sig == SIGINT) {
-			log_warn("ended at once by a second signal");
-			_exit(EXIT_CLEAN);
+		} else if (ends(sig) && clock_now_ns() - asked_ns > ONE_SIGNAL_MS * NS_PER_MS) {
+			end_at_once(b);
 		}
 	}
 	return config;
@@ -487,8 +520,46 @@ static int explain_ring(int err)
 	return EXIT_IO_URING;
 }
 
-static int start_and_serve(struct broker *b, const char *path, struct config **config,
-			   const sigset_t *signals)
+/* Nobody has been served yet, so nothing is lost. */
+static void end_start(int sig)
+{
+	(void)sig;
+	_exit(EXIT_CLEAN);
+}
+
+/* From the very start on nothing ends the broker by surprise, and while it starts, what may take
+ * its time (a file, a name) can be interrupted. */
+static void prepare_signals(void)
+{
+	static const int ignored[] = { SIGPIPE, SIGUSR1, SIGALRM, SIGVTALRM,
+				       SIGPROF, SIGXFSZ, SIGIO,   SIGPWR };
+	static const int ending[] = { SIGTERM, SIGINT, SIGQUIT };
+	struct sigaction end = { .sa_handler = end_start };
+	sigset_t later;
+
+	for (size_t i = 0; i < sizeof(ignored) / sizeof(ignored[0]); i++)
+		signal(ignored[i], SIG_IGN);
+	for (size_t i = 0; i < sizeof(ending) / sizeof(ending[0]); i++)
+		sigaction(ending[i], &end, NULL);
+	sigemptyset(&later);
+	sigaddset(&later, SIGHUP);
+	sigaddset(&later, SIGUSR2);
+	pthread_sigmask(SIG_BLOCK, &later, NULL);
+}
+
+/* Blocked before any thread starts, so that only the main thread takes them, one at a time. */
+static void block_signals(sigset_t *signals)
+{
+	sigemptyset(signals);
+	sigaddset(signals, SIGTERM);
+	sigaddset(signals, SIGINT);
+	sigaddset(signals, SIGQUIT);
+	sigaddset(signals, SIGHUP);
+	sigaddset(signals, SIGUSR2);
+	pthread_sigmask(SIG_BLOCK, signals, NULL);
+}
+
+static int start_and_serve(struct broker *b, const char *path, struct config **config)
 {
 	const struct ring_params tiny = { .sq_entries = 16,
 					  .batch = 16,
@@ -498,12 +569,19 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 	struct thread *threads = calloc(b->shards_n, sizeof(*threads));
 	struct ring *ring = NULL;
 	unsigned started = 0;
+	char problem[512];
+	sigset_t signals;
 	int code = EXIT_FAILED, err = ring_new(&tiny, &ring);
 
 	if (err != 0) {
 		free(threads);
 		return explain_ring(err);
 	}
+	block_signals(&signals);
+	err = log_start();
+	if (err != 0)
+		log_warn("no thread for the log can be started, it may hold the broker up: %s",
+			 strerror(-err));
 	if (threads == NULL)
 		log_error("out of memory for %u threads", b->shards_n);
 	atomic_init(&b->running, b->shards_n);
@@ -522,6 +600,11 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 		pthread_cond_wait(&start.changed, &start.lock);
 	start.go = started == b->shards_n && start.failed == 0;
 	start.stop = !start.go;
+	if (start.go && listeners_listen(b, *config, problem, sizeof(problem)) != 0) {
+		log_error("%s", problem);
+		start.go = false;
+		start.stop = true;
+	}
 	if (start.go) {
 		/* Every thread has its ring and waits: from now on nobody needs to open more. */
 		enter_sandbox(b, (*config)->sandbox);
@@ -531,7 +614,7 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 	pthread_mutex_unlock(&start.lock);
 	if (start.go) {
 		service_ready();
-		*config = serve(b, ring, path, *config, signals);
+		*config = serve(b, ring, path, *config, &signals);
 		code = EXIT_CLEAN;
 	} else if (start.failed > 0) {
 		code = explain_ring(start.error);
@@ -540,6 +623,7 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 		pthread_join(threads[i].id, NULL);
 	if (code == EXIT_CLEAN)
 		log_info("stopped");
+	log_stop();
 	ring_free(ring);
 	free(threads);
 	return code;
@@ -549,17 +633,8 @@ static int run(const struct options *o, struct config *config)
 {
 	struct broker b = { .report = stats_report };
 	char problem[512] = "out of memory";
-	sigset_t signals;
 	int code = EXIT_FAILED, err;
 
-	/* Blocked before any thread starts, so that only the main thread takes them. */
-	sigemptyset(&signals);
-	sigaddset(&signals, SIGTERM);
-	sigaddset(&signals, SIGINT);
-	sigaddset(&signals, SIGHUP);
-	sigaddset(&signals, SIGUSR2);
-	pthread_sigmask(SIG_BLOCK, &signals, NULL);
-	signal(SIGPIPE, SIG_IGN);
 	log_configure((enum log_level)config->log_level, (enum log_format)config->log_format);
 	hash_seed();
 	prepare_files(config);
@@ -577,14 +652,15 @@ static int run(const struct options *o, struct config *config)
 	if (err != 0)
 		log_error("out of memory for %u reactors: lower reactors or engine.lane_entries",
 			  b.shards_n);
-	else if (listeners_open(&b, config, problem, sizeof(problem)) != 0)
+	else if ((err = listeners_open(&b, config, problem, sizeof(problem))) != 0) {
 		log_error("%s", problem);
-	else if ((b.objects = objects_load(config->http.objects_dir, problem, sizeof(problem))) ==
-		 NULL) {
+		code = err == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
+	} else if ((b.objects = objects_load(config->http.objects_dir, problem, sizeof(problem))) ==
+		   NULL) {
 		log_error("%s", problem);
 		code = EXIT_USAGE;
 	} else
-		code = start_and_serve(&b, o->config_path, &config, &signals);
+		code = start_and_serve(&b, o->config_path, &config);
 	broker_release(&b);
 	config_free(config);
 	return code;
@@ -646,6 +722,8 @@ int main(int argc, char **argv)
 		fputs("Try: broker -c config/broker.conf, or broker --help\n", stderr);
 		return EXIT_USAGE;
 	}
+	if (!o.check && !o.topology)
+		prepare_signals();
 	if (o.config_path != NULL && config_load(o.config_path, &config, stderr) != 0)
 		return EXIT_USAGE;
 	if (o.topology) {

@@ -104,8 +104,10 @@ static void start_broker(const struct scenario *sc)
 	check(b->listeners[0].fds != NULL, "no memory");
 	for (unsigned i = 0; i < b->shards_n; i++)
 		b->listeners[0].fds[i] = kernel_listener(i);
-	for (unsigned i = 0; i < b->shards_n; i++)
+	for (unsigned i = 0; i < b->shards_n; i++) {
 		check(shard_init(&b->shards[i], b, i, config) == 0, "a shard cannot be set up");
+		listeners_start(&b->shards[i]);
+	}
 	turn();
 }
 

@@ -19,12 +19,14 @@ struct address {
 	struct in6_addr host; /* IPv4 as IPv6 has it (RFC 4291, 2.5.5.2), so that equal is equal */
 	in_port_t port;       /* in the order of the host */
 	bool v4;
+	bool v6only;      /* of [::]: it takes no IPv4; nothing that is read from a text */
 	const char *path; /* of a Unix socket; NULL: TCP */
 };
 
 /* What is wrong with the text; NULL: nothing, and *out is its address, which borrows the text. */
 const char *address_parse(const char *text, struct address *out);
-/* Whether a listener on a would also get what is meant for b. [::] takes IPv4 as well. */
+/* Whether a listener on a would also get what is meant for b. [::] takes IPv4 as well,
+ * unless it is v6only. */
 bool address_covers(const struct address *a, const struct address *b);
 /* The same for the kernel; returns its length. */
 socklen_t address_socket(const struct address *address, struct sockaddr_storage *out);

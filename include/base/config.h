@@ -28,6 +28,10 @@ struct config_listen {
 	char *title;        /* "main" */
 	char *address;      /* as written: "127.0.0.1:8080", "[::]:8080", "unix:/path" */
 	unsigned protocols; /* CONFIG_PROTOCOL_* */
+	bool v6only;        /* of [::]: no IPv4 */
+	unsigned mode;      /* of a unix socket's file; 0: as the umask says */
+	char *owner;        /* of it: names or numbers; empty: whoever runs the broker */
+	char *group;
 };
 
 struct config_engine {

@@ -3,13 +3,15 @@
 
 /*
  * Where clients come in: for every listen section one SO_REUSEPORT socket per shard (socket(7)),
- * made by the main thread before the shards start, so that a wrong address ends the start. A unix
- * socket cannot be shared so: shard 0 has it.
+ * bound by the main thread before the shards start, so that a wrong address ends the start, and
+ * listened on when all of them are there: whoever the kernel takes is served. A unix socket cannot
+ * be shared so: shard 0 has it.
  */
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "engine/deadline.h"
 
@@ -29,15 +31,24 @@ struct listener {
 	char *address;      /* as bound: with the port that the kernel chose for port 0 */
 	unsigned protocols; /* CONFIG_PROTOCOL_* */
 	int *fds;           /* by shard; -1: none there */
-	char *unix_path;    /* to be removed at the end, or NULL */
+	char *unix_path;    /* to be removed at the end, if it is still this file; or NULL */
+	dev_t unix_device;
+	ino_t unix_inode;
 };
 
 /* Binds everything the configuration wants. On failure -errno and a message for people in problem.
  */
 int listeners_open(struct broker *broker, const struct config *config, char *problem, size_t size);
+/* Takes clients from now on, who wait for a shard to accept them. */
+int listeners_listen(struct broker *broker, const struct config *config, char *problem,
+		     size_t size);
+/* Removes the files of unix sockets that are still ours. */
+void listeners_unlink(const struct broker *broker);
+/* Removes these files and closes all. */
 void listeners_close(struct broker *broker);
 
 /* On the shard's thread: accepts from now on, and no more. */
+void listeners_init(struct shard *shard);
 void listeners_start(struct shard *shard);
 void listeners_stop(struct shard *shard); /* harmless twice */
 /* Accepts nobody while held: clients wait in the kernel's queue. */

@@ -6,6 +6,7 @@
 #include "admin/snapshot.h"
 #include "admin/text.h"
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/memory.h"
@@ -223,6 +224,9 @@ static void metrics_text(const struct shard *s, const struct snapshot *all, stru
 				 "%" PRIu64 "\n",
 				 i, drop_reason_names[r], all[i].counters.dropped[r]);
 	add_memory(t, s, all, n);
+	add_head(t, "broker_log_lines_dropped_total",
+		 "Log lines that nobody took in time, or that could not be written.", "counter");
+	text_add(t, "broker_log_lines_dropped_total %" PRIu64 "\n", log_dropped());
 	for (size_t d = 0; d < DISTRIBUTIONS; d++)
 		add_distribution(t, &distributions[d], all, n);
 }

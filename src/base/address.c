@@ -57,7 +57,8 @@ bool address_covers(const struct address *a, const struct address *b)
 	if (a->port != b->port || a->port == 0)
 		return false;
 	return memcmp(&a->host, &b->host, sizeof(a->host)) == 0 ||
-	       IN6_IS_ADDR_UNSPECIFIED(&a->host) ||
+	       (IN6_IS_ADDR_UNSPECIFIED(&a->host) &&
+		!(a->v6only && IN6_IS_ADDR_V4MAPPED(&b->host))) ||
 	       (memcmp(&a->host, &every_ipv4, sizeof(a->host)) == 0 &&
 		IN6_IS_ADDR_V4MAPPED(&b->host));
 }

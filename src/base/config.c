@@ -57,6 +57,10 @@ const struct key config_keys[] = {
 
 	KEY(listen, address, .kind = KIND_ADDRESS, RESTART),
 	KEY(listen, protocols, WORDS("line|http"), RESTART),
+	KEY(listen, v6only, FLAG("false"), RESTART),
+	KEY(listen, mode, LIMITED(KIND_MODE, "", 1, 0777), OR(""), RESTART),
+	KEY(listen, owner, TEXT(""), RESTART),
+	KEY(listen, group, TEXT(""), RESTART),
 
 	KEY(engine, sq_entries, NUMBER("4096", 1, RING_ENTRIES_MAX), RESTART),
 	KEY(engine, batch, NUMBER("64", 1, RING_ENTRIES_MAX), RESTART),

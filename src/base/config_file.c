@@ -152,6 +152,31 @@ static int on_section(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result
 	return 0;
 }
 
+/* What only a unix socket's file has. */
+static void check_no_file(cfg_t *listen)
+{
+	static const char *const keys[] = { "mode", "owner", "group" };
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+		const char *text = cfg_getstr(listen, keys[i]);
+
+		if (text != NULL && *text != '\0')
+			report(loading->section_line, keys[i],
+			       "is of a unix socket, leave it out or use unix:/path");
+	}
+}
+
+/* False: there is none, or none that can be read. */
+static bool listen_address(cfg_t *listen, struct address *out)
+{
+	const char *text = cfg_getstr(listen, "address"), *v6only = cfg_getstr(listen, "v6only");
+
+	if (text == NULL || address_parse(text, out) != NULL)
+		return false;
+	out->v6only = v6only != NULL && strcmp(v6only, "true") == 0;
+	return true;
+}
+
 /* Called where a listener's section ends. */
 static int on_listen(cfg_t *cfg, cfg_opt_t *opt)
 {
@@ -168,18 +193,19 @@ static int on_listen(cfg_t *cfg, cfg_opt_t *opt)
 	if (text == NULL)
 		report(loading->section_line, "address", "none at all, use one like %s",
 		       ADDRESS_STANDARD);
-	if (text == NULL || address_parse(text, &address) != NULL)
+	if (!listen_address(listen, &address))
 		return 0;
+	if (address.path == NULL)
+		check_no_file(listen);
 	for (unsigned i = 0; i < last; i++) {
 		cfg_t *before = cfg_opt_getnsec(opt, i);
-		const char *taken = cfg_getstr(before, "address");
 
-		if (taken == NULL || address_parse(taken, &other) != NULL)
+		if (!listen_address(before, &other))
 			continue;
 		if (address_covers(&address, &other) || address_covers(&other, &address))
 			report(loading->address_line, "address",
 			       "\"%s\" is taken by \"%s\" of listen \"%s\", use another port", text,
-			       taken, before->title);
+			       cfg_getstr(before, "address"), before->title);
 	}
 	return 0;
 }

@@ -1,7 +1,6 @@
 #include "base/key.h"
 
 #include <assert.h>
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,21 +11,24 @@ _Static_assert(sizeof(size_t) == sizeof(uint64_t), "sizes are stored like any ot
 
 static const char *number_parse(const struct key *key, const char *text, uint64_t *value)
 {
+	const unsigned base = key->kind == KIND_MODE ? 8 : 10;
 	const char *p = text;
 	unsigned shift = 0;
 
 	*value = 0;
 	if (key->words != NULL && strcmp(text, key->words) == 0)
 		return NULL;
-	for (; isdigit((unsigned char)*p); p++) {
-		if (__builtin_mul_overflow(*value, 10, value) ||
+	for (; *p >= '0' && *p < '0' + (char)base; p++) {
+		if (__builtin_mul_overflow(*value, base, value) ||
 		    __builtin_add_overflow(*value, (unsigned)(*p - '0'), value))
 			return "is out of range";
 	}
 	if (p != text && key->kind == KIND_SIZE)
 		shift = *p == 'K' ? 10 : *p == 'M' ? 20 : *p == 'G' ? 30 : 0;
 	if (p == text || p[shift != 0] != '\0')
-		return key->kind == KIND_SIZE ? "is not a size" : "is not a number";
+		return key->kind == KIND_SIZE   ? "is not a size"
+		       : key->kind == KIND_MODE ? "is not an octal number"
+						: "is not a number";
 	if (*value > UINT64_MAX >> shift)
 		return "is out of range";
 	*value <<= shift;
@@ -62,6 +64,7 @@ const char *key_parse(const struct key *key, const char *text, uint64_t *number)
 	case KIND_NUMBER:
 	case KIND_POWER:
 	case KIND_SIZE:
+	case KIND_MODE:
 		return number_parse(key, text, number);
 	case KIND_WORD:
 		return word_parse(key->words, text, number);
@@ -104,6 +107,9 @@ void key_print_right(FILE *to, const struct key *key)
 		fprintf(to, " to ");
 		print_size(to, key->max);
 		break;
+	case KIND_MODE:
+		fprintf(to, "use an octal number like \"0660\"");
+		return;
 	case KIND_WORD:
 	case KIND_WORDS:
 		fprintf(to, "use one of %s", key->words);

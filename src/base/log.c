@@ -98,6 +98,9 @@ static void line_add_message(struct line *line, struct span text, bool json)
 /* ---- lines in the making ---- */
 
 static void compose(struct line *line, enum log_level level, const char *format, va_list ap)
+	__attribute__((format(printf, 3, 0)));
+
+static void compose(struct line *line, enum log_level level, const char *format, va_list ap)
 {
 	bool json = atomic_load_explicit(&current_format, memory_order_relaxed) == LOG_JSON;
 	struct span end = json ? SPAN("\"}\n") : SPAN("\n");

@@ -2,9 +2,11 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <grp.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
+#include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -61,7 +63,7 @@ static void set_inherited(int fd, const struct config *config)
 	(void)set(fd, IPPROTO_TCP, TCP_KEEPCNT, KEEPALIVE_PROBES);
 }
 
-static int bind_to(const struct sockaddr_storage *at, socklen_t len, bool shared)
+static int bind_to(const struct sockaddr_storage *at, socklen_t len, bool v6only, bool shared)
 {
 	int fd = socket(at->ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0), err;
 
@@ -70,15 +72,29 @@ static int bind_to(const struct sockaddr_storage *at, socklen_t len, bool shared
 	err = set(fd, SOL_SOCKET, SO_REUSEADDR, 1);
 	if (err == 0 && shared)
 		err = set(fd, SOL_SOCKET, SO_REUSEPORT, 1);
+	/* What it is otherwise is the host's choice (net.ipv6.bindv6only). */
+	if (err == 0 && at->ss_family == AF_INET6)
+		err = set(fd, IPPROTO_IPV6, IPV6_V6ONLY, v6only);
 	if (err == 0 && bind(fd, (const struct sockaddr *)at, len) != 0)
-		err = -errno;
-	/* Whoever else listens there without sharing is only met here. */
-	if (err == 0 && !shared && listen(fd, 1) != 0)
 		err = -errno;
 	if (err == 0)
 		return fd;
 	close(fd);
 	return err;
+}
+
+/*
+ * With SO_REUSEPORT a second broker would silently share the port, so ask for it alone. An address
+ * that somebody listens on cannot be bound without SO_REUSEPORT, whatever he has set; and to be
+ * bound is enough to know: whoever listens takes clients.
+ */
+static int ask_alone(const struct sockaddr_storage *at, socklen_t len, bool v6only)
+{
+	int fd = bind_to(at, len, v6only, false);
+
+	if (fd >= 0)
+		close(fd);
+	return fd < 0 ? fd : 0;
 }
 
 static unsigned port_of(const struct sockaddr_storage *at)
@@ -89,18 +105,15 @@ static unsigned port_of(const struct sockaddr_storage *at)
 }
 
 static int open_tcp(struct listener *l, unsigned shards, const struct address *address,
-		    const char *text, const struct config *config)
+		    const struct config_listen *c, const struct config *config)
 {
 	struct sockaddr_storage at;
 	socklen_t len = address_socket(address, &at);
-	/* With SO_REUSEPORT a second broker would silently share the port: first ask for it alone.
-	 */
-	int fd = bind_to(&at, len, false), err = fd < 0 ? fd : 0;
+	int err = ask_alone(&at, len, c->v6only);
 
-	if (fd >= 0)
-		close(fd);
 	for (unsigned i = 0; i < shards && err == 0; i++) {
-		fd = bind_to(&at, len, true);
+		int fd = bind_to(&at, len, c->v6only, true);
+
 		if (fd < 0)
 			return fd;
 		l->fds[i] = fd;
@@ -108,18 +121,17 @@ static int open_tcp(struct listener *l, unsigned shards, const struct address *a
 		if (getsockname(fd, (struct sockaddr *)&at, &len) != 0)
 			err = -errno;
 		set_inherited(fd, config);
-		if (err == 0 && listen(fd, BACKLOG) != 0)
-			err = -errno;
 	}
 	if (err != 0)
 		return err;
-	if (asprintf(&l->address, "%.*s:%u", (int)(strrchr(text, ':') - text), text, port_of(&at)) <
-	    0)
+	if (asprintf(&l->address, "%.*s:%u", (int)(strrchr(c->address, ':') - c->address),
+		     c->address, port_of(&at)) < 0)
 		l->address = NULL;
 	return l->address != NULL ? 0 : -ENOMEM;
 }
 
-/* A socket file that nobody listens on any more is in the way: what a crash left behind. */
+/* A socket file that nobody listens on any more is in the way: what a crash left behind. Whoever
+ * has a full queue is there. */
 static void remove_stale(const struct sockaddr_un *addr)
 {
 	struct stat st;
@@ -127,7 +139,7 @@ static void remove_stale(const struct sockaddr_un *addr)
 
 	if (stat(addr->sun_path, &st) != 0 || !S_ISSOCK(st.st_mode))
 		return;
-	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0)
 		return;
 	if (connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) != 0 && errno == ECONNREFUSED)
@@ -135,23 +147,76 @@ static void remove_stale(const struct sockaddr_un *addr)
 	close(fd);
 }
 
-static int open_unix(struct listener *l, const struct address *address, const char *text,
-		     const struct config *config)
+/* The number of a user or group that is known by its name or number; -1: as it is. False: there is
+ * none of that name. */
+static bool find_user(const char *name, uid_t *uid)
+{
+	const struct passwd *user = *name != 0 ? getpwnam(name) : NULL;
+	char *end;
+
+	*uid = user != NULL ? user->pw_uid : (uid_t)-1;
+	if (*name == 0 || user != NULL)
+		return true;
+	*uid = (uid_t)strtoul(name, &end, 10);
+	return *end == 0;
+}
+
+static bool find_group(const char *name, gid_t *gid)
+{
+	const struct group *group = *name != 0 ? getgrnam(name) : NULL;
+	char *end;
+
+	*gid = group != NULL ? group->gr_gid : (gid_t)-1;
+	if (*name == 0 || group != NULL)
+		return true;
+	*gid = (gid_t)strtoul(name, &end, 10);
+	return *end == 0;
+}
+
+/* Before anybody can connect, which takes a socket that listens. */
+static int set_access(const char *path, const struct config_listen *c, const char **what)
+{
+	uid_t uid;
+	gid_t gid;
+
+	*what = "owner: there is no such user";
+	if (!find_user(c->owner, &uid))
+		return -EINVAL;
+	*what = "group: there is no such group";
+	if (!find_group(c->group, &gid))
+		return -EINVAL;
+	*what = "owner and group of its file";
+	if ((uid != (uid_t)-1 || gid != (gid_t)-1) && chown(path, uid, gid) != 0)
+		return -errno;
+	*what = "mode of its file";
+	if (c->mode != 0 && chmod(path, c->mode) != 0)
+		return -errno;
+	return 0;
+}
+
+/* what: an error is about, where its number says too little. */
+static int open_unix(struct listener *l, const struct address *address,
+		     const struct config_listen *c, const struct config *config, const char **what)
 {
 	struct sockaddr_storage at;
 	socklen_t len = address_socket(address, &at);
 	int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	struct stat st;
 
 	if (fd < 0)
 		return -errno;
 	l->fds[0] = fd;
 	remove_stale((const struct sockaddr_un *)(const void *)&at);
 	set(fd, SOL_SOCKET, SO_SNDBUF, (int)config->limits.send_buffer_bytes);
-	if (bind(fd, (const struct sockaddr *)&at, len) != 0 || listen(fd, BACKLOG) != 0)
+	if (bind(fd, (const struct sockaddr *)&at, len) != 0 || stat(address->path, &st) != 0)
 		return -errno;
+	l->unix_device = st.st_dev;
+	l->unix_inode = st.st_ino;
 	l->unix_path = strdup(address->path);
-	l->address = strdup(text);
-	return l->unix_path != NULL && l->address != NULL ? 0 : -ENOMEM;
+	l->address = strdup(c->address);
+	if (l->unix_path == NULL || l->address == NULL)
+		return -ENOMEM;
+	return set_access(address->path, c, what);
 }
 
 /* Never a reason not to start: without it connections are spread evenly. */
@@ -169,6 +234,15 @@ static void steer(struct broker *b, const struct listener *l)
 			 err == -EINVAL ? "the reactors do not have a cpu each" : strerror(-err));
 }
 
+static void say_problem(const struct config_listen *c, int err, const char *what, char *problem,
+			size_t size)
+{
+	snprintf(problem, size, "cannot listen on %s (listen \"%s\"): %s%s%s%s", c->address,
+		 c->title, what != NULL ? what : "", what != NULL ? ": " : "", strerror(-err),
+		 err == -EADDRINUSE ? "; is another broker running? choose another port or stop it"
+				    : "");
+}
+
 int listeners_open(struct broker *b, const struct config *config, char *problem, size_t size)
 {
 	b->addresses = calloc(1, sizeof(*b->addresses));
@@ -181,6 +255,7 @@ int listeners_open(struct broker *b, const struct config *config, char *problem,
 	for (size_t i = 0; i < config->listens_n; i++) {
 		const struct config_listen *c = &config->listens[i];
 		struct listener *l = &b->listeners[i];
+		const char *what = NULL;
 		struct address address;
 		int err;
 
@@ -194,33 +269,76 @@ int listeners_open(struct broker *b, const struct config *config, char *problem,
 		if (address_parse(c->address, &address) != NULL)
 			err = -EINVAL;
 		else if (address.path != NULL)
-			err = open_unix(l, &address, c->address, config);
+			err = open_unix(l, &address, c, config, &what);
 		else
-			err = open_tcp(l, b->shards_n, &address, c->address, config);
-		if (err == 0 && l->unix_path == NULL && config->engine.steer == STEER_CPU)
-			steer(b, l);
+			err = open_tcp(l, b->shards_n, &address, c, config);
 		if (err == 0)
 			continue;
-		snprintf(problem, size, "cannot listen on %s (listen \"%s\"): %s%s", c->address,
-			 c->title, strerror(-err),
-			 err == -EADDRINUSE
-				 ? "; is another broker running? choose another port or stop it"
-				 : "");
+		say_problem(c, err, what, problem, size);
 		return err;
 	}
 	return 0;
 }
 
+/* Somebody may have begun to listen there since it was bound. */
+static int listen_all(const struct broker *b, const struct listener *l,
+		      const struct config_listen *c)
+{
+	struct sockaddr_storage at;
+	socklen_t len = sizeof(at);
+	int err = 0;
+
+	if (l->unix_path == NULL) {
+		if (getsockname(l->fds[0], (struct sockaddr *)&at, &len) != 0)
+			return -errno;
+		err = ask_alone(&at, len, c->v6only);
+	}
+	for (unsigned shard = 0; shard < b->shards_n && err == 0; shard++)
+		if (l->fds[shard] >= 0 && listen(l->fds[shard], BACKLOG) != 0)
+			err = -errno;
+	return err;
+}
+
+int listeners_listen(struct broker *b, const struct config *config, char *problem, size_t size)
+{
+	for (size_t i = 0; i < b->listeners_n; i++) {
+		const struct listener *l = &b->listeners[i];
+		int err = listen_all(b, l, &config->listens[i]);
+
+		if (err != 0) {
+			say_problem(&config->listens[i], err, NULL, problem, size);
+			return err;
+		}
+		if (l->unix_path == NULL && config->engine.steer == STEER_CPU)
+			steer(b, l);
+	}
+	return 0;
+}
+
+/* The file may be a successor's by now. Ours cannot have had its number taken while the socket is
+ * open. */
+void listeners_unlink(const struct broker *b)
+{
+	struct stat st;
+
+	for (size_t i = 0; i < b->listeners_n; i++) {
+		const struct listener *l = &b->listeners[i];
+
+		if (l->unix_path != NULL && lstat(l->unix_path, &st) == 0 &&
+		    st.st_dev == l->unix_device && st.st_ino == l->unix_inode)
+			(void)unlink(l->unix_path);
+	}
+}
+
 void listeners_close(struct broker *b)
 {
+	listeners_unlink(b);
 	for (size_t i = 0; i < b->listeners_n; i++) {
 		struct listener *l = &b->listeners[i];
 
 		for (unsigned shard = 0; l->fds != NULL && shard < b->shards_n; shard++)
 			if (l->fds[shard] >= 0)
 				close(l->fds[shard]);
-		if (l->unix_path != NULL)
-			(void)unlink(l->unix_path);
 		free(l->unix_path);
 		free(l->address);
 		free(l->fds);
@@ -312,12 +430,16 @@ static void accept_again(void *context, struct deadline *d)
 			arm(s, i);
 }
 
-void listeners_start(struct shard *s)
+void listeners_init(struct shard *s)
 {
 	reactor_handle(&s->reactor, OP_ACCEPT, accepted, s);
 	deadline_class_init(&s->accepting.again, ACCEPT_PAUSE_MS * NS_PER_MS);
 	deadline_init(&s->accepting.again_deadline);
 	reactor_watch(&s->reactor, &s->accepting.again, accept_again, s);
+}
+
+void listeners_start(struct shard *s)
+{
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
 		arm(s, i);
 }

@@ -474,12 +474,13 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	fetch_init(s);
 	s->http.objects = objects_ref(b->objects);
 	configure(s);
-	listeners_start(s);
+	listeners_init(s);
 	return 0;
 }
 
 void shard_run(struct shard *s)
 {
+	listeners_start(s);
 	reactor_run(&s->reactor);
 	connections_release(s);
 	atomic_store(&s->watched.round, UINT64_MAX);

@@ -2,15 +2,21 @@
 
 import ctypes
 import errno
+import fcntl
+import grp
+import os
 import re
 import signal
 import socket
 import struct
+import subprocess
 import time
 
 import pytest
 
-from harness import DEFAULTS, FACTOR, PATIENCE, ROOT, config_text, line_listener, numbered, release_only, run
+from harness import (
+    BROKER, DEFAULTS, FACTOR, PATIENCE, ROOT, Line, Loop, config_text, line_listener, numbered, release_only, run,
+)  # fmt: skip
 
 SHIPPED = ROOT / "config/broker.conf"
 
@@ -177,6 +183,33 @@ def test_a_stale_unix_socket_is_replaced(start, tmp_path):
     start(listen={"u": line_listener(f"unix:{path}")}).works()
 
 
+def test_a_unix_sockets_file_has_the_mode_and_owners_that_were_asked_for(start, conf, tmp_path):
+    path, group = tmp_path / "socket", grp.getgrgid(os.getgid()).gr_name
+    unix = {"address": f"unix:{path}", "protocols": ["line"], "mode": "0620", "owner": str(os.getuid()), "group": group}
+    start(listen={"u": unix}).works()
+    assert path.stat().st_mode & 0o777 == 0o620 and path.group() == group
+    nobody = {**unix, "address": f"unix:{tmp_path / 'other'}", "owner": "nobody-of-this-name"}
+    ended = run("-c", conf(config_text(**{**DEFAULTS, "listen": {"u": nobody}})))
+    assert ended.returncode == 2 and "owner: there is no such user" in ended.stderr
+
+
+def test_an_ending_broker_leaves_its_successors_socket_alone(start, tmp_path):
+    path = tmp_path / "socket"
+    first = start(listen={"u": line_listener(f"unix:{path}"), "t": line_listener()})
+    path.unlink()
+    second = start(listen={"u": line_listener(f"unix:{path}")})
+    first.stop()
+    second.works()
+
+
+@pytest.mark.parametrize("only", [False, True])
+def test_every_ipv6_address_is_every_ipv4_address_unless_it_is_to_be_only_ipv6(start, only):
+    broker = start(listen={"six": {"address": "[::]:0", "protocols": ["line"], "v6only": only}})
+    port = int(broker.address().rsplit(":", 1)[1])
+    with socket.socket() as s:
+        assert s.connect_ex(("127.0.0.1", port)) == (errno.ECONNREFUSED if only else 0)
+
+
 @pytest.mark.parametrize("host", ["[::1]", "[::]", "[::ffff:127.0.0.1]"])
 def test_ipv6_is_listened_on(start, host):
     try:
@@ -238,6 +271,40 @@ def test_a_kernel_that_refuses_io_uring_exits_3_and_names_the_cause(conf, error,
     ended = run("-c", conf(config_text(**DEFAULTS)), preexec=refuse_io_uring(error))
     assert ended.returncode == 3, ended.stderr
     assert "io_uring" in ended.stderr and re.search(cause, ended.stderr), ended.stderr
+
+
+# --- the log -----------------------------------------------------------------------------------------
+
+
+def test_a_log_that_nobody_reads_holds_nobody_up_and_what_is_lost_is_said(tmp_path):
+    path = tmp_path / "unread.conf"
+    path.write_text(config_text(**{**DEFAULTS, "reactors": 2}))
+    ours, theirs = os.pipe()
+    fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
+    with subprocess.Popen([BROKER, "-c", path], stderr=theirs) as broker, open(ours, "rb") as log:
+        try:
+            os.close(theirs)
+            said = b""
+            while (ready := re.search(rb"listening on \S*?:(\d+) ", said)) is None:
+                said += os.read(ours, 65536)
+            address = f"127.0.0.1:{int(ready.group(1))}"
+            # a reload of it says more than the pipe and the queues together hold
+            path.write_text("reactors = 0\n" * 2000)
+            broker.send_signal(signal.SIGHUP)
+            loop = Loop()
+            for _ in range(8):
+                client = Line(loop, address)
+                client.send("SUBSCRIBE unread\r\n")
+                client.ok()
+            # it flows again
+            said = b""
+            while b"lines are lost" not in said:
+                said += os.read(ours, 65536)
+            broker.send_signal(signal.SIGTERM)
+            log.read()
+            assert broker.wait(PATIENCE) == 0
+        finally:
+            broker.kill()
 
 
 # --- the end -----------------------------------------------------------------------------------------
@@ -310,7 +377,46 @@ def test_a_second_signal_ends_at_once(start):
     broker.loop.sleep(0.5)
     assert broker.running(), "it waits for who is behind"
     broker.send_signal(signal.SIGTERM)
-    broker.finish(2 * FACTOR, codes=(0, 1), counters=False)
+    broker.finish(2 * FACTOR, codes=(1,), counters=False)
+    broker.says(r"second signal: \d+ clients are cut off")
+
+
+def test_two_signals_at_the_same_time_are_one(start):
+    broker = start(reactors=2, drain_seconds=60)
+    slow, messages = backlog(broker)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        broker.send_signal(number)
+    assert slow.rest() == messages + [b"ERROR draining"]
+    broker.finish(published=4000, matched=4000, delivered=4000, dropped=0)
+
+
+def test_signals_that_mean_nothing_to_it_do_not_end_it(start):
+    broker = start(reactors=2)
+    for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGVTALRM, signal.SIGPROF, signal.SIGIO):
+        broker.send_signal(number)
+    broker.works()
+    broker.send_signal(signal.SIGQUIT)
+    broker.finish()
+
+
+@pytest.mark.parametrize("number, code", [
+    (signal.SIGHUP, None), (signal.SIGUSR1, None), (signal.SIGUSR2, None), (signal.SIGTERM, 0), (signal.SIGQUIT, 0),
+], ids=lambda v: getattr(v, "name", ""))  # fmt: skip
+def test_no_signal_surprises_a_broker_that_has_not_read_its_configuration(tmp_path, number, code):
+    path = tmp_path / "slow.conf"
+    os.mkfifo(path)
+    with subprocess.Popen([BROKER, "-c", path], stderr=subprocess.PIPE, text=True) as broker:
+        try:
+            with open(path, "w") as config:  # it has opened its end, and waits for what to read
+                broker.send_signal(number)
+                if code is None:
+                    config.write("reactorz = 1\n")
+                else:
+                    assert broker.wait(PATIENCE) == code
+            assert broker.wait(PATIENCE) == (2 if code is None else code)
+            assert ("reactorz" in broker.stderr.read()) == (code is None)
+        finally:
+            broker.kill()
 
 
 def test_a_stop_of_an_idle_broker_takes_no_time(start):

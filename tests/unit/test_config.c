@@ -174,6 +174,10 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 		assert_string_equal(a->listens[i].title, b->listens[i].title);
 		assert_string_equal(a->listens[i].address, b->listens[i].address);
 		assert_int_equal(a->listens[i].protocols, b->listens[i].protocols);
+		assert_int_equal(a->listens[i].v6only, b->listens[i].v6only);
+		assert_int_equal(a->listens[i].mode, b->listens[i].mode);
+		assert_string_equal(a->listens[i].owner, b->listens[i].owner);
+		assert_string_equal(a->listens[i].group, b->listens[i].group);
 	}
 
 	assert_int_equal(a->engine.sq_entries, b->engine.sq_entries);
@@ -280,6 +284,7 @@ static const char other_values[] =
 	"listen \"inner\" {\n"
 	"	address = \"unix:/run/broker.sock\"\n"
 	"	protocols = { \"line\" }\n"
+	"	v6only = true mode = \"0660\" owner = \"www-data\" group = 33\n"
 	"}\n"
 	"listen \"outer\" {\n"
 	"	address = \"0.0.0.0:80\"\n"
@@ -353,10 +358,11 @@ static void every_documented_key_is_read(void **state)
 	struct config_topic live = topics;
 	char pattern[] = "live.>", inner[] = "inner", outer[] = "outer", objects[] = "/srv/objects";
 	char unix_address[] = "unix:/run/broker.sock", every_address[] = "0.0.0.0:80";
+	char owner[] = "www-data", group[] = "33", none[] = "";
 	char a[] = "https://a.example", b[] = "https://b.example", host[] = "a.example";
 	struct config_listen listens[] = {
-		{ inner, unix_address, CONFIG_PROTOCOL_LINE },
-		{ outer, every_address, CONFIG_PROTOCOL_HTTP },
+		{ inner, unix_address, CONFIG_PROTOCOL_LINE, true, 0660, owner, group },
+		{ outer, every_address, CONFIG_PROTOCOL_HTTP, false, 0, none, none },
 	};
 	struct config expected = {
 		.reactors = 3,
@@ -685,6 +691,41 @@ static void words_are_those_documented(void **state)
 	}
 }
 
+static void only_a_unix_socket_has_a_file_with_a_mode_and_owners(void **state)
+{
+	static const char *const keys[] = { "mode = \"0660\"", "owner = root", "group = root" };
+	static const char *const wrong[] = { "0", "1777", "0680", "rw" };
+	char text[256];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
+		snprintf(text, sizeof(text), "listen m { address = \"unix:/a\" %s }\n", keys[i]);
+		assert_accepted(text);
+		snprintf(text, sizeof(text), "listen m { address = \"[::1]:1\" %s }\n", keys[i]);
+		assert_refused(text, "a.conf:1: ");
+	}
+	assert_accepted("listen m { address = \"unix:/a\" mode = \"777\" }\n");
+	assert_accepted("listen m { address = \"unix:/a\" mode = \"\" }\n");
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		snprintf(text, sizeof(text), "listen m { address = \"unix:/a\" mode = \"%s\" }\n",
+			 wrong[i]);
+		assert_refused(text, "a.conf:1: mode: ");
+	}
+}
+
+static void what_is_only_ipv6_leaves_ipv4_to_others(void **state)
+{
+	static const char every[] = "listen a { address = \"[::]:1\" v6only = %s }\n"
+				    "listen b { address = \"0.0.0.0:1\" }\n";
+	char text[256];
+
+	(void)state;
+	snprintf(text, sizeof(text), every, "true");
+	assert_accepted(text);
+	snprintf(text, sizeof(text), every, "false");
+	assert_refused(text, "a.conf:2: address: ");
+}
+
 static void an_empty_list_of_protocols_is_refused(void **state)
 {
 	(void)state;
@@ -855,7 +896,8 @@ static void unknown_key_is_named_with_its_line(void **state)
 		       "a.conf:7: batches: unknown here, use one of sq_entries batch ");
 	assert_refused(LISTEN "topic \"a\" {\n\tpattern = 3\n}\n", "a.conf:3: pattern: unknown");
 	assert_refused(LISTEN "listen \"b\" {\n\tport = 3\n}\n",
-		       "a.conf:3: port: unknown here, use one of address protocols\n");
+		       "a.conf:3: port: unknown here, use one of address protocols v6only mode "
+		       "owner group\n");
 	assert_refused("batch = 3\n", "a.conf:1: batch: unknown");
 }
 
@@ -1117,6 +1159,8 @@ int main(void)
 		TEST(lanes_and_receive_buffers_are_powers_of_two),
 		TEST(words_are_those_documented),
 		TEST(an_empty_list_of_protocols_is_refused),
+		TEST(only_a_unix_socket_has_a_file_with_a_mode_and_owners),
+		TEST(what_is_only_ipv6_leaves_ipv4_to_others),
 		TEST(addresses_are_numeric_with_a_port),
 		TEST(a_unix_path_is_absolute_and_shorter_than_108_bytes),
 		TEST(two_listeners_on_one_address_are_refused),
