@@ -36,6 +36,7 @@ struct http_answer {
 	struct span type;    /* of the body; empty: no Content-Type */
 	const char *headers; /* more lines, each with CRLF, or NULL */
 	struct span body;
+	bool coded;         /* what it is depends on Accept-Encoding */
 	struct block *hold; /* where the body lies, if it may be sent from there; else NULL */
 };
 

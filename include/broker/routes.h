@@ -20,7 +20,8 @@ struct route {
 	bool prefix;      /* everything below the path, which ends in '/' */
 	bool local;       /* for loopback clients only, where http.page_local_only is set */
 	bool guarded;     /* refused to pages of other sites that are not allowed */
-	bool vital;       /* answered while draining, too */
+	bool vital;       /* answered while draining, too, and to whatever Host is asked */
+	bool probed;      /* asked by what knows an address only, whatever Host it says that is */
 	unsigned methods; /* HTTP_VERB_* */
 	/* Answers (http_answer.h), now or later. rest: the undecoded path behind the prefix. */
 	void (*handle)(struct connection *connection, const struct http_request *request,

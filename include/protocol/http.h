@@ -13,6 +13,7 @@
 #include <stdint.h>
 
 #include "base/span.h"
+#include "protocol/http_field.h"
 
 enum http_verb {
 	HTTP_VERB_GET = 1 << 0,
@@ -20,6 +21,7 @@ enum http_verb {
 	HTTP_VERB_POST = 1 << 2,
 	HTTP_VERB_OPTIONS = 1 << 3,
 	HTTP_VERB_OTHER = 1 << 4, /* known to HTTP, not to us */
+	HTTP_VERB_PUT = 1 << 5,
 };
 
 /* A request's head. Spans point into the bytes that were decoded; an absent field is empty. */
@@ -29,11 +31,14 @@ struct http_request {
 	bool keep_alive;
 	bool expect_continue;
 	bool has_body, chunked;
+	bool forwarded; /* a proxy says that it hands somebody else's request on */
+	bool fetched;   /* a browser says what it is for (Sec-Fetch-...) */
 	uint64_t content_length;
 	struct span path; /* as sent: still percent-encoded, begins with '/' or is "*" */
 	struct span query;
-	struct span host, origin, content_type, accept, last_event_id, if_match, if_none_match,
-		range, if_range, version; /* X-Version */
+	struct span host, origin, content_type, last_event_id, range, if_range,
+		version; /* X-Version */
+	struct http_list accept, accept_encoding, content_encoding, if_match, if_none_match;
 };
 
 enum http_event_kind {

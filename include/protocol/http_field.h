@@ -16,6 +16,9 @@
 struct span http_trim(struct span text);
 /* In any case. */
 bool http_equal(struct span a, struct span b);
+/* RFC 9110, 5.6.2: letters, digits and some signs, at least one. */
+bool http_token_char(char c);
+bool http_token(struct span text);
 /* Digits and nothing else, no larger than *n can be. */
 bool http_number(struct span text, uint64_t *n);
 
@@ -24,8 +27,36 @@ bool http_number(struct span text, uint64_t *n);
 ptrdiff_t http_unescape(struct span text, bool plus, char *out);
 /* The undecoded value of a key in a query string; data NULL: not there. */
 struct span http_query(struct span query, struct span key);
-/* The element of a list of media types or tags, in any case: "a, b;q=1" holds "B". */
-bool http_list_has(struct span list, struct span element);
+
+/*
+ * A field that is a list. It may stand in several lines of a head, which make one list (RFC 9110,
+ * 5.3): where there are more than one, `more` is what of the head is behind the first.
+ */
+struct http_list {
+	struct span name, value, more;
+};
+
+/* Takes the next element off, with its parameters; false: there is none left. A comma within quotes
+ * ends no element, and empty ones are none (RFC 9110, 5.6.1). */
+bool http_list_next(struct http_list *list, struct span *element);
+/* The elements with commas between them, into out unless that is NULL. Returns the length, which is
+ * no more than that of value and more. */
+size_t http_list_join(struct http_list list, char *out);
+
+enum http_choice { HTTP_UNSAID, HTTP_WANTED, HTTP_REFUSED };
+
+/* What a list of choices says of this one, in any case of letters: "a;q=0, b" wants B and refuses A
+ * (RFC 9110, 12.4.2). */
+enum http_choice http_list_says(struct http_list list, struct span choice);
+/* Whether any choice is refused. */
+bool http_list_refuses(struct http_list list);
+
+/* A Host without its port. */
+struct span http_host_bare(struct span host);
+/* Whether a Host is an address, or localhost: what no foreign name server can have made up. */
+bool http_host_literal(struct span host);
+/* Whether an Origin, by http or https, is the one of this very Host. */
+bool http_same_origin(struct span origin, struct span host);
 
 enum http_range { HTTP_RANGE_NONE, HTTP_RANGE_PART, HTTP_RANGE_UNSATISFIABLE };
 

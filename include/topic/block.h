@@ -23,14 +23,15 @@ struct block {
 	_Atomic uint32_t holders;
 	uint32_t messages;
 	uint8_t name_len;
-	uint8_t type_len;    /* of its content type; 0: not known */
-	uint8_t version_len; /* of what its publisher calls its version; 0: nothing */
-	uint8_t form;        /* enum run_form: of the body */
+	uint8_t type_len;     /* of its content type; 0: not known */
+	uint8_t version_len;  /* of what its publisher calls its version; 0: nothing */
+	uint8_t encoding_len; /* of its content's codings; 0: none */
+	uint8_t form;         /* enum run_form: of the body */
 	/* For a publisher that waits to hear its number, at this connection: a letter to it, plain
 	 * memory of the block's; or NULL. */
 	struct letter *receipt;
 	uint32_t shard, slot, generation;
-	uint32_t head_len;   /* name, type and version */
+	uint32_t head_len;   /* name and labels */
 	uint64_t hash;       /* of the name */
 	uint64_t epoch, seq; /* stamped by the home: seq is that of the first message */
 	uint64_t stamped_ns;
@@ -39,17 +40,20 @@ struct block {
 	/* Where every BLOCK_INDEX_STEP-th message ends in the body, if somebody has asked for one
 	 * of many; made once, by whoever comes first. */
 	uint32_t *_Atomic ends;
-	char bytes[]; /* name, type, version, then body */
+	char bytes[]; /* name, type, version, encoding, then body */
 };
 
 /* An empty block for a topic with room for a body of this many bytes; the caller holds it. NULL:
  * out of memory. */
 struct block *block_new(struct span name, uint64_t hash, size_t capacity);
-/* The same with a content type and a version of its publisher's, of at most BLOCK_LABEL_MAX bytes
- * each; empty: none. */
+/* The same with what its publisher says of it: content type, version, and the content's codings, of
+ * at most BLOCK_LABEL_MAX bytes each; empty: nothing. */
 enum { BLOCK_LABEL_MAX = 255 };
-struct block *block_new_labelled(struct span name, uint64_t hash, struct span type,
-				 struct span version, size_t capacity);
+struct block_labels {
+	struct span type, version, encoding;
+};
+struct block *block_new_labelled(struct span name, uint64_t hash, const struct block_labels *labels,
+				 size_t capacity);
 /* Room for len more bytes, before it is published; the block may move. NULL: out of memory, the old
  * one is as it was. */
 struct block *block_reserve(struct block *block, size_t len);
@@ -75,6 +79,12 @@ static inline struct span block_type(const struct block *b)
 static inline struct span block_version(const struct block *b)
 {
 	return (struct span){ b->bytes + b->name_len + b->type_len, b->version_len };
+}
+
+static inline struct span block_encoding(const struct block *b)
+{
+	return (struct span){ b->bytes + b->name_len + b->type_len + b->version_len,
+			      b->encoding_len };
 }
 
 /* Its messages as a run: all; so many from the first-th on (0: the first). What comes before is not

@@ -392,8 +392,9 @@ static void publish_stats(struct shard *s, const struct snapshots *all)
 		return;
 	stats_json(s, all->by_shard, &t);
 	if (!t.failed)
-		b = block_new_labelled(stats_topic, hash_bytes(stats_topic.data, stats_topic.len),
-				       SPAN("application/json"), (struct span){ NULL, 0 }, t.len);
+		b = block_new_labelled(
+			stats_topic, hash_bytes(stats_topic.data, stats_topic.len),
+			&(const struct block_labels){ .type = SPAN("application/json") }, t.len);
 	if (b != NULL) {
 		memcpy(block_body(b), t.data, t.len);
 		b->len = t.len;
@@ -424,6 +425,7 @@ static bool second(struct shard *s)
 void metrics_init(struct broker *b)
 {
 	static const struct route metrics = { .path = "/metrics",
+					      .probed = true,
 					      .methods = HTTP_VERB_GET | HTTP_VERB_HEAD,
 					      .handle = handle_metrics };
 	static const struct route stats = { .path = "/stats.json",

@@ -45,6 +45,8 @@ static const char *reason_of(unsigned status)
 		return "Not Found";
 	case 405:
 		return "Method Not Allowed";
+	case 406:
+		return "Not Acceptable";
 	case 408:
 		return "Request Timeout";
 	case 412:
@@ -109,7 +111,7 @@ static void add(struct head *h, const char *format, ...)
 }
 
 /* What every head has: status, Date, Connection, and what lets allowed pages read the answer. */
-static void add_first(struct connection *c, struct head *h, unsigned status)
+static void add_first(struct connection *c, struct head *h, unsigned status, bool coded)
 {
 	const struct http_session *http = c->http;
 
@@ -119,13 +121,19 @@ static void add_first(struct connection *c, struct head *h, unsigned status)
 		add(h, "Connection: close\r\n");
 	else if (http->http_1_0)
 		add(h, "Connection: keep-alive\r\n");
+	/* What clients publish, and what quotes them, is never a script by guessing. */
+	add(h, "X-Content-Type-Options: nosniff\r\n");
 	/* Of every answer, or a cache would give allowed pages what it keeps for others. */
 	if (c->shard->config->http.allowed_origins_n > 0)
-		add(h, "Vary: Origin\r\n");
+		add(h, "Vary: Origin%s\r\n", coded ? ", Accept-Encoding" : "");
+	else if (coded)
+		add(h, "Vary: Accept-Encoding\r\n");
 	if (http != NULL && http->origin != NULL)
 		add(h,
 		    "Access-Control-Allow-Origin: %s\r\n"
-		    "Access-Control-Expose-Headers: ETag, Content-Range, X-Version\r\n",
+		    "Access-Control-Allow-Credentials: true\r\n"
+		    "Access-Control-Expose-Headers: Content-Range, ETag, Retry-After, X-Gap, "
+		    "X-Version\r\n",
 		    http->origin);
 }
 
@@ -164,7 +172,7 @@ void http_answer(struct connection *c, const struct http_answer *a)
 
 	if (c->state >= CONNECTION_LINGERING)
 		return;
-	add_first(c, &h, a->status);
+	add_first(c, &h, a->status, a->coded);
 	if (a->type.len > 0)
 		add(&h, "Content-Type: %.*s\r\n", (int)a->type.len, a->type.data);
 	if (a->headers != NULL)
@@ -316,7 +324,7 @@ void http_answer_subscribed(struct connection *c, const struct subscribe_letter 
 	http->chunked = c->subscription->format != FORMAT_SSE_PLAIN;
 	if (!http->chunked)
 		http->close = true;
-	add_first(c, &h, 200);
+	add_first(c, &h, 200, false);
 	add(&h, "Content-Type: %s\r\nCache-Control: no-store\r\nX-Accel-Buffering: no\r\n",
 	    events ? "text/event-stream" : "application/octet-stream");
 	if (http->chunked)
@@ -395,7 +403,7 @@ const char *http_answer_end(struct connection *c, const char *error_line)
 		struct head h;
 		int n = snprintf(body, sizeof(body), "{\"error\":\"%s\"}\n", reason);
 
-		add_first(c, &h, status);
+		add_first(c, &h, status, false);
 		add(&h, "Content-Type: application/json\r\nContent-Length: %d\r\n%s\r\n%s", n,
 		    status == 503 ? "Retry-After: 1\r\n" : "", body);
 		if (http != NULL && http->head_only)

@@ -46,7 +46,7 @@ static void handle_head(struct connection *c, const struct http_request *r)
 	http->timing = false;
 	http->receiving_bytes = r->content_length;
 	http->state = HTTP_READING;
-	if (r->has_body && r->verb == HTTP_VERB_POST)
+	if (r->has_body && r->verb & (HTTP_VERB_POST | HTTP_VERB_PUT))
 		http->state = HTTP_RECEIVING;
 	else if (r->has_body)
 		/* Nobody wants it: the connection ends rather than be read for nothing. */

@@ -80,8 +80,9 @@ static struct block *read_file(const char *path, struct span name)
 		return NULL;
 	errno = 0;
 	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (size_t)st.st_size <= FILE_BYTES_MAX)
-		b = block_new_labelled(name, hash_bytes(name.data, name.len), type_of(path),
-				       (struct span){ NULL, 0 }, (size_t)st.st_size);
+		b = block_new_labelled(name, hash_bytes(name.data, name.len),
+				       &(const struct block_labels){ .type = type_of(path) },
+				       (size_t)st.st_size);
 	while (b != NULL && b->len < b->capacity) {
 		ssize_t n = read(fd, block_body(b) + b->len, b->capacity - b->len);
 

@@ -32,18 +32,50 @@ enum {
 
 /* What a request makes of the resource that it gets. */
 struct conditions {
-	struct span match, none_match, range, if_range;
+	struct http_list match, none_match, encodings;
+	struct span range, if_range;
 };
 
-/* Whether the tag, all of which are strong, is in a list; weak: as W/"..." too (RFC 9110, 8.8.3.2).
- */
-static bool matches(struct span field, struct span etag, bool weak)
+static struct conditions conditions_of(const struct http_request *r)
 {
-	const char *at = field.len > 0 ? memmem(field.data, field.len, etag.data, etag.len) : NULL;
+	return (struct conditions){ .match = r->if_match,
+				    .none_match = r->if_none_match,
+				    .encodings = r->accept_encoding,
+				    .range = r->range,
+				    .if_range = r->if_range };
+}
 
-	if (at == NULL)
-		return span_equal(field, SPAN("*"));
-	return weak || at - field.data < 2 || memcmp(at - 2, "W/", 2) != 0;
+/* Whether a tag, all of which are strong, is in the list; weak: as W/"..." too (RFC 9110, 8.8.3.2).
+ */
+static bool matches(struct http_list list, struct span etag, bool weak)
+{
+	struct span one;
+
+	while (http_list_next(&list, &one)) {
+		if (weak && one.len > 2 && memcmp(one.data, "W/", 2) == 0)
+			one = span_skip(one, 2);
+		if (span_equal(one, etag) || span_equal(one, SPAN("*")))
+			return true;
+	}
+	return false;
+}
+
+/* Whether the client has said that it cannot read what is coded so: nothing here recodes. */
+static bool refuses(struct http_list encodings, struct span coding)
+{
+	enum http_choice says =
+		http_list_says(encodings, coding.len > 0 ? coding : SPAN("identity"));
+
+	return says == HTTP_REFUSED ||
+	       (says == HTTP_UNSAID && http_list_says(encodings, SPAN("*")) == HTTP_REFUSED);
+}
+
+/* The status that the client's conditions make of it, in the order of RFC 9110, 13.2.2. */
+static unsigned condition_status(const struct conditions *wanted, struct span etag)
+{
+	if (wanted->match.value.data != NULL && !matches(wanted->match, etag, false))
+		return 412;
+	return matches(wanted->none_match, etag, true) ? 304 : 200;
 }
 
 /* Answers with a message or a file: whole, a part of it, or that the client has it already. */
@@ -51,26 +83,25 @@ static void answer_resource(struct connection *c, struct block *b, struct span b
 			    uint64_t seq, const char *cache, const char *more,
 			    const struct conditions *wanted)
 {
-	struct http_answer a = { .status = 200, .type = block_type(b), .body = body, .hold = b };
-	struct span version = block_version(b);
+	struct http_answer a = { .type = block_type(b), .body = body, .hold = b };
+	struct span version = block_version(b), encoding = block_encoding(b), etag;
 	uint64_t first = 0, n = body.len;
-	char headers[1024], etag[48];
+	char headers[1024], tag[48];
 	int len;
 
-	len = snprintf(etag, sizeof(etag), "\"%016" PRIx64 ":%" PRIu64 "\"", epoch, seq);
+	if (refuses(wanted->encodings, encoding)) {
+		http_error(c, 406, "its Content-Encoding is not accepted");
+		return;
+	}
+	len = snprintf(tag, sizeof(tag), "\"%016" PRIx64 ":%" PRIu64 "\"", epoch, seq);
+	etag = (struct span){ tag, (size_t)len };
 	if (a.type.len == 0)
 		a.type = SPAN("application/octet-stream");
-	/* In the order of RFC 9110, 13.2.2. */
-	if (wanted->match.len > 0 &&
-	    !matches(wanted->match, (struct span){ etag, (size_t)len }, false)) {
-		a.status = 412;
-		a.body.len = 0;
-	} else if (matches(wanted->none_match, (struct span){ etag, (size_t)len }, true)) {
-		a.status = 304;
+	a.status = condition_status(wanted, etag);
+	if (a.status != 200) {
 		a.body.len = 0;
 	} else if (!c->http->head_only && wanted->range.len > 0 &&
-		   (wanted->if_range.len == 0 ||
-		    span_equal(wanted->if_range, (struct span){ etag, (size_t)len }))) {
+		   (wanted->if_range.len == 0 || span_equal(wanted->if_range, etag))) {
 		switch (http_range(wanted->range, body.len, &first, &n)) {
 		case HTTP_RANGE_PART:
 			a.status = 206;
@@ -86,12 +117,16 @@ static void answer_resource(struct connection *c, struct block *b, struct span b
 		}
 	}
 	len = snprintf(headers, sizeof(headers),
-		       "ETag: %s\r\nCache-Control: %s\r\nAccept-Ranges: bytes\r\n"
-		       "X-Content-Type-Options: nosniff\r\n%s",
-		       etag, cache, more);
+		       "ETag: %s\r\nCache-Control: %s\r\nAccept-Ranges: bytes\r\n%s", tag, cache,
+		       more);
 	if (version.len > 0)
 		len += snprintf(headers + len, sizeof(headers) - (size_t)len, "X-Version: %.*s\r\n",
 				(int)version.len, version.data);
+	/* Caches must not give it to those who refuse it. */
+	a.coded = encoding.len > 0;
+	if (a.coded && (a.status == 200 || a.status == 206))
+		len += snprintf(headers + len, sizeof(headers) - (size_t)len,
+				"Content-Encoding: %.*s\r\n", (int)encoding.len, encoding.data);
 	if (a.status == 206)
 		len += snprintf(headers + len, sizeof(headers) - (size_t)len,
 				"Content-Range: bytes %" PRIu64 "-%" PRIu64 "/%zu\r\n", first,
@@ -104,20 +139,37 @@ static void answer_resource(struct connection *c, struct block *b, struct span b
 	http_answer(c, &a);
 }
 
+enum { KEPT_LISTS = 3, KEPT_FIELDS = 5 };
+
 /* Keeps what the answer will depend on until it is there. */
 static bool keep_conditions(struct connection *c, const struct http_request *r)
 {
-	const struct span fields[] = { r->if_match, r->if_none_match, r->range, r->if_range };
-	size_t n = r->if_match.len + r->if_none_match.len + r->range.len + r->if_range.len;
+	const struct http_list lists[KEPT_LISTS] = {
+		r->if_match, r->if_none_match,
+		/* Nearly everybody says what is wanted, and hardly anybody what is not. */
+		http_list_refuses(r->accept_encoding) ? r->accept_encoding
+						      : (struct http_list){ .value = { NULL, 0 } }
+	};
+	const struct span fields[] = { r->range, r->if_range };
+	size_t n = r->range.len + r->if_range.len;
+	bool matching = r->if_match.value.data != NULL;
 	char *at;
 
-	if (n == 0)
+	for (int i = 0; i < KEPT_LISTS; i++)
+		n += http_list_join(lists[i], NULL);
+	if (n == 0 && !matching)
 		return true;
-	at = malloc(n + 4);
+	at = malloc(n + KEPT_FIELDS + 1);
 	if (at == NULL)
 		return false;
 	c->http->fields = at;
-	for (int i = 0; i < 4; i++) {
+	/* An empty If-Match is one that nothing matches. */
+	*at++ = matching;
+	for (int i = 0; i < KEPT_LISTS; i++) {
+		at += http_list_join(lists[i], at);
+		*at++ = 0;
+	}
+	for (int i = 0; i < KEPT_FIELDS - KEPT_LISTS; i++) {
 		if (fields[i].len > 0)
 			memcpy(at, fields[i].data, fields[i].len);
 		at += fields[i].len;
@@ -126,26 +178,36 @@ static bool keep_conditions(struct connection *c, const struct http_request *r)
 	return true;
 }
 
+static struct span next_kept(const char **at)
+{
+	struct span one = span_of(*at);
+
+	*at += one.len + 1;
+	return one;
+}
+
 static struct conditions kept_conditions(const struct connection *c)
 {
-	struct conditions k = { .match = { NULL, 0 } };
+	struct conditions k = { .range = { NULL, 0 } };
 	const char *at = c->http->fields;
+	bool matching;
 
 	if (at == NULL)
 		return k;
-	k.match = span_of(at);
-	at += k.match.len + 1;
-	k.none_match = span_of(at);
-	at += k.none_match.len + 1;
-	k.range = span_of(at);
-	at += k.range.len + 1;
-	k.if_range = span_of(at);
+	matching = *at++;
+	k.match.value = next_kept(&at);
+	if (!matching)
+		k.match.value.data = NULL;
+	k.none_match.value = next_kept(&at);
+	k.encodings.value = next_kept(&at);
+	k.range = next_kept(&at);
+	k.if_range = next_kept(&at);
 	return k;
 }
 
 static void handle_object(struct connection *c, const struct http_request *r, struct span rest)
 {
-	const struct conditions wanted = { r->if_match, r->if_none_match, r->range, r->if_range };
+	const struct conditions wanted = conditions_of(r);
 	char name[NAME_BYTES_MAX];
 	struct block *b = NULL;
 	ptrdiff_t n = -1;
@@ -187,14 +249,43 @@ bool route_topic(struct connection *c, struct span text, char name[256], struct 
 	return true;
 }
 
+/* Whether somebody on this very machine asks: who passes others' requests on says so. */
+static bool asked_locally(const struct connection *c, const struct http_request *r)
+{
+	return !r->forwarded && connection_local(c);
+}
+
 /* Reading one of the broker's own topics is for whom the operator lets look. */
-static bool may_read(struct connection *c, struct span topic)
+static bool may_read(struct connection *c, const struct http_request *r, struct span topic)
 {
 	if (!topic_internal(topic) || !c->shard->config->http.page_local_only ||
-	    connection_local(c))
+	    asked_locally(c, r))
 		return true;
 	http_error(c, 403, "not permitted");
 	return false;
+}
+
+/* The codings that the body is said to have, into out; false: they are none, or too many. */
+static bool encoding_of(const struct http_request *r, char out[BLOCK_LABEL_MAX],
+			struct span *encoding)
+{
+	struct http_list list = r->content_encoding;
+	struct span coding;
+
+	*encoding = (struct span){ out, 0 };
+	while (http_list_next(&list, &coding)) {
+		size_t at = encoding->len + (encoding->len > 0 ? 2 : 0);
+
+		if (http_equal(coding, SPAN("identity")))
+			continue;
+		if (!http_token(coding) || at + coding.len > BLOCK_LABEL_MAX)
+			return false;
+		if (at > 0)
+			memcpy(out + at - 2, ", ", 2);
+		memcpy(out + at, coding.data, coding.len);
+		encoding->len = at + coding.len;
+	}
+	return true;
 }
 
 static void handle_publish(struct connection *c, const struct http_request *r, struct span rest)
@@ -202,8 +293,9 @@ static void handle_publish(struct connection *c, const struct http_request *r, s
 	size_t announced = r->chunked ? BODY_BYTES_MIN : (size_t)r->content_length;
 	/* It grows with what comes of more. */
 	size_t capacity = announced < BODY_BYTES_FIRST ? announced : BODY_BYTES_FIRST;
+	struct block_labels labels = { .type = r->content_type, .version = r->version };
 	struct http_session *http = c->http;
-	char name[256];
+	char name[256], encoding[BLOCK_LABEL_MAX];
 	struct span topic;
 	uint64_t version[2];
 	struct block *b;
@@ -223,8 +315,11 @@ static void handle_publish(struct connection *c, const struct http_request *r, s
 		http_error(c, 400, "malformed X-Version");
 		return;
 	}
-	b = block_new_labelled(topic, hash_bytes(topic.data, topic.len), r->content_type,
-			       r->version, capacity);
+	if (!encoding_of(r, encoding, &labels.encoding)) {
+		http_error(c, 400, "malformed Content-Encoding");
+		return;
+	}
+	b = block_new_labelled(topic, hash_bytes(topic.data, topic.len), &labels, capacity);
 	if (b == NULL)
 		http_error(c, 503, "out of memory");
 	else
@@ -288,13 +383,13 @@ static bool replay_of(const struct http_request *r, struct replay *replay)
 
 static void handle_subscribe(struct connection *c, const struct http_request *r, struct span rest)
 {
-	bool events = http_list_has(r->accept, SPAN("text/event-stream"));
+	bool events = http_list_says(r->accept, SPAN("text/event-stream")) == HTTP_WANTED;
 	struct replay replay;
 	char name[256];
 	struct span topic;
 	int err;
 
-	if (!route_topic(c, rest, name, &topic) || !may_read(c, topic))
+	if (!route_topic(c, rest, name, &topic) || !may_read(c, r, topic))
 		return;
 	if (!replay_of(r, &replay)) {
 		http_error(c, 400, "malformed last");
@@ -338,7 +433,7 @@ static void handle_topic(struct connection *c, const struct http_request *r, str
 		what = span_skip(rest, (size_t)(slash - rest.data) + 1);
 		rest.len = (size_t)(slash - rest.data);
 	}
-	if (!route_topic(c, rest, name, &topic) || !may_read(c, topic))
+	if (!route_topic(c, rest, name, &topic) || !may_read(c, r, topic))
 		return;
 	if (slash != NULL && span_equal(what, SPAN("last"))) {
 		msn = http_query(r->query, SPAN("_HLS_msn"));
@@ -458,13 +553,13 @@ static void handle_ready(struct connection *c, const struct http_request *r, str
 
 /* ---- the table ---- */
 
-enum { READING = HTTP_VERB_GET | HTTP_VERB_HEAD };
+enum { READING = HTTP_VERB_GET | HTTP_VERB_HEAD, WRITING = HTTP_VERB_POST | HTTP_VERB_PUT };
 
 static const struct route own[] = {
 	{ .path = "/publish/",
 	  .prefix = true,
 	  .guarded = true,
-	  .methods = HTTP_VERB_POST,
+	  .methods = WRITING,
 	  .handle = handle_publish },
 	{ .path = "/subscribe/",
 	  .prefix = true,
@@ -473,8 +568,16 @@ static const struct route own[] = {
 	  .handle = handle_subscribe },
 	{ .path = "/topic/", .prefix = true, .methods = READING, .handle = handle_topic },
 	{ .path = "/object/", .prefix = true, .methods = READING, .handle = handle_object },
-	{ .path = "/health", .vital = true, .methods = READING, .handle = handle_health },
-	{ .path = "/ready", .vital = true, .methods = READING, .handle = handle_ready },
+	{ .path = "/health",
+	  .vital = true,
+	  .probed = true,
+	  .methods = READING,
+	  .handle = handle_health },
+	{ .path = "/ready",
+	  .vital = true,
+	  .probed = true,
+	  .methods = READING,
+	  .handle = handle_ready },
 };
 
 void routes_add(struct broker *b, const struct route *route)
@@ -505,29 +608,40 @@ static const struct route *find(const struct broker *b, struct span path, struct
 	return NULL;
 }
 
-/* Whether this is one of the names that the broker is called by. */
-static bool host_allowed(const struct config_http *config, struct span host)
+/* ---- who may ask ---- */
+
+static bool host_named(const struct config_http *config, struct span host)
 {
-	struct span bare = host;
-	const char *colon;
+	struct span bare = http_host_bare(host);
 
-	if (config->allowed_hosts_n == 0)
-		return true;
-	if (host.len == 0)
-		return false;
-	colon = memrchr(host.data, ':', host.len);
-	/* Not a colon within [::1]. */
-	if (colon != NULL && memchr(colon, ']', host.len - (size_t)(colon - host.data)) == NULL)
-		bare.len = (size_t)(colon - host.data);
 	for (size_t i = 0; i < config->allowed_hosts_n; i++) {
-		const char *allowed = config->allowed_hosts[i];
-		size_t n = strlen(allowed);
+		struct span allowed = span_of(config->allowed_hosts[i]);
 
-		if ((n == host.len && strncasecmp(allowed, host.data, n) == 0) ||
-		    (n == bare.len && strncasecmp(allowed, bare.data, n) == 0))
+		if (http_equal(allowed, host) || http_equal(allowed, bare))
 			return true;
 	}
 	return false;
+}
+
+/* Whether a page that a browser has from this Host is the broker's own: a name that is neither
+ * allowed nor the machine's own may be one that a foreign name server says anything of. */
+static bool host_proven(const struct config_http *config, struct span host)
+{
+	return config->allowed_hosts_n > 0 ? host_named(config, host) : http_host_literal(host);
+}
+
+/* What only knows an address, or no Host at all, may ask how the broker is; and what there is to
+ * ask for (OPTIONS). */
+static bool host_allowed(const struct config_http *config, const struct route *route,
+			 const struct http_request *r, bool browser)
+{
+	if (route != NULL && (route->vital || (route->probed && !browser)))
+		return true;
+	if (r->verb == HTTP_VERB_OPTIONS && !browser)
+		return true;
+	if (config->allowed_hosts_n > 0)
+		return host_named(config, r->host);
+	return !browser || http_host_literal(r->host);
 }
 
 static bool origin_allowed(const struct config_http *config, struct span origin)
@@ -539,21 +653,39 @@ static bool origin_allowed(const struct config_http *config, struct span origin)
 	return false;
 }
 
+/* ---- methods ---- */
+
+/* "GET, HEAD, OPTIONS" */
+static void list_methods(unsigned methods, char out[64])
+{
+	static const struct {
+		unsigned verb;
+		const char *name;
+	} names[] = { { HTTP_VERB_GET, "GET, " },
+		      { HTTP_VERB_HEAD, "HEAD, " },
+		      { HTTP_VERB_POST, "POST, " },
+		      { HTTP_VERB_PUT, "PUT, " } };
+
+	*out = 0;
+	for (size_t i = 0; i < sizeof(names) / sizeof(*names); i++)
+		if (methods & names[i].verb)
+			strcat(out, names[i].name);
+	strcat(out, "OPTIONS");
+}
+
 static void answer_options(struct connection *c, const struct route *route)
 {
-	char headers[256];
-	unsigned methods = route != NULL ? route->methods : READING | HTTP_VERB_POST;
-	const char *names =
-		methods & HTTP_VERB_POST
-			? (methods & HTTP_VERB_GET ? "GET, HEAD, POST, OPTIONS" : "POST, OPTIONS")
-			: "GET, HEAD, OPTIONS";
-	int n = snprintf(headers, sizeof(headers), "Allow: %s\r\n", names);
+	char headers[512], names[64];
+	int n;
 
+	list_methods(route != NULL ? route->methods : (unsigned)READING | WRITING, names);
+	n = snprintf(headers, sizeof(headers), "Allow: %s\r\n", names);
 	if (c->http->origin != NULL)
 		snprintf(headers + n, sizeof(headers) - (size_t)n,
 			 "Access-Control-Allow-Methods: %s\r\n"
-			 "Access-Control-Allow-Headers: Content-Type, Last-Event-ID, "
-			 "If-None-Match, Range, X-Version\r\n"
+			 "Access-Control-Allow-Headers: Authorization, Content-Encoding, "
+			 "Content-Type, If-Match, If-None-Match, If-Range, Last-Event-ID, Range, "
+			 "X-Version\r\n"
 			 "Access-Control-Max-Age: 600\r\n",
 			 names);
 	http_answer(c, &(struct http_answer){ .status = 204, .headers = headers });
@@ -562,16 +694,17 @@ static void answer_options(struct connection *c, const struct route *route)
 static void refuse_method(struct connection *c, const struct route *route)
 {
 	static const char body[] = "{\"error\":\"method not allowed\"}\n";
+	char headers[96], names[64];
 
 	if (c->http->state == HTTP_RECEIVING) {
 		http_close_after(c);
 		c->http->state = HTTP_READING;
 	}
+	list_methods(route->methods, names);
+	snprintf(headers, sizeof(headers), "Allow: %s\r\n", names);
 	http_answer(c, &(struct http_answer){ .status = 405,
 					      .type = SPAN("application/json"),
-					      .headers = route->methods & HTTP_VERB_POST
-								 ? "Allow: POST, OPTIONS\r\n"
-								 : "Allow: GET, HEAD, OPTIONS\r\n",
+					      .headers = headers,
 					      .body = SPAN(body) });
 }
 
@@ -580,13 +713,19 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 	const struct config_http *config = &c->shard->config->http;
 	struct span rest = { NULL, 0 };
 	const struct route *route = find(c->shard->broker, r->path, &rest);
-	bool foreign = r->origin.data != NULL;
+	bool foreign = r->origin.data != NULL, browser = foreign || r->fetched;
 
 	if (foreign && origin_allowed(config, r->origin)) {
 		c->http->origin = strndup(r->origin.data, r->origin.len);
-		foreign = false;
+		foreign = browser = false;
 	}
-	if (!host_allowed(config, r->host)) {
+	/* A page of the broker's own, which browsers name with every POST. */
+	if (foreign && http_same_origin(r->origin, r->host) && host_proven(config, r->host))
+		foreign = false;
+	if (foreign && route != NULL && (route->guarded || r->verb & WRITING) &&
+	    r->verb != HTTP_VERB_OPTIONS && r->verb & route->methods) {
+		http_error(c, 403, "origin not allowed");
+	} else if (!host_allowed(config, route, r, browser)) {
 		http_error(c, 403, "host not allowed");
 	} else if (route == NULL && !span_equal(r->path, SPAN("*"))) {
 		http_error(c, 404, "no such page");
@@ -594,9 +733,7 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 		answer_options(c, route);
 	} else if (!(route->methods & r->verb)) {
 		refuse_method(c, route);
-	} else if (foreign && (route->guarded || r->verb == HTTP_VERB_POST)) {
-		http_error(c, 403, "origin not allowed");
-	} else if (route->local && config->page_local_only && !connection_local(c)) {
+	} else if (route->local && config->page_local_only && !asked_locally(c, r)) {
 		http_error(c, 403, "local clients only");
 	} else if (c->shard->drain.draining && !route->vital) {
 		http_error(c, 503, "draining");

@@ -125,13 +125,6 @@ static void fail(struct http_decoder *d, struct http_event *e, unsigned status, 
 
 /* ---- heads ---- */
 
-/* RFC 9110, 5.6.2. */
-static inline bool token_char(char c)
-{
-	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-	       (c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL);
-}
-
 static inline bool control(char c)
 {
 	return ((unsigned char)c < ' ' && c != '\t') || c == 0x7f;
@@ -141,7 +134,7 @@ static bool field_line_valid(struct span line)
 {
 	size_t i = 0;
 
-	while (i < line.len && token_char(line.data[i]))
+	while (i < line.len && http_token_char(line.data[i]))
 		i++;
 	/* Also refuses space before the colon, and folded lines, which begin with space. */
 	if (i == 0 || i == line.len || line.data[i] != ':')
@@ -181,7 +174,7 @@ static bool scan_head(struct http_decoder *d, struct span in, const struct http_
 		      struct http_event *e)
 {
 	/* No request begins like this: TLS, say, which may never send the end of a line. */
-	if (d->scanned == 0 && in.len > 0 && !token_char(in.data[0])) {
+	if (d->scanned == 0 && in.len > 0 && !http_token_char(in.data[0])) {
 		fail(d, e, 400, "malformed head");
 		return true;
 	}
@@ -228,6 +221,7 @@ struct head {
 	parser parser;
 	struct http_request request;
 	struct span target, name;
+	const char *end; /* of all of it */
 	struct span length, encoding, expect;
 	bool duplicate; /* of a field that may come only once */
 	bool complete;
@@ -249,25 +243,68 @@ static int on_field(parser *p, const char *data, size_t len)
 	return 0;
 }
 
-static int on_value(parser *p, const char *data, size_t len)
-{
+struct field {
+	struct span name;
+	size_t offset; /* in struct head */
+};
+
 #define FIELD(text, member)                                                                        \
 	{                                                                                          \
 		{ text, sizeof(text) - 1 }, offsetof(struct head, member)                          \
 	}
-	static const struct {
-		struct span name;
-		size_t offset;
-	} fields[] = {
+
+/* A field that is a list, and may come in several lines. */
+static void note_list(struct head *h, struct span value)
+{
+	static const struct field fields[] = {
+		FIELD("accept", request.accept),
+		FIELD("accept-encoding", request.accept_encoding),
+		FIELD("content-encoding", request.content_encoding),
+		FIELD("if-match", request.if_match),
+		FIELD("if-none-match", request.if_none_match),
+	};
+
+	for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
+		struct http_list *list = (void *)((char *)h + fields[i].offset);
+
+		if (!http_equal(h->name, fields[i].name))
+			continue;
+		if (list->value.data == NULL)
+			*list = (struct http_list){ fields[i].name, http_trim(value), { NULL, 0 } };
+		else if (list->more.data == NULL)
+			/* The decoder has seen that it is a line of its own. */
+			list->more = (struct span){ h->name.data, (size_t)(h->end - h->name.data) };
+	}
+}
+
+static bool begins(struct span name, const char *with)
+{
+	size_t n = strlen(with);
+
+	return name.len >= n && strncasecmp(name.data, with, n) == 0;
+}
+
+/* What only proxies say (RFC 7239, RFC 9110, 7.6.3, and what was there before), and only browsers.
+ */
+static void note_sender(struct head *h)
+{
+	struct http_request *r = &h->request;
+
+	r->forwarded |= http_equal(h->name, SPAN("forwarded")) ||
+			http_equal(h->name, SPAN("via")) ||
+			http_equal(h->name, SPAN("x-real-ip")) || begins(h->name, "x-forwarded-");
+	r->fetched |= begins(h->name, "sec-fetch-");
+}
+
+static int on_value(parser *p, const char *data, size_t len)
+{
+	static const struct field fields[] = {
 		FIELD("host", request.host),
 		FIELD("content-length", length),
 		FIELD("transfer-encoding", encoding),
 		FIELD("origin", request.origin),
 		FIELD("content-type", request.content_type),
-		FIELD("accept", request.accept),
 		FIELD("last-event-id", request.last_event_id),
-		FIELD("if-match", request.if_match),
-		FIELD("if-none-match", request.if_none_match),
 		FIELD("range", request.range),
 		FIELD("if-range", request.if_range),
 		FIELD("expect", expect),
@@ -286,6 +323,8 @@ static int on_value(parser *p, const char *data, size_t len)
 		*field = http_trim((struct span){ data, len });
 		return 0;
 	}
+	note_list(h, (struct span){ data, len });
+	note_sender(h);
 	return 0;
 }
 
@@ -352,21 +391,39 @@ static bool split_target(struct http_request *r, struct span target)
 	return true;
 }
 
+/* 0: it is not known. */
 static enum http_verb method_of(struct span head)
 {
 	static const struct {
 		struct span name;
 		enum http_verb verb;
-	} methods[] = { { { "GET ", 4 }, HTTP_VERB_GET },
-			{ { "HEAD ", 5 }, HTTP_VERB_HEAD },
-			{ { "POST ", 5 }, HTTP_VERB_POST },
-			{ { "OPTIONS ", 8 }, HTTP_VERB_OPTIONS } };
+	} methods[] = {
+		{ { "GET ", 4 }, HTTP_VERB_GET },         { { "HEAD ", 5 }, HTTP_VERB_HEAD },
+		{ { "POST ", 5 }, HTTP_VERB_POST },       { { "PUT ", 4 }, HTTP_VERB_PUT },
+		{ { "OPTIONS ", 8 }, HTTP_VERB_OPTIONS }, { { "DELETE ", 7 }, HTTP_VERB_OTHER },
+		{ { "PATCH ", 6 }, HTTP_VERB_OTHER },     { { "TRACE ", 6 }, HTTP_VERB_OTHER },
+		{ { "CONNECT ", 8 }, HTTP_VERB_OTHER }
+	};
 
 	for (size_t i = 0; i < sizeof(methods) / sizeof(*methods); i++)
 		if (head.len > methods[i].name.len &&
 		    memcmp(head.data, methods[i].name.data, methods[i].name.len) == 0)
 			return methods[i].verb;
-	return HTTP_VERB_OTHER;
+	return 0;
+}
+
+/* Whether the head, whose method we do not know, is one of HTTP/1.x all the same: the library knows
+ * some more methods, and of the others it does not look at the version. */
+static bool unknown_method(struct span head)
+{
+	const char *end = memchr(head.data, '\r', head.len);
+	size_t i = 0;
+
+	while (i < head.len &&
+	       ((head.data[i] >= 'A' && head.data[i] <= 'Z') || head.data[i] == '-'))
+		i++;
+	return i > 0 && head.data[i] == ' ' && end - head.data > 9 &&
+	       memcmp(end - 9, " HTTP/1.", 8) == 0 && end[-1] >= '0' && end[-1] <= '9';
 }
 
 static const parser_settings head_settings = { .on_url = on_target,
@@ -445,13 +502,16 @@ static void decode_head(struct http_decoder *d, struct span in, const struct htt
 		return;
 	head = (struct span){ in.data, d->scanned };
 	*used += head.len;
+	h.end = head.data + head.len;
 	parser_start(&h.parser, &head_settings);
 	h.parser.data = &h;
 	(void)parser_run(&h.parser, &head_settings, head, &ok);
 	r->verb = method_of(head);
 	r->http_1_0 = h.parser.http_minor == 0;
-	if (h.encoding.data != NULL && h.length.data == NULL && h.complete &&
-	    !http_equal(h.encoding, SPAN("chunked"))) {
+	if (r->verb == 0 && unknown_method(head)) {
+		fail(d, e, 501, "unknown method");
+	} else if (h.encoding.data != NULL && h.length.data == NULL && h.complete &&
+		   !http_equal(h.encoding, SPAN("chunked"))) {
 		fail(d, e, 501, "unknown Transfer-Encoding");
 	} else if (h.parser.http_major > 1 || (h.complete && h.parser.http_major == 0)) {
 		fail(d, e, 505, "HTTP/1.1 only");
@@ -514,7 +574,7 @@ static bool framing_valid(struct http_decoder *d, struct span bytes)
 		if ((c == '\n') != d->cr || (d->ended && c != '\r') ||
 		    (control(c) && c != '\r' && c != '\n'))
 			return false;
-		if (d->word && !token_char(c)) {
+		if (d->word && !http_token_char(c)) {
 			if (c != ':' && c != ';' && c != '\r')
 				return false;
 			d->word = false;

@@ -1,5 +1,6 @@
 #include "protocol/http_field.h"
 
+#include <arpa/inet.h>
 #include <strings.h>
 
 struct span http_trim(struct span s)
@@ -14,6 +15,20 @@ struct span http_trim(struct span s)
 bool http_equal(struct span a, struct span b)
 {
 	return a.len == b.len && strncasecmp(a.data, b.data, a.len) == 0;
+}
+
+bool http_token_char(char c)
+{
+	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+	       (c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL);
+}
+
+bool http_token(struct span s)
+{
+	for (size_t i = 0; i < s.len; i++)
+		if (!http_token_char(s.data[i]))
+			return false;
+	return s.len > 0;
 }
 
 bool http_number(struct span s, uint64_t *n)
@@ -78,23 +93,191 @@ struct span http_query(struct span query, struct span key)
 	return (struct span){ NULL, 0 };
 }
 
-bool http_list_has(struct span list, struct span element)
-{
-	while (list.len > 0) {
-		const char *comma = memchr(list.data, ',', list.len);
-		struct span one = { list.data,
-				    comma != NULL ? (size_t)(comma - list.data) : list.len };
-		const char *semicolon;
+/* ---- lists ---- */
 
-		list = span_skip(list, one.len + (comma != NULL));
-		semicolon = one.len > 0 ? memchr(one.data, ';', one.len) : NULL;
-		if (semicolon != NULL)
-			one.len = (size_t)(semicolon - one.data);
-		if (http_equal(http_trim(one), element))
-			return true;
+/* Up to the separator that is not within quotes, or the end. */
+static size_t piece_len(struct span s, char separator)
+{
+	bool quoted = false;
+	size_t i = 0;
+
+	for (; i < s.len && (quoted || s.data[i] != separator); i++)
+		quoted ^= s.data[i] == '"';
+	return i;
+}
+
+/* On to the next line of the same name; false: there is none. */
+static bool next_line(struct http_list *list)
+{
+	while (list->more.len > 0) {
+		const char *end = memchr(list->more.data, '\r', list->more.len);
+		struct span line = { list->more.data, end != NULL ? (size_t)(end - list->more.data)
+								  : list->more.len };
+
+		list->more = span_skip(list->more, line.len);
+		list->more = span_skip(list->more, list->more.len < 2 ? list->more.len : 2);
+		if (line.len <= list->name.len || line.data[list->name.len] != ':' ||
+		    !http_equal((struct span){ line.data, list->name.len }, list->name))
+			continue;
+		list->value = span_skip(line, list->name.len + 1);
+		return true;
 	}
 	return false;
 }
+
+bool http_list_next(struct http_list *list, struct span *element)
+{
+	do {
+		while (list->value.len > 0) {
+			size_t n = piece_len(list->value, ',');
+
+			*element = http_trim((struct span){ list->value.data, n });
+			list->value = span_skip(list->value, n + (n < list->value.len));
+			if (element->len > 0)
+				return true;
+		}
+	} while (next_line(list));
+	return false;
+}
+
+size_t http_list_join(struct http_list list, char *out)
+{
+	struct span element;
+	size_t n = 0;
+
+	while (http_list_next(&list, &element)) {
+		if (n > 0 && out != NULL)
+			out[n] = ',';
+		n += n > 0;
+		if (out != NULL)
+			memcpy(out + n, element.data, element.len);
+		n += element.len;
+	}
+	return n;
+}
+
+/* "0", "0.", "0.000" (RFC 9110, 12.4.2). */
+static bool is_zero(struct span weight)
+{
+	for (size_t i = 0; i < weight.len; i++)
+		if (weight.data[i] != (i == 1 ? '.' : '0'))
+			return false;
+	return weight.len > 0;
+}
+
+/* Cuts an element's parameters off; whether one of them is a weight of nothing. */
+static bool cut_parameters(struct span *element)
+{
+	struct span rest = span_skip(*element, piece_len(*element, ';'));
+	bool refused = false;
+
+	*element = http_trim((struct span){ element->data, element->len - rest.len });
+	while (rest.len > 0) {
+		size_t n;
+		struct span one;
+
+		rest = span_skip(rest, 1);
+		n = piece_len(rest, ';');
+		one = http_trim((struct span){ rest.data, n });
+		rest = span_skip(rest, n);
+		if (one.len > 2 && strncasecmp(one.data, "q=", 2) == 0)
+			refused = is_zero(span_skip(one, 2));
+	}
+	return refused;
+}
+
+enum http_choice http_list_says(struct http_list list, struct span choice)
+{
+	enum http_choice says = HTTP_UNSAID;
+	struct span element;
+
+	while (says != HTTP_WANTED && http_list_next(&list, &element)) {
+		bool refused = cut_parameters(&element);
+
+		if (http_equal(element, choice))
+			says = refused ? HTTP_REFUSED : HTTP_WANTED;
+	}
+	return says;
+}
+
+bool http_list_refuses(struct http_list list)
+{
+	struct span element;
+
+	while (http_list_next(&list, &element))
+		if (cut_parameters(&element))
+			return true;
+	return false;
+}
+
+/* ---- hosts ---- */
+
+struct span http_host_bare(struct span host)
+{
+	const char *colon = host.len > 0 ? memrchr(host.data, ':', host.len) : NULL;
+
+	/* Not a colon within [::1]. */
+	if (colon != NULL && memchr(colon, ']', host.len - (size_t)(colon - host.data)) == NULL)
+		host.len = (size_t)(colon - host.data);
+	return host;
+}
+
+static bool ends_in_localhost(struct span name)
+{
+	static const struct span localhost = { "localhost", 9 };
+
+	/* RFC 6761, 6.3: so are all names below it. */
+	if (name.len > 0 && name.data[name.len - 1] == '.')
+		name.len--;
+	if (name.len < localhost.len ||
+	    !http_equal(span_skip(name, name.len - localhost.len), localhost))
+		return false;
+	return name.len == localhost.len || name.data[name.len - localhost.len - 1] == '.';
+}
+
+bool http_host_literal(struct span host)
+{
+	char text[INET6_ADDRSTRLEN];
+	unsigned char address[sizeof(struct in6_addr)];
+	bool v6;
+
+	host = http_host_bare(host);
+	v6 = host.len > 2 && host.data[0] == '[' && host.data[host.len - 1] == ']';
+	if (v6)
+		host = (struct span){ host.data + 1, host.len - 2 };
+	else if (ends_in_localhost(host))
+		return true;
+	if (host.len == 0 || host.len >= sizeof(text))
+		return false;
+	memcpy(text, host.data, host.len);
+	text[host.len] = 0;
+	return inet_pton(v6 ? AF_INET6 : AF_INET, text, address) == 1;
+}
+
+bool http_same_origin(struct span origin, struct span host)
+{
+	static const struct {
+		struct span scheme, port;
+	} schemes[] = { { { "http://", 7 }, { ":80", 3 } }, { { "https://", 8 }, { ":443", 4 } } };
+
+	for (size_t i = 0; i < sizeof(schemes) / sizeof(*schemes); i++) {
+		struct span scheme = schemes[i].scheme, port = schemes[i].port;
+
+		if (origin.len <= scheme.len ||
+		    !http_equal((struct span){ origin.data, scheme.len }, scheme))
+			continue;
+		origin = span_skip(origin, scheme.len);
+		/* Browsers leave the scheme's own port out, others need not. */
+		for (struct span *s = &origin; s != NULL; s = s == &origin ? &host : NULL)
+			if (s->len > port.len &&
+			    memcmp(s->data + s->len - port.len, port.data, port.len) == 0)
+				s->len -= port.len;
+		return http_equal(origin, host);
+	}
+	return false;
+}
+
+/* ---- ranges and versions ---- */
 
 enum http_range http_range(struct span field, uint64_t len, uint64_t *first, uint64_t *n)
 {

@@ -10,34 +10,38 @@ enum { TRIM_BYTES = 4 << 10 };
 
 struct block *block_new(struct span name, uint64_t hash, size_t capacity)
 {
-	return block_new_labelled(name, hash, (struct span){ NULL, 0 }, (struct span){ NULL, 0 },
+	return block_new_labelled(name, hash, &(const struct block_labels){ .type = { NULL, 0 } },
 				  capacity);
 }
 
-struct block *block_new_labelled(struct span name, uint64_t hash, struct span type,
-				 struct span version, size_t capacity)
+static char *put(char *out, struct span label)
 {
-	size_t head_len = name.len + type.len + version.len;
+	if (label.len > 0)
+		memcpy(out, label.data, label.len);
+	return out + label.len;
+}
+
+struct block *block_new_labelled(struct span name, uint64_t hash, const struct block_labels *l,
+				 size_t capacity)
+{
+	size_t head_len = name.len + l->type.len + l->version.len + l->encoding.len;
 	struct block *b = memory_new(sizeof(*b) + head_len + capacity);
 
-	assert(name.len <= NAME_BYTES_MAX && type.len <= BLOCK_LABEL_MAX &&
-	       version.len <= BLOCK_LABEL_MAX);
+	assert(name.len <= NAME_BYTES_MAX && l->type.len <= BLOCK_LABEL_MAX &&
+	       l->version.len <= BLOCK_LABEL_MAX && l->encoding.len <= BLOCK_LABEL_MAX);
 	if (b == NULL)
 		return NULL;
 	*b = (struct block){ .letter = { LETTER_BLOCK },
 			     .holders = 1,
 			     .name_len = (uint8_t)name.len,
-			     .type_len = (uint8_t)type.len,
-			     .version_len = (uint8_t)version.len,
+			     .type_len = (uint8_t)l->type.len,
+			     .version_len = (uint8_t)l->version.len,
+			     .encoding_len = (uint8_t)l->encoding.len,
 			     .head_len = (uint32_t)head_len,
 			     .hash = hash,
 			     .capacity = capacity };
 	list_init(&b->age);
-	memcpy(b->bytes, name.data, name.len);
-	if (type.len > 0)
-		memcpy(b->bytes + name.len, type.data, type.len);
-	if (version.len > 0)
-		memcpy(b->bytes + name.len + type.len, version.data, version.len);
+	put(put(put(put(b->bytes, name), l->type), l->version), l->encoding);
 	return b;
 }
 

@@ -171,6 +171,99 @@ static void check_query(struct span query, struct span key)
 	      "http_query differs");
 }
 
+/* ---- lists ---- */
+
+static struct span trimmed(struct span s)
+{
+	while (s.len > 0 && (s.data[0] == ' ' || s.data[0] == '\t'))
+		s = span_skip(s, 1);
+	while (s.len > 0 && (s.data[s.len - 1] == ' ' || s.data[s.len - 1] == '\t'))
+		s.len--;
+	return s;
+}
+
+/* Up to the separator outside of quotes. */
+static struct span piece(struct span s, char separator)
+{
+	size_t quotes = 0;
+
+	for (size_t i = 0; i < s.len; i++) {
+		if (s.data[i] == separator && quotes % 2 == 0)
+			return (struct span){ s.data, i };
+		quotes += s.data[i] == '"';
+	}
+	return s;
+}
+
+/* Whether the last weight that an element has is nothing. */
+static bool weightless(struct span parameters)
+{
+	bool nothing = false;
+
+	while (parameters.len > 0) {
+		struct span one;
+		char text[8];
+
+		parameters = span_skip(parameters, 1);
+		one = piece(parameters, ';');
+		parameters = span_skip(parameters, one.len);
+		one = trimmed(one);
+		if (one.len < 3 || (one.data[0] != 'q' && one.data[0] != 'Q') || one.data[1] != '=')
+			continue;
+		snprintf(text, sizeof(text), "%.*s", (int)(one.len - 2), one.data + 2);
+		nothing = text[0] == '0' && (text[1] == 0 || text[1] == '.');
+		for (size_t i = 4; i < one.len; i++)
+			nothing &= one.data[i] == '0';
+	}
+	return nothing;
+}
+
+/* Any element that wants it decides, else any that refuses it. */
+static void check_choice(struct span list, struct span choice)
+{
+	enum http_choice got = http_list_says((struct http_list){ .value = list }, choice);
+	bool wanted = false, refused = false, any = false;
+
+	for (struct span rest = list; rest.len > 0;) {
+		struct span element = piece(rest, ','), name = piece(element, ';');
+		bool nothing = weightless(span_skip(element, name.len));
+
+		rest = span_skip(rest, element.len + (element.len < rest.len));
+		if (trimmed(element).len == 0)
+			continue;
+		name = trimmed(name);
+		any |= nothing;
+		if (name.len != choice.len || strncasecmp(name.data, choice.data, name.len) != 0)
+			continue;
+		wanted |= !nothing;
+		refused |= nothing;
+	}
+	check(got == (wanted    ? HTTP_WANTED
+		      : refused ? HTTP_REFUSED
+				: HTTP_UNSAID),
+	      "http_list_says differs");
+	check(http_list_refuses((struct http_list){ .value = list }) == any,
+	      "http_list_refuses differs");
+}
+
+/* ---- hosts ---- */
+
+/* Whoever has the scheme put before his own host is of the same origin; nothing longer is. */
+static void check_origin(struct span host)
+{
+	struct text origin = { 0 };
+
+	text_add(&origin, "http://", 7);
+	text_add(&origin, host.data, host.len);
+	check(http_same_origin((struct span){ origin.data, origin.len }, host) == (host.len > 0),
+	      "an origin is not the host's");
+	text_add(&origin, "x", 1);
+	check(!http_same_origin((struct span){ origin.data, origin.len }, host),
+	      "an origin is another host's");
+	check(!http_host_literal(host) || http_host_bare(host).len > 0, "a host without a name");
+	free(origin.data);
+}
+
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
 	char *own = exact_copy(data, size);
@@ -187,6 +280,8 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 	check_escape(all);
 	if (memchr(key.data, '=', key.len) == NULL && memchr(key.data, '&', key.len) == NULL)
 		check_query(rest, key);
+	check_choice(rest, trimmed(key));
+	check_origin(all);
 	free(own);
 	return 0;
 }

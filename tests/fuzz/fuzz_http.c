@@ -13,18 +13,23 @@
 
 static void add_head(struct text *out, const struct http_request *r)
 {
-	const struct span fields[] = { r->path,          r->query,         r->host,
-				       r->origin,        r->content_type,  r->accept,
-				       r->last_event_id, r->if_none_match, r->range,
-				       r->if_range,      r->version };
-	char head[100];
-	int n = snprintf(head, sizeof(head), "H%d %d%d%d%d%d %llu\n", (int)r->verb, r->http_1_0,
-			 r->keep_alive, r->expect_continue, r->has_body, r->chunked,
-			 (unsigned long long)r->content_length);
+	const struct span fields[] = { r->path,   r->query,        r->host,
+				       r->origin, r->content_type, r->last_event_id,
+				       r->range,  r->if_range,     r->version };
+	const struct http_list lists[] = { r->accept, r->accept_encoding, r->content_encoding,
+					   r->if_match, r->if_none_match };
+	char head[100], joined[1024]; /* as long as a head */
+	int n = snprintf(head, sizeof(head), "H%d %d%d%d%d%d%d%d %llu\n", (int)r->verb, r->http_1_0,
+			 r->keep_alive, r->expect_continue, r->has_body, r->chunked, r->forwarded,
+			 r->fetched, (unsigned long long)r->content_length);
 
 	text_add(out, head, (size_t)n);
 	for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
 		text_add(out, fields[i].data, fields[i].len);
+		text_add(out, "\n", 1);
+	}
+	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) {
+		text_add(out, joined, http_list_join(lists[i], joined));
 		text_add(out, "\n", 1);
 	}
 }
@@ -113,6 +118,53 @@ static void check_chunks(struct span in, const struct text *body)
 	check(at == body->len && in.len == 0, "a body that goes on behind its end");
 }
 
+/* The elements of a line's list, each with a comma before it. */
+static void add_elements(struct text *out, struct span value)
+{
+	bool quoted = false, begun = false;
+	size_t end = out->len;
+
+	for (size_t i = 0; i < value.len; i++) {
+		char c = value.data[i];
+
+		if (c == ',' && !quoted) {
+			begun = false;
+			out->len = end;
+			continue;
+		}
+		quoted ^= c == '"';
+		if (!begun && isblank((unsigned char)c))
+			continue;
+		if (!begun)
+			text_add(out, ",", 1);
+		begun = true;
+		text_add(out, &c, 1);
+		/* What is blank at the end does not count. */
+		if (!isblank((unsigned char)c))
+			end = out->len;
+	}
+	out->len = end;
+}
+
+/* A list is that of all its lines. */
+static void check_list(struct span head, const char *name, struct http_list list)
+{
+	struct text want = { 0 }, got = { 0 };
+	struct span line, value;
+	char joined[1024];
+
+	while (next_line(&head, &line) && line.len > 0)
+		if (is_field(line, name, &value))
+			add_elements(&want, value);
+	if (want.len > 0) {
+		text_add(&got, ",", 1);
+		text_add(&got, joined, http_list_join(list, joined));
+	} else {
+		check(http_list_join(list, NULL) == 0, "elements that nobody sent");
+	}
+	text_same(&want, &got);
+}
+
 static void check_head(struct span head, const struct http_request *r)
 {
 	unsigned hosts = 0, lengths = 0, encodings = 0;
@@ -122,6 +174,11 @@ static void check_head(struct span head, const struct http_request *r)
 	while (head.len >= 2 && memcmp(head.data, "\r\n", 2) == 0)
 		head = span_skip(head, 2);
 	check(next_line(&head, &line) && request_line(line, r), "a request line that is none");
+	check_list(head, "accept", r->accept);
+	check_list(head, "accept-encoding", r->accept_encoding);
+	check_list(head, "content-encoding", r->content_encoding);
+	check_list(head, "if-match", r->if_match);
+	check_list(head, "if-none-match", r->if_none_match);
 	for (;;) {
 		const char *colon;
 

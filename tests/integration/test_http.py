@@ -1,6 +1,7 @@
 """The HTTP front door over real sockets: every row of the contract, and what must be refused."""
 
 import base64
+import gzip
 import json
 import re
 import socket
@@ -318,7 +319,7 @@ def test_head_and_options(open):
     answer = client.ask("HEAD", "/topic/h/1")
     assert answer.fields["content-length"] == "5" and answer.fields["etag"]
     assert client.ask("HEAD", "/subscribe/h").status == 200
-    assert client.ask("OPTIONS", "/publish/h").fields["allow"] == "POST, OPTIONS"
+    assert client.ask("OPTIONS", "/publish/h").fields["allow"] == "POST, PUT, OPTIONS"
     assert client.ask("OPTIONS", "*").status == 204
     assert client.ask("GET", "/publish/h").status == 405
     assert client.ask("DELETE", "/topic/h").fields["allow"] == "GET, HEAD, OPTIONS"
@@ -573,14 +574,180 @@ def test_pages_of_other_sites_are_refused_unless_allowed(open):
 
 def test_only_allowed_hosts_are_answered(open):
     broker = open(http={"allowed_hosts": ["broker"]})
-    assert broker.http().ask("GET", "/health").status == 200
-    assert broker.http().send("GET /health HTTP/1.1\r\nHost: BROKER:8080\r\n\r\n").answer().status == 200
-    for evil in ("HTTP/1.1\r\nHost: evil\r\n\r\n", "HTTP/1.1\r\nHost:\r\n\r\n", "HTTP/1.0\r\n\r\n"):
-        broker.http().send(f"GET /health {evil}").answer().error(403, "host not allowed")
+    publish(broker.http(), "h", b"x")
+    assert broker.http().ask("GET", "/topic/h").status == 200
+    assert broker.http().send("GET /topic/h HTTP/1.1\r\nHost: BROKER:8080\r\n\r\n").answer().status == 200
+    for evil in ("1.1\r\nHost: evil", "1.1\r\nHost:", "1.0", "1.1\r\nHost: 127.0.0.1"):
+        broker.http().send(f"GET /topic/h HTTP/{evil}\r\n\r\n").answer().error(403, "host not allowed")
     # In a target that names a host, that host counts (RFC 9112, 3.2.2).
-    other = "GET http://evil/health HTTP/1.1\r\nHost: broker\r\n\r\n"
+    other = "GET http://evil/topic/h HTTP/1.1\r\nHost: broker\r\n\r\n"
     broker.http().send(other).answer().error(403, "host not allowed")
-    assert broker.http().send("GET http://broker/health HTTP/1.1\r\nHost: evil\r\n\r\n").answer().status == 200
+    assert broker.http().send("GET http://broker/topic/h HTTP/1.1\r\nHost: evil\r\n\r\n").answer().status == 200
+
+
+HOSTLESS = ["HTTP/1.1\r\nHost: 10.0.5.23:8080", "HTTP/1.1\r\nHost: [fd00::1]:8080", "HTTP/1.1\r\nHost:", "HTTP/1.0", "HTTP/1.1\r\nHost: evil"]
+
+
+@pytest.mark.parametrize("host", HOSTLESS)
+def test_probes_are_answered_whatever_host_they_ask(open, host):
+    broker = open(http={"allowed_hosts": ["broker"]})
+    probes = [("GET", "/health", 200), ("HEAD", "/ready", 200), ("GET", "/metrics", 200), ("OPTIONS", "/", 204)]
+    for method, target, status in probes:
+        answer = broker.http().send(f"{method} {target} {host}\r\n\r\n").answer(method == "HEAD")
+        assert answer.status == status, (method, target, answer.body)
+
+
+@pytest.mark.parametrize("mark", ["Origin: http://evil.example:8080", "Sec-Fetch-Site: same-origin", "Sec-Fetch-Mode: cors"])
+def test_a_browser_is_answered_only_where_no_name_server_can_have_lied(open, mark):
+    """DNS rebinding: the page of evil.example, which says that it has this broker's address, asks its own origin."""
+    broker = open()
+    publish(broker.http(), "h", b"x")
+
+    def ask(target, host, *lines, method="GET", body=""):
+        return broker.http().send("\r\n".join([f"{method} {target} HTTP/1.1", f"Host: {host}", *lines, "", body])).answer()
+
+    for target in ("/topic/h/1", "/topic/h/last", "/subscribe/h", "/metrics", "/stats.json", "/"):
+        assert ask(target, "evil.example:8080", mark, "Accept: text/event-stream").status == 403, target
+    assert ask("/publish/h", "evil.example:8080", mark, "Content-Length: 1", method="POST", body="x").status == 403
+    for host in ("127.0.0.1:8080", "localhost:8080", "[::1]:8080", "10.1.2.3"):
+        assert ask("/topic/h/1", host, mark).status == 200
+    assert ask("/health", "evil.example", mark).status == 200
+    assert ask("/topic/h/1", "evil.example").status == 200, "curl is no browser"
+
+
+def test_a_page_of_the_brokers_own_may_publish(open):
+    def post(broker, host, origin, *more, method="POST"):
+        lines = [f"{method} /publish/own HTTP/1.1", f"Host: {host}", f"Origin: {origin}", "Content-Length: 1", *more]
+        return broker.http().send("\r\n".join([*lines, "", "x"])).answer()
+
+    broker = open()
+    for host in ("127.0.0.1:8080", "[::1]:8080", "localhost", "LOCALHOST:8080"):
+        for scheme in ("http", "https"):
+            assert post(broker, host, f"{scheme}://{host}").status == 200
+            assert post(broker, host, f"{scheme}://{host}", method="PUT").status == 200
+    post(broker, "127.0.0.1:8080", "http://127.0.0.1:8081").error(403, "origin not allowed")
+    post(broker, "127.0.0.1:8080", "http://127.0.0.1").error(403, "origin not allowed")
+    post(broker, "127.0.0.1:8080", "http://evil.example", "X-Forwarded-Host: evil.example").error(403, "origin not allowed")
+    post(broker, "evil.example", "http://evil.example").error(403, "origin not allowed")
+    post(broker, "127.0.0.1", "null").error(403, "origin not allowed")
+    head = "GET /subscribe/own HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nAccept: text/event-stream\r\n\r\n"
+    assert broker.http().send(head).head()[0] == 200
+    named = open(http={"allowed_hosts": ["live.example"]})
+    assert post(named, "live.example", "https://live.example").status == 200
+    post(named, "live.example", "https://other.example").error(403, "origin not allowed")
+
+
+PROXIED = [("Forwarded", "for=203.0.113.7"), ("X-Forwarded-For", "203.0.113.7"), ("X-Real-IP", "203.0.113.7"), ("Via", "1.1 edge")]
+
+
+@pytest.mark.parametrize("name, value", [*PROXIED, ("X-Forwarded-Host", "live.example")])
+def test_a_request_that_a_proxy_hands_on_is_not_local(open, name, value):
+    broker = open()
+    proxied = {name.replace("-", "_"): value}
+    for target in ("/", "/stats.json", "/topic/$sys.stats", "/topic/$sys.stats/last", "/subscribe/$sys.stats"):
+        assert broker.http().ask("GET", target, **proxied).status == 403
+    assert broker.http().ask("GET", "/stats.json").status == 200
+    assert broker.http().ask("GET", "/health", **proxied).status == 200
+    everybodys = open(http={"page_local_only": False})
+    assert everybodys.http().ask("GET", "/stats.json", **proxied).status == 200
+
+
+def names(field):
+    return {name.lower() for name in field.split(", ")}
+
+
+def test_pages_of_allowed_origins_may_say_and_read_what_they_need(open):
+    broker = open(http={"allowed_origins": ["https://ok.example"]})
+    page = {"Origin": "https://ok.example"}
+    allowed = names(broker.http().ask("OPTIONS", "/topic/o/1", **page).fields["access-control-allow-headers"])
+    assert {"authorization", "content-encoding", "content-type", "last-event-id", "range", "x-version"} < allowed
+    assert {"if-match", "if-none-match", "if-range"} < allowed
+    assert broker.http().ask("OPTIONS", "/publish/o", **page).fields["access-control-allow-methods"] == "POST, PUT, OPTIONS"
+    publish(broker.http(), "o", b"x")
+    fields = broker.http().ask("GET", "/topic/o/1", **page).fields
+    assert {"etag", "content-range", "x-version", "x-gap"} < names(fields["access-control-expose-headers"])
+    assert fields["access-control-allow-credentials"] == "true"
+    assert fields["access-control-allow-origin"] == "https://ok.example"
+    for other in ({}, {"Origin": "https://no.example"}):
+        fields = broker.http().ask("OPTIONS", "/topic/o/1", **other).fields
+        assert not any(name.startswith("access-control") for name in fields)
+
+
+def test_nothing_is_sniffed(open, tmp_path):
+    (tmp_path / "a.txt").write_text("x")
+    broker = open(http={"objects_dir": str(tmp_path)})
+    publish(broker.http(), "n", b"var secret = 1")
+    for target in ("topic/n/1", "topic/n/last", "topic/n", "topic/n/99", "stats.json", "metrics", "health", "nothing", "", "object/a.txt"):
+        for method in ("GET", "HEAD", "OPTIONS", "DELETE"):
+            assert broker.http().ask(method, f"/{target}").fields["x-content-type-options"] == "nosniff", target
+    for accept in ("*/*", "text/event-stream"):
+        head = broker.http().request("GET", "/subscribe/n", Accept=accept).head()
+        assert head[1]["x-content-type-options"] == "nosniff"
+    assert broker.http().send("GET /a b HTTP/1.1\r\n\r\n").answer().fields["x-content-type-options"] == "nosniff"
+
+
+def test_put_publishes_as_post_does(open):
+    broker = open()
+    client = broker.http()
+    assert client.ask("PUT", "/publish/p", b"one").json["id"].endswith(":1")
+    client.send("PUT /publish/p HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n3\r\ntwo\r\n0\r\n\r\n")
+    assert client.answer().json["id"].endswith(":2")
+    assert client.ask("GET", "/topic/p/2").body == b"two"
+    broker.http().ask("PUT", "/publish/p", b"x", Origin="https://no.example").error(403, "origin not allowed")
+    assert broker.http().ask("PUT", "/topic/p/1", b"x").status == 405
+
+
+def test_lists_in_several_lines_are_one_and_no_weight_is_no(open):
+    broker = open()
+    publish(broker.http(), "l", b"x")
+    tag = broker.http().ask("GET", "/topic/l/1").fields["etag"]
+    for lines, status in (
+        (f'If-None-Match: "a"\r\nIf-None-Match: W/{tag}, "b"', 304),
+        (f'If-None-Match: {tag}\r\nIf-None-Match: "b"', 304),
+        (f'If-None-Match: "a, {tag[1:]}', 200),
+        (f'If-Match: "a"\r\nX: y\r\nIf-Match: {tag}', 200),
+        (f'If-Match: "a"\r\nIf-Match: W/{tag}', 412),
+        ("If-Match:", 412),
+    ):
+        for target in ("/topic/l/1", "/topic/l/last"):
+            request = f"GET {target} HTTP/1.1\r\nHost: b\r\n{lines}\r\n\r\n"
+            assert broker.http().send(request).answer().status == status, lines
+    for lines, kind in (
+        ("Accept: text/html\r\nAccept: text/event-stream", "text/event-stream"),
+        ("Accept: text/event-stream\r\nAccept: text/html", "text/event-stream"),
+        ("Accept: text/event-stream;q=0, */*", "application/octet-stream"),
+        ("Accept: text/event-stream; q=0.0\r\nAccept: */*", "application/octet-stream"),
+    ):
+        client = broker.http().send(f"GET /subscribe/l HTTP/1.1\r\nHost: b\r\n{lines}\r\n\r\n")
+        assert client.head()[1]["content-type"] == kind, lines
+
+
+def test_the_coding_of_a_message_is_kept_with_it(open):
+    broker = open(http={"allowed_origins": ["https://ok.example"]})
+    body = gzip.compress(b"#EXTM3U\n")
+    publish(broker.http(), "z", body, Content_Encoding="gzip", Content_Type="application/vnd.apple.mpegurl", X_Version="1")
+    for target in ("/topic/z/1", "/topic/z/last", "/topic/z/last?_HLS_msn=1"):
+        answer = broker.http().ask("GET", target, Accept_Encoding="br, gzip")
+        assert (answer.body, answer.fields["content-encoding"]) == (body, "gzip")
+        assert answer.fields["vary"] == "Origin, Accept-Encoding"
+        assert broker.http().ask("HEAD", target).fields["content-encoding"] == "gzip"
+        for refusal in ("gzip;q=0", "identity, *;q=0", "GZIP; q=0.000"):
+            answer = broker.http().ask("GET", target, Accept_Encoding=refusal)
+            answer.error(406, "its Content-Encoding is not accepted")
+        for taken in ("", "identity", "br", "gzip;q=0.1, *;q=0", "identity;q=0"):
+            assert broker.http().ask("GET", target, Accept_Encoding=taken).status == 200
+        part = broker.http().ask("GET", target, Range="bytes=1-2")
+        assert (part.status, part.body, part.fields["content-encoding"]) == (206, body[1:3], "gzip")
+        assert "content-encoding" not in broker.http().ask("GET", target, If_None_Match=part.fields["etag"]).fields
+    publish(broker.http(), "z", b"plain", Content_Encoding="identity")
+    assert "content-encoding" not in broker.http().ask("GET", "/topic/z/2").fields
+    assert broker.http().ask("GET", "/topic/z/2", Accept_Encoding="identity;q=0").status == 406
+    lines = "Host: b\r\nContent-Encoding: gzip\r\nContent-Length: 1\r\nContent-Encoding: br"
+    client = broker.http().send(f"POST /publish/z HTTP/1.1\r\n{lines}\r\n\r\nx")
+    assert client.answer().status == 200 and client.ask("GET", "/topic/z/3").fields["content-encoding"] == "gzip, br"
+    for malformed in ("a b", "g(zip)", "x" * 256):
+        answer = broker.http().ask("POST", "/publish/z", b"x", Content_Encoding=malformed)
+        answer.error(400, "malformed Content-Encoding")
 
 
 MALFORMED = [
@@ -594,7 +761,6 @@ MALFORMED = [
     "GET /health HTTP/1.1\r\nHost : b\r\n\r\n",
     "GET /health HTTP/1.1\r\n\r\n",
     "GET /health HTTP/1.1\r\nHost: b c\r\n\r\n",
-    "BREW /pot HTTP/1.1\r\nHost: b\r\n\r\n",
     "POST /publish/x HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n3\nabc\r\n0\r\n\r\n",
 ]
 
@@ -664,7 +830,8 @@ def test_a_slow_event_stream_skips_whole_events_only(open):
 def test_an_unknown_first_word_is_answered_in_the_likelier_way(open):
     broker = open()
     assert broker.say("HELLO there\r\n").rest() == [b"ERROR malformed command"]
-    assert broker.http().send("HELLO /there HTTP/1.1\r\nHost: b\r\n\r\n").answer().status == 400
+    broker.http().send("HELLO /there HTTP/1.1\r\nHost: b\r\n\r\n").answer().error(501, "unknown method")
+    assert broker.http().send("hello /there HTTP/1.1\r\nHost: b\r\n\r\n").answer().status == 400
     # A browser that was told https: TLS, whose greeting need not hold the end of a line.
     tls = broker.http().send(b"\x16\x03\x01\x00\x10\x01" + b"\x03" * 15)
     tls.answer().error(400, "malformed head")

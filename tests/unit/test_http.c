@@ -41,6 +41,14 @@ static void note_span(struct transcript *t, const char *name, struct span s)
 	note(t, s.data, s.len);
 }
 
+static void note_list(struct transcript *t, const char *name, struct http_list list)
+{
+	char joined[512];
+
+	if (list.value.data != NULL)
+		note_span(t, name, (struct span){ joined, http_list_join(list, joined) });
+}
+
 static void note_request(struct transcript *t, const struct http_request *r)
 {
 	char buf[160];
@@ -55,11 +63,17 @@ static void note_request(struct transcript *t, const struct http_request *r)
 	note_span(t, "query", r->query);
 	note_span(t, "origin", r->origin);
 	note_span(t, "type", r->content_type);
-	note_span(t, "accept", r->accept);
+	note_list(t, "accept", r->accept);
+	note_list(t, "coding", r->content_encoding);
 	note_span(t, "id", r->last_event_id);
-	note_span(t, "none", r->if_none_match);
+	note_list(t, "match", r->if_match);
+	note_list(t, "none", r->if_none_match);
 	note_span(t, "range", r->range);
 	note_span(t, "version", r->version);
+	if (r->forwarded)
+		note(t, " forwarded", 10);
+	if (r->fetched)
+		note(t, " fetched", 8);
 	note(t, "]", 1);
 }
 
@@ -176,6 +190,9 @@ static void requests_are_understood_however_they_are_split(void **state)
 	expect("GET /a HTTP/1.1\r\nHost: [::1]:8080\r\n\r\n", "[/a verb=1 keep length=0]");
 	expect("GET /a HTTP/1.1\r\nHost:\r\n\r\n", "[/a verb=1 keep length=0]");
 	expect("DELETE /a HTTP/1.1\r\nHost: h\r\n\r\n", "[/a verb=16 keep length=0]");
+	expect("PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx",
+	       "[/a verb=32 keep length=1]x<end>");
+	expect("\r\n\r\n" GET "\r\n", "[/a verb=1 keep length=0]");
 	expect(GET "X: \xc3\xa9\xff\r\nEmpty:\r\n\r\n", "[/a verb=1 keep length=0]");
 }
 
@@ -263,6 +280,12 @@ static void malformed_requests_are_refused_and_what_is_behind_them_is_not_read(v
 		{ "GET /a HTTP/2.0\r\nHost: h\r\n\r\n", "!505" },
 		{ "GET /a HTTP/x\r\nHost: h\r\n\r\n", "!400" },
 		{ "GET /a HTTX/1.1\r\nHost: h\r\n\r\n", "!400 malformed head" },
+		{ "BREW /a HTTP/1.1\r\nHost: h\r\n\r\n", "!501 unknown method" },
+		{ "BREW /a HTTP/1.0\r\n\r\n", "!501 unknown method" },
+		{ "PROPFIND /a HTTP/1.1\r\nHost: h\r\n\r\n", "!501 unknown method" },
+		{ "M-SEARCH * HTTP/1.1\r\nHost: h\r\n\r\n", "!501 unknown method" },
+		{ "GETS /a HTTP/1.1\r\nHost: h\r\n\r\n", "!501 unknown method" },
+		{ "BREW /a HTTP/x\r\nHost: h\r\n\r\n", "!400" },
 		{ GET "Expect: magic\r\n\r\n", "!417" },
 		{ POST "Content-Length: 33\r\n\r\n", "!413" },
 	};
@@ -415,13 +438,131 @@ static void query_values_are_found_by_their_whole_key(void **state)
 	assert_null(http_query(query, SPAN("x")).data);
 }
 
-static void lists_are_searched_by_element(void **state)
+static void lists_in_several_lines_are_one(void **state)
 {
 	(void)state;
-	assert_true(http_list_has(SPAN("text/html, Text/Event-Stream;q=0.9"),
-				  SPAN("text/event-stream")));
-	assert_false(http_list_has(SPAN("text/event-streams"), SPAN("text/event-stream")));
-	assert_false(http_list_has(SPAN(""), SPAN("text/event-stream")));
+	expect(GET "Accept: text/html\r\nX: Accept: no\r\naccept:\ttext/event-stream \r\n"
+		   "Accepts: no\r\nACCEPT: , a , ,\r\nAccept:\r\nAccept:b\r\n\r\n",
+	       "[/a verb=1 keep length=0 accept=text/html,text/event-stream,a,b]");
+	expect(GET "If-None-Match: \"a,b\", W/\"c\"\r\nIf-Match: *\r\nIf-None-Match: \"d\"\r\n\r\n",
+	       "[/a verb=1 keep length=0 match=* none=\"a,b\",W/\"c\",\"d\"]");
+	expect("PUT /a HTTP/1.1\r\nHost: h\r\nContent-Encoding: gzip\r\nContent-Encoding: "
+	       "br\r\n\r\n" GET "\r\n",
+	       "[/a verb=32 keep length=0 coding=gzip,br][/a verb=1 keep length=0]");
+}
+
+static void who_hands_requests_on_and_who_browses_is_noticed(void **state)
+{
+	static const char *const proxies[] = { "Forwarded: for=1.2.3.4", "x-forwarded-for: 1.2.3.4",
+					       "X-Forwarded-Host: h",    "X-Real-IP: 1.2.3.4",
+					       "via: 1.1 edge",          "Forwarded:" };
+	static const char *const nobody[] = { "X-Forward: a", "Viable: b", "X-Sec-Fetch-Site: c" };
+	char bytes[128];
+
+	(void)state;
+	for (size_t i = 0; i < LEN(proxies); i++) {
+		snprintf(bytes, sizeof(bytes), GET "%s\r\n\r\n", proxies[i]);
+		expect(bytes, "[/a verb=1 keep length=0 forwarded]");
+	}
+	for (size_t i = 0; i < LEN(nobody); i++) {
+		snprintf(bytes, sizeof(bytes), GET "%s\r\n\r\n", nobody[i]);
+		expect(bytes, "[/a verb=1 keep length=0]");
+	}
+	expect(GET "sec-fetch-mode: cors\r\n\r\n", "[/a verb=1 keep length=0 fetched]");
+}
+
+static enum http_choice says(const char *list, const char *choice)
+{
+	return http_list_says((struct http_list){ .value = span_of(list) }, span_of(choice));
+}
+
+static void a_weight_of_nothing_refuses_a_choice(void **state)
+{
+	static const struct {
+		const char *list, *choice;
+		enum http_choice says;
+	} cases[] = {
+		{ "text/html, Text/Event-Stream;q=0.9", "text/event-stream", HTTP_WANTED },
+		{ "text/event-streams", "text/event-stream", HTTP_UNSAID },
+		{ "", "gzip", HTTP_UNSAID },
+		{ "gzip;q=0", "gzip", HTTP_REFUSED },
+		{ "gzip ; Q=0.000 , br", "gzip", HTTP_REFUSED },
+		{ "gzip;q=0.", "gzip", HTTP_REFUSED },
+		{ "gzip;q=0.001", "gzip", HTTP_WANTED },
+		{ "gzip;q=00", "gzip", HTTP_WANTED },
+		{ "gzip;q=", "gzip", HTTP_WANTED },
+		{ "gzip;q=0;q=1", "gzip", HTTP_WANTED },
+		{ "br, gzip;x=\";q=0\"", "gzip", HTTP_WANTED },
+		{ "gzip;q=0, gzip", "gzip", HTTP_WANTED },
+		{ "a;x=\"gzip, gzip\", b", "gzip", HTTP_UNSAID },
+		{ "*;q=0", "gzip", HTTP_UNSAID },
+		{ "*;q=0", "*", HTTP_REFUSED },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LEN(cases); i++)
+		if (says(cases[i].list, cases[i].choice) != cases[i].says)
+			fail_msg("%s says %d of %s", cases[i].list,
+				 (int)says(cases[i].list, cases[i].choice), cases[i].choice);
+	assert_true(http_list_refuses((struct http_list){ .value = SPAN("a, b;q=0") }));
+	assert_false(http_list_refuses((struct http_list){ .value = SPAN("a, b;q=1") }));
+}
+
+static void addresses_and_localhost_are_hosts_that_nobody_made_up(void **state)
+{
+	static const char *const literal[] = {
+		"127.0.0.1",   "10.0.0.1:8080", "[::1]",      "[fe80::1]:80",      "localhost",
+		"LOCALHOST:1", "a.localhost",   "localhost.", "[::ffff:1.2.3.4]:1"
+	};
+	static const char *const name[] = { "",
+					    ":80",
+					    "evil.example",
+					    "127.0.0.1.evil.example",
+					    "1.2.3",
+					    "[::1",
+					    "::1",
+					    "[]",
+					    "evillocalhost",
+					    "localhost.evil",
+					    "[evil.example]",
+					    "256.1.1.1",
+					    "0x7f.1" };
+
+	(void)state;
+	for (size_t i = 0; i < LEN(literal); i++)
+		if (!http_host_literal(span_of(literal[i])))
+			fail_msg("%s is none", literal[i]);
+	for (size_t i = 0; i < LEN(name); i++)
+		if (http_host_literal(span_of(name[i])))
+			fail_msg("%s is one", name[i]);
+}
+
+static void an_origin_is_the_hosts_own_with_scheme_and_port(void **state)
+{
+	static const struct {
+		const char *origin, *host;
+		bool same;
+	} cases[] = {
+		{ "http://127.0.0.1:8080", "127.0.0.1:8080", true },
+		{ "http://[::1]:8080", "[::1]:8080", true },
+		{ "https://Live.example", "live.EXAMPLE", true },
+		{ "https://live.example", "live.example:443", true },
+		{ "http://live.example:80", "live.example", true },
+		{ "http://live.example", "live.example:443", false },
+		{ "http://live.example", "live.example:8080", false },
+		{ "http://live.example:8080", "live.example", false },
+		{ "http://live.example.evil", "live.example", false },
+		{ "null", "null", false },
+		{ "ftp://a", "a", false },
+		{ "http://", "", false },
+		{ "", "", false },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < LEN(cases); i++)
+		if (http_same_origin(span_of(cases[i].origin), span_of(cases[i].host)) !=
+		    cases[i].same)
+			fail_msg("%s and %s", cases[i].origin, cases[i].host);
 }
 
 static void ranges_are_cut_to_what_there_is(void **state)
@@ -476,7 +617,11 @@ int main(void)
 		cmocka_unit_test(limits_have_a_status_each),
 		cmocka_unit_test(percent_escapes_are_decoded_once),
 		cmocka_unit_test(query_values_are_found_by_their_whole_key),
-		cmocka_unit_test(lists_are_searched_by_element),
+		cmocka_unit_test(lists_in_several_lines_are_one),
+		cmocka_unit_test(who_hands_requests_on_and_who_browses_is_noticed),
+		cmocka_unit_test(a_weight_of_nothing_refuses_a_choice),
+		cmocka_unit_test(addresses_and_localhost_are_hosts_that_nobody_made_up),
+		cmocka_unit_test(an_origin_is_the_hosts_own_with_scheme_and_port),
 		cmocka_unit_test(ranges_are_cut_to_what_there_is),
 		cmocka_unit_test(versions_without_a_part_are_after_all_its_parts),
 	};
