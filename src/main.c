@@ -124,6 +124,20 @@ static void *run_shard(void *argument)
 	return NULL;
 }
 
+/* How many files connections need, or as many of them as there may be: then that is said. */
+static rlim_t check_files(const struct config *config)
+{
+	rlim_t wanted = (rlim_t)config->limits.connections + SPARE_FDS;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+		return wanted;
+	log_warn("limits.connections is %u but RLIMIT_NOFILE allows %llu files: raise it "
+		 "(ulimit -n, LimitNOFILE=)",
+		 config->limits.connections, (unsigned long long)limit.rlim_cur);
+	return limit.rlim_cur;
+}
+
 /*
  * As many files as connections need, and the process's table of them as large as it will get. The
  * kernel doubles that table when it is full, and while there are threads each that opens a file
@@ -132,8 +146,8 @@ static void *run_shard(void *argument)
  */
 static void prepare_files(const struct config *config)
 {
-	rlim_t wanted = (rlim_t)config->limits.connections + SPARE_FDS;
 	struct rlimit limit;
+	rlim_t wanted;
 	int last;
 
 	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
@@ -142,12 +156,7 @@ static void prepare_files(const struct config *config)
 		limit.rlim_cur = limit.rlim_max;
 		(void)setrlimit(RLIMIT_NOFILE, &limit);
 	}
-	if (limit.rlim_cur < wanted) {
-		log_warn("limits.connections is %u but RLIMIT_NOFILE allows %llu files: raise it "
-			 "(ulimit -n, LimitNOFILE=)",
-			 config->limits.connections, (unsigned long long)limit.rlim_cur);
-		wanted = limit.rlim_cur;
-	}
+	wanted = check_files(config);
 	last = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC,
 		     (int)(wanted < FILES_AT_START ? wanted : FILES_AT_START) - 1);
 	if (last >= 0)
@@ -439,6 +448,8 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	config_restart_keys(before, after, keys, sizeof(keys));
 	if (keys[0] != 0)
 		log_warn("reload: %s changed, which takes a restart", keys);
+	if (after->limits.connections > before->limits.connections)
+		(void)check_files(after);
 	set_budget(after);
 	/* What takes a restart stays as it is. */
 	after->engine = before->engine;

@@ -54,7 +54,11 @@ void listeners_stop(struct shard *shard); /* harmless twice */
 /* Accepts nobody while held: clients wait in the kernel's queue. */
 void listeners_hold(struct shard *shard, bool hold);
 
-/* Counts a client in, if the limits allow: NULL, or the line that refuses it. Any thread. */
+/* What the configuration says of sockets is so for connections accepted from now on. */
+void listeners_configure(struct shard *shard);
+
+/* Counts a client in until it has left, if the limits allow: NULL, or the line that refuses it. Any
+ * thread. */
 const char *listener_enter(struct broker *broker, const struct config *config,
 			   const unsigned char address[16]);
 void listener_leave(struct broker *broker, const unsigned char address[16]);

@@ -141,6 +141,10 @@ int ring_send_now(struct ring *ring, int fd, const void *data, size_t len);
 size_t ring_kernel_bytes(struct ring *ring, int fd);
 /* The coming close of this fd throws away what the peer has not taken yet, and resets it. */
 void ring_reset(struct ring *ring, int fd);
+/* For a listener's fd: connections accepted from now on have such a send buffer and, over TCP, end
+ * when the peer has taken nothing for silence_ms of what it has been sent (TCP_USER_TIMEOUT). Any
+ * thread. */
+void ring_listen_options(int fd, size_t send_buffer_bytes, int silence_ms);
 /* The peer's address as 16 bytes (IPv4 mapped), or all zero where it has none. */
 void ring_peer(struct ring *ring, int fd, unsigned char address[16]);
 

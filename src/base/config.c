@@ -83,7 +83,7 @@ const struct key config_keys[] = {
 	KEY(topic, on_last_publisher, WORD("keep", "keep|bye")),
 	KEY(topic, linger_seconds, NUMBER("60", 0, YEAR)),
 
-	KEY(limits, connections, NUMBER("65536", 1, 16 * MILLION), RESTART),
+	KEY(limits, connections, NUMBER("65536", 1, 16 * MILLION)),
 	KEY(limits, connections_per_ip, NUMBER("0", 0, 16 * MILLION)),
 	KEY(limits, handshake_seconds, NUMBER("5", 1, HOUR)),
 	KEY(limits, idle_seconds, NUMBER("0", 0, YEAR)),

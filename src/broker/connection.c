@@ -68,7 +68,7 @@ bool connection_reply(struct connection *c, struct span text)
 	return true;
 }
 
-/* It is no client any more, as far as limits go. */
+/* It has no descriptor any more, and is no client as far as limits go. */
 static void uncount(struct connection *c)
 {
 	if (c->counts == COUNTS_AS_CLIENT)
@@ -93,7 +93,6 @@ static void linger(struct connection *c)
 		return;
 	}
 	become(c, CONNECTION_LINGERING);
-	uncount(c);
 	ring_shutdown(c->shard->reactor.ring, c->socket.fd, SHUT_WR);
 	connection_limit_closing(c);
 	socket_receive(&c->shard->sockets, &c->socket);

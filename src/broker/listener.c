@@ -3,6 +3,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <grp.h>
+#include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <pthread.h>
@@ -31,11 +32,14 @@ enum {
 	KEEPALIVE_IDLE_S = 60, /* a dead peer is found after 60 + 6 x 10 seconds */
 	KEEPALIVE_INTERVAL_S = 10,
 	KEEPALIVE_PROBES = 6,
+	/* The same while something is on its way to it, when there is no keep-alive. */
+	SILENCE_S = KEEPALIVE_IDLE_S + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL_S,
+	SILENCE_MARGIN_S = 10, /* so that whoever may be slow for longer is told that he was */
 	ACCEPT_PAUSE_MS = 250, /* without file descriptors left */
 };
 
-/* How many clients each address has. Entered and left when clients come and go, never on a
- * message's way. */
+/* How many clients each address has, or each network. Entered and left when clients come and go,
+ * never on a message's way. */
 struct address_book {
 	pthread_mutex_t lock;
 	struct table table;
@@ -44,7 +48,7 @@ struct address_book {
 struct address_entry {
 	struct named named;
 	uint32_t connections;
-	unsigned char address[16];
+	unsigned char whose[16];
 };
 
 static int set(int fd, int level, int option, int value)
@@ -52,10 +56,26 @@ static int set(int fd, int level, int option, int value)
 	return setsockopt(fd, level, option, &value, sizeof(value)) == 0 ? 0 : -errno;
 }
 
+/* How long a peer may take nothing of what it has been sent. The kernel counts also a peer that is
+ * there and has closed its window, so that must be no less than how far one may fall behind. */
+static int silence_ms(const struct config *config)
+{
+	uint64_t most_s = SILENCE_S;
+
+	for (size_t i = 0; i <= config->topic_n; i++) {
+		const struct config_topic *t =
+			i < config->topic_n ? &config->topic[i] : &config->topics;
+
+		if (t->backlog_seconds + SILENCE_MARGIN_S > most_s)
+			most_s = t->backlog_seconds + SILENCE_MARGIN_S;
+	}
+	return most_s < INT_MAX / 1000 ? (int)most_s * 1000 : INT_MAX;
+}
+
 /* Options that accepted sockets inherit (tcp(7)): no system call per connection. */
 static void set_inherited(int fd, const struct config *config)
 {
-	(void)set(fd, SOL_SOCKET, SO_SNDBUF, (int)config->limits.send_buffer_bytes);
+	ring_listen_options(fd, config->limits.send_buffer_bytes, silence_ms(config));
 	(void)set(fd, SOL_SOCKET, SO_KEEPALIVE, 1);
 	(void)set(fd, IPPROTO_TCP, TCP_NODELAY, 1);
 	(void)set(fd, IPPROTO_TCP, TCP_KEEPIDLE, KEEPALIVE_IDLE_S);
@@ -479,11 +499,37 @@ static bool nowhere(const unsigned char address[16])
 	return memcmp(address, zero, sizeof(zero)) == 0;
 }
 
+void listeners_configure(struct shard *s)
+{
+	for (uint32_t i = 0; i < s->broker->listeners_n; i++) {
+		int fd = s->broker->listeners[i].fds[s->id];
+
+		if (fd >= 0)
+			ring_listen_options(fd, s->config->limits.send_buffer_bytes,
+					    silence_ms(s->config));
+	}
+}
+
+/* An address of IPv4, or the network of 64 bits that the address is in: nobody has less of IPv6
+ * (RFC 4291, 2.5.4), and whoever has one has all its addresses. */
+static void whose(const unsigned char address[16], unsigned char out[16])
+{
+	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
+
+	memcpy(out, address, 16);
+	if (memcmp(address, mapped, sizeof(mapped)) == 0)
+		return;
+	memset(out + 8, 0, 8);
+	/* Loopback's is a network like others, and not nowhere. */
+	out[15] = 1;
+}
+
 const char *listener_enter(struct broker *b, const struct config *config,
 			   const unsigned char address[16])
 {
 	struct address_book *book = b->addresses;
-	struct span name = { (const char *)address, 16 };
+	unsigned char key[16];
+	struct span name = { (const char *)key, sizeof(key) };
 	const char *refusal = NULL;
 	struct address_entry *e;
 	uint64_t hash;
@@ -494,12 +540,13 @@ const char *listener_enter(struct broker *b, const struct config *config,
 	}
 	if (config->limits.connections_per_ip == 0 || nowhere(address))
 		return NULL;
-	hash = hash_bytes(address, 16);
+	whose(address, key);
+	hash = hash_bytes(key, sizeof(key));
 	pthread_mutex_lock(&book->lock);
 	e = (struct address_entry *)(void *)table_find(&book->table, hash, name);
 	if (e == NULL && (e = calloc(1, sizeof(*e))) != NULL) {
-		memcpy(e->address, address, 16);
-		e->named = (struct named){ hash, { (const char *)e->address, 16 } };
+		memcpy(e->whose, key, sizeof(key));
+		e->named = (struct named){ hash, { (const char *)e->whose, sizeof(key) } };
 		if (table_add(&book->table, &e->named) != 0) {
 			free(e);
 			e = NULL;
@@ -519,13 +566,16 @@ void listener_leave(struct broker *b, const unsigned char address[16])
 {
 	struct address_book *book = b->addresses;
 	struct address_entry *e;
+	unsigned char key[16];
 
 	atomic_fetch_sub(&b->connections, 1);
 	if (nowhere(address))
 		return;
+	whose(address, key);
 	pthread_mutex_lock(&book->lock);
-	e = (struct address_entry *)(void *)table_find(&book->table, hash_bytes(address, 16),
-						       (struct span){ (const char *)address, 16 });
+	e = (struct address_entry *)(void *)table_find(
+		&book->table, hash_bytes(key, sizeof(key)),
+		(struct span){ (const char *)key, sizeof(key) });
 	if (e != NULL && --e->connections == 0) {
 		table_remove(&book->table, &e->named);
 		free(e);

@@ -122,6 +122,7 @@ static void configure(struct shard *s)
 	connections_limit_idle(s, c->limits.idle_seconds * NS_PER_S);
 	s->home.history.bytes_max = c->limits.history_total_bytes;
 	budget_configure(s);
+	listeners_configure(s);
 	if (c->stats_seconds > 0)
 		reactor_deadline(&s->reactor, &s->figures.report, &s->figures.report_deadline);
 	else

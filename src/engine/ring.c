@@ -5,6 +5,7 @@
 #include <liburing.h>
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -682,6 +683,15 @@ void ring_reset(struct ring *ring, int fd)
 
 	(void)ring;
 	(void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof(none));
+}
+
+void ring_listen_options(int fd, size_t send_buffer_bytes, int silence_ms)
+{
+	const int bytes = (int)send_buffer_bytes;
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes));
+	/* Not of unix sockets, whose peers cannot vanish. */
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silence_ms, sizeof(silence_ms));
 }
 
 void ring_peer(struct ring *ring, int fd, unsigned char address[16])

@@ -4,6 +4,7 @@ One Loop serves all sockets of a test: whatever is waited for, every client goes
 except those told to stall. Nothing here ends a process that it did not start.
 """
 
+import ctypes
 import os
 import re
 import resource
@@ -15,6 +16,7 @@ import struct
 import subprocess
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,7 @@ TEST_SECONDS = 60 * FACTOR  # the most that one test may take
 # Memory and CPU are bounds of the release build: conftest leaves these tests out of the others.
 release_only = pytest.mark.release_only
 
+SYS_PIDFD_OPEN, SYS_PIDFD_GETFD = 434, 438
 SANITIZER_OUTPUT = re.compile(r"Sanitizer|runtime error:|Assertion .* failed")
 LISTENING = re.compile(r"ready: .*?listening on ([^;]+);")
 STATS = re.compile(r"\bstats (reactor=\d+ .*)")
@@ -557,6 +560,26 @@ class Broker:
         return len(os.listdir(f"/proc/{self.pid}/fd"))
 
     # Clients.
+
+    @contextmanager
+    def sockets(self):
+        """Copies of the broker's own sockets, to look at or to set options of (pidfd_getfd(2))."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        pidfd = libc.syscall(SYS_PIDFD_OPEN, self.pid, 0)
+        assert pidfd >= 0, os.strerror(ctypes.get_errno())
+        copies = []
+        try:
+            for fd in os.listdir(f"/proc/{self.pid}/fd"):
+                if not os.readlink(f"/proc/{self.pid}/fd/{fd}").startswith("socket:"):
+                    continue
+                copy = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(fd), 0)
+                assert copy >= 0, os.strerror(ctypes.get_errno())
+                copies.append(socket.socket(fileno=copy))
+            yield copies
+        finally:
+            os.close(pidfd)
+            for copy in copies:
+                copy.close()
 
     def address(self, index=0):
         return self.addresses[index][0]

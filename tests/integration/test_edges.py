@@ -3,6 +3,7 @@
 import http.client
 import json
 import signal
+import socket
 
 import pytest
 
@@ -47,6 +48,33 @@ def test_connections_of_one_address(start):
     assert ask(broker, "GET", "/health") == (503, b'{"error":"too many connections"}\n')
     assert broker.say("SUBSCRIBE c\r\n").rest() == [b"ERROR too many connections"]
     assert broker.subscribe("d", source="127.0.0.2").leave() == []
+
+
+def options(broker, client):
+    """Of the broker's end of a client's connection: send buffer, and the longest silence in ms."""
+    with broker.sockets() as sockets:
+        for sock in sockets:
+            try:
+                if sock.getpeername() == client.socket.getsockname():
+                    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2, sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT)
+            except OSError:
+                continue  # a listener
+    raise AssertionError("the broker does not have this client")
+
+
+def test_a_reload_is_for_the_connections_that_come_after_it(start):
+    broker = open_broker(start, limits={"connections": 3, "send_buffer_bytes": "8K"})
+    clients = [broker.subscribe("a")]
+    assert options(broker, clients[0]) == (8 << 10, 120_000)
+    since = broker.log_size()
+    broker.configure(limits={"connections": 2, "send_buffer_bytes": "16K"}, topics={"backlog_seconds": 200})
+    broker.send_signal(signal.SIGHUP)
+    broker.says("reload: .* is in force", since)
+    clients.append(broker.subscribe("b"))
+    assert options(broker, clients[1]) == (16 << 10, 210_000), "nobody is cut before he is told"
+    assert options(broker, clients[0]) == (8 << 10, 120_000)
+    assert broker.say("SUBSCRIBE c\r\n").rest() == [b"ERROR too many connections"]
+    assert "takes a restart" not in broker.log(since)
 
 
 @pytest.mark.parametrize("first, drop, answer", [(b"SUBSCRIBE ", b"x", b"ERROR timeout\r\n"), (b"GET / HTTP/1.1\r\nHost: b\r\n", b"x: y\r\n", b"HTTP/1.1 408 ")])

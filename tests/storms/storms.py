@@ -166,27 +166,21 @@ def restart(broker, n):
             life.kill()
 
 
-SYS_PIDFD_OPEN, SYS_PIDFD_GETFD = 434, 438
 TCP_REPAIR = 19
 
 
 def shorten_keepalive(broker, idle_s=5, interval_s=1, probes=2):
     """Sets the keep-alive times of the broker's listeners, which accepted sockets inherit, from outside (pidfd_getfd(2))."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    pidfd = libc.syscall(SYS_PIDFD_OPEN, broker.pid, 0)
     shortened = 0
-    for fd in os.listdir(f"/proc/{broker.pid}/fd"):
-        if not os.readlink(f"/proc/{broker.pid}/fd/{fd}").startswith("socket:"):
-            continue
-        copy = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(fd), 0)
-        assert copy >= 0, os.strerror(ctypes.get_errno())
-        with socket.socket(fileno=copy) as sock:
+    with broker.sockets() as sockets:
+        for sock in sockets:
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, idle_s)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, interval_s)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, probes)
+                # Counts for more than the number of probes.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 1000 * (idle_s + probes * interval_s))
                 shortened += 1
-    os.close(pidfd)
     assert shortened >= 2, "no listeners were found"
 
 

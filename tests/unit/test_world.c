@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include "base/memory.h"
 #include "broker/budget.h"
 #include "broker/connection.h"
+#include "broker/listener.h"
 #include "topic/block.h"
 
 /*
@@ -582,6 +584,87 @@ static void whoever_does_not_get_to_the_point_ends_at_one_time(void **state)
 	world_end();
 }
 
+/* ---- who counts as a connection ---- */
+
+static void allow_two_connections(struct config *c)
+{
+	c->limits.connections = 2;
+}
+
+static void allow_one_connection_of_an_address(struct config *c)
+{
+	c->limits.connections_per_ip = 1;
+}
+
+/* With a descriptor, and one for all the time that its client takes to close. */
+static void whoever_has_been_told_the_last_word_counts_until_it_has_gone(void **state)
+{
+	struct client *told[2], *refused, *next;
+
+	(void)state;
+	world_adjust = allow_two_connections;
+	begin(1);
+	for (unsigned i = 0; i < 2; i++) {
+		told[i] = world_client();
+		told[i]->stalled = true;
+		say(told[i], "nonsense\r\n");
+		world_rest();
+	}
+	refused = client_who_says("SUBSCRIBE t\r\n");
+	assert_true(hears(refused, "ERROR too many connections\r\n"));
+	told[0]->stalled = false;
+	world_rest();
+	assert_true(hears(told[0], "ERROR malformed command\r\n"));
+	leave(refused);
+	world_rest();
+	next = client_who_says("SUBSCRIBE t\r\n");
+	assert_true(hears(next, "OK\r\n"));
+	leave(told[1]);
+	leave(next);
+	world_end();
+}
+
+static const char *enter(const char *text)
+{
+	unsigned char address[16];
+
+	assert_int_equal(inet_pton(AF_INET6, text, address), 1);
+	return listener_enter(&sim.broker, sim.broker.shards[0].config, address);
+}
+
+static void exit_from(const char *text)
+{
+	unsigned char address[16];
+
+	assert_int_equal(inet_pton(AF_INET6, text, address), 1);
+	listener_leave(&sim.broker, address);
+}
+
+static void an_ipv6_network_counts_as_one_address(void **state)
+{
+	static const char *const apart[] = { "::1", "::ffff:10.0.0.1", "::ffff:10.0.0.2",
+					     "2001:db8:0:1::1", "2001:db8:0:2::1" };
+	static const char *const together[] = { "::2", "2001:db8:0:1:8000::1", "2001:db8:0:2::" };
+	enum { APART = sizeof(apart) / sizeof(*apart) };
+
+	(void)state;
+	world_adjust = allow_one_connection_of_an_address;
+	begin(1);
+	for (unsigned i = 0; i < APART; i++)
+		assert_null(enter(apart[i]));
+	for (unsigned i = 0; i < sizeof(together) / sizeof(*together); i++)
+		assert_non_null(enter(together[i]));
+	for (unsigned i = 0; i < APART; i++)
+		assert_non_null(enter(apart[i]));
+	exit_from("2001:db8:0:1::1");
+	assert_null(enter("2001:db8:0:1:8000::1"));
+	exit_from("2001:db8:0:1:8000::2");
+	for (unsigned i = 0; i < APART; i++)
+		if (i != 3)
+			exit_from(apart[i]);
+	world_end();
+}
+
 /* ---- a topic that fan-out does not keep up with ---- */
 
 enum { CROWD = 13, FLOOD_MESSAGES = 200, FLOOD_BYTES = 250, MOST_SHARDS = 4 };
@@ -696,6 +779,8 @@ int main(void)
 		cmocka_unit_test(a_subscriber_may_be_behind_for_its_time_and_until_the_next_look),
 		cmocka_unit_test(a_subscriber_that_reads_again_in_time_stays),
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
+		cmocka_unit_test(whoever_has_been_told_the_last_word_counts_until_it_has_gone),
+		cmocka_unit_test(an_ipv6_network_counts_as_one_address),
 		cmocka_unit_test(a_topic_that_lags_makes_its_own_publishers_wait),
 		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
 		cmocka_unit_test(shards_that_take_the_last_place_at_once_do_not_all_get_it),
