@@ -7,6 +7,10 @@
  * completions go to the handler of their op, letters and the end of the turn to the owner's
  * functions. All calls belong to the reactor's thread unless they say otherwise.
  *
+ * A turn is short, whatever there is to do: each part of it has a share of the turn's time, asks
+ * after each piece of work whether that is spent, and leaves the rest to the next turn, which goes
+ * on with it in order.
+ *
  * user_data is op:8 | generation:24 | slot:32.
  */
 
@@ -31,6 +35,16 @@ enum {
 
 enum { REACTOR_GENERATION_MASK = 0xffffff, REACTOR_DEADLINE_CLASSES = 16 };
 
+/* The parts of a turn. The owner may have as many parts as there are numbers from TURN_OWNER on. */
+enum turn_part {
+	TURN_COMPLETIONS, /* half of its time; each of the others has a quarter */
+	TURN_DEADLINES,
+	TURN_LETTERS,
+	TURN_KERNEL, /* requests are handed over, and what the kernel has put off is run */
+	TURN_OWNER,
+	TURN_PARTS = 8,
+};
+
 static inline uint64_t user_data(unsigned op, uint32_t generation, uint32_t slot)
 {
 	return (uint64_t)op << 56 | (uint64_t)(generation & REACTOR_GENERATION_MASK) << 32 | slot;
@@ -52,6 +66,8 @@ struct reactor_params {
 	unsigned lane_batch;
 	unsigned spin_us, linger_us;
 	bool oversubscribed; /* more reactors than hardware threads: yield once before parking */
+	unsigned turn_us;    /* what a turn may take before it leaves the rest to the next one;
+				0: all that it takes */
 	struct ring_params ring;
 };
 
@@ -78,11 +94,17 @@ struct reactor_stats {
 	struct histogram requests_per_submit; /* per enter that took any */
 	struct histogram letters_per_drain;
 	struct histogram parked; /* ns */
+	struct histogram turn;   /* ns, sleep not counted */
+	/* CPU time in ns of turns that took longer than they may, and of what came up to 0.2 ms
+	 * before: the clock that knows it is dear. */
+	struct histogram long_turn;
 };
 
 struct reactor {
 	unsigned id;
-	uint64_t now_ns; /* read once per turn */
+	uint64_t now_ns;     /* read once per turn: time in which the process could run */
+	uint64_t clock_ns;   /* the clock, as of the turn's begin */
+	uint64_t stopped_ns; /* that it is ahead of now_ns */
 	struct ring *ring;
 	struct mailbox *mailbox; /* shared; NULL: this reactor has no neighbours */
 	const int *ring_fds;     /* shared: by reader, valid once all reactors have made theirs */
@@ -103,7 +125,20 @@ struct reactor {
 	bool ticking;
 	uint32_t tick_generation; /* one more for every time the clock stops */
 
+	struct {
+		enum turn_part part;
+		bool running;     /* one that may be followed by the next without a sleep */
+		int64_t unlooked; /* work until the clock is looked at */
+		uint64_t ends_ns; /* the part's time is over */
+		uint64_t part_ns; /* when it began */
+		uint64_t ns[TURN_PARTS];
+		unsigned completions;
+		uint64_t cpu_ns, cpu_at_ns; /* the thread's CPU time, and when that was read */
+	} turn;
+	bool expiring; /* some deadlines that are due have been left to this turn */
+
 	uint64_t pending[LANES]; /* doorbell bits whose lanes may still hold letters */
+	unsigned first[LANES];   /* the sender whose lane comes first */
 	uint64_t gap_ns;         /* moving average of idle times, for spinning */
 	bool stop;
 	void **letters; /* lane_batch */
@@ -122,6 +157,22 @@ void reactor_watch(struct reactor *reactor, struct deadline_class *class,
 /* Starts a deadline of a watched class and sees to it that the clock ticks. */
 void reactor_deadline(struct reactor *reactor, struct deadline_class *class,
 		      struct deadline *deadline);
+
+/* Another part of the turn begins, with a share of time of its own. */
+void reactor_part(struct reactor *reactor, enum turn_part part);
+/* So much has been done, in units of about a quarter of a microsecond; a completion or a letter is
+ * one by itself. */
+static inline void reactor_spend(struct reactor *reactor, size_t cost)
+{
+	reactor->turn.unlooked -= (int64_t)cost;
+}
+bool reactor_look(struct reactor *reactor);
+/* Whether this part's time is over: what is left is to wait for the next turn. At least one piece
+ * of work is to be done before each time it is asked, or nothing would ever get done. */
+static inline bool reactor_spent(struct reactor *reactor)
+{
+	return reactor->turn.unlooked <= 0 && reactor_look(reactor);
+}
 
 /* One turn; may_park false: never sleeps. Returns whether there was anything to do. */
 bool reactor_turn(struct reactor *reactor, bool may_park);

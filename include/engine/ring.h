@@ -118,6 +118,8 @@ void ring_enter(struct ring *ring, bool wait, unsigned linger_us);
 /* Calls back for at most max completions, in order; buffers go back to the kernel as each callback
  * returns. Returns how many. */
 unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, void *context);
+/* To be called from a callback of ring_reap: none is to follow it. */
+void ring_enough(struct ring *ring);
 /* Whether a completion is there or one would be after ring_enter without waiting. No system call.
  */
 bool ring_ready(const struct ring *ring);

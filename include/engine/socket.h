@@ -25,11 +25,13 @@ struct socket {
 	bool paused;   /* the owner wants nothing received for now */
 	bool ended;    /* the peer's end of file, or an error, was received */
 	bool nonempty; /* more may be there than has been received */
+	bool greedy;   /* more was there: its next receive waits for its turn */
 	bool closing;
-	bool reset;       /* the owner's: its close is to be a reset and nothing before */
-	char *into;       /* the armed receive goes into the owner's memory; or NULL */
+	bool reset; /* the owner's: its close is to be a reset and nothing before */
+	char *into; /* the next receive goes into the owner's memory; or NULL */
+	size_t into_len;
 	uint64_t sent_ns; /* when the last send was queued */
-	struct list link; /* starved, or to be closed */
+	struct list link; /* hungry, or to be closed */
 };
 
 struct sockets;
@@ -54,7 +56,10 @@ struct sockets {
 		uint32_t next_free;
 	} * slots;
 	uint32_t slots_n, slots_max, free, open;
-	struct list starved;        /* found no receive buffer: first come, first armed again */
+	/* That found no receive buffer, or of which more is there than they have been given: first
+	 * come, first armed again, so many bytes in a turn. So those that send much share what
+	 * those that send little leave, and none of these waits for all of them. */
+	struct list hungry;
 	struct list dying;          /* closing with nothing in flight */
 	uint64_t sends, send_bytes; /* queued, whether they went or not */
 	struct histogram send_gap;  /* ns between two sends of a socket */
@@ -67,8 +72,8 @@ int sockets_init(struct sockets *sockets, struct reactor *reactor,
 		 const struct socket_events *events, uint32_t max);
 /* All sockets must be closed. */
 void sockets_release(struct sockets *sockets);
-/* To be called once in every turn, in flush: arms the starved again and ends some of the dying.
- * Returns whether it did anything: if so, there may be more. */
+/* To be called once in every turn, in flush: arms some of the hungry again and ends some of the
+ * dying. Returns whether it did anything: if so, there may be more. */
 bool sockets_flush(struct sockets *sockets);
 
 /* Takes over the fd (connected, blocking mode); -ENOMEM, -EMFILE (max reached): the caller still
@@ -77,7 +82,8 @@ int socket_open(struct sockets *sockets, struct socket *socket, int fd);
 /* Receives until told otherwise: one buffer at a time, or, with socket->multishot, armed once for
  * many. */
 void socket_receive(struct sockets *sockets, struct socket *socket);
-/* The next receive goes into the owner's memory, once, when nothing is armed; see socket_pause. */
+/* The next receive goes into the owner's memory, once, when nothing is armed; the memory stays
+ * until then, or until socket_pause has found it not armed yet (into is NULL then). */
 void socket_receive_into(struct sockets *sockets, struct socket *socket, void *buf, size_t len);
 /* Stops receiving; what is armed may still be handed over: one buffer, or with multishot as much as
  * comes until a cancellation finds it. */

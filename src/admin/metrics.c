@@ -115,6 +115,11 @@ static const struct distribution {
 	  FIELD(reactor.letters_per_drain), 0, 10, 1 },
 	{ "parked", "broker_park_seconds", "How long the reactor slept each time.",
 	  FIELD(reactor.parked), 10, 32, 1e9 },
+	{ "turn", "broker_turn_seconds", "How long a turn of the loop took, sleep not counted.",
+	  FIELD(reactor.turn), 12, 27, 1e9 },
+	{ "long_turn", "broker_long_turn_cpu_seconds",
+	  "CPU time of turns that took longer than a millisecond.", FIELD(reactor.long_turn), 17,
+	  27, 1e9 },
 	{ "send_gap", "broker_send_gap_seconds", "Time between two sends to a connection.",
 	  FIELD(send_gap), 10, 34, 1e9 },
 };

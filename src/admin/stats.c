@@ -50,7 +50,9 @@ void stats_report(struct shard *s, bool last)
 		 " completions_p99=%" PRIu64 " requests_p50=%" PRIu64 " letters_p50=%" PRIu64
 		 " send_gap_p50_us=%" PRIu64 " wakes=%" PRIu64 " pauses=%" PRIu64
 		 " refused=%" PRIu64 " errors=%" PRIu64 " no_buffers=%" PRIu64
-		 " cq_overflows=%" PRIu64 " late=%" PRIu64 " parked=%.1f%%",
+		 " cq_overflows=%" PRIu64 " late=%" PRIu64 " turn_p99_us=%" PRIu64
+		 " turn_max_us=%" PRIu64 " long_turns=%" PRIu64 " long_turn_cpu_max_us=%" PRIu64
+		 " parked=%.1f%%",
 		 s->id, c->published, c->matched, c->delivered, dropped, reasons,
 		 s->clients.connections_n, s->audience.subscriptions_n, s->home.topics.entries_n,
 		 r->turns, ring->enters, s->sockets.sends,
@@ -63,6 +65,8 @@ void stats_report(struct shard *s, bool last)
 		 quantile_since(&s->sockets.send_gap, &before->send_gap, 0.5) / NS_PER_US,
 		 r->wakes_sent, c->pauses, c->refused, c->errors, ring->no_buffers, ring->overflows,
 		 r->late_completions,
+		 quantile_since(&r->turn, &before->reactor.turn, 0.99) / NS_PER_US,
+		 r->turn.max / NS_PER_US, r->long_turn.count, r->long_turn.max / NS_PER_US,
 		 100.0 * (double)(r->parked_ns - before->reactor.parked_ns) / (double)elapsed_ns);
 	if (last) {
 		free(s->figures.stats);

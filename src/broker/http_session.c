@@ -87,7 +87,8 @@ static void receive_in_place(struct connection *c)
 	size_t left, room;
 
 	if (http->state != HTTP_RECEIVING || b == NULL || http->ended || c->input_len > 0 ||
-	    c->socket.paused || c->socket.recv_armed || http->receiving_bytes < b->len)
+	    c->socket.paused || c->socket.recv_armed || c->socket.into != NULL ||
+	    http->receiving_bytes < b->len)
 		return;
 	left = (size_t)http->receiving_bytes - b->len;
 	if (left < c->shard->config->engine.recv_buffer_bytes)

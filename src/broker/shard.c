@@ -23,6 +23,7 @@ enum {
 	TURN_BYTES = 4 << 20,    /* queued in one turn: about a millisecond of copying */
 	REPLAY_QUOTA = 32,       /* sends of the past in a turn: what is live waits for these */
 	COMPLETION_BATCH = 8192, /* handled before anything else moves: all, but for floods */
+	TURN_US = 1000,          /* about as long as anybody has to wait for the others */
 	BACKLOG_CHECK_MS = 250,
 	SWEEP_SECONDS = 1,
 };
@@ -434,6 +435,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 		.spin_us = e->spin_us,
 		.linger_us = e->linger_us,
 		.oversubscribed = b->placement.oversubscribed,
+		.turn_us = TURN_US,
 		.ring = { .sq_entries = e->sq_entries,
 			  .rings = b->shards_n + 1, /* and the main thread's */
 			  .batch = e->batch,

@@ -8,9 +8,16 @@
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/log.h"
 #include "base/probe.h"
 
-enum { TICK_MS = 250 };
+enum {
+	TICK_MS = 250,
+	STOPPED_MS = 1000,   /* between two turns with a tick running: the process was not */
+	LOOKS = 16,          /* at the clock in a turn's time, of work that takes what it should */
+	CPU_LOOK_US = 200,   /* between two looks at the clock that is dear */
+	LETTERS_AT_ONCE = 8, /* between two questions whether there is time for more */
+};
 
 static void ignore(void *context, const struct completion *completion)
 {
@@ -26,14 +33,24 @@ static bool deadlines_running(const struct reactor *r)
 	return false;
 }
 
+/* Ten thousand may be due at once. */
 static void expire_deadlines(struct reactor *r)
 {
-	for (unsigned i = 0; i < r->deadlines_n; i++) {
+	enum turn_part before = r->turn.part;
+	bool spent = false;
+
+	reactor_part(r, TURN_DEADLINES);
+	for (unsigned i = 0; i < r->deadlines_n && !spent; i++) {
 		struct deadline *d;
 
-		while ((d = deadline_due(r->deadlines[i].class, r->now_ns)) != NULL)
+		while (!spent && (d = deadline_due(r->deadlines[i].class, r->now_ns)) != NULL) {
 			r->deadlines[i].expired(r->deadlines[i].context, d);
+			reactor_spend(r, 1);
+			spent = reactor_spent(r);
+		}
 	}
+	r->expiring = spent;
+	reactor_part(r, before);
 }
 
 static void tick(struct reactor *r)
@@ -90,7 +107,7 @@ int reactor_init(struct reactor *r, const struct reactor_params *params, struct 
 	for (unsigned op = 0; op < OPS; op++)
 		reactor_handle(r, op, ignore, NULL);
 	reactor_handle(r, OP_TICK, ticked, r);
-	r->now_ns = clock_now_ns();
+	r->clock_ns = r->now_ns = clock_now_ns();
 	r->stats.started_ns = r->now_ns;
 	return 0;
 }
@@ -125,31 +142,140 @@ void reactor_deadline(struct reactor *r, struct deadline_class *class, struct de
 		tick(r);
 }
 
+/* ---- the turn's time ---- */
+
+static uint64_t share_ns(const struct reactor *r, enum turn_part part)
+{
+	if (r->params.turn_us == 0)
+		return UINT64_MAX / 2;
+	return r->params.turn_us * NS_PER_US / (part == TURN_COMPLETIONS ? 2 : 4);
+}
+
+/* How much work there may be between two looks at the clock. */
+static int64_t unlooked(const struct reactor *r)
+{
+	return r->params.turn_us > 0 ? r->params.turn_us / LOOKS + 1 : INT64_MAX / 2;
+}
+
+static void begin_part(struct reactor *r, enum turn_part part, uint64_t now_ns)
+{
+	r->turn.ns[r->turn.part] += now_ns - r->turn.part_ns;
+	r->turn.part = part;
+	r->turn.part_ns = now_ns;
+	r->turn.ends_ns = now_ns + share_ns(r, part);
+	r->turn.unlooked = unlooked(r);
+}
+
+void reactor_part(struct reactor *r, enum turn_part part)
+{
+	begin_part(r, part, clock_now_ns());
+}
+
+bool reactor_look(struct reactor *r)
+{
+	if (clock_now_ns() >= r->turn.ends_ns)
+		return true;
+	r->turn.unlooked = unlooked(r);
+	return false;
+}
+
+/* It took longer than it may: says why. */
+static void turn_was_long(struct reactor *r, uint64_t ns)
+{
+	uint64_t cpu_ns = clock_cpu_ns() - r->turn.cpu_ns;
+	enum turn_part most = TURN_COMPLETIONS;
+
+	for (enum turn_part part = TURN_COMPLETIONS + 1; part < TURN_PARTS; part++)
+		if (r->turn.ns[part] > r->turn.ns[most])
+			most = part;
+	histogram_add(&r->stats.long_turn, cpu_ns);
+	PROBE(long_turn, r->id, ns, cpu_ns, most, r->turn.ns[most], r->turn.completions);
+}
+
+/* Sleep comes after, or the next turn. */
+static void end_turn(struct reactor *r, uint64_t now_ns)
+{
+	uint64_t ns = now_ns - r->clock_ns;
+
+	r->turn.running = false;
+	histogram_add(&r->stats.turn, ns);
+	if (ns <= r->params.turn_us * NS_PER_US || r->params.turn_us == 0)
+		return;
+	r->turn.ns[r->turn.part] += now_ns - r->turn.part_ns;
+	turn_was_long(r, ns);
+}
+
+/*
+ * Reads the clock. With a tick running nobody sleeps for longer than that: when it has gone on for
+ * much longer the process was stopped, or its machine was. Nobody could be served meanwhile, so
+ * that nobody is to be judged by that time, and it does not count.
+ */
+static void read_clock(struct reactor *r)
+{
+	uint64_t now_ns = clock_now_ns(), passed_ns = now_ns - r->clock_ns;
+
+	if (r->turn.running)
+		end_turn(r, now_ns);
+	if (r->ticking && passed_ns > STOPPED_MS * NS_PER_MS) {
+		r->stopped_ns += passed_ns - TICK_MS * NS_PER_MS;
+		log_warn("reactor %u could not run for %.1f s, which counts for no time limit",
+			 r->id, (double)passed_ns / (double)NS_PER_S);
+	}
+	r->clock_ns = now_ns;
+	r->now_ns = now_ns - r->stopped_ns;
+}
+
+static void begin_turn(struct reactor *r)
+{
+	read_clock(r);
+	r->stats.turns++;
+	memset(r->turn.ns, 0, sizeof(r->turn.ns));
+	r->turn.part_ns = r->clock_ns;
+	r->turn.part = TURN_COMPLETIONS;
+	r->turn.ends_ns = r->clock_ns + share_ns(r, TURN_COMPLETIONS);
+	r->turn.unlooked = unlooked(r);
+	if (r->clock_ns - r->turn.cpu_at_ns < CPU_LOOK_US * NS_PER_US)
+		return;
+	r->turn.cpu_ns = clock_cpu_ns();
+	r->turn.cpu_at_ns = r->clock_ns;
+}
+
+/* ---- work ---- */
+
 static void dispatch(void *context, const struct completion *c)
 {
 	struct reactor *r = context;
 	unsigned op = (unsigned)(c->user_data >> 56);
 
 	assert(op < OPS);
+	/* This one is handled in any case, or there would be no end. */
+	if (--r->turn.unlooked <= 0 && reactor_look(r))
+		ring_enough(r->ring);
 	r->ops[op].handler(r->ops[op].context, c);
 }
 
-/* One bounded batch from one lane. Returns whether it may hold more. */
+/* One batch from one lane, bounded in letters and in time. Returns whether it may hold more. */
 static bool drain_lane(struct reactor *r, unsigned sender, enum mailbox_lane lane,
 		       unsigned *drained)
 {
 	bool again = false;
-	unsigned n = mailbox_pop(r->mailbox, r->id, sender, lane, r->letters, r->params.lane_batch,
-				 &again);
+	unsigned left = r->params.lane_batch, max, n;
 
-	if (n == 0)
+	do {
+		max = left < LETTERS_AT_ONCE ? left : LETTERS_AT_ONCE;
+		n = mailbox_pop(r->mailbox, r->id, sender, lane, r->letters, max, &again);
+		if (n > 0)
+			r->owner.letters(r->owner.context, sender, lane, r->letters, n);
+		left -= n;
+		reactor_spend(r, n);
+	} while (n == max && left > 0 && !reactor_spent(r));
+	if (left == r->params.lane_batch)
 		return false;
-	*drained += n;
-	histogram_add(&r->stats.letters_per_drain, n);
-	r->owner.letters(r->owner.context, sender, lane, r->letters, n);
+	*drained += r->params.lane_batch - left;
+	histogram_add(&r->stats.letters_per_drain, r->params.lane_batch - left);
 	if (again)
 		reactor_post(r, sender, LANE_FREE, NULL, 0);
-	return n == r->params.lane_batch;
+	return n == max;
 }
 
 static void hear(struct reactor *r, uint64_t rung)
@@ -163,26 +289,46 @@ static bool gate_open(const struct reactor *r, enum mailbox_lane lane)
 	return r->owner.gate_open == NULL || r->owner.gate_open(r->owner.context, lane);
 }
 
+/* A batch of each sender, as far as there is time: the next turn begins with whom this one has not
+ * come to. */
+static void drain_senders(struct reactor *r, enum mailbox_lane lane, unsigned *drained)
+{
+	unsigned senders = mailbox_senders(r->mailbox), first = r->first[lane];
+	const unsigned before = *drained;
+	uint64_t bits = r->pending[lane], left = 0;
+	bool spent = false;
+
+	for (unsigned i = 0; i < senders; i++) {
+		unsigned s = first + i < senders ? first + i : first + i - senders;
+
+		if (!(bits & mailbox_bit(s)))
+			continue;
+		if (spent || drain_lane(r, s, lane, drained))
+			left |= mailbox_bit(s);
+		if (spent || *drained == before || !reactor_spent(r))
+			continue;
+		spent = true;
+		r->first[lane] = s + 1 < senders ? s + 1 : 0;
+	}
+	r->pending[lane] = left;
+}
+
 static unsigned drain_lanes(struct reactor *r)
 {
-	unsigned senders, drained = 0;
+	unsigned drained = 0;
+	bool begun = false;
 
 	if (r->mailbox == NULL)
 		return 0;
 	if (mailbox_peek(r->mailbox, r->id))
 		hear(r, mailbox_take(r->mailbox, r->id));
-	senders = mailbox_senders(r->mailbox);
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
-		uint64_t bits = r->pending[lane], left = 0;
-
-		if (bits == 0)
+		if (r->pending[lane] == 0 || !gate_open(r, lane))
 			continue;
-		if (!gate_open(r, lane))
-			continue;
-		for (unsigned s = 0; s < senders; s++)
-			if ((bits & mailbox_bit(s)) && drain_lane(r, s, lane, &drained))
-				left |= mailbox_bit(s);
-		r->pending[lane] = left;
+		if (!begun)
+			reactor_part(r, TURN_LETTERS);
+		begun = true;
+		drain_senders(r, lane, &drained);
 	}
 	return drained;
 }
@@ -246,6 +392,7 @@ static void park(struct reactor *r)
 {
 	uint64_t start = clock_now_ns(), idle_ns;
 
+	end_turn(r, start);
 	if (!look_again(r)) {
 		if (r->mailbox != NULL && !mailbox_park(r->mailbox, r->id))
 			return;
@@ -268,16 +415,22 @@ static void park(struct reactor *r)
 bool reactor_turn(struct reactor *r, bool may_park)
 {
 	unsigned completions, letters;
-	bool more;
+	bool expiring, more;
 
-	r->now_ns = clock_now_ns();
-	r->stats.turns++;
+	begin_turn(r);
+	expiring = r->expiring;
 	completions = ring_reap(r->ring, r->params.completion_batch, dispatch, r);
 	if (completions > 0)
 		histogram_add(&r->stats.completions_per_turn, completions);
+	r->turn.completions = completions;
+	if (expiring)
+		expire_deadlines(r);
 	letters = drain_lanes(r);
 	more = r->owner.flush(r->owner.context);
+	more |= r->expiring;
 	if (completions + letters > 0 || more || lanes_pending(r) || !may_park || r->stop) {
+		reactor_part(r, TURN_KERNEL);
+		r->turn.running = true;
 		enter(r, false);
 		return completions + letters > 0 || more;
 	}

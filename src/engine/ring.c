@@ -54,6 +54,7 @@ struct ring {
 	bool tick_multishot;
 	bool restricted;
 	bool backs_off; /* pauses at the next enter */
+	unsigned reap;  /* how many more the ring_reap under way calls back for */
 	uint64_t tick_data;
 	uint64_t wake_data; /* what a wake-up carries */
 	struct __kernel_timespec tick, alarm;
@@ -370,20 +371,28 @@ unsigned ring_submit(struct ring *ring)
 	return entered(ring, io_uring_submit(&ring->uring));
 }
 
-static struct io_uring_sqe *next_sqe(struct ring *ring)
+static struct io_uring_sqe *make_room(struct ring *ring)
 {
 	for (int i = 0; i < SUBMIT_TRIES; i++) {
-		struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+		struct io_uring_sqe *sqe;
 
-		if (sqe != NULL)
-			return sqe;
 		/* A submission thread has to be told as well, before it is waited for. */
 		ring_submit(ring);
 		if (ring->sqpoll)
 			io_uring_sqring_wait(&ring->uring);
+		sqe = io_uring_get_sqe(&ring->uring);
+		if (sqe != NULL)
+			return sqe;
 	}
 	/* The kernel has taken nothing for seconds: there is no way on. */
 	abort();
+}
+
+static inline struct io_uring_sqe *next_sqe(struct ring *ring)
+{
+	struct io_uring_sqe *sqe = io_uring_get_sqe(&ring->uring);
+
+	return sqe != NULL ? sqe : make_room(ring);
 }
 
 void ring_accept(struct ring *ring, int fd, uint64_t user_data)
@@ -591,21 +600,17 @@ void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 
 unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, void *context)
 {
-	unsigned n = 0;
+	unsigned n = 0, ready = io_uring_cq_ready(&ring->uring);
 
 	if (io_uring_cq_has_overflow(&ring->uring))
 		ring->counts.overflows++;
-	while (n < max) {
-		struct io_uring_cqe *cqe;
-		struct completion c = { 0 };
-		uint32_t flags;
+	ring->reap = max < ready ? max : ready;
+	while (n < ring->reap) {
+		const struct io_uring_cqe *cqe =
+			&ring->uring.cq.cqes[*ring->uring.cq.khead & *ring->uring.cq.kring_mask];
+		struct completion c = { .user_data = cqe->user_data, .result = cqe->res };
+		uint32_t flags = cqe->flags;
 
-		if (io_uring_cq_ready(&ring->uring) == 0)
-			break;
-		cqe = &ring->uring.cq.cqes[*ring->uring.cq.khead & *ring->uring.cq.kring_mask];
-		c.user_data = cqe->user_data;
-		c.result = cqe->res;
-		flags = cqe->flags;
 		io_uring_cq_advance(&ring->uring, 1);
 		n++;
 		if ((c.user_data & WAKE_FAILED) == WAKE_FAILED) {
@@ -629,6 +634,11 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 	if (n > 0)
 		recv_buffers_post(&ring->buffers);
 	return n;
+}
+
+void ring_enough(struct ring *ring)
+{
+	ring->reap = 0;
 }
 
 bool ring_give_back(struct ring *ring)

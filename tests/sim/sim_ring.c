@@ -72,7 +72,7 @@ struct ring {
 	unsigned queue_n, queue_slots;
 	struct answer *answers; /* round */
 	unsigned answers_n, answers_head, answers_slots, answers_max;
-	bool overflowed, waiting;
+	bool overflowed, waiting, enough;
 	char *buffers;
 	unsigned *free_buffers, free_buffers_n;
 	int receiving;
@@ -903,6 +903,7 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 {
 	unsigned n = 0;
 
+	ring->enough = false;
 	/* Once in every turn. */
 	if (fiber_current() >= 0)
 		fiber_yield();
@@ -913,7 +914,7 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 	ring->overflowed = false;
 	if (ring->answers_n > 0 && random_one_in(&sim.random, 4))
 		max = random_from(&sim.random, 1, ring->answers_n);
-	while (n < max && ring->answers_n > 0) {
+	while (!ring->enough && n < max && ring->answers_n > 0) {
 		struct answer a = ring->answers[ring->answers_head];
 
 		ring->answers_head = (ring->answers_head + 1) % ring->answers_slots;
@@ -932,6 +933,11 @@ unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, voi
 		ring->free_buffers[ring->free_buffers_n++] = (unsigned)a.buffer;
 	}
 	return n;
+}
+
+void ring_enough(struct ring *ring)
+{
+	ring->enough = true;
 }
 
 bool ring_deferred(const struct ring *ring)

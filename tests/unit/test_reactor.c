@@ -295,6 +295,157 @@ static void completions_are_handled_a_batch_a_turn(void **state)
 	end();
 }
 
+/* ---- the turn's time ---- */
+
+/* Works until its part of the turn is over, however fast the machine is. */
+static void work(struct player *p)
+{
+	reactor_spend(&p->reactor, 1 << 20);
+	while (!reactor_spent(&p->reactor))
+		reactor_spend(&p->reactor, 1 << 20);
+}
+
+static void long_work(void *context, const struct completion *c)
+{
+	mine(context, c);
+	work(context);
+}
+
+static void what_there_is_no_time_for_comes_in_the_next_turns(void **state)
+{
+	struct player *p;
+
+	(void)state;
+	begin(2, 16);
+	p = players[1];
+	p->reactor.params.turn_us = 1000;
+	reactor_handle(&p->reactor, OP_MINE, long_work, p);
+	for (unsigned i = 0; i < 5; i++)
+		ring_wake(players[0]->reactor.ring, ring_fds[1], user_data(OP_MINE, 0, 0));
+	turn(0);
+	ring_enter(p->reactor.ring, false, 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(turn(1));
+	/* The one that is at hand when time is over, and the one behind it that finds so. */
+	assert_string_equal(p->log, "CCFCCFCF");
+	end();
+}
+
+static void long_letters(void *context, unsigned sender, enum mailbox_lane lane, void **list,
+			 unsigned n)
+{
+	letters(context, sender, lane, list, n);
+	note(context, (char)('0' + sender));
+	work(context);
+}
+
+static void senders_are_heard_in_turn_when_there_is_no_time_for_all(void **state)
+{
+	struct player *p;
+
+	(void)state;
+	begin(3, 64);
+	p = players[2];
+	p->reactor.params.turn_us = 1000;
+	p->reactor.owner.letters = long_letters;
+	assert_int_equal(post(0, 2, LANE_FREE, 1, 3 * LANE_BATCH), 3 * LANE_BATCH);
+	assert_int_equal(post(1, 2, LANE_FREE, 101, LANE_BATCH), LANE_BATCH);
+	assert_int_equal(post(1, 2, LANE_GATED, 201, 1), 1);
+	turn(2);
+	turn(2);
+	turn(2);
+	/* In each turn one batch of each lane at least. */
+	assert_string_equal(p->log, "L0G1FL1FL0F");
+	assert_true(reactor_turn(&p->reactor, true));
+	assert_int_equal(p->got_n[LANE_FREE], 4 * LANE_BATCH);
+	end();
+}
+
+static void long_expiry(struct player *p, struct deadline *d)
+{
+	(void)d;
+	work(p);
+}
+
+static void deadlines_that_are_due_together_expire_in_several_turns(void **state)
+{
+	struct player *p;
+	struct deadline many[3];
+
+	(void)state;
+	begin(1, 2);
+	p = players[0];
+	p->reactor.params.turn_us = 1000;
+	p->class.after_ns = 1;
+	p->on_expired = long_expiry;
+	for (unsigned i = 0; i < 3; i++) {
+		deadline_init(&many[i]);
+		reactor_deadline(&p->reactor, &p->class, &many[i]);
+	}
+	while (p->expired == 0)
+		reactor_turn(&p->reactor, true);
+	assert_int_equal(p->expired, 1);
+	reactor_turn(&p->reactor, true);
+	assert_int_equal(p->expired, 2);
+	reactor_turn(&p->reactor, true);
+	assert_int_equal(p->expired, 3);
+	end();
+}
+
+static void a_turn_that_takes_too_long_is_counted_with_its_cpu_time(void **state)
+{
+	struct player *p;
+
+	(void)state;
+	begin(2, 16);
+	p = players[1];
+	p->reactor.params.turn_us = 1000;
+	reactor_handle(&p->reactor, OP_MINE, long_work, p);
+	turn(1);
+	turn(1);
+	assert_int_equal(p->reactor.stats.turn.count, 1);
+	assert_int_equal(p->reactor.stats.long_turn.count, p->reactor.stats.turn.max > NS_PER_MS);
+	ring_wake(players[0]->reactor.ring, ring_fds[1], user_data(OP_MINE, 0, 0));
+	turn(0);
+	ring_enter(p->reactor.ring, false, 0);
+	turn(1);
+	/* It worked for half of what it might: now that is too long. */
+	p->reactor.params.turn_us = 400;
+	turn(1);
+	assert_true(p->reactor.stats.turn.max >= 500 * NS_PER_US);
+	assert_true(p->reactor.stats.long_turn.count >= 1);
+	assert_true(p->reactor.stats.long_turn.max > 0);
+	end();
+}
+
+static void time_in_which_the_process_was_stopped_counts_for_no_deadline(void **state)
+{
+	struct player *p;
+	uint64_t before;
+
+	(void)state;
+	begin(1, 2);
+	p = players[0];
+	p->class.after_ns = 5 * NS_PER_S;
+	reactor_deadline(&p->reactor, &p->class, &p->deadline);
+	turn(0);
+	/* As if a minute had passed between the two turns. */
+	before = p->reactor.now_ns - 60 * NS_PER_S;
+	p->reactor.clock_ns -= 60 * NS_PER_S;
+	turn(0);
+	assert_true(p->reactor.now_ns > before);
+	assert_true(p->reactor.now_ns - before < 5 * NS_PER_S);
+	/* Where nothing ticks a sleep of any length is just that. */
+	deadline_stop(&p->deadline);
+	while (p->reactor.ticking)
+		reactor_turn(&p->reactor, true);
+	before = p->reactor.now_ns - 60 * NS_PER_S;
+	p->reactor.clock_ns -= 60 * NS_PER_S;
+	turn(0);
+	assert_true(p->reactor.now_ns - before >= 60 * NS_PER_S);
+	end();
+}
+
 /* ---- deadlines ---- */
 
 static void start_again(struct player *p, struct deadline *d)
@@ -464,6 +615,11 @@ int main(void)
 		cmocka_unit_test(reactor_does_not_park_with_work_left),
 		cmocka_unit_test(gated_letters_behind_a_closed_gate_do_not_keep_it_awake),
 		cmocka_unit_test(completions_are_handled_a_batch_a_turn),
+		cmocka_unit_test(what_there_is_no_time_for_comes_in_the_next_turns),
+		cmocka_unit_test(senders_are_heard_in_turn_when_there_is_no_time_for_all),
+		cmocka_unit_test(deadlines_that_are_due_together_expire_in_several_turns),
+		cmocka_unit_test(a_turn_that_takes_too_long_is_counted_with_its_cpu_time),
+		cmocka_unit_test(time_in_which_the_process_was_stopped_counts_for_no_deadline),
 		cmocka_unit_test(deadline_expires_once_it_is_due_and_not_before),
 		cmocka_unit_test(another_length_holds_for_deadlines_that_run),
 		cmocka_unit_test(deadline_may_be_started_from_its_own_expiry),

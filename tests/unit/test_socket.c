@@ -278,7 +278,86 @@ static void starved_sockets_are_served_in_the_order_in_which_they_starved(void *
 		assert_int_equal(clients[i]->got_n, sizeof(much));
 	/* Nobody came last who was first in the queue. */
 	assert_true(clients[0]->order < clients[9]->order);
-	assert_true(list_empty(&sockets.starved));
+	assert_true(list_empty(&sockets.hungry));
+}
+
+/* The bytes of one turn, in pieces of so many, and a few more. */
+enum { MUCH_ROOM = 32 << 10, MUCH_N = 40 };
+
+static char much_room[MUCH_N][MUCH_ROOM], much_text[3 * MUCH_ROOM];
+
+static void receive_much(struct client *c)
+{
+	unsigned i = 0;
+
+	while (clients[i] != c)
+		i++;
+	c->got_n = 0;
+	/* There is always more. */
+	(void)send(c->peer, much_text, sizeof(much_text), MSG_DONTWAIT);
+	if (!c->socket.paused)
+		socket_receive_into(&sockets, &c->socket, much_room[i], MUCH_ROOM);
+}
+
+static void those_that_send_much_are_received_from_in_turn_and_others_at_once(void **state)
+{
+	struct client *little = client_new(MUCH_N);
+	unsigned before, n;
+
+	(void)state;
+	socket_receive(&sockets, &little->socket);
+	turns();
+	for (unsigned i = 0; i < MUCH_N; i++) {
+		struct client *c = client_new(i);
+
+		c->on_received = receive_much;
+		assert_true(send(c->peer, much_text, sizeof(much_text), MSG_DONTWAIT) > 0);
+		socket_receive(&sockets, &c->socket);
+	}
+	for (n = 0; n < 2 * MUCH_N; n++)
+		reactor_turn(&reactor, false);
+	assert_int_equal(write(little->peer, "x", 1), 1);
+	for (n = 0; little->got_n == 0; n++) {
+		before = received_n;
+		reactor_turn(&reactor, false);
+		assert_true(received_n - before <= 512 * 1024 / MUCH_ROOM + 1);
+	}
+	assert_true(n <= 3);
+	before = received_n;
+	for (n = 0; n < MUCH_N; n++)
+		reactor_turn(&reactor, false);
+	for (unsigned i = 0; i < MUCH_N; i++) {
+		assert_true(clients[i]->order > before);
+		clients[i]->on_received = NULL;
+		socket_pause(&sockets, &clients[i]->socket);
+	}
+}
+
+static void pause_takes_back_the_memory_of_a_receive_that_is_not_armed_yet(void **state)
+{
+	static char text[4 * BUFFER_BYTES];
+	struct client *c = client_new(0);
+
+	(void)state;
+	assert_int_equal(write(c->peer, text, sizeof(text)), sizeof(text));
+	socket_pause(&sockets, &c->socket);
+	socket_receive(&sockets, &c->socket);
+	while (c->got_n == 0)
+		reactor_turn(&reactor, false);
+	assert_true(c->socket.greedy);
+	socket_pause(&sockets, &c->socket);
+	turns();
+	/* It waits for its turn, and then does not want it any more. */
+	c->socket.paused = false;
+	socket_receive_into(&sockets, &c->socket, much_room[0], MUCH_ROOM);
+	assert_false(c->socket.recv_armed);
+	assert_false(list_empty(&sockets.hungry));
+	socket_pause(&sockets, &c->socket);
+	assert_null(c->socket.into);
+	assert_true(list_empty(&sockets.hungry));
+	socket_receive(&sockets, &c->socket);
+	turns();
+	assert_int_equal(c->got_n, sizeof(text));
 }
 
 static void paused_socket_receives_at_most_the_buffer_that_is_armed(void **state)
@@ -387,7 +466,7 @@ static void starved_socket_that_is_paused_leaves_the_queue(void **state)
 	turns();
 	assert_int_equal(c->got_n, got);
 	assert_int_equal(c->socket.in_flight, 0);
-	assert_true(list_empty(&sockets.starved));
+	assert_true(list_empty(&sockets.hungry));
 }
 
 static void caller_memory_receives_once(void **state)
@@ -533,7 +612,7 @@ static void paused_or_starved_socket_closes_too(void **state)
 	turns();
 	assert_int_equal(paused->closes, 1);
 	assert_int_equal(starved->closes, 1);
-	assert_true(list_empty(&sockets.starved));
+	assert_true(list_empty(&sockets.hungry));
 }
 
 static void cancelled_send_tells_how_far_it_came(void **state)
@@ -659,6 +738,8 @@ int main(void)
 		TEST(half_closed_socket_can_still_send),
 		TEST(end_of_file_behind_a_lack_of_buffers_is_not_lost),
 		TEST(starved_sockets_are_served_in_the_order_in_which_they_starved),
+		TEST(those_that_send_much_are_received_from_in_turn_and_others_at_once),
+		TEST(pause_takes_back_the_memory_of_a_receive_that_is_not_armed_yet),
 		TEST(paused_socket_receives_at_most_the_buffer_that_is_armed),
 		TEST(paused_multishot_socket_receives_nothing_more),
 		TEST(pause_undone_before_it_took_effect_changes_nothing),
