@@ -261,7 +261,7 @@ unit: $(UNITS) ## Run the unit tests (UNIT=pattern picks some)
 	for t in $(UNITS); do
 		echo "$${t##*/}"
 		status=0
-		timeout -k 5 120 $(UNDER) $$t >$$t.log 2>&1 || status=$$?
+		timeout -k 5 600 $(UNDER) $$t >$$t.log 2>&1 || status=$$?
 		if test $$status = 0 && grep -E '^\[  PASSED  \] [0-9]+ test' $$t.log; then
 			n=$$(awk '/^\[  PASSED  \] [0-9]+ test/ { n += $$4 } END { print n + 0 }' $$t.log)
 			tests=$$((tests + n))

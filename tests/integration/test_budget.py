@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from harness import FACTOR, PATIENT, config_text, numbered, release_only, run, whole_seconds
+from harness import PATIENCE, PATIENT, config_text, numbered, release_only, run
 
 BOTH = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
 KEPT = {"history_messages": 1_000_000, "history_bytes": "1G"}
@@ -24,7 +24,7 @@ class Budget:
         # Few receive buffers: those of a rush are given back when memory gets scarce, and change what a test measured.
         defaults = {"listen": BOTH, "limits": {"memory_bytes": "1G"}, "engine": {"recv_buffers": 32}}
         self.broker = start(**{**defaults, **config})
-        self.http = http.client.HTTPConnection(self.broker.address(), timeout=10 * FACTOR)
+        self.http = http.client.HTTPConnection(self.broker.address(), timeout=PATIENCE)
         self.memory()
 
     def ask(self, path):

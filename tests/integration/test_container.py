@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from filters import number, under
-from harness import BROKER, DEFAULTS, ROOT, config_text, numbered, release_only, run
+from harness import BROKER, DEFAULTS, ROOT, TEST_SECONDS, config_text, numbered, release_only, run
 
 PROFILE = json.loads((ROOT / "deploy/container/seccomp.json").read_text())
 ALLOWED = [name for rule in PROFILE["syscalls"] for name in rule["names"]]
@@ -24,10 +24,10 @@ def test_the_profile_names_each_call_once_and_allows_by_name_only():
 
 @release_only
 def test_the_image_has_the_libraries_that_the_broker_is_linked_with():
-    dynamic = subprocess.run(["readelf", "-d", BROKER], capture_output=True, text=True, check=True, timeout=60).stdout
+    dynamic = subprocess.run(["readelf", "-d", BROKER], capture_output=True, text=True, check=True, timeout=TEST_SECONDS).stdout
     packages = set()
     for name in re.findall(r"NEEDED.*\[(.*)\]", dynamic):
-        owner = subprocess.run(["dpkg", "-S", f"*/{name}"], capture_output=True, text=True, check=True, timeout=60)
+        owner = subprocess.run(["dpkg", "-S", f"*/{name}"], capture_output=True, text=True, check=True, timeout=TEST_SECONDS)
         packages.add(owner.stdout.split(":")[0])
     dockerfile = (ROOT / "deploy/container/Dockerfile").read_text()
     installed = re.search(r"FROM (?!.* AS ).*?install (.*?)&&", dockerfile, re.S).group(1)

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from harness import BROKER, ROOT, run
+from harness import BROKER, ROOT, TEST_SECONDS, run
 
 MAN = ROOT / "docs/man"
 COMPLETION = ROOT / "deploy/completion"
@@ -44,7 +44,7 @@ def described_keys():
 
 def shown_options(program):
     """The options that --help names."""
-    text = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=60, check=True).stdout
+    text = subprocess.run([program, "--help"], capture_output=True, text=True, timeout=TEST_SECONDS, check=True).stdout
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text))
 
 
@@ -79,7 +79,7 @@ def test_every_error_that_a_line_client_may_see_is_described_and_no_other():
 
 @pytest.mark.parametrize("page", sorted(MAN.iterdir()), ids=lambda p: p.name)
 def test_a_page_has_no_mistakes(page):
-    subprocess.run(["mandoc", "-Tlint", "-Wwarning", page], check=True, timeout=60)
+    subprocess.run(["mandoc", "-Tlint", "-Wwarning", page], check=True, timeout=TEST_SECONDS)
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda p: p.name)
@@ -91,7 +91,7 @@ def test_bash_offers_the_options(program):
         _broker {program.name} -- {program.name}
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    offered = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True).stdout
+    offered = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=TEST_SECONDS, check=True).stdout
     assert set(offered.split()) == shown_options(program)
 
 
@@ -103,7 +103,7 @@ def test_bash_offers_files_for_the_configuration(tmp_path):
         _broker broker so -c
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
-    offered = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True).stdout
+    offered = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=TEST_SECONDS, check=True).stdout
     assert offered.split() == ["some.conf"]
 
 
@@ -112,7 +112,7 @@ def test_zsh_offers_the_options():
     text = (COMPLETION / "broker.zsh").read_text()
     assert text.startswith("#compdef broker")
     assert set(re.findall(r"--[a-z]+", text)) == shown_options(BROKER)
-    subprocess.run(["zsh", "-n", COMPLETION / "broker.zsh"], check=True, timeout=60)
+    subprocess.run(["zsh", "-n", COMPLETION / "broker.zsh"], check=True, timeout=TEST_SECONDS)
 
 
 @pytest.mark.parametrize("page", [p for p in sorted(ROOT.rglob("*.md")) if "build" not in p.relative_to(ROOT).parts],
@@ -140,7 +140,7 @@ def test_what_is_installed_is_what_was_built(tmp_path):
         variant = BROKER.parent.name
         subprocess.run(
             ["make", target, f"SAN={'' if variant == 'release' else variant}", f"DESTDIR={tmp_path}", "PREFIX=/usr"],
-            cwd=ROOT, env=environment, check=True, capture_output=True, timeout=240,
+            cwd=ROOT, env=environment, check=True, capture_output=True, timeout=TEST_SECONDS,
         )  # fmt: skip
 
     def files():

@@ -8,16 +8,16 @@ import subprocess
 
 import pytest
 
-from harness import BROKER, ROOT, release_only
+from harness import BROKER, ROOT, TEST_SECONDS, release_only
 
 EC2 = ROOT / "deploy/ec2"
 
 
 def test_the_template_is_valid_and_takes_the_user_data_as_the_readme_says():
     command = re.search(r'^sed .*?template\.json', (EC2 / "README.md").read_text(), re.M).group()
-    made = subprocess.run(["bash", "-c", command.split(">")[0]], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    made = subprocess.run(["bash", "-c", command.split(">")[0]], cwd=ROOT, capture_output=True, text=True, check=True, timeout=TEST_SECONDS)
     template = json.loads(made.stdout)
-    decoded = subprocess.run(["base64", "-d"], input=template["UserData"], capture_output=True, text=True, check=True, timeout=60)
+    decoded = subprocess.run(["base64", "-d"], input=template["UserData"], capture_output=True, text=True, check=True, timeout=TEST_SECONDS)
     assert decoded.stdout == (EC2 / "user-data").read_text()
     assert len(template["UserData"]) < 16384 * 4 / 3, "the most that an instance takes"
     assert template["MetadataOptions"]["HttpTokens"] == "required"
@@ -29,7 +29,7 @@ def test_what_the_user_data_changes_is_in_the_configuration():
 
 def bench(*arguments, **env):
     ran = subprocess.run(
-        [EC2 / "bench", *arguments], capture_output=True, text=True, timeout=120,
+        [EC2 / "bench", *arguments], capture_output=True, text=True, timeout=TEST_SECONDS,
         env={**os.environ, "PATH": f"{BROKER.parent}:{os.environ['PATH']}", **env},
     )  # fmt: skip
     assert ran.returncode == 0, ran.stderr

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from harness import FACTOR, PATIENCE, dial
+from harness import FACTOR, PATIENCE, TEST_SECONDS, dial
 
 
 HTTP = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
@@ -525,7 +525,7 @@ def test_promtool_has_no_complaint_about_the_metrics(open):
     publish(broker.http(), "f", b"x")
     text = broker.http().ask("GET", "/metrics").body
     assert text.count(b"\n") > 100
-    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=30)
+    done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, timeout=TEST_SECONDS)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 

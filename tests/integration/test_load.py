@@ -8,12 +8,12 @@ import threading
 
 import pytest
 
-from harness import BROKER, FACTOR, PATIENT, ROOT, SANITIZER_OUTPUT
+from harness import BROKER, PATIENCE, PATIENT, ROOT, SANITIZER_OUTPUT, at_most
 
 LOAD = BROKER.with_name("broker-load")
 
 
-SHORT = ["--duration", "0.5", "--warmup", "0.1", "--drain", str(2 * FACTOR)]
+SHORT = ["--duration", "0.5", "--warmup", "0.1", "--drain", str(at_most(1))]
 HEADER_BYTES = 48  # of a message; publisher and sequence stand in it
 
 
@@ -24,7 +24,7 @@ def load(*args, seconds=30):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=seconds * FACTOR,
+        timeout=at_most(seconds),
     )
     assert not SANITIZER_OUTPUT.search(done.stderr), done.stderr
     result = json.loads(done.stdout) if done.stdout else None
@@ -371,4 +371,4 @@ def test_peers_are_understood(name, tmp_path):
         succeeds("--window", 2, "--bytes", "100K", *common)
     finally:
         peer.kill()  # nchan dumps core when it is asked to end
-        peer.wait(10)
+        peer.wait(PATIENCE)

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from harness import FACTOR, dial
+from harness import FACTOR, PATIENCE, dial
 
 CHROMIUM = "chromium"
 
@@ -69,10 +69,10 @@ class Browser:
     def value(self, expression):
         return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
 
-    def wait(self, expression, seconds=30):
-        deadline = time.monotonic() + seconds * FACTOR
+    def wait(self, expression, seconds=PATIENCE):
+        deadline = time.monotonic() + seconds
         while not self.value(expression):
-            assert time.monotonic() < deadline, f"not within {seconds} s: {expression}"
+            assert time.monotonic() < deadline, f"not within {seconds:g} s: {expression}"
             time.sleep(0.1)
 
     def screenshot(self, path):
@@ -82,7 +82,7 @@ class Browser:
 
     def close(self):
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(PATIENCE)
         os.close(self.commands)
         os.close(self.events)
 

@@ -13,7 +13,7 @@ import time
 import pytest
 
 from filters import under
-from harness import FACTOR, PATIENCE, ROOT, release_only
+from harness import FACTOR, PATIENCE, ROOT, TEST_SECONDS, at_most, release_only
 
 UNIT = ROOT / "deploy/broker.service"
 
@@ -94,7 +94,7 @@ def test_the_watchdog_is_fed_only_while_every_reactor_turns(start, manager, whic
     assert manager.hears() == {"READY": "1"}
     begin = time.monotonic()
     for _ in range(6):
-        assert manager.hears(usec / 1e6) == {"WATCHDOG": "1"}
+        assert manager.hears(at_most(0.4)) == {"WATCHDOG": "1"}
     assert time.monotonic() - begin > 4 * usec / 2e6, "not more often than twice in the time"
     with halted(reactors(broker)[which]):
         time.sleep(usec / 1e6)  # for the round that was under way
@@ -115,8 +115,8 @@ def test_the_watchdog_is_fed_while_the_broker_drains(start, manager):
     broker.loop.sleep(0.2)
     assert broker.running()
     manager.forget()
-    assert manager.hears(usec / 1e6) == {"WATCHDOG": "1"}
-    assert manager.hears(usec / 1e6) == {"WATCHDOG": "1"}
+    assert manager.hears(at_most(0.4)) == {"WATCHDOG": "1"}
+    assert manager.hears(at_most(0.4)) == {"WATCHDOG": "1"}
     assert slow.rest()[-1] == b"ERROR draining"
     broker.finish()
 
@@ -127,7 +127,7 @@ def test_the_watchdog_is_fed_while_the_broker_drains(start, manager):
 def test_the_units_exposure_is_at_most_2():
     judged = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=20", "--no-pager", UNIT],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True, text=True, timeout=TEST_SECONDS,
     )  # fmt: skip
     assert judged.returncode == 0, judged.stdout + judged.stderr
     assert float(re.search(r"exposure level for \S+: ([0-9.]+)", judged.stdout).group(1)) <= 2.0
@@ -137,7 +137,7 @@ def test_the_unit_has_no_mistakes(tmp_path):
     unit = tmp_path / "broker.service"
     unit.write_text(UNIT.read_text().replace("/usr/bin/broker", "/bin/true"))
     judged = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=60
+        ["systemd-analyze", "verify", "--man=no", unit], capture_output=True, text=True, timeout=TEST_SECONDS
     )
     assert judged.returncode == 0, judged.stderr
     assert "broker.service" not in judged.stderr, judged.stderr
@@ -151,7 +151,7 @@ def test_the_unit_gives_a_drain_the_time_it_needs():
 
 def calls_in(sets):
     """The system calls in a set of systemd's, "@system-service"; sets hold others."""
-    listed = subprocess.run(["systemd-analyze", "syscall-filter", "--no-pager", *sets], capture_output=True, text=True, timeout=60)
+    listed = subprocess.run(["systemd-analyze", "syscall-filter", "--no-pager", *sets], capture_output=True, text=True, timeout=TEST_SECONDS)
     names = re.findall(r"^    (@?[a-z0-9_-]+)$", listed.stdout, re.M)
     nested = [n for n in names if n.startswith("@")]
     return {n for n in names if not n.startswith("@")} | (calls_in(nested) if nested else set())

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from harness import BROKER, ROOT, release_only
+from harness import BROKER, ROOT, TEST_SECONDS, release_only
 
 TRACE = ROOT / "deploy/trace"
 SCRIPTS = sorted(TRACE.glob("*.bt"))
@@ -16,7 +16,7 @@ SCRIPTS = sorted(TRACE.glob("*.bt"))
 
 def probes_built():
     """{"park": 1, ...}: the number of arguments of each probe in the binary."""
-    notes = subprocess.run(["readelf", "-n", BROKER], capture_output=True, text=True, timeout=60, check=True).stdout
+    notes = subprocess.run(["readelf", "-n", BROKER], capture_output=True, text=True, timeout=TEST_SECONDS, check=True).stdout
     found = re.findall(r"Provider: broker\n\s+Name: (\w+)\n.*\n\s+Arguments: (.*)", notes)
     return {name: len(re.findall(r"-?\d@\S+", arguments)) for name, arguments in found}
 
@@ -64,7 +64,7 @@ def why_not():
     if not os.path.isdir("/sys/kernel/tracing/events") and subprocess.run(["mount", "-t", "tracefs", "tracefs", "/sys/kernel/tracing"], capture_output=True).returncode:
         return "there is no tracefs, and it cannot be mounted"
     program = f"uprobe:{BROKER}:main {{ }} tracepoint:io_uring:io_uring_complete {{ }} BEGIN {{ exit(); }}"
-    tried = subprocess.run(["bpftrace", "-e", program], capture_output=True, text=True, timeout=30)
+    tried = subprocess.run(["bpftrace", "-e", program], capture_output=True, text=True, timeout=TEST_SECONDS)
     return f"bpftrace cannot attach to programs and the kernel: {tried.stderr.strip()}" if tried.returncode else None
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import ROOT
+from harness import ROOT, TEST_SECONDS
 
 TUNE = ROOT / "deploy/tune.sh"
 SYSCTL = ROOT / "deploy/sysctl.d/60-broker.conf"
@@ -65,7 +65,7 @@ class Machine:
     def tune(self, *arguments, code=0):
         ended = subprocess.run(
             [TUNE, "--root", self.root, "--state", self.state, *arguments],
-            env={**os.environ, "PATH": self.path}, capture_output=True, text=True, timeout=60,
+            env={**os.environ, "PATH": self.path}, capture_output=True, text=True, timeout=TEST_SECONDS,
         )  # fmt: skip
         assert ended.returncode == code, ended.stdout + ended.stderr
         return ended.stdout + ended.stderr

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from harness import ROOT, release_only
+from harness import PATIENCE, ROOT, TEST_SECONDS, release_only
 from test_page import Browser
 
 EXAMPLE = ROOT / "deploy/examples/ll-hls"
@@ -16,7 +16,7 @@ HOLD_BACK = 3
 @pytest.fixture
 def broker(start):
     """As the example configures it, but for the port."""
-    subprocess.run([EXAMPLE / "objects"], check=True, timeout=30)
+    subprocess.run([EXAMPLE / "objects"], check=True, timeout=TEST_SECONDS)
     text = (EXAMPLE / "broker.conf").read_text()
     for key, here in (("127.0.0.1:8080", "127.0.0.1:0"), ('"build/', f'"{ROOT}/build/')):
         assert text.count(key) == 1
@@ -33,7 +33,7 @@ def picture(broker, tmp_path):
             assert publish.poll() is None, (tmp_path / "publish.log").read_text()
         finally:
             publish.terminate()
-            publish.wait(10)
+            publish.wait(PATIENCE)
             print((tmp_path / "publish.log").read_text())
 
 

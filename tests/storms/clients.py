@@ -21,7 +21,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 
-from harness import BROKER, FACTOR, PATIENCE  # noqa: E402
+from harness import BROKER, PATIENCE, at_most  # noqa: E402
 
 LOAD = BROKER.with_name("broker-load")
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER that makes close(2) a reset
@@ -176,7 +176,7 @@ class Pair:
         self.seconds = []  # (monotonic time of its end, p99 and p50 in ms)
         args = ["--rate", rate, "--subscribers", subscribers, "--bytes", size, "--warmup", 0, "--duration", 80_000]
         self.process = subprocess.Popen(
-            [str(x) for x in (LOAD, *args, "--drain", 10 * FACTOR, "--quiet", "--json", "--jsonl", "-", *more, address)],
+            [str(x) for x in (LOAD, *args, "--drain", PATIENCE, "--quiet", "--json", "--jsonl", "-", *more, address)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -202,7 +202,7 @@ class Pair:
         """Nothing of theirs was lost, doubled, damaged or out of order."""
         self.process.send_signal(signal.SIGINT)
         try:
-            code = self.process.wait(30 * FACTOR)
+            code = self.process.wait(at_most(30))
         finally:
             self.kill()
         self.reader.join(PATIENCE)
