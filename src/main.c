@@ -508,7 +508,7 @@ static struct config *serve(struct broker *b, struct ring *ring, const char *pat
 	return config;
 }
 
-static void enter_sandbox(const struct broker *b, bool wanted)
+static void enter_sandbox(const struct broker *b, bool wanted, int files_err)
 {
 	bool rings = ring_restricted(b->shards[0].reactor.ring);
 	int err = wanted ? sandbox_enter() : 0;
@@ -517,9 +517,11 @@ static void enter_sandbox(const struct broker *b, bool wanted)
 		log_info("sandbox: off");
 	else
 		log_write(rings && err == 0 ? LOG_INFO : LOG_WARN,
-			  "sandbox: rings %s, system calls %s%s",
+			  "sandbox: rings %s, system calls %s%s, files %s%s",
 			  rings ? "restricted" : "NOT restricted",
-			  err == 0 ? "filtered" : "NOT filtered: ", err == 0 ? "" : strerror(-err));
+			  err == 0 ? "filtered" : "NOT filtered: ", err == 0 ? "" : strerror(-err),
+			  files_err == 0 ? "only read" : "NOT restricted: ",
+			  files_err == 0 ? "" : strerror(-files_err));
 }
 
 static int explain_ring(int err)
@@ -582,13 +584,15 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 	unsigned started = 0;
 	char problem[512];
 	sigset_t signals;
-	int code = EXIT_FAILED, err = ring_new(&tiny, &ring);
+	int code = EXIT_FAILED, files_err = 0, err = ring_new(&tiny, &ring);
 
 	if (err != 0) {
 		free(threads);
 		return explain_ring(err);
 	}
 	block_signals(&signals);
+	if ((*config)->sandbox)
+		files_err = sandbox_files(b->listeners, b->listeners_n);
 	err = log_start();
 	if (err != 0)
 		log_warn("no thread for the log can be started, it may hold the broker up: %s",
@@ -618,7 +622,7 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 	}
 	if (start.go) {
 		/* Every thread has its ring and waits: from now on nobody needs to open more. */
-		enter_sandbox(b, (*config)->sandbox);
+		enter_sandbox(b, (*config)->sandbox, files_err);
 		log_ready(b);
 	}
 	pthread_cond_broadcast(&start.changed);

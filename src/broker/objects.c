@@ -3,11 +3,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <limits.h>
+#include <linux/openat2.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/hash.h"
@@ -18,6 +20,9 @@
 
 #define FILE_BYTES_MAX ((size_t)64 << 20)
 #define TOTAL_BYTES_MAX ((size_t)1 << 30)
+
+/* Looked at; what links make of a directory has no natural end. */
+enum { FILES_MAX = 1 << 20 };
 
 struct object {
 	struct named named;
@@ -68,55 +73,75 @@ static struct span type_of(const char *path)
 	return SPAN("application/octet-stream");
 }
 
-/* Reads a regular file that is reached through no link. NULL with an errno of ENOMEM: no memory;
- * with any other: no such file, or too large a one. */
-static struct block *read_file(const char *path, struct span name)
-{
-	int fd = open(path, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
-	struct block *b = NULL;
-	struct stat st;
+/* The directory that is being read, and how far. */
+struct walk {
+	struct objects *objects;
+	int root;
+	unsigned looked_at;
+	char path[NAME_BYTES_MAX + 1]; /* below the root */
+};
 
-	if (fd < 0)
+/* A directory on the way down: links may lead back up to it. */
+struct level {
+	const struct level *above;
+	dev_t device;
+	ino_t inode;
+};
+
+/* Opens what is at a path below the root, through links that stay there. -EXDEV: it leads out. */
+static int open_below(const struct walk *w, const char *path)
+{
+	/* What is no file must not hold the start up. */
+	const struct open_how how = { .flags = O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC,
+				      .resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS };
+	long fd = syscall(SYS_openat2, w->root, path, &how, sizeof(how));
+
+	return fd >= 0 ? (int)fd : -errno;
+}
+
+static void leave_out(const char *path, const char *why)
+{
+	log_warn("object %s is left out: %s", path, why);
+}
+
+/* NULL: no memory. */
+static struct block *read_file(int fd, const struct stat *st, struct span name)
+{
+	const struct block_labels labels = { .type = type_of(name.data) };
+	struct block *b = block_new_labelled(name, hash_bytes(name.data, name.len), &labels,
+					     (size_t)st->st_size);
+
+	if (b == NULL)
 		return NULL;
-	errno = 0;
-	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && (size_t)st.st_size <= FILE_BYTES_MAX)
-		b = block_new_labelled(name, hash_bytes(name.data, name.len),
-				       &(const struct block_labels){ .type = type_of(path) },
-				       (size_t)st.st_size);
-	while (b != NULL && b->len < b->capacity) {
+	while (b->len < b->capacity) {
 		ssize_t n = read(fd, block_body(b) + b->len, b->capacity - b->len);
 
 		if (n <= 0)
 			break;
 		b->len += (size_t)n;
 	}
-	if (b != NULL) {
-		/* What its ETag is made from. */
-		b->epoch = (uint64_t)st.st_mtim.tv_sec * 1000000000u + (uint64_t)st.st_mtim.tv_nsec;
-		b->seq = b->len;
-		b->messages = 1;
-	}
-	close(fd);
+	/* What its ETag is made from. */
+	b->epoch = (uint64_t)st->st_mtim.tv_sec * 1000000000u + (uint64_t)st->st_mtim.tv_nsec;
+	b->seq = b->len;
+	b->messages = 1;
 	return b;
 }
 
-/* 0, also for a file that is left out; -ENOMEM. */
-static int add(struct objects *o, const char *path, struct span name)
+/* Adds the file that the path leads to. 0, also for one that is left out; -ENOMEM. */
+static int add_file(struct walk *w, int fd, const struct stat *st)
 {
+	struct objects *o = w->objects;
 	struct object *object;
 	struct block *b;
 
-	if (name.len == 0 || name.len > NAME_BYTES_MAX)
-		return 0;
-	b = read_file(path, name);
-	if (b == NULL && errno == ENOMEM)
-		return -ENOMEM;
-	if (b == NULL || o->bytes + block_bytes(b) > TOTAL_BYTES_MAX) {
-		log_warn("object %s is left out: it cannot be read, or is too large", path);
-		if (b != NULL)
-			block_unref(b);
+	if ((size_t)st->st_size > FILE_BYTES_MAX ||
+	    o->bytes + (size_t)st->st_size > TOTAL_BYTES_MAX) {
+		leave_out(w->path, "it is too large");
 		return 0;
 	}
+	b = read_file(fd, st, span_of(w->path));
+	if (b == NULL)
+		return -ENOMEM;
 	object = calloc(1, sizeof(*object));
 	if (object != NULL) {
 		object->named = (struct named){ b->hash, block_name(b) };
@@ -131,50 +156,69 @@ static int add(struct objects *o, const char *path, struct span name)
 	return 0;
 }
 
-/* Like what is in it, a directory is reached through no link. */
-static DIR *open_directory(const char *path)
+static bool leads_up(const struct level *level, const struct stat *st)
 {
-	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-	DIR *directory = fd >= 0 ? fdopendir(fd) : NULL;
-
-	if (fd >= 0 && directory == NULL)
-		close(fd);
-	return directory;
+	while (level != NULL && (level->device != st->st_dev || level->inode != st->st_ino))
+		level = level->above;
+	return level != NULL;
 }
 
-/* Adds the files below a directory, and closes it. The path has PATH_MAX bytes and is written to.
- * 0, also for what is left out; -ENOMEM. */
-static int add_below(struct objects *o, DIR *directory, char *path, size_t root)
+static int add_directory(struct walk *w, int fd, const struct level *level);
+
+/* What the path leads to. 0, also for what is left out; -ENOMEM. */
+static int add(struct walk *w, const struct level *level)
 {
-	size_t len = strlen(path);
-	struct dirent *entry;
+	int fd = open_below(w, w->path), err = 0;
 	struct stat st;
+
+	if (fd == -ENOMEM)
+		return fd;
+	if (fd < 0 || fstat(fd, &st) != 0) {
+		leave_out(w->path, fd == -EXDEV ? "it leads out of the directory"
+						: strerror(fd < 0 ? -fd : errno));
+	} else if (S_ISREG(st.st_mode)) {
+		err = add_file(w, fd, &st);
+	} else if (S_ISDIR(st.st_mode)) {
+		struct level here = { level, st.st_dev, st.st_ino };
+
+		if (!leads_up(level, &st))
+			return add_directory(w, fd, &here);
+		leave_out(w->path, "it leads back to where it is");
+	}
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+/* Everything in a directory, which is closed. */
+static int add_directory(struct walk *w, int fd, const struct level *level)
+{
+	size_t len = strlen(w->path), begin = len > 0 ? len + 1 : 0;
+	DIR *directory = fdopendir(fd);
+	struct dirent *entry;
 	int err = 0;
 
+	if (directory == NULL) {
+		close(fd);
+		return -ENOMEM;
+	}
 	while (err == 0 && (entry = readdir(directory)) != NULL) {
 		const char *name = entry->d_name;
-		DIR *below;
 
-		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		/* Devices, pipes and sockets may mind being opened. */
+		if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 ||
+		    (entry->d_type != DT_REG && entry->d_type != DT_DIR &&
+		     entry->d_type != DT_LNK && entry->d_type != DT_UNKNOWN))
 			continue;
-		/* Too long for a path, or already too long for a name. */
-		if (len + 1 + strlen(name) >= PATH_MAX || len - root > NAME_BYTES_MAX)
+		if (begin + strlen(name) > NAME_BYTES_MAX || ++w->looked_at > FILES_MAX) {
+			leave_out(name, "its path is too long, or there are too many");
 			continue;
-		path[len] = '/';
-		memcpy(path + len + 1, name, strlen(name) + 1);
-		if (lstat(path, &st) != 0)
-			continue;
-		if (S_ISREG(st.st_mode))
-			err = add(o, path, span_of(path + root + 1));
-		if (!S_ISDIR(st.st_mode))
-			continue;
-		below = open_directory(path);
-		if (below != NULL)
-			err = add_below(o, below, path, root);
-		else if (errno == ENOMEM)
-			err = -ENOMEM;
-		else
-			log_warn("objects below %s are left out: %s", path, strerror(errno));
+		}
+		memcpy(w->path + begin, name, strlen(name) + 1);
+		if (begin > 0)
+			w->path[len] = '/';
+		err = add(w, level);
+		w->path[len] = 0;
 	}
 	closedir(directory);
 	return err;
@@ -183,10 +227,10 @@ static int add_below(struct objects *o, DIR *directory, char *path, size_t root)
 struct objects *objects_load(const char *root, char *problem, size_t size)
 {
 	struct objects *o = calloc(1, sizeof(*o));
-	char path[PATH_MAX];
-	DIR *directory = NULL;
-	size_t len = 0;
-	int err = 0;
+	struct walk w = { .objects = o };
+	struct level top = { .above = NULL };
+	struct stat st;
+	int fd, err;
 
 	snprintf(problem, size, "out of memory");
 	if (o == NULL)
@@ -196,19 +240,21 @@ struct objects *objects_load(const char *root, char *problem, size_t size)
 		return o;
 	/* The directory itself may be reached through links: whoever runs the broker has named it.
 	 */
-	if (realpath(root, path) != NULL) {
-		directory = open_directory(path);
-		len = strlen(path);
-	}
-	if (directory == NULL) {
-		err = -errno;
+	w.root = open(root, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	fd = w.root >= 0 ? open_below(&w, ".") : -errno;
+	if (fd < 0 || fstat(fd, &st) != 0) {
+		err = fd < 0 ? fd : -errno;
 		snprintf(problem, size, "http.objects_dir: %s is no directory that can be read: %s",
-			 root, strerror(errno));
+			 root, strerror(-err));
 	} else {
-		err = add_below(o, directory, path, len);
+		top.device = st.st_dev;
+		top.inode = st.st_ino;
+		err = add_directory(&w, fd, &top);
 		if (err != 0)
 			snprintf(problem, size, "http.objects_dir: %s: %s", root, strerror(-err));
 	}
+	if (w.root >= 0)
+		close(w.root);
 	if (err == 0)
 		return o;
 	objects_unref(o);

@@ -3,6 +3,7 @@
 import base64
 import gzip
 import json
+import os
 import re
 import socket
 import subprocess
@@ -475,7 +476,16 @@ def test_objects_come_from_their_directory_only(open, tmp_path):
     (root / "deep" / "b.m4s").write_bytes(b"x" * 100000)
     (tmp_path / "secret").write_text("secret")
     (root / "link").symlink_to(tmp_path / "secret")
-    # The directory may be a link itself, as "current" of many releases is; what is in it may not.
+    (root / "absolute").symlink_to(root / "a.html")
+    (root / "away").symlink_to("..")
+    (root / "deep" / "up").symlink_to("..")
+    # As Kubernetes mounts a ConfigMap.
+    (root / "..2026").mkdir()
+    (root / "..2026" / "mounted.html").write_bytes(b"<p>mounted")
+    (root / "..data").symlink_to("..2026")
+    (root / "mounted.html").symlink_to("..data/mounted.html")
+    os.mkfifo(root / "pipe")
+    # The directory may be a link itself, as "current" of many releases is; what is in it may not lead out.
     (tmp_path / "current").symlink_to(root)
     broker = open(http={"objects_dir": str(tmp_path / "current")})
     client = broker.http()
@@ -485,13 +495,22 @@ def test_objects_come_from_their_directory_only(open, tmp_path):
     answer = client.ask("GET", "/object/deep/b.m4s", Range="bytes=1-50000")
     assert (answer.status, len(answer.body)) == (206, 50000)
     assert client.ask("HEAD", "/object/deep%2Fb.m4s").fields["content-length"] == "100000"
-    for bad in ("link", "../secret", "%2e%2e/secret", "..%2Fsecret", "deep", "deep/", "nothing", "/etc/passwd"):
+    assert client.ask("GET", "/object/mounted.html").body == b"<p>mounted"
+    for path, why in (("link", "leads out"), ("absolute", "leads out"), ("away", "leads out"), ("deep/up", "leads back")):
+        assert re.search(rf"WARN.*object {path} is left out: it {why}", broker.log())
+    for bad in ("link", "absolute", "away/secret", "deep/up/a.html", "pipe", "../secret", "%2e%2e/secret", "..%2Fsecret", "deep", "deep/", "nothing", "/etc/passwd"):
         client.ask("GET", f"/object/{bad}").error(404, "no such object")
+    # A mount is changed by another link in the place of the first.
+    (root / "..2027").mkdir()
+    (root / "..2027" / "mounted.html").write_bytes(b"<p>later")
+    (root / "..new").symlink_to("..2027")
+    (root / "..new").rename(root / "..data")
     (root / "a.html").write_bytes(b"<p>new")
     broker.send_signal(1)
     broker.says("reload: .* is in force")
     while client.ask("GET", "/object/a.html").body != b"<p>new":
         time.sleep(0.05)
+    assert client.ask("GET", "/object/mounted.html").body == b"<p>later"
 
 
 def test_health_and_figures(open):

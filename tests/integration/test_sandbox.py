@@ -21,7 +21,7 @@ def filters(broker):
 
 def test_it_is_on_by_default_for_every_thread_and_said(start):
     broker = start(reactors=3)
-    assert "INFO  sandbox: rings restricted, system calls filtered" in broker.log()
+    assert "INFO  sandbox: rings restricted, system calls filtered, files " in broker.log()
     assert filters(broker) == {(2, "1")}
 
 

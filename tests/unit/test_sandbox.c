@@ -9,11 +9,16 @@
 #include <linux/openat2.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/shm.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 
 #include "admin/sandbox.h"
+#include "broker/listener.h"
 #include "child.h"
 
 /* Its own copy, to put requests on a ring that ring.h has no function for. */
@@ -70,6 +75,29 @@ static void try_programs(void)
 #endif
 }
 
+/* What would reach others of the same user. */
+static void try_others(void)
+{
+	struct rlimit limit = { 1, 1 };
+	siginfo_t info = { .si_signo = SIGUSR1, .si_code = SI_QUEUE };
+
+	EXPECT(eperm(syscall(SYS_rt_sigqueueinfo, getppid(), SIGUSR1, &info)));
+	EXPECT(eperm(syscall(SYS_rt_tgsigqueueinfo, getppid(), getppid(), SIGUSR1, &info)));
+	EXPECT(eperm(syscall(SYS_tgkill, getppid(), getppid(), 0)));
+	EXPECT(eperm(syscall(SYS_prlimit64, getppid(), RLIMIT_CPU, &limit, NULL)));
+	EXPECT(eperm(syscall(SYS_prlimit64, 0, RLIMIT_CPU, &limit, NULL)));
+	EXPECT(eperm(setpriority(PRIO_PROCESS, (id_t)getppid(), 10)));
+	EXPECT(eperm(sched_setaffinity(getppid(), 0, NULL)));
+	EXPECT(eperm(fcntl(STDERR_FILENO, F_SETOWN, getppid())));
+	EXPECT(eperm(shmget(IPC_PRIVATE, 4096, IPC_CREAT | 0700)));
+	EXPECT(eperm((long)shmat(0, NULL, SHM_EXEC)));
+	EXPECT(eperm(unlink("/tmp/never")));
+	EXPECT(eperm(unlinkat(AT_FDCWD, "/tmp/never", 0)));
+	EXPECT(eperm(socket(AF_INET, SOCK_STREAM, 0)));
+	EXPECT(eperm(socket(AF_UNIX, SOCK_STREAM, 0)));
+	EXPECT(eperm(bind(0, NULL, 0)) && eperm(listen(0, 1)) && eperm(connect(0, NULL, 0)));
+}
+
 static void *try_in_thread(void *argument)
 {
 	EXPECT(eperm(open("/dev/null", O_WRONLY)));
@@ -101,6 +129,7 @@ static void enter_and_try(void)
 	pthread_mutex_unlock(&before.lock);
 	try_files();
 	try_programs();
+	try_others();
 	EXPECT(pthread_join(before.id, NULL) == 0);
 	EXPECT(pthread_create(&after, NULL, try_in_thread, NULL) == 0);
 	EXPECT(pthread_join(after, NULL) == 0);
@@ -110,6 +139,46 @@ static void sandbox_refuses_what_it_says_to_threads_before_and_after(void **stat
 {
 	(void)state;
 	in_child(enter_and_try);
+}
+
+static char directory[] = "/tmp/broker-sandbox-XXXXXX", stranger[] = "/tmp/broker-file-XXXXXX";
+static char path[64];
+
+/* What it keeps of files where it serves unix sockets and reads objects. */
+static void enter_with_files_and_try(void)
+{
+	struct open_how reading = { .flags = O_RDONLY, .resolve = RESOLVE_BENEATH };
+	struct open_how writing = { .flags = O_WRONLY, .resolve = RESOLVE_BENEATH };
+	struct listener listener = { .unix_path = path };
+	int root = open(directory, O_RDONLY | O_DIRECTORY), fd, err;
+
+	err = sandbox_files(&listener, 1);
+	if (err == 0) {
+		EXPECT(open("/dev/null", O_WRONLY) == -1 && errno == EACCES);
+		EXPECT(mkdir("/tmp/never", 0700) == -1 && errno == EACCES);
+		EXPECT(unlink(stranger) == -1 && errno == EACCES);
+	}
+	EXPECT(sandbox_enter() == 0);
+	fd = (int)syscall(SYS_openat2, root, "socket", &reading, sizeof(reading));
+	EXPECT(fd >= 0);
+	if (err == 0)
+		EXPECT(syscall(SYS_openat2, root, "socket", &writing, sizeof(writing)) == -1 &&
+		       errno == EACCES);
+	EXPECT(unlink(path) == 0);
+	/* Without Landlock the log says that files are not restricted. */
+	EXPECT(err == 0 || err == -ENOSYS || err == -EOPNOTSUPP);
+}
+
+static void sandbox_removes_the_files_of_its_sockets_and_changes_no_other(void **state)
+{
+	(void)state;
+	assert_non_null(mkdtemp(directory));
+	assert_int_equal(close(mkstemp(stranger)), 0);
+	snprintf(path, sizeof(path), "%.40s/socket", directory);
+	assert_int_equal(close(open(path, O_CREAT | O_WRONLY, 0600)), 0);
+	in_child(enter_with_files_and_try);
+	assert_int_equal(rmdir(directory), 0);
+	unlink(stranger);
 }
 
 static void enter_and_abort(void)
@@ -235,6 +304,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(sandbox_refuses_what_it_says_to_threads_before_and_after),
+		cmocka_unit_test(sandbox_removes_the_files_of_its_sockets_and_changes_no_other),
 		cmocka_unit_test(program_that_aborts_in_the_sandbox_is_ended_by_its_signal),
 		cmocka_unit_test(restricted_ring_refuses_other_requests),
 		cmocka_unit_test(restricted_ring_takes_every_request_of_its_header),
