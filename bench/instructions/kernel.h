@@ -3,9 +3,10 @@
 
 /*
  * A kernel for the replay, in place of the one below liburing: rings in plain memory, sockets whose
- * peers are the replay, a clock that moves when it is read. It does at once whatever it is asked,
- * whole and always in the same order. Real are src/engine/ring.c and everything above it. What the
- * broker does not do with connections that stay open is not there, and ends the replay.
+ * peers are the replay, a clock that moves when it is read and with every send. It does at once
+ * whatever it is asked, whole and always in the same order. Real are src/engine/ring.c and
+ * everything above it. What the broker does not do with connections that stay open is not there,
+ * and ends the replay.
  */
 
 #include <stddef.h>
@@ -24,5 +25,7 @@ int kernel_listener(unsigned shard);
 unsigned kernel_connect(unsigned shard);
 /* Its client says this; the memory stays until the broker has read it. */
 void kernel_say(unsigned connection, const char *data, size_t n);
+/* The clock goes on. */
+void kernel_pass(uint64_t ns);
 
 #endif

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
 #include "broker/broker.h"
@@ -20,6 +21,7 @@
 
 enum {
 	TOPICS_MAX = 50,
+	ROUND_MS = 1,        /* from what clients say to what they say next */
 	WARM_MESSAGES = 300, /* in each topic: its history is full then, and streams are settled */
 };
 
@@ -70,7 +72,8 @@ static void turn(void)
 	while (any) {
 		any = false;
 		for (unsigned i = 0; i < broker.shards_n; i++)
-			any |= reactor_turn(&broker.shards[i].reactor, true);
+			any |= reactor_turn(&broker.shards[i].reactor, true) ||
+			       broker.shards[i].reactor.wake_at_ns != 0;
 		/* A shard that went to sleep may have found something as it did. */
 		for (unsigned i = 0; i < broker.shards_n; i++)
 			any |= ring_ready(broker.shards[i].reactor.ring);
@@ -176,6 +179,8 @@ static void write_burst(const struct scenario *sc, unsigned topic)
 static void play(const struct scenario *sc, unsigned rounds)
 {
 	for (unsigned i = 0; i < rounds; i++) {
+		/* Clients take longer over what they got than a topic rests. */
+		kernel_pass(ROUND_MS * NS_PER_MS);
 		for (unsigned t = 0; t < sc->topics; t++)
 			kernel_say(publishers[t], burst[t], burst_n[t]);
 		turn();

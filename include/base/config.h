@@ -58,6 +58,7 @@ struct config_topic {
 	enum config_slow slow;
 	enum config_last_publisher on_last_publisher;
 	uint64_t linger_seconds;
+	unsigned pace; /* in hundredths */
 };
 
 struct config_limits {

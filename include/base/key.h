@@ -12,12 +12,13 @@
 #include <stdio.h>
 
 enum key_kind {
-	KIND_NUMBER, /* min to max, or the one of words that stands for 0 */
-	KIND_POWER,  /* a number, and a power of two */
-	KIND_SIZE,   /* a number with K, M or G */
-	KIND_MODE,   /* a number in octal */
-	KIND_WORD,   /* one of words, stored as its index */
-	KIND_WORDS,  /* a list of words, stored as their bits; all of them by default */
+	KIND_NUMBER,  /* min to max, or the one of words that stands for 0 */
+	KIND_POWER,   /* a number, and a power of two */
+	KIND_SIZE,    /* a number with K, M or G */
+	KIND_DECIMAL, /* a number with up to two decimals; it, min and max are in hundredths */
+	KIND_MODE,    /* a number in octal */
+	KIND_WORD,    /* one of words, stored as its index */
+	KIND_WORDS,   /* a list of words, stored as their bits; all of them by default */
 	KIND_TEXT,
 	KIND_TEXTS,
 	KIND_ADDRESS,

@@ -21,6 +21,7 @@
 #include "broker/http_answer.h"
 #include "broker/listener.h"
 #include "broker/mail.h"
+#include "broker/pace.h"
 #include "broker/subscription.h"
 #include "engine/reactor.h"
 #include "engine/socket.h"
@@ -64,6 +65,7 @@ struct shard {
 	struct home home;
 	struct fetching fetching;
 	struct audience audience;
+	struct pace pace;
 	struct clients clients;
 	struct http_clients http;
 	struct accepting accepting;

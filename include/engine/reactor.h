@@ -105,6 +105,7 @@ struct reactor {
 	uint64_t now_ns;     /* read once per turn: time in which the process could run */
 	uint64_t clock_ns;   /* the clock, as of the turn's begin */
 	uint64_t stopped_ns; /* that it is ahead of now_ns */
+	uint64_t wake_at_ns; /* does not sleep beyond that in this turn; 0: as long as it likes */
 	struct ring *ring;
 	struct mailbox *mailbox; /* shared; NULL: this reactor has no neighbours */
 	const int *ring_fds;     /* shared: by reader, valid once all reactors have made theirs */
@@ -173,6 +174,9 @@ static inline bool reactor_spent(struct reactor *reactor)
 {
 	return reactor->turn.unlooked <= 0 && reactor_look(reactor);
 }
+
+/* If this turn parks, then no longer than until that moment; the earliest one counts. */
+void reactor_wake_at(struct reactor *reactor, uint64_t at_ns);
 
 /* One turn; may_park false: never sleeps. Returns whether there was anything to do. */
 bool reactor_turn(struct reactor *reactor, bool may_park);

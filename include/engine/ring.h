@@ -115,6 +115,8 @@ void ring_back_off(struct ring *ring);
  * nothing it could do.
  */
 void ring_enter(struct ring *ring, bool wait, unsigned linger_us);
+/* The same, sleeping no longer than until clock_now_ns() has come to at_ns. */
+void ring_enter_until(struct ring *ring, uint64_t at_ns, unsigned linger_us);
 /* Calls back for at most max completions, in order; buffers go back to the kernel as each callback
  * returns. Returns how many. */
 unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, void *context);

@@ -38,6 +38,7 @@ enum { RING_ENTRIES_MAX = 32768 };
 #define NUMBER(value, from, to) LIMITED(KIND_NUMBER, value, from, to)
 #define POWER(value, from, to) LIMITED(KIND_POWER, value, from, to)
 #define SIZE(value, from, to) LIMITED(KIND_SIZE, value, from, to)
+#define DECIMAL(value, from, to) LIMITED(KIND_DECIMAL, value, 100 * (from), 100 * (to))
 #define OR(word) .words = word
 #define WORD(value, all) .kind = KIND_WORD, .standard = value, .words = all
 #define WORDS(all) .kind = KIND_WORDS, .words = all
@@ -82,6 +83,7 @@ const struct key config_keys[] = {
 	KEY(topic, slow, WORD("disconnect", "disconnect|skip")),
 	KEY(topic, on_last_publisher, WORD("keep", "keep|bye")),
 	KEY(topic, linger_seconds, NUMBER("60", 0, YEAR)),
+	KEY(topic, pace, DECIMAL("1.0", 0, 100)),
 
 	KEY(limits, connections, NUMBER("65536", 1, 16 * MILLION)),
 	KEY(limits, connections_per_ip, NUMBER("0", 0, 16 * MILLION)),

@@ -1,6 +1,7 @@
 #include "base/key.h"
 
 #include <assert.h>
+#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -39,6 +40,33 @@ static const char *number_parse(const struct key *key, const char *text, uint64_
 	return NULL;
 }
 
+static const char *decimal_parse(const struct key *key, const char *text, uint64_t *value)
+{
+	const char *p = text;
+	unsigned decimals = 0;
+	bool point = false;
+
+	*value = 0;
+	for (; isdigit((unsigned char)*p) || (*p == '.' && !point && p != text); p++) {
+		if (*p == '.') {
+			point = true;
+			continue;
+		}
+		if (__builtin_mul_overflow(*value, 10, value) ||
+		    __builtin_add_overflow(*value, (unsigned)(*p - '0'), value))
+			return "is out of range";
+		decimals += point;
+	}
+	if (p == text || *p != '\0' || (point && decimals == 0))
+		return "is not a number";
+	if (decimals > 2)
+		return "has more than two decimals";
+	for (; decimals < 2; decimals++)
+		if (__builtin_mul_overflow(*value, 10, value))
+			return "is out of range";
+	return *value < key->min || *value > key->max ? "is out of range" : NULL;
+}
+
 /* Looks a word up in "one|two|three". */
 static const char *word_parse(const char *words, const char *text, uint64_t *index)
 {
@@ -66,6 +94,8 @@ const char *key_parse(const struct key *key, const char *text, uint64_t *number)
 	case KIND_SIZE:
 	case KIND_MODE:
 		return number_parse(key, text, number);
+	case KIND_DECIMAL:
+		return decimal_parse(key, text, number);
 	case KIND_WORD:
 		return word_parse(key->words, text, number);
 	case KIND_WORDS:
@@ -100,6 +130,10 @@ void key_print_right(FILE *to, const struct key *key)
 		fprintf(to, "use a %s from %llu to %llu",
 			key->kind == KIND_POWER ? "power of two" : "number",
 			(unsigned long long)key->min, (unsigned long long)key->max);
+		break;
+	case KIND_DECIMAL:
+		fprintf(to, "use a number from %g to %g with up to two decimals",
+			(double)key->min / 100, (double)key->max / 100);
 		break;
 	case KIND_SIZE:
 		fprintf(to, "use a size from ");

@@ -267,7 +267,8 @@ void shard_dirty(struct shard *s, struct stream *stream)
 	if (list_empty(&stream->ready) || !list_empty(&stream->dirty))
 		return;
 	PROBE(dirty, s->id, stream);
-	list_append(&s->audience.dirty, &stream->dirty);
+	if (!pace_rests(s, stream))
+		list_append(&s->audience.dirty, &stream->dirty);
 }
 
 void shard_active(struct shard *s, struct stream *stream)
@@ -300,6 +301,7 @@ static void fan_out(struct shard *s)
 {
 	const unsigned turn = s->config->engine.turn_sends;
 	const uint64_t turn_bytes = s->sockets.send_bytes + TURN_BYTES;
+	struct pace_sample sample = { 0 };
 	unsigned left = turn;
 	struct list *link;
 
@@ -308,18 +310,23 @@ static void fan_out(struct shard *s)
 	       (left == turn || !ring_deferred(s->reactor.ring)) &&
 	       (link = list_take(&s->audience.dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
-		unsigned quota = left < STREAM_QUOTA ? left : STREAM_QUOTA;
-		unsigned sends = serve(s, &stream->ready, quota, turn_bytes);
+		unsigned quota = left < STREAM_QUOTA ? left : STREAM_QUOTA, sends;
 
+		if (sample.began_ns == 0 && stream->cursors >= PACE_SAMPLE_SENDS)
+			sample = pace_sample(s);
+		sends = serve(s, &stream->ready, quota, turn_bytes);
 		left -= sends;
 		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
+		pace_count(s, stream, sends, turn - left);
 		if (!list_empty(&stream->ready))
-			list_append(&s->audience.dirty, &stream->dirty);
+			shard_dirty(s, stream);
 		if (stream->held || !list_empty(&stream->ready))
 			subscriptions_hold(s, stream);
 		if (stream->pressed)
 			subscriptions_press(s, stream);
 	}
+	if (sample.began_ns != 0)
+		pace_learn(s, &sample);
 }
 
 /* Those who replay get a little in each turn, so that what is live never waits for more than
@@ -356,7 +363,11 @@ static bool flush(void *context)
 	if (s->home.sweeping)
 		more |= s->home.sweeping = home_sweep(s);
 	subscriptions_bound_bytes(s);
+	if (!list_empty(&s->pace.resting))
+		pace_resume(s);
 	fan_out(s);
+	if (!list_empty(&s->pace.resting))
+		pace_park(s);
 	replay(s);
 	if (s->drain.draining)
 		drain_go_on(s);
@@ -459,6 +470,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	if (s->home.idle_topics == NULL)
 		return -ENOMEM;
 	list_init(&s->audience.dirty);
+	pace_init(&s->pace);
 	list_init(&s->audience.replays);
 	list_init(&s->audience.active);
 	list_init(&s->audience.appended);

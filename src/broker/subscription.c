@@ -284,6 +284,7 @@ static void let_skip(struct subscription *sub)
 		connection_limit_closing(c);
 	} else if (stream_wants_sends(sub->stream)) {
 		shard_dirty(s, sub->stream);
+		pace_hurry(s, sub->stream);
 	}
 }
 
@@ -501,6 +502,8 @@ static void append(struct shard *s, struct stream *stream, struct block *b)
 		return;
 	shard_active(s, stream);
 	shard_dirty(s, stream);
+	if (stream->paced_until_ns != 0)
+		pace_appended(s, stream);
 	if (list_empty(&stream->appended))
 		list_append(&s->audience.appended, &stream->appended);
 	subscriptions_press(s, stream);

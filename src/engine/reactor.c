@@ -228,6 +228,7 @@ static void read_clock(struct reactor *r)
 static void begin_turn(struct reactor *r)
 {
 	read_clock(r);
+	r->wake_at_ns = 0;
 	r->stats.turns++;
 	memset(r->turn.ns, 0, sizeof(r->turn.ns));
 	r->turn.part_ns = r->clock_ns;
@@ -367,7 +368,10 @@ static void enter(struct reactor *r, bool wait)
 	const struct ring_counts *counts = ring_counts(r->ring);
 	uint64_t before = counts->submitted;
 
-	ring_enter(r->ring, wait, r->params.linger_us);
+	if (wait && r->wake_at_ns != 0)
+		ring_enter_until(r->ring, r->wake_at_ns + r->stopped_ns, r->params.linger_us);
+	else
+		ring_enter(r->ring, wait, r->params.linger_us);
 	if (counts->submitted != before)
 		histogram_add(&r->stats.requests_per_submit, counts->submitted - before);
 }
@@ -410,6 +414,12 @@ static void park(struct reactor *r)
 		idle_ns = clock_now_ns() - start;
 	}
 	r->gap_ns += (idle_ns >> 3) - (r->gap_ns >> 3);
+}
+
+void reactor_wake_at(struct reactor *r, uint64_t at_ns)
+{
+	if (r->wake_at_ns == 0 || at_ns < r->wake_at_ns)
+		r->wake_at_ns = at_ns;
 }
 
 bool reactor_turn(struct reactor *r, bool may_park)

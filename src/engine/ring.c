@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
@@ -43,6 +44,9 @@ enum {
 	SUBMIT_TRIES = 5000,    /* with nothing taken, each a REFUSED_MS later */
 	REFUSED_MS = 1,
 	RELEASE_MS = 100,
+	LINGER_FOR = 64, /* completions: then enough have come */
+	LINGER_SECONDS_MAX = 3600,
+	TIMER_SLACK_NS = 1000, /* that a sleep may be late by */
 };
 
 struct ring {
@@ -198,6 +202,8 @@ static int try_new(const struct ring_params *params, unsigned *sq_entries, struc
 		free(ring);
 		return err;
 	}
+	/* Fifty times as much is usual, and as long as many a rest (ring_enter_until). */
+	(void)prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS, 0, 0, 0);
 	/* Saves a look-up of the ring's file in every enter; nothing is lost without it. */
 	(void)io_uring_register_ring_fd(&ring->uring);
 	ring->tick_multishot = true;
@@ -548,13 +554,13 @@ unsigned ring_queued(const struct ring *ring)
 	return io_uring_sq_ready(&ring->uring);
 }
 
-/* Sleeps for linger_us or until there are 64 completions, then until there is one. liburing 2.3 has
- * no call that sets a minimum wait. */
-static void linger(struct ring *ring, unsigned linger_us)
+/* Sleeps for linger_us or until there are 64 completions, then until there is one, and in all no
+ * longer than so long. liburing 2.3 has no call that sets a minimum wait. */
+static void sleep_for(struct ring *ring, uint64_t ns, unsigned linger_us)
 {
-	/* Without a time-out in all, the kernel comes back with nothing when the least is over. */
-	static const struct __kernel_timespec long_time = { .tv_sec = 3600 };
-	struct wait_arg arg = { .min_wait_us = linger_us, .ts = (uint64_t)(uintptr_t)&long_time };
+	const struct __kernel_timespec time = { .tv_sec = (long long)(ns / NS_PER_S),
+						.tv_nsec = (long long)(ns % NS_PER_S) };
+	struct wait_arg arg = { .min_wait_us = linger_us, .ts = (uint64_t)(uintptr_t)&time };
 	int n;
 
 	ring_submit(ring);
@@ -562,7 +568,7 @@ static void linger(struct ring *ring, unsigned linger_us)
 	if (io_uring_sq_ready(&ring->uring) > 0 || io_uring_cq_ready(&ring->uring) > 0)
 		return;
 	ring->counts.enters++;
-	n = io_uring_enter2((unsigned)ring->uring.ring_fd, 0, 64,
+	n = io_uring_enter2((unsigned)ring->uring.ring_fd, 0, linger_us > 0 ? LINGER_FOR : 1,
 			    IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG, (sigset_t *)(void *)&arg,
 			    sizeof(arg));
 	if (n < 0 && n != -ETIME)
@@ -574,21 +580,45 @@ void ring_back_off(struct ring *ring)
 	ring->backs_off = true;
 }
 
+/* Before Linux 6.12 a minimum wait is refused at once, which is no wait at all. */
+static bool lingers(const struct ring *ring, unsigned linger_us)
+{
+	return linger_us > 0 && (ring->uring.features & FEAT_MIN_TIMEOUT);
+}
+
+static void back_off(struct ring *ring)
+{
+	if (ring->backs_off)
+		pause_ms(REFUSED_MS);
+	ring->backs_off = false;
+}
+
+void ring_enter_until(struct ring *ring, uint64_t at_ns, unsigned linger_us)
+{
+	uint64_t now_ns;
+
+	back_off(ring);
+	now_ns = clock_now_ns();
+	if (now_ns < at_ns && io_uring_cq_ready(&ring->uring) == 0)
+		sleep_for(ring, at_ns - now_ns, lingers(ring, linger_us) ? linger_us : 0);
+	else
+		ring_enter(ring, false, 0);
+}
+
 void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 {
 	int n;
 
-	if (ring->backs_off)
-		pause_ms(REFUSED_MS);
-	ring->backs_off = false;
+	back_off(ring);
 	/* What is there comes first; waiting would only put it off. */
 	if (io_uring_cq_ready(&ring->uring) > 0)
 		wait = false;
 	if (!wait && io_uring_sq_ready(&ring->uring) == 0 && !deferred_work(ring))
 		return;
-	/* Before Linux 6.12 a minimum wait is refused at once, which is no wait at all. */
-	if (wait && linger_us > 0 && (ring->uring.features & FEAT_MIN_TIMEOUT)) {
-		linger(ring, linger_us);
+	if (wait && lingers(ring, linger_us)) {
+		/* Without a time-out in all, the kernel comes back with nothing when the least is
+		 * over. */
+		sleep_for(ring, LINGER_SECONDS_MAX * NS_PER_S, linger_us);
 		return;
 	}
 	if (wait)

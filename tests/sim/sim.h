@@ -131,11 +131,13 @@ struct sim_params sim_params_for(uint64_t seed);
 uint64_t sim_run(const struct sim_params *params, bool verbose);
 
 /* The same step by step, for whoever has a script: a world without clients, at rest. Every one of
- * these but world_step ends when the world is at rest again. */
+ * these but world_step and world_halt ends when the world is at rest again. */
 void world_begin(const struct sim_params *params, bool verbose);
 /* Whatever may happen next does, and no more than that. */
 void world_step(void);
 void world_rest(void);
+/* Until nobody goes on without time passing: streams may rest still. */
+void world_halt(void);
 void world_pass(uint64_t ns);
 /* What a script wants otherwise in every configuration; NULL: as drawn. */
 extern void (*world_adjust)(struct config *config);
@@ -220,6 +222,8 @@ bool kernel_sweep(void);
 /* When the next timer fires; UINT64_MAX: none. */
 uint64_t kernel_next_timer(void);
 unsigned kernel_timers(unsigned shard);
+/* When the first reactor that sleeps wakes by itself; UINT64_MAX: none does. */
+uint64_t kernel_next_wake(void);
 /* Whether the shard sleeps in ring_enter; and whether there is something to wake up for. */
 bool kernel_waiting(unsigned shard);
 bool kernel_has_completions(unsigned shard);

@@ -73,6 +73,7 @@ struct ring {
 	struct answer *answers; /* round */
 	unsigned answers_n, answers_head, answers_slots, answers_max;
 	bool overflowed, waiting, enough;
+	uint64_t wake_at_ns; /* while it waits */
 	char *buffers;
 	unsigned *free_buffers, free_buffers_n;
 	int receiving;
@@ -652,9 +653,20 @@ unsigned kernel_timers(unsigned shard)
 	return n;
 }
 
+uint64_t kernel_next_wake(void)
+{
+	uint64_t next = UINT64_MAX;
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		if (kernel.rings[i] != NULL && kernel.rings[i]->waiting &&
+		    kernel.rings[i]->wake_at_ns < next)
+			next = kernel.rings[i]->wake_at_ns;
+	return next;
+}
+
 bool kernel_waiting(unsigned shard)
 {
-	return kernel.rings[shard]->waiting;
+	return kernel.rings[shard]->waiting && sim.now_ns < kernel.rings[shard]->wake_at_ns;
 }
 
 bool kernel_has_completions(unsigned shard)
@@ -876,9 +888,8 @@ void ring_back_off(struct ring *ring)
 	(void)ring;
 }
 
-void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
+static void enter(struct ring *ring, bool wait, uint64_t at_ns)
 {
-	(void)linger_us;
 	ring->counts.enters++;
 	preempt();
 	if (fault(FAULT_ENTER)) {
@@ -891,12 +902,25 @@ void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
 	if (!wait || fiber_current() < 0)
 		return;
 	sim_trace("reactor %" PRIu64 " parks", ring->shard, 0, 0, 0);
-	while (ring->answers_n == 0 && !fault(FAULT_ENTER) &&
+	while (ring->answers_n == 0 && sim.now_ns < at_ns && !fault(FAULT_ENTER) &&
 	       !sim.broker.shards[ring->shard].reactor.stop) {
 		ring->waiting = true;
+		ring->wake_at_ns = at_ns;
 		fiber_yield();
 		ring->waiting = false;
 	}
+}
+
+void ring_enter(struct ring *ring, bool wait, unsigned linger_us)
+{
+	(void)linger_us;
+	enter(ring, wait, UINT64_MAX);
+}
+
+void ring_enter_until(struct ring *ring, uint64_t at_ns, unsigned linger_us)
+{
+	(void)linger_us;
+	enter(ring, true, at_ns);
 }
 
 unsigned ring_reap(struct ring *ring, unsigned max, ring_complete *callback, void *context)

@@ -205,6 +205,17 @@ static size_t draw_budget(unsigned version)
 	       random_from(&r, 64 << 10, power(&r, 17, 19));
 }
 
+/* The longer a pass is said to cost, the more is merged and the more waits. */
+static void draw_paces(struct config *c, unsigned version)
+{
+	static const unsigned paces[] = { 0, 10, 100, 400, 10000 };
+	struct random r = random_for(sim.params.seed, 9, version);
+
+	c->topics.pace = paces[random_below(&r, 5)];
+	for (size_t i = 0; i < c->topic_n; i++)
+		c->topic[i].pace = paces[random_below(&r, 5)];
+}
+
 static struct config *make_config(unsigned version)
 {
 	struct random r = random_for(sim.params.seed, 5, version);
@@ -245,6 +256,7 @@ static struct config *make_config(unsigned version)
 	c->topic[5].history_messages = 0;
 	if (sim.params.faults & 1u << FAULT_BUDGET)
 		c->limits.memory_bytes = draw_budget(version);
+	draw_paces(c, version);
 	if (world_adjust != NULL)
 		world_adjust(c);
 	return c;
@@ -494,8 +506,19 @@ static bool step_clients(void)
 	return any;
 }
 
-/* Without time passing, until nobody has anything to do. */
-static void rest(unsigned rounds_max)
+/* Time goes on to where the first reactor wakes by itself: a stream has rested long enough. */
+static bool end_sleep(void)
+{
+	uint64_t next = kernel_next_wake();
+
+	if (next == UINT64_MAX)
+		return false;
+	sim.now_ns = next > sim.now_ns ? next : sim.now_ns;
+	return true;
+}
+
+/* Until nobody has anything to do; if they may sleep, time goes on as far as streams rest. */
+static void go_on(unsigned rounds_max, bool sleep)
 {
 	unsigned rounds = 0;
 	bool any = true;
@@ -508,9 +531,15 @@ static void rest(unsigned rounds_max)
 		any |= step_clients();
 		any |= kernel_sweep();
 		any |= turn_all();
+		any = any || (sleep && end_sleep());
 		if (any && ++rounds > rounds_max)
 			sim_fail("does not come to rest in %u turns of every reactor", rounds_max);
 	}
+}
+
+static void rest(unsigned rounds_max)
+{
+	go_on(rounds_max, true);
 }
 
 struct publishers {
@@ -568,6 +597,8 @@ static void check_awake(void)
 			sim_fail("shard %u sleeps with letters in its outboxes", i);
 		if (!list_empty(&s->audience.dirty) || !list_empty(&s->audience.replays))
 			sim_fail("shard %u sleeps with dirty streams", i);
+		if (!list_empty(&s->pace.resting))
+			sim_fail("shard %u sleeps for longer than a stream rests", i);
 		if (!list_empty(&s->sockets.dying) || !list_empty(&s->sockets.hungry))
 			sim_fail("shard %u sleeps with hungry or dying sockets", i);
 		if (!list_empty(&s->clients.paused) && !held_up())
@@ -989,6 +1020,7 @@ static void freeze(void)
 		push_posted();
 		any |= kernel_sweep();
 		any |= turn_all();
+		any = any || end_sleep();
 		if (any && ++rounds > REST_ROUNDS)
 			sim_fail("does not come to rest in %u turns of every reactor", rounds);
 	}
@@ -1108,6 +1140,11 @@ void world_rest(void)
 {
 	rest(REST_ROUNDS);
 	check_rest();
+}
+
+void world_halt(void)
+{
+	go_on(REST_ROUNDS, false);
 }
 
 struct client *world_client(void)

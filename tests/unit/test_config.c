@@ -157,6 +157,7 @@ static void assert_topic_equal(const struct config_topic *a, const struct config
 	assert_int_equal(a->slow, b->slow);
 	assert_int_equal(a->on_last_publisher, b->on_last_publisher);
 	assert_int_equal(a->linger_seconds, b->linger_seconds);
+	assert_int_equal(a->pace, b->pace);
 }
 
 static void assert_config_equal(const struct config *a, const struct config *b)
@@ -312,6 +313,7 @@ static const char other_values[] =
 	"	slow = \"skip\"\n"
 	"	on_last_publisher = \"bye\"\n"
 	"	linger_seconds = 61\n"
+	"	pace = 2.5\n"
 	"}\n"
 	"topic \"live.>\" {\n"
 	"	history_bytes = \"64M\"\n"
@@ -354,6 +356,7 @@ static void every_documented_key_is_read(void **state)
 		.slow = SLOW_SKIP,
 		.on_last_publisher = LAST_PUBLISHER_BYE,
 		.linger_seconds = 61,
+		.pace = 250,
 	};
 	struct config_topic live = topics;
 	char pattern[] = "live.>", inner[] = "inner", outer[] = "outer", objects[] = "/srv/objects";
@@ -555,6 +558,39 @@ static void a_file_can_be_loaded_again_and_again(void **state)
 	}
 }
 
+/* ---- Decimals ---- */
+
+static void a_decimal_is_kept_in_hundredths(void **state)
+{
+	static const struct {
+		const char *text;
+		unsigned value;
+	} right[] = { { "0", 0 },    { "1", 100 },    { "1.0", 100 },      { "2.5", 250 },
+		      { "0.05", 5 }, { "1.25", 125 }, { "100.00", 10000 }, { "007.1", 710 } };
+	static const char *const wrong[] = { "1.", ".5", "1..5", "1.5.2", "-1", "1,5", "1e1", "x" };
+	char text[100], start[100];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(right) / sizeof(right[0]); i++) {
+		struct config *c;
+
+		snprintf(text, sizeof(text), "topics { pace = %s }\n" LISTEN, right[i].text);
+		c = load(text);
+		assert_int_equal(c->topics.pace, right[i].value);
+		config_free(c);
+	}
+	for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+		snprintf(text, sizeof(text), "topics { pace = \"%s\" }\n" LISTEN, wrong[i]);
+		snprintf(start, sizeof(start), "a.conf:1: pace: \"%s\" is not a number, ",
+			 wrong[i]);
+		assert_refused(text, start);
+	}
+	assert_refused("topics { pace = 1.234 }\n" LISTEN,
+		       "a.conf:1: pace: \"1.234\" has more than two decimals, ");
+	assert_refused("topics { pace = 99999999999999999999 }\n" LISTEN,
+		       "a.conf:1: pace: \"99999999999999999999\" is out of range, ");
+}
+
 /* ---- Ranges ---- */
 
 static void numbers_are_held_to_their_range(void **state)
@@ -581,6 +617,7 @@ static void numbers_are_held_to_their_range(void **state)
 		{ "topics", "backlog_bytes", "1023", "1K", "1048576G", "1125899906842625" },
 		{ "topics", "backlog_seconds", "0", "1", "31536000", "31536001" },
 		{ "topics", "linger_seconds", "-1", "0", "31536000", "31536001" },
+		{ "topics", "pace", "-1", "0", "100", "100.01" },
 		{ "topic a", "history_seconds", "0", "1", "31536000", "31536001" },
 		{ "limits", "connections", "0", "1", "16000000", "16000001" },
 		{ "limits", "connections_per_ip", "-1", "0", "16000000", "16000001" },
@@ -1153,6 +1190,7 @@ int main(void)
 		TEST(comments_may_stand_anywhere),
 		TEST(a_file_may_end_without_a_newline_and_have_crlf),
 		TEST(a_file_can_be_loaded_again_and_again),
+		TEST(a_decimal_is_kept_in_hundredths),
 		TEST(numbers_are_held_to_their_range),
 		TEST(what_is_not_a_number_is_refused),
 		TEST(what_is_not_a_size_is_refused),

@@ -253,6 +253,39 @@ static void reactor_does_not_park_with_work_left(void **state)
 	end();
 }
 
+static bool flush_for_later(void *context)
+{
+	struct player *p = context;
+
+	/* The earliest of them counts, and for this turn only. */
+	if (p->log_n++ == 0) {
+		reactor_wake_at(&p->reactor, p->reactor.now_ns + 1000 * NS_PER_S);
+		reactor_wake_at(&p->reactor, p->reactor.now_ns + 2 * NS_PER_MS);
+		reactor_wake_at(&p->reactor, p->reactor.now_ns + 3000 * NS_PER_S);
+	}
+	return false;
+}
+
+static void reactor_wakes_when_its_owner_asked_to_be_woken(void **state)
+{
+	struct player *p;
+	uint64_t began;
+
+	(void)state;
+	begin(1, 16);
+	p = players[0];
+	p->reactor.owner.flush = flush_for_later;
+	began = clock_now_ns();
+	/* It would hang. */
+	reactor_turn(&p->reactor, true);
+	assert_int_equal(p->reactor.stats.parks, 1);
+	assert_true(clock_now_ns() - began >= 2 * NS_PER_MS);
+	assert_true(p->reactor.wake_at_ns != 0);
+	reactor_turn(&p->reactor, false);
+	assert_int_equal(p->reactor.wake_at_ns, 0);
+	end();
+}
+
 static void gated_letters_behind_a_closed_gate_do_not_keep_it_awake(void **state)
 {
 	struct player *p;
@@ -613,6 +646,7 @@ int main(void)
 		cmocka_unit_test(closed_gate_leaves_the_gated_lane_alone),
 		cmocka_unit_test(full_lane_rings_back_when_there_is_room),
 		cmocka_unit_test(reactor_does_not_park_with_work_left),
+		cmocka_unit_test(reactor_wakes_when_its_owner_asked_to_be_woken),
 		cmocka_unit_test(gated_letters_behind_a_closed_gate_do_not_keep_it_awake),
 		cmocka_unit_test(completions_are_handled_a_batch_a_turn),
 		cmocka_unit_test(what_there_is_no_time_for_comes_in_the_next_turns),

@@ -592,6 +592,26 @@ static void lingering_waits_for_one_at_least(void **state)
 	assert_true(ring_counts(ring)->enters < 20);
 }
 
+static void a_sleep_ends_at_its_moment_or_before_it_with_a_completion(void **state)
+{
+	uint64_t at_ns = clock_now_ns() + 3 * NS_PER_MS;
+	const struct iovec span = { large, 5 };
+
+	(void)state;
+	ring_recv(ring, pair[0], 7);
+	ring_enter_until(ring, at_ns, 0);
+	assert_true(clock_now_ns() >= at_ns);
+	assert_int_equal(ring_reap(ring, 100, note, NULL), 0);
+	assert_int_equal(ring_counts(ring)->enter_errors, 0);
+	/* Nobody would wait for this one to end. */
+	ring_send(ring, pair[1], &span, 1, 8);
+	ring_enter_until(ring, clock_now_ns() + 1000 * NS_PER_S, 0);
+	assert_true(ring_ready(ring));
+	/* One that is over has never begun. */
+	settle();
+	ring_enter_until(ring, clock_now_ns(), 0);
+}
+
 static void bad_request_does_not_hold_up_the_others(void **state)
 {
 	const struct iovec span = { large, 5 };
@@ -866,6 +886,7 @@ int main(void)
 		TEST(alarm_rings_once_at_its_time),
 		TEST(entering_with_nothing_to_do_makes_no_system_call),
 		TEST(lingering_waits_for_one_at_least),
+		TEST(a_sleep_ends_at_its_moment_or_before_it_with_a_completion),
 		TEST(bad_request_does_not_hold_up_the_others),
 		TEST(every_wake_from_another_ring_arrives),
 		TEST(waking_a_ring_that_has_ended_is_harmless),

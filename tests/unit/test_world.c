@@ -771,6 +771,191 @@ static void what_comes_together_is_one_block_whatever_it_holds(void **state)
 	world_end();
 }
 
+/* ---- the pace of a topic ---- */
+
+enum { PACED = 4 /* subscribers */ };
+
+/* A pass over four subscribers costs 10 us, and a rest is a hundred times as long. */
+static void pace_a_hundred(struct config *c)
+{
+	c->topics.pace = 100 * 100;
+	c->topics.slow = SLOW_SKIP;
+	c->topics.backlog_bytes = 16 << 10;
+	c->engine.turn_sends = 64;
+	c->limits.message_bytes = 8 << 10;
+}
+
+static struct paced {
+	struct client *subscribers[PACED], *publisher;
+} paced;
+
+static void begin_paced(void (*adjust)(struct config *c))
+{
+	world_adjust = adjust;
+	begin(1);
+	for (unsigned i = 0; i < PACED; i++)
+		paced.subscribers[i] = client_who_says("SUBSCRIBE t\r\n");
+	paced.publisher = client_who_says("PUBLISH t\r\n");
+}
+
+static void end_paced(void)
+{
+	for (unsigned i = 0; i < PACED; i++)
+		leave(paced.subscribers[i]);
+	leave(paced.publisher);
+	world_end();
+}
+
+static uint64_t delivered(void)
+{
+	return sim.broker.shards[0].counters.delivered;
+}
+
+static uint64_t sends(void)
+{
+	return sim.broker.shards[0].sockets.sends;
+}
+
+/* And the clock stands still. */
+static void publish_now(const char *text)
+{
+	say(paced.publisher, text);
+	world_halt();
+}
+
+static void a_cold_topic_is_served_at_once(void **state)
+{
+	(void)state;
+	begin_paced(pace_a_hundred);
+	for (unsigned i = 1; i <= 3; i++) {
+		publish_now("m\r\n");
+		assert_int_equal(delivered(), PACED * i);
+		world_pass(2 * NS_PER_MS);
+	}
+	end_paced();
+}
+
+static void a_hot_topic_rests_and_what_comes_meanwhile_is_merged(void **state)
+{
+	uint64_t before;
+
+	(void)state;
+	begin_paced(pace_a_hundred);
+	publish_now("first\r\n");
+	before = sends();
+	for (unsigned i = 0; i < 10; i++)
+		publish_now("m\r\n");
+	assert_int_equal(delivered(), PACED);
+	/* As long as the clock says, and no message is needed for it to end. */
+	world_rest();
+	assert_int_equal(delivered(), PACED * 11);
+	assert_int_equal(sends(), before + PACED);
+	end_paced();
+}
+
+static void no_pace(struct config *c)
+{
+	pace_a_hundred(c);
+	c->topics.pace = 0;
+}
+
+static void a_topic_without_a_pace_never_rests(void **state)
+{
+	(void)state;
+	begin_paced(no_pace);
+	for (unsigned i = 1; i <= 10; i++) {
+		publish_now("m\r\n");
+		assert_int_equal(delivered(), PACED * i);
+	}
+	end_paced();
+}
+
+static void while_a_topic_rests_others_do_not(void **state)
+{
+	struct client *other, *publisher;
+
+	(void)state;
+	begin_paced(pace_a_hundred);
+	other = client_who_says("SUBSCRIBE other\r\n");
+	publisher = client_who_says("PUBLISH other\r\n");
+	publish_now("first\r\n");
+	publish_now("m\r\n");
+	say(publisher, "m\r\n");
+	world_halt();
+	assert_int_equal(delivered(), PACED + 1);
+	world_rest();
+	assert_int_equal(delivered(), 2 * PACED + 1);
+	leave(other);
+	leave(publisher);
+	end_paced();
+}
+
+static void a_rest_ends_when_there_is_enough_to_send(void **state)
+{
+	char text[3 << 10];
+
+	(void)state;
+	begin_paced(pace_a_hundred);
+	publish_now("first\r\n");
+	memset(text, 'm', sizeof(text));
+	memcpy(text + sizeof(text) - 3, "\r\n", 3);
+	publish_now("m\r\n");
+	assert_int_equal(delivered(), PACED);
+	publish_now(text);
+	assert_int_equal(delivered(), 3 * PACED);
+	end_paced();
+}
+
+static void whoever_leaves_does_not_wait_for_the_end_of_a_rest(void **state)
+{
+	(void)state;
+	begin_paced(pace_a_hundred);
+	publish_now("first\r\n");
+	publish_now("m\r\n");
+	say(paced.subscribers[0], "BYE\r\n");
+	world_halt();
+	assert_int_equal(delivered(), PACED + 1);
+	world_rest();
+	assert_int_equal(delivered(), 2 * PACED);
+	end_paced();
+}
+
+static void a_replay_does_not_wait_for_the_end_of_a_rest(void **state)
+{
+	struct client *late;
+
+	(void)state;
+	begin_paced(pace_a_hundred);
+	publish_now("first\r\n");
+	publish_now("m\r\n");
+	late = world_client();
+	assert_non_null(late);
+	say(late, "SUBSCRIBE t LAST 2\r\n");
+	world_halt();
+	assert_int_equal(delivered(), PACED + 2);
+	world_rest();
+	assert_int_equal(delivered(), 2 * PACED + 2);
+	leave(late);
+	end_paced();
+}
+
+/* What the main thread posts is read while time stands still, and so is all that comes of it. */
+static void nobody_rests_while_the_broker_drains(void **state)
+{
+	uint64_t now_ns;
+
+	(void)state;
+	begin_paced(pace_a_hundred);
+	publish_now("first\r\n");
+	publish_now("m\r\n");
+	assert_int_equal(delivered(), PACED);
+	now_ns = sim.now_ns;
+	world_drain();
+	assert_int_equal(delivered(), 2 * PACED);
+	assert_true(sim.now_ns - now_ns < 500 * NS_PER_US);
+	end_paced();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -782,6 +967,14 @@ int main(void)
 		cmocka_unit_test(whoever_has_been_told_the_last_word_counts_until_it_has_gone),
 		cmocka_unit_test(an_ipv6_network_counts_as_one_address),
 		cmocka_unit_test(a_topic_that_lags_makes_its_own_publishers_wait),
+		cmocka_unit_test(a_cold_topic_is_served_at_once),
+		cmocka_unit_test(a_hot_topic_rests_and_what_comes_meanwhile_is_merged),
+		cmocka_unit_test(a_topic_without_a_pace_never_rests),
+		cmocka_unit_test(while_a_topic_rests_others_do_not),
+		cmocka_unit_test(a_rest_ends_when_there_is_enough_to_send),
+		cmocka_unit_test(whoever_leaves_does_not_wait_for_the_end_of_a_rest),
+		cmocka_unit_test(a_replay_does_not_wait_for_the_end_of_a_rest),
+		cmocka_unit_test(nobody_rests_while_the_broker_drains),
 		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
 		cmocka_unit_test(shards_that_take_the_last_place_at_once_do_not_all_get_it),
 		cmocka_unit_test(a_smaller_total_takes_the_oldest_history_wherever_it_is),
