@@ -478,32 +478,60 @@ static void end_at_once(const struct broker *b)
 	_exit(EXIT_FAILED);
 }
 
+/* How the end goes: asked, lame for a while, draining. */
+struct ending {
+	uint64_t asked_ns; /* 0: not yet */
+	uint64_t drain_ns; /* when it begins; UINT64_MAX: not, or it has begun */
+};
+
+/* Balancers look every few seconds: until they have, everybody is served. */
+static void begin_end(struct ending *e, struct broker *b, const struct config *config)
+{
+	e->asked_ns = clock_now_ns();
+	e->drain_ns = e->asked_ns + config->lame_duck_seconds * NS_PER_S;
+	atomic_store(&b->lame, true);
+	service_stopping();
+	if (config->lame_duck_seconds > 0)
+		log_info("lame duck: not ready any more, clients are served for %u s; a second "
+			 "signal ends at once",
+			 config->lame_duck_seconds);
+}
+
+static void begin_drain(struct ending *e, struct broker *b, struct ring *ring,
+			const struct config *config)
+{
+	e->drain_ns = UINT64_MAX;
+	log_info("draining: delivering what has been published, at most %u s; a second signal "
+		 "ends at once",
+		 config->drain_seconds);
+	post_drain(b, ring);
+}
+
 /* Waits for signals until the last reactor has ended. */
 static struct config *serve(struct broker *b, struct ring *ring, const char *path,
 			    struct config *config, const sigset_t *signals)
 {
 	struct office office = { b, ring };
+	struct ending ending = { .drain_ns = UINT64_MAX };
 	struct watchdog watchdog;
-	uint64_t asked_ns = 0; /* to end; 0: not yet */
 
 	watchdog_init(&watchdog, clock_now_ns());
 	while (atomic_load(&b->running) > 0) {
-		int sig = service_wait(signals, &watchdog, b, ask_heartbeat, &office);
+		int sig = service_wait(signals, ending.drain_ns, &watchdog, b, ask_heartbeat,
+				       &office);
+		uint64_t now_ns = clock_now_ns();
 
-		if (sig == SIGHUP && asked_ns == 0) {
+		if (sig == SIGHUP && ending.asked_ns == 0) {
 			service_reloading();
 			config = reload(b, ring, path, config);
 			service_ready();
-		} else if (ends(sig) && asked_ns == 0) {
-			log_info("draining: delivering what has been published, at most %u s; a "
-				 "second signal ends at once",
-				 config->drain_seconds);
-			asked_ns = clock_now_ns();
-			service_stopping();
-			post_drain(b, ring);
-		} else if (ends(sig) && clock_now_ns() - asked_ns > ONE_SIGNAL_MS * NS_PER_MS) {
+		} else if (ends(sig) && ending.asked_ns == 0) {
+			begin_end(&ending, b, config);
+		} else if (ends(sig) && now_ns - ending.asked_ns > ONE_SIGNAL_MS * NS_PER_MS) {
 			end_at_once(b);
 		}
+		if (clock_now_ns() >= ending.drain_ns)
+			begin_drain(&ending, b, ring, config);
 	}
 	return config;
 }

@@ -39,8 +39,8 @@ void watchdog_init(struct watchdog *watchdog, uint64_t now_ns);
 uint64_t watchdog_turn(struct watchdog *watchdog, struct broker *broker, uint64_t now_ns,
 		       watchdog_ask *ask, void *context);
 
-/* Waits for one of the signals, watching meanwhile; 0: the wait was interrupted. */
-int service_wait(const sigset_t *signals, struct watchdog *watchdog, struct broker *broker,
-		 watchdog_ask *ask, void *context);
+/* Waits for one of the signals until then at most, watching meanwhile; 0: none has come yet. */
+int service_wait(const sigset_t *signals, uint64_t until_ns, struct watchdog *watchdog,
+		 struct broker *broker, watchdog_ask *ask, void *context);
 
 #endif

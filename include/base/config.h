@@ -96,6 +96,7 @@ struct config {
 	int log_format; /* enum log_format */
 	unsigned stats_seconds;
 	unsigned drain_seconds;
+	unsigned lame_duck_seconds;
 	struct config_listen *listens;
 	size_t listens_n;
 	struct config_engine engine;

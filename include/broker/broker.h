@@ -35,6 +35,7 @@ struct broker {
 	_Atomic uint32_t connections;
 	_Atomic uint64_t subscriptions;
 	_Atomic uint32_t running;      /* shards that have not ended */
+	_Atomic bool lame;             /* it serves as ever, but is about to end */
 	_Atomic unsigned memory_level; /* enum budget_level */
 	_Atomic uint64_t memory_limit; /* what it is judged by: budget_set_limit */
 	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */

@@ -114,6 +114,9 @@ uint64_t connection_evict(struct connection *connection);
 /* Calls for every connection of the shard; the callback may end it. */
 void connections_each(struct shard *shard, void (*callback)(struct connection *, void *),
 		      void *argument);
+/* The same for so many of them, and each time for others until everybody has had it. */
+void connections_some(struct shard *shard, unsigned n,
+		      void (*callback)(struct connection *, void *), void *argument);
 /* Whether the client is on this very machine. */
 bool connection_local(const struct connection *connection);
 /* There is no place for its topic: ends with the error that says so. error: -ENOSPC or -ENOMEM. */

@@ -19,7 +19,11 @@ struct drain {
 	struct deadline_class limit;
 	struct deadline limit_deadline;
 	bool draining;
-	bool cut_off;          /* drain_seconds are over */
+	bool cut_off;      /* drain_seconds are over */
+	unsigned goodbyes; /* to be said at a time */
+	unsigned untold;   /* how many are still to be said, about */
+	struct deadline_class pace;
+	struct deadline pace_deadline;
 	struct letter drained; /* in everybody's lanes: LETTER_DRAINED */
 	bool marked[LANES];    /* said in every lane that nothing more will come */
 	unsigned marks[LANES]; /* heard */

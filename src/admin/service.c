@@ -90,14 +90,16 @@ uint64_t watchdog_turn(struct watchdog *w, struct broker *b, uint64_t now_ns, wa
 	return w->unanswered ? w->look_ns : w->due_ns;
 }
 
-int service_wait(const sigset_t *signals, struct watchdog *w, struct broker *b, watchdog_ask *ask,
-		 void *context)
+int service_wait(const sigset_t *signals, uint64_t until_ns, struct watchdog *w, struct broker *b,
+		 watchdog_ask *ask, void *context)
 {
 	uint64_t now_ns = clock_now_ns();
 	uint64_t next_ns = watchdog_turn(w, b, now_ns, ask, context);
 	struct timespec wait = { 0 };
 	int sig;
 
+	if (until_ns < next_ns)
+		next_ns = until_ns;
 	if (next_ns == UINT64_MAX) {
 		sig = sigwaitinfo(signals, NULL);
 	} else {

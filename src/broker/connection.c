@@ -634,6 +634,26 @@ void connections_each(struct shard *s, void (*callback)(struct connection *, voi
 	each_in(&s->clients.connections, callback, argument);
 }
 
+void connections_some(struct shard *s, unsigned n, void (*callback)(struct connection *, void *),
+		      void *argument)
+{
+	struct list *lists[] = { &s->clients.unlooked, &s->clients.connections };
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct list rest, *l;
+
+		list_init(&rest);
+		list_splice(&rest, lists[i]);
+		for (; n > 0 && (l = list_take(&rest)) != NULL; n--) {
+			list_append(lists[i], l);
+			callback(LIST_ENTRY(l, struct connection, link), argument);
+		}
+		/* Those who have been called for stand behind all others. */
+		list_splice(&rest, lists[i]);
+		list_splice(lists[i], &rest);
+	}
+}
+
 /* Silence is allowed, and nothing else is timed: now this is. */
 static void start_idle(struct connection *c, void *argument)
 {

@@ -10,7 +10,10 @@
 #include "broker/subscription.h"
 #include "broker/shard.h"
 
-enum { CLOSING_MS = 500 }; /* for clients to close */
+enum {
+	CLOSING_MS = 500, /* for clients to close */
+	PACE_MS = 250,    /* between goodbyes that are spread */
+};
 
 static void stop_publisher(struct connection *c, void *argument)
 {
@@ -50,6 +53,41 @@ static void farewell(struct shard *s, bool late)
 	connections_each(s, say_farewell, &late);
 }
 
+/* The next ones, and at last everybody. */
+static void go_on_with_goodbyes(void *context, struct deadline *d)
+{
+	struct shard *s = context;
+	unsigned n = s->drain.goodbyes;
+	bool late = false;
+
+	if (n >= s->drain.untold) {
+		farewell(s, false);
+		return;
+	}
+	s->drain.untold -= n;
+	connections_some(s, n, say_farewell, &late);
+	reactor_deadline(&s->reactor, &s->drain.pace, d);
+}
+
+/*
+ * All at once would come back at once, to whoever is left of a cluster. Where the end takes its
+ * time anyway, the last ones are told after half of drain_seconds, so that there is time to take
+ * what they are behind with.
+ */
+static void say_goodbyes(struct shard *s)
+{
+	const struct config *config = s->config;
+	uint64_t times = (uint64_t)config->drain_seconds * 1000 / 2 / PACE_MS;
+
+	if (config->lame_duck_seconds == 0 || times == 0) {
+		farewell(s, false);
+		return;
+	}
+	s->drain.untold = s->clients.connections_n;
+	s->drain.goodbyes = (unsigned)(s->clients.connections_n / times) + 1;
+	go_on_with_goodbyes(s, &s->drain.pace_deadline);
+}
+
 static void cut_off(struct connection *c, void *argument)
 {
 	(void)argument;
@@ -87,6 +125,9 @@ void drain_init(struct shard *s)
 	deadline_class_init(&s->drain.limit, 0);
 	deadline_init(&s->drain.limit_deadline);
 	reactor_watch(&s->reactor, &s->drain.limit, give_up, s);
+	deadline_class_init(&s->drain.pace, PACE_MS * NS_PER_MS);
+	deadline_init(&s->drain.pace_deadline);
+	reactor_watch(&s->reactor, &s->drain.pace, go_on_with_goodbyes, s);
 }
 
 void drain_begin(struct shard *s)
@@ -115,7 +156,7 @@ void drain_go_on(struct shard *s)
 		mark(s, LANE_FREE);
 	if (s->drain.marks[LANE_FREE] == all) {
 		s->drain.marks[LANE_FREE]++;
-		farewell(s, false);
+		say_goodbyes(s);
 	}
 	if (s->drain.marks[LANE_FREE] <= all && !s->drain.cut_off)
 		return;

@@ -545,7 +545,7 @@ static void handle_ready(struct connection *c, const struct http_request *r, str
 {
 	(void)r;
 	(void)rest;
-	if (c->shard->drain.draining)
+	if (c->shard->drain.draining || atomic_load(&c->shard->broker->lame))
 		http_error(c, 503, "draining");
 	else
 		answer_text(c, SPAN("ok\n"));

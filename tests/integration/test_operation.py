@@ -419,6 +419,44 @@ def test_no_signal_surprises_a_broker_that_has_not_read_its_configuration(tmp_pa
             broker.kill()
 
 
+def test_a_lame_duck_is_not_ready_and_serves_all_the_same(start):
+    both = {"address": "127.0.0.1:0", "protocols": ["line", "http"]}
+    broker = start(reactors=2, lame_duck_seconds=whole_seconds(2), listen={"main": both})
+    subscriber = broker.subscribe("lame")
+    broker.send_signal(signal.SIGTERM)
+    broker.says("lame duck")
+    answer = broker.say("GET /ready HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+    broker.loop.wait(lambda: answer.ended, "an answer")
+    assert answer.buffer.startswith(b"HTTP/1.1 503 ")
+    broker.works()
+    broker.publish("lame", b"still there")
+    assert subscriber.take(1) == [b"still there"] and "draining" not in broker.log()
+    assert subscriber.rest() == [b"ERROR draining"]
+    broker.finish()
+
+
+def test_a_lame_ducks_goodbyes_are_spread_over_half_of_drain_seconds(start):
+    broker = start(reactors=1, lame_duck_seconds=1, drain_seconds=whole_seconds(8))
+    subscribers = broker.subscribe_many(["spread"] * 64)
+    broker.send_signal(signal.SIGTERM)
+    broker.loop.wait(lambda: any(s.ended for s in subscribers), "the first goodbye")
+    assert sum(s.ended for s in subscribers) < 32
+    assert all(s.rest() == [b"ERROR draining"] for s in subscribers)
+    broker.finish()
+    assert "cut off" not in broker.log()
+
+
+def test_a_second_signal_ends_a_lame_duck_at_once(start):
+    broker = start(reactors=2, lame_duck_seconds=60)
+    subscriber = broker.subscribe("lame")
+    broker.send_signal(signal.SIGTERM)
+    broker.says("lame duck")
+    broker.loop.sleep(0.3)
+    assert not subscriber.ended
+    broker.send_signal(signal.SIGTERM)
+    broker.finish(2 * FACTOR, codes=(1,), counters=False)
+
+
 def test_a_stop_of_an_idle_broker_takes_no_time(start):
     broker = start(reactors=8, drain_seconds=30)
     broker.works()

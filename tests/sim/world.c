@@ -227,6 +227,8 @@ static struct config *make_config(unsigned version)
 	configure_engine(&c->engine);
 	c->stats_seconds = 0;
 	c->drain_seconds = random_from(&r, 5, 10);
+	/* Goodbyes are spread. */
+	c->lame_duck_seconds = c->drain_seconds % 2;
 	c->limits.message_bytes = SIM_MESSAGE_BYTES_MAX;
 	if (limited) {
 		c->limits.connections = random_from(&r, 1, sim.params.clients);

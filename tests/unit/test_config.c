@@ -168,6 +168,7 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 	assert_int_equal(a->log_format, b->log_format);
 	assert_int_equal(a->stats_seconds, b->stats_seconds);
 	assert_int_equal(a->drain_seconds, b->drain_seconds);
+	assert_int_equal(a->lame_duck_seconds, b->lame_duck_seconds);
 	assert_int_equal(a->sandbox, b->sandbox);
 
 	assert_int_equal(a->listens_n, b->listens_n);
@@ -282,6 +283,7 @@ static const char other_values[] =
 	"log_format = \"json\"\n"
 	"stats_seconds = 6\n"
 	"drain_seconds = 11\n"
+	"lame_duck_seconds = 12\n"
 	"listen \"inner\" {\n"
 	"	address = \"unix:/run/broker.sock\"\n"
 	"	protocols = { \"line\" }\n"
@@ -374,6 +376,7 @@ static void every_documented_key_is_read(void **state)
 		.log_format = LOG_JSON,
 		.stats_seconds = 6,
 		.drain_seconds = 11,
+		.lame_duck_seconds = 12,
 		.listens = listens,
 		.listens_n = 2,
 		.engine = { 128, 65, 2, 257, 513, 1, 2, 2048, 32 << 10, 3, STEER_CPU },
@@ -601,6 +604,7 @@ static void numbers_are_held_to_their_range(void **state)
 		{ "", "reactors", "0", "1", "1024", "1025" },
 		{ "", "stats_seconds", "-1", "0", "86400", "86401" },
 		{ "", "drain_seconds", "-1", "0", "3600", "3601" },
+		{ "", "lame_duck_seconds", "-1", "0", "3600", "3601" },
 		{ "engine", "sq_entries", "0", "1", "32768", "32769" },
 		{ "engine", "batch", "0", "1", "32768", "32769" },
 		{ "engine", "lane_entries", "1", "2", "1048576", "2097152" },
