@@ -395,9 +395,11 @@ bench-gate: bench-instructions ## Fail when the main figures are worse than in t
 # clang sees every source file as well: it warns about other things than gcc. cppcheck gets no
 # --library=posix,gnu: in Debian 12 these are wrong about mmap(2) and accept4(2).
 .PHONY: lint
-lint: ## Layers, format, cppcheck, clang's warnings, shellcheck
+lint: $(call object,src/main.c) $(LIB) ## Layers, circles, format, cppcheck, clang's warnings, shellcheck
 	@tests/lint/layers --self-test
 	tests/lint/layers .
+	CC="$(CC)" tests/lint/circles --self-test
+	tests/lint/circles . $(BUILD)/obj
 	if test -n "$(C_SRCS)"; then
 		clang-format --dry-run -Werror $(C_FILES)
 		echo "clang-format: $(words $(C_FILES)) files are in shape"
