@@ -391,7 +391,7 @@ static struct reload_letter **reload_letters(const struct broker *b, struct conf
 		return letters;
 	}
 	while (n > 0)
-		letter_discard(&letters[--n]->letter);
+		reload_letter_free(letters[--n]);
 	free(letters);
 	free(shared);
 	return NULL;

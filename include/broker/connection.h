@@ -26,6 +26,7 @@ struct http_session;
 struct publisher;
 struct shard;
 struct subscription;
+struct topic_letter;
 
 enum connection_state {
 	CONNECTION_OPEN,
@@ -123,8 +124,9 @@ bool connection_local(const struct connection *connection);
 void connection_no_topic(struct connection *connection, int error);
 /* The same where subscription_new has failed with this error. */
 void connection_no_subscription(struct connection *connection, int error);
-/* A home's receipt for the publisher of this connection. */
-void connection_receipt(struct shard *shard, uint32_t slot, uint32_t generation);
+/* LETTER_RECEIPT: a home's, for the publisher or subscriber of a connection; takes the letter over.
+ */
+void connection_receipt(struct shard *shard, struct topic_letter *letter);
 /* Publishers that had to wait may go on. */
 void connections_resume(struct shard *shard);
 /* Silence may last this long from now on, in ns; 0: for ever. */

@@ -24,15 +24,17 @@ struct drain {
 	unsigned untold;   /* how many are still to be said, about */
 	struct deadline_class pace;
 	struct deadline pace_deadline;
-	struct letter drained; /* in everybody's lanes: LETTER_DRAINED */
-	bool marked[LANES];    /* said in every lane that nothing more will come */
-	unsigned marks[LANES]; /* heard */
+	struct letter marks_out[LANES]; /* in everybody's: LETTER_PUBLISHED_ALL, _DELIVERED_ALL */
+	bool marked[LANES];             /* said in every lane that nothing more will come */
+	unsigned marks[LANES];          /* heard */
 };
 
 void drain_init(struct shard *shard);
 /* LETTER_DRAIN: no more input from anybody; subscribers stay until they have their last messages.
  * Who comes late may be told, and ask how the broker is, until nobody else is left. */
-void drain_begin(struct shard *shard);
+void drain_asked(struct shard *shard, struct letter *letter);
+/* LETTER_PUBLISHED_ALL, LETTER_DELIVERED_ALL: a mark of some shard's. */
+void drain_heard(struct shard *shard, struct letter *letter);
 /* To be called in every turn from then on. */
 void drain_go_on(struct shard *shard);
 /* Whether the shard may end. */

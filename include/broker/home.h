@@ -82,6 +82,8 @@ struct sequenced_letter {
 struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash);
 /* Lets go of the blocks that the letter holds. */
 void subscribe_letter_release(struct subscribe_letter *letter);
+void subscribe_letter_free(struct subscribe_letter *letter);
+void sequenced_letter_free(struct sequenced_letter *letter);
 struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash);
 
 /* Sequences a block, keeps it and sends it to every interested shard; takes the block over. */

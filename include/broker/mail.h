@@ -2,9 +2,14 @@
 #define BROKER_MAIL_H
 
 /*
- * A shard's outgoing mail: for each lane of each other shard an outbox with the letters that have
- * not been pushed yet. They go out at the end of the turn as far as the lane has room, in letters
- * and in bytes; the rest waits until its reader rings. Belongs to the shard's thread.
+ * A shard's mail. For each lane of each other shard there is an outbox with the letters that have
+ * not been pushed yet: they go out at the end of the turn as far as the lane has room, in letters
+ * and in bytes; the rest waits until its reader rings. What a shard writes to itself waits in a
+ * FIFO, in the order in which it was written whatever the lane, and is read before the turn ends:
+ * posting a letter never calls anybody. Belongs to the shard's thread.
+ *
+ * Mail lies lowest in the broker: it knows letters by their kind only, and a table that says who
+ * reads a kind and how one that nobody reads any more is freed.
  */
 
 #include <stdbool.h>
@@ -12,9 +17,17 @@
 #include <stdint.h>
 
 #include "engine/mailbox.h"
+#include "topic/letter.h"
 
-struct letter;
 struct reactor;
+struct shard;
+
+/* What becomes of letters of a kind. The reader takes the letter over. discard: frees one that will
+ * not be read, with what it holds; NULL: there is nothing to free. */
+struct letter_use {
+	void (*read)(struct shard *reader, struct letter *letter);
+	void (*discard)(struct letter *letter);
+};
 
 enum { OUTBOX_PUSHES = 8 };
 
@@ -38,8 +51,17 @@ struct outbox {
 	bool waiting; /* in the list of those to be flushed */
 };
 
+/* Letters of a shard to itself: at most what one turn writes. It begins anew whenever it is empty,
+ * so that it stays in warm memory. */
+struct own_mail {
+	struct letter **letters;
+	uint32_t first, n, slots_n; /* the next to be read; and behind the last */
+};
+
 struct mail {
 	struct reactor *reactor;
+	const struct letter_use *uses; /* by kind */
+	struct own_mail own;
 	unsigned shards_n;
 	uint32_t lane_entries;
 	struct outboxes {
@@ -52,12 +74,32 @@ struct mail {
 };
 
 /* The reactor whose mail it is need not be there yet. -ENOMEM: release it all the same. */
-int mail_init(struct mail *mail, struct reactor *reactor, unsigned shards_n, uint32_t lane_entries);
+int mail_init(struct mail *mail, struct reactor *reactor, const struct letter_use *uses,
+	      unsigned shards_n, uint32_t lane_entries);
 /* Discards what has not gone out; does nothing to one that is all zero. */
 void mail_release(struct mail *mail);
 
 /* Takes a letter over for another shard; it goes with the next flush. */
 void mail_post(struct mail *mail, unsigned to, enum mailbox_lane lane, struct letter *letter);
+/* Makes room for one more of the shard's own. */
+void mail_make_room(struct mail *mail);
+
+/* Takes a letter over for this very shard, which reads it with mail_read_own. */
+static inline void mail_post_own(struct mail *m, struct letter *letter)
+{
+	if (m->own.n == m->own.slots_n)
+		mail_make_room(m);
+	m->own.letters[m->own.n++] = letter;
+}
+
+/* Reads letters of this shard to itself, those included that are written meanwhile; at most so
+ * many. Returns whether there are more. */
+bool mail_read_own(struct mail *mail, struct shard *reader, unsigned max);
+static inline bool mail_own_waits(const struct mail *m)
+{
+	return m->own.n > 0;
+}
+
 /* Pushes what there is room for. Returns whether any letter went. */
 bool mail_flush(struct mail *mail);
 
@@ -72,8 +114,13 @@ bool mail_congested(const struct mail *mail, unsigned home);
 bool mail_lags(const struct mail *mail);
 
 /* Frees a letter of any kind that nobody will read any more, with what it holds. */
-void letter_discard(struct letter *letter);
+static inline void letter_discard(const struct letter_use *uses, struct letter *letter)
+{
+	if (uses[letter->kind].discard != NULL)
+		uses[letter->kind].discard(letter);
+}
+
 /* The same for all that lie in lanes, when every shard has ended. */
-void letters_discard(struct mailbox *mailbox, unsigned shards_n);
+void letters_discard(const struct letter_use *uses, struct mailbox *mailbox, unsigned shards_n);
 
 #endif

@@ -86,8 +86,19 @@ void shard_release(struct shard *shard);
 /* The home of a topic. */
 unsigned shard_home(const struct shard *shard, uint64_t hash);
 
-/* Sends a letter: it is handed over at the end of the turn. */
-void shard_post(struct shard *shard, unsigned to, enum mailbox_lane lane, struct letter *letter);
+/* Who reads which letters. */
+extern const struct letter_use letter_uses[LETTER_KINDS];
+
+/* Sends a letter: it is handed over at the end of the turn, and one to this very shard is read by
+ * then. */
+static inline void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane,
+			      struct letter *letter)
+{
+	if (to == s->id)
+		mail_post_own(&s->mail, letter);
+	else
+		mail_post(&s->mail, to, lane, letter);
+}
 /* Whether publishers of a topic with that hash must wait. */
 bool shard_congested(struct shard *shard, uint64_t hash);
 /* Fan-out does not keep up with a stream of that topic: its publishers on all shards wait. */
@@ -118,5 +129,6 @@ struct reload_letter {
  * to the objects. NULL: out of memory. */
 struct reload_letter *reload_letter_new(const struct config *config, struct objects *objects,
 					struct reload *reload);
+void reload_letter_free(struct reload_letter *letter);
 
 #endif

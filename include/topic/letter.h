@@ -9,8 +9,9 @@
 #include <stdint.h>
 
 enum letter_kind {
-	LETTER_BLOCK,     /* a block: to be sequenced (gated lane) or to be delivered (free lane) */
-	LETTER_SUBSCRIBE, /* shard -> home: a subscriber wants the topic, perhaps its past */
+	LETTER_PUBLISH,     /* shard -> home, gated lane: a block, to be sequenced */
+	LETTER_DELIVER,     /* home -> shard: the same block, to be delivered */
+	LETTER_SUBSCRIBE,   /* shard -> home: a subscriber wants the topic, perhaps its past */
 	LETTER_SUBSCRIBED,  /* home -> shard: the same letter, answered */
 	LETTER_UNSUBSCRIBE, /* shard -> home: the last local subscriber has left */
 	LETTER_JOIN,        /* shard -> home, gated lane: a publisher begins */
@@ -28,11 +29,13 @@ enum letter_kind {
 	LETTER_FIGURES, /* shard -> each shard in turn, and back: collecting what operators look at
 			 */
 	LETTER_BYE,     /* home -> shard: the last publisher has left and the topic says goodbye */
-	/* These three belong to their senders, so that ending and watching need no memory. */
-	LETTER_DRAINED,   /* shard -> shard: nothing more will come in this lane */
-	LETTER_DRAIN,     /* main -> shard: stop taking, deliver, end */
-	LETTER_HEARTBEAT, /* main -> shard: say that you turn */
-	LETTER_RELOAD,    /* main -> shard: another configuration */
+	/* These four belong to their senders, so that ending and watching need no memory. */
+	LETTER_PUBLISHED_ALL, /* shard -> home, gated lane: nothing more will come in it */
+	LETTER_DELIVERED_ALL, /* home -> shard: nothing more will come in the free lane */
+	LETTER_DRAIN,         /* main -> shard: stop taking, deliver, end */
+	LETTER_HEARTBEAT,     /* main -> shard: say that you turn */
+	LETTER_RELOAD,        /* main -> shard: another configuration */
+	LETTER_KINDS
 };
 
 struct letter {

@@ -26,7 +26,7 @@ void broker_release(struct broker *b)
 	for (unsigned i = 0; b->shards != NULL && i < b->shards_n; i++)
 		shard_release(&b->shards[i]);
 	if (b->mailbox != NULL)
-		letters_discard(b->mailbox, b->shards_n);
+		letters_discard(letter_uses, b->mailbox, b->shards_n);
 	mailbox_free(b->mailbox);
 	listeners_close(b);
 	placement_release(&b->placement);

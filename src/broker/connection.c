@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -41,11 +42,12 @@ static void become(struct connection *c, enum connection_state state)
 	c->state = (uint8_t)state;
 }
 
-void connection_receipt(struct shard *s, uint32_t slot, uint32_t generation)
+void connection_receipt(struct shard *s, struct topic_letter *l)
 {
-	struct socket *socket = socket_at(&s->sockets, slot, generation);
+	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
 	struct connection *c;
 
+	free(l);
 	if (socket == NULL)
 		return;
 	c = connection_of(socket);
@@ -385,7 +387,7 @@ static void sent(struct socket *socket, int result)
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
 	if (c->reply_len > 0 || c->reply_flying_len > 0 || c->state == CONNECTION_FINISHING ||
-	    http_answer_sending(c))
+	    (c->http != NULL && http_answer_sending(c)))
 		connection_flush(c);
 	if (c->http != NULL)
 		http_session_resume(c);

@@ -99,7 +99,7 @@ static void mark(struct shard *s, enum mailbox_lane lane)
 {
 	s->drain.marked[lane] = true;
 	for (unsigned to = 0; to < s->broker->shards_n; to++)
-		shard_post(s, to, lane, &s->drain.drained);
+		shard_post(s, to, lane, &s->drain.marks_out[lane]);
 }
 
 /* First everybody is closed, in order, so that the kernel holds nothing of anybody; should that
@@ -124,14 +124,22 @@ void drain_init(struct shard *s)
 {
 	deadline_class_init(&s->drain.limit, 0);
 	deadline_init(&s->drain.limit_deadline);
+	s->drain.marks_out[LANE_GATED].kind = LETTER_PUBLISHED_ALL;
+	s->drain.marks_out[LANE_FREE].kind = LETTER_DELIVERED_ALL;
 	reactor_watch(&s->reactor, &s->drain.limit, give_up, s);
 	deadline_class_init(&s->drain.pace, PACE_MS * NS_PER_MS);
 	deadline_init(&s->drain.pace_deadline);
 	reactor_watch(&s->reactor, &s->drain.pace, go_on_with_goodbyes, s);
 }
 
-void drain_begin(struct shard *s)
+void drain_heard(struct shard *s, struct letter *letter)
 {
+	s->drain.marks[letter->kind == LETTER_PUBLISHED_ALL ? LANE_GATED : LANE_FREE]++;
+}
+
+void drain_asked(struct shard *s, struct letter *letter)
+{
+	(void)letter;
 	if (s->drain.draining)
 		return;
 	s->drain.draining = true;
@@ -171,8 +179,12 @@ void drain_go_on(struct shard *s)
  * marks is for nobody. */
 bool drain_is_over(const struct shard *s)
 {
+	const struct drain *d = &s->drain;
+
+	if (s->clients.connections_n > 0)
+		return false;
 	/* A mark that waits for room in its lane holds up all that comes before it. */
-	return s->clients.connections_n == 0 &&
-	       (s->drain.cut_off || (s->drain.marks[LANE_FREE] > s->broker->shards_n &&
-				     !mail_holds(&s->mail, &s->drain.drained)));
+	return d->cut_off || (d->marks[LANE_FREE] > s->broker->shards_n &&
+			      !mail_holds(&s->mail, &d->marks_out[LANE_GATED]) &&
+			      !mail_holds(&s->mail, &d->marks_out[LANE_FREE]));
 }

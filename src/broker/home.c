@@ -28,6 +28,12 @@ struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
 	return l;
 }
 
+void subscribe_letter_free(struct subscribe_letter *l)
+{
+	subscribe_letter_release(l);
+	free(l);
+}
+
 void subscribe_letter_release(struct subscribe_letter *l)
 {
 	for (size_t i = 0; i < l->blocks_n; i++)
@@ -213,6 +219,12 @@ void home_bound_history(struct shard *s)
 	bound_history(s, 0);
 }
 
+void sequenced_letter_free(struct sequenced_letter *l)
+{
+	block_unref(l->block);
+	free(l);
+}
+
 /* Tells the publisher of a message its number, or why it has none. */
 static void send_receipt(struct shard *s, struct block *b, int error)
 {
@@ -270,16 +282,14 @@ void home_publish(struct shard *s, struct block *b)
 		home_weigh(s, t);
 	/* Every receiver's hold is there before the first letter leaves. */
 	left = t->shards_n;
+	b->letter.kind = LETTER_DELIVER;
 	if (left > 0)
 		block_ref(b, left);
 	for (unsigned word = 0; left > 0; word++) {
 		for (uint64_t bits = t->shards[word]; bits != 0; bits &= bits - 1, left--) {
 			unsigned shard = word * 64 + (unsigned)__builtin_ctzll(bits);
 
-			if (shard == s->id)
-				subscriptions_deliver(s, b);
-			else
-				shard_post(s, shard, LANE_FREE, &b->letter);
+			shard_post(s, shard, LANE_FREE, &b->letter);
 		}
 	}
 	if (b->receipt != NULL)

@@ -5,10 +5,6 @@
 #include <string.h>
 
 #include "base/log.h"
-#include "broker/fetch.h"
-#include "broker/home.h"
-#include "broker/objects.h"
-#include "broker/shard.h"
 #include "engine/reactor.h"
 #include "topic/block.h"
 #include "topic/letter.h"
@@ -22,7 +18,7 @@ enum {
 
 static size_t letter_bytes(const struct letter *letter)
 {
-	return letter->kind == LETTER_BLOCK
+	return letter->kind == LETTER_PUBLISH || letter->kind == LETTER_DELIVER
 		       ? block_bytes((const struct block *)(const void *)letter)
 		       : 0;
 }
@@ -30,15 +26,20 @@ static size_t letter_bytes(const struct letter *letter)
 /* ---- one outbox ---- */
 
 /* A letter that cannot be kept would be lost silently, and with it somebody's order or count. */
+static void *grown(const struct mail *m, void *letters, uint32_t n, unsigned to)
+{
+	letters = realloc(letters, 2 * (size_t)n * sizeof(void *));
+	if (letters != NULL)
+		return letters;
+	log_error("reactor %u: out of memory, and %u letters wait for reactor %u", m->reactor->id,
+		  n, to);
+	abort();
+}
+
 static void outbox_grow(struct outbox *o, const struct mail *m, unsigned to)
 {
-	void **letters = realloc(o->own, 2 * (size_t)o->slots_n * sizeof(void *));
+	void **letters = grown(m, o->own, o->slots_n, to);
 
-	if (letters == NULL) {
-		log_error("reactor %u: out of memory, and %u letters wait for reactor %u",
-			  m->reactor->id, o->n, to);
-		abort();
-	}
 	if (o->own == NULL)
 		memcpy(letters, o->letters, o->n * sizeof(void *));
 	o->letters = o->own = letters;
@@ -131,19 +132,25 @@ static int outboxes_init(struct outboxes *all, const struct mail *m)
 	return 0;
 }
 
-int mail_init(struct mail *m, struct reactor *reactor, unsigned shards_n, uint32_t lane_entries)
+int mail_init(struct mail *m, struct reactor *reactor, const struct letter_use *uses,
+	      unsigned shards_n, uint32_t lane_entries)
 {
-	*m = (struct mail){ .reactor = reactor,
-			    .shards_n = shards_n,
-			    .lane_entries = lane_entries };
+	*m = (struct mail){
+		.reactor = reactor, .uses = uses, .shards_n = shards_n, .lane_entries = lane_entries
+	};
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 		if (outboxes_init(&m->lanes[lane], m) != 0)
 			return -ENOMEM;
-	return 0;
+	m->own.slots_n = outbox_slots(m);
+	m->own.letters = malloc(m->own.slots_n * sizeof(*m->own.letters));
+	return m->own.letters != NULL ? 0 : -ENOMEM;
 }
 
 void mail_release(struct mail *m)
 {
+	for (uint32_t i = m->own.first; i < m->own.n; i++)
+		letter_discard(m->uses, m->own.letters[i]);
+	free(m->own.letters);
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++) {
 		struct outboxes *all = &m->lanes[lane];
 
@@ -151,13 +158,42 @@ void mail_release(struct mail *m)
 			struct outbox *o = &all->to[to];
 
 			for (uint32_t i = 0; i < o->n; i++)
-				letter_discard(o->letters[i]);
+				letter_discard(m->uses, o->letters[i]);
 			free(o->own);
 		}
 		free(all->to);
 		free(all->slots);
 		free(all->waiting);
 	}
+}
+
+void mail_make_room(struct mail *m)
+{
+	struct own_mail *own = &m->own;
+
+	if (own->first >= own->slots_n / 2) {
+		own->n -= own->first;
+		memmove(own->letters, own->letters + own->first, own->n * sizeof(*own->letters));
+		own->first = 0;
+		return;
+	}
+	own->letters = grown(m, own->letters, own->slots_n, m->reactor->id);
+	own->slots_n *= 2;
+}
+
+bool mail_read_own(struct mail *m, struct shard *reader, unsigned max)
+{
+	struct own_mail *own = &m->own;
+
+	for (; max > 0 && own->first < own->n; max--) {
+		struct letter *letter = own->letters[own->first++];
+
+		m->uses[letter->kind].read(reader, letter);
+	}
+	if (own->first < own->n)
+		return true;
+	own->first = own->n = 0;
+	return false;
 }
 
 void mail_post(struct mail *m, unsigned to, enum mailbox_lane lane, struct letter *letter)
@@ -225,6 +261,9 @@ bool mail_flush(struct mail *m)
 
 bool mail_holds(const struct mail *m, const struct letter *letter)
 {
+	for (uint32_t i = m->own.first; i < m->own.n; i++)
+		if (m->own.letters[i] == letter)
+			return true;
 	for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 		for (unsigned i = 0; i < m->lanes[lane].waiting_n; i++) {
 			const struct outbox *o = &m->lanes[lane].to[m->lanes[lane].waiting[i]];
@@ -257,34 +296,7 @@ bool mail_lags(const struct mail *m)
 
 /* ---- letters without a reader ---- */
 
-void letter_discard(struct letter *letter)
-{
-	if (letter->kind == LETTER_BLOCK) {
-		block_unref((struct block *)(void *)letter);
-		return;
-	}
-	if (letter->kind == LETTER_FETCH || letter->kind == LETTER_COUNT ||
-	    letter->kind == LETTER_FETCHED) {
-		fetch_letter_free((struct fetch_letter *)(void *)letter);
-		return;
-	}
-	if (letter->kind == LETTER_DRAINED || letter->kind == LETTER_DRAIN ||
-	    letter->kind == LETTER_HEARTBEAT)
-		return;
-	if (letter->kind == LETTER_RELOAD) {
-		struct reload_letter *l = (struct reload_letter *)(void *)letter;
-
-		objects_unref(l->objects);
-		free(l->idle_topics);
-	}
-	if (letter->kind == LETTER_SEQUENCED)
-		block_unref(((struct sequenced_letter *)(void *)letter)->block);
-	if (letter->kind == LETTER_SUBSCRIBE || letter->kind == LETTER_SUBSCRIBED)
-		subscribe_letter_release((struct subscribe_letter *)(void *)letter);
-	free(letter);
-}
-
-void letters_discard(struct mailbox *mailbox, unsigned shards_n)
+void letters_discard(const struct letter_use *uses, struct mailbox *mailbox, unsigned shards_n)
 {
 	for (unsigned to = 0; to < shards_n; to++)
 		for (unsigned from = 0; from < mailbox_senders(mailbox); from++)
@@ -294,6 +306,6 @@ void letters_discard(struct mailbox *mailbox, unsigned shards_n)
 
 				while (mailbox_pop(mailbox, to, from, lane, &letter, 1, &again) ==
 				       1)
-					letter_discard(letter);
+					letter_discard(uses, letter);
 			}
 }

@@ -350,7 +350,7 @@ void route_sequenced(struct shard *s, struct sequenced_letter *l)
 						      .headers = "Cache-Control: no-store\r\n",
 						      .body = { body, n } });
 	}
-	letter_discard(&l->letter);
+	sequenced_letter_free(l);
 }
 
 /* What of the past a subscriber wants; false: malformed. */

@@ -24,7 +24,9 @@ enum {
 	REPLAY_QUOTA = 32,       /* sends of the past in a turn: what is live waits for these */
 	COMPLETION_BATCH = 8192, /* handled before anything else moves: all, but for floods */
 	TURN_US = 1000,          /* about as long as anybody has to wait for the others */
-	BACKLOG_CHECK_MS = 250,
+	OWN_LETTERS_MAX = 4096,  /* of this shard to itself, read in a turn */
+	BACKLOG_CHECK_MS =
+		200, /* less than a tick: each finds it due, whatever the turn has taken */
 	SWEEP_SECONDS = 1,
 };
 
@@ -40,16 +42,6 @@ unsigned shard_home(const struct shard *s, uint64_t hash)
 {
 	/* The upper bits choose the shard, the lower ones the place in its table. */
 	return (unsigned)((hash >> 32) * s->broker->shards_n >> 32);
-}
-
-static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *letter);
-
-void shard_post(struct shard *s, unsigned to, enum mailbox_lane lane, struct letter *letter)
-{
-	if (to == s->id)
-		read_letter(s, lane, letter);
-	else
-		mail_post(&s->mail, to, lane, letter);
 }
 
 /* Nothing more is taken in while backlogs are evicted, or they would grow faster than they go. */
@@ -153,8 +145,15 @@ struct reload_letter *reload_letter_new(const struct config *config, struct obje
 				     .reload = reload };
 	if (l->idle_topics != NULL)
 		return l;
-	letter_discard(&l->letter);
+	reload_letter_free(l);
 	return NULL;
+}
+
+void reload_letter_free(struct reload_letter *l)
+{
+	objects_unref(l->objects);
+	free(l->idle_topics);
+	free(l);
 }
 
 static void reload(struct shard *s, struct reload_letter *l)
@@ -173,84 +172,94 @@ static void reload(struct shard *s, struct reload_letter *l)
 		config_free(l->reload->before);
 		free(l->reload);
 	}
+	free(l);
 }
 
-static void read_letter(struct shard *s, enum mailbox_lane lane, struct letter *letter)
+static void watchdog_asks(struct shard *s, struct heartbeat_letter *l)
 {
-	struct topic_letter *about = (struct topic_letter *)(void *)letter;
+	atomic_store(&s->watched.round, l->round);
+}
 
-	switch (letter->kind) {
-	case LETTER_BLOCK:
-		if (lane == LANE_GATED)
-			home_publish(s, (struct block *)(void *)letter);
-		else
-			subscriptions_deliver(s, (struct block *)(void *)letter);
-		return;
-	case LETTER_SUBSCRIBE:
-		home_subscribe(s, (struct subscribe_letter *)(void *)letter);
-		return;
-	case LETTER_SUBSCRIBED:
-		subscription_answered(s, (struct subscribe_letter *)(void *)letter);
-		return;
-	case LETTER_UNSUBSCRIBE:
-		home_unsubscribe(s, about);
-		return;
-	case LETTER_JOIN:
-		home_join(s, about);
-		return;
-	case LETTER_REFUSED:
-		publisher_refused(s, about);
-		return;
-	case LETTER_LEAVE:
-		home_leave(s, about);
-		return;
-	case LETTER_SYNC:
-		home_sync(s, about);
-		return;
-	case LETTER_RECEIPT:
-		connection_receipt(s, about->slot, about->generation);
-		break;
-	case LETTER_SEQUENCED:
-		route_sequenced(s, (struct sequenced_letter *)(void *)letter);
-		return;
-	case LETTER_FETCH:
-		home_fetch(s, (struct fetch_letter *)(void *)letter);
-		return;
-	case LETTER_COUNT:
-		fetch_count(s, (struct fetch_letter *)(void *)letter);
-		return;
-	case LETTER_FETCHED:
-		fetch_answered(s, (struct fetch_letter *)(void *)letter);
-		return;
-	case LETTER_FIGURES:
-		s->broker->figures(s, letter);
-		return;
-	case LETTER_BYE:
-		subscriptions_bye(s, about);
-		return;
-	case LETTER_DRAINED:
-		s->drain.marks[lane]++;
-		return;
-	case LETTER_DRAIN:
-		drain_begin(s);
-		return;
-	case LETTER_HEARTBEAT:
-		atomic_store(&s->watched.round, ((struct heartbeat_letter *)(void *)letter)->round);
-		return;
-	case LETTER_RELOAD:
-		reload(s, (struct reload_letter *)(void *)letter);
-		break;
-	default:
-		abort();
-	}
+static void figures(struct shard *s, struct letter *letter)
+{
+	s->broker->figures(s, letter);
+}
+
+static void free_letter(struct letter *letter)
+{
 	free(letter);
 }
 
+/* Each function with the letter as it knows it. */
+#define READER(function, type)                                                                     \
+	static void read_##function(struct shard *s, struct letter *letter)                        \
+	{                                                                                          \
+		function(s, (type *)(void *)letter);                                               \
+	}
+#define DISCARD(function, type)                                                                    \
+	static void discard_##function(struct letter *letter)                                      \
+	{                                                                                          \
+		function((type *)(void *)letter);                                                  \
+	}
+
+READER(home_publish, struct block)
+READER(subscriptions_deliver, struct block)
+READER(home_subscribe, struct subscribe_letter)
+READER(subscription_answered, struct subscribe_letter)
+READER(home_unsubscribe, struct topic_letter)
+READER(home_join, struct topic_letter)
+READER(publisher_refused, struct topic_letter)
+READER(home_leave, struct topic_letter)
+READER(home_sync, struct topic_letter)
+READER(connection_receipt, struct topic_letter)
+READER(route_sequenced, struct sequenced_letter)
+READER(home_fetch, struct fetch_letter)
+READER(fetch_count, struct fetch_letter)
+READER(fetch_answered, struct fetch_letter)
+READER(subscriptions_bye, struct topic_letter)
+READER(watchdog_asks, struct heartbeat_letter)
+READER(reload, struct reload_letter)
+DISCARD(block_unref, struct block)
+DISCARD(subscribe_letter_free, struct subscribe_letter)
+DISCARD(sequenced_letter_free, struct sequenced_letter)
+DISCARD(fetch_letter_free, struct fetch_letter)
+DISCARD(reload_letter_free, struct reload_letter)
+
+const struct letter_use letter_uses[LETTER_KINDS] = {
+	[LETTER_PUBLISH] = { read_home_publish, discard_block_unref },
+	[LETTER_DELIVER] = { read_subscriptions_deliver, discard_block_unref },
+	[LETTER_SUBSCRIBE] = { read_home_subscribe, discard_subscribe_letter_free },
+	[LETTER_SUBSCRIBED] = { read_subscription_answered, discard_subscribe_letter_free },
+	[LETTER_UNSUBSCRIBE] = { read_home_unsubscribe, free_letter },
+	[LETTER_JOIN] = { read_home_join, free_letter },
+	[LETTER_REFUSED] = { read_publisher_refused, free_letter },
+	[LETTER_LEAVE] = { read_home_leave, free_letter },
+	[LETTER_SYNC] = { read_home_sync, free_letter },
+	[LETTER_RECEIPT] = { read_connection_receipt, free_letter },
+	[LETTER_SEQUENCED] = { read_route_sequenced, discard_sequenced_letter_free },
+	[LETTER_FETCH] = { read_home_fetch, discard_fetch_letter_free },
+	[LETTER_COUNT] = { read_fetch_count, discard_fetch_letter_free },
+	[LETTER_FETCHED] = { read_fetch_answered, discard_fetch_letter_free },
+	[LETTER_FIGURES] = { figures, free_letter },
+	[LETTER_BYE] = { read_subscriptions_bye, free_letter },
+	[LETTER_PUBLISHED_ALL] = { drain_heard, NULL },
+	[LETTER_DELIVERED_ALL] = { drain_heard, NULL },
+	[LETTER_DRAIN] = { drain_asked, NULL },
+	[LETTER_HEARTBEAT] = { read_watchdog_asks, NULL },
+	[LETTER_RELOAD] = { read_reload, discard_reload_letter_free },
+};
+
 static void letters(void *context, unsigned sender, enum mailbox_lane lane, void **list, unsigned n)
 {
+	struct shard *s = context;
+
 	(void)sender;
-	for (unsigned i = 0; i < n; i++)
-		read_letter(context, lane, list[i]);
+	(void)lane;
+	for (unsigned i = 0; i < n; i++) {
+		struct letter *letter = list[i];
+
+		letter_uses[letter->kind].read(s, letter);
+	}
 }
 
 /* ---- messages ---- */
@@ -357,6 +366,8 @@ static bool flush(void *context)
 	struct shard *s = context;
 	bool more = sockets_flush(&s->sockets), room;
 
+	if (mail_own_waits(&s->mail))
+		(void)mail_read_own(&s->mail, s, OWN_LETTERS_MAX);
 	(void)budget_check(s);
 	home_bound_history(s);
 	more |= fetch_flush(s);
@@ -384,8 +395,8 @@ static bool flush(void *context)
 		 * turn, which must not be slept through. */
 		more = true;
 	}
-	return more || !list_empty(&s->audience.dirty) || !list_empty(&s->audience.replays) ||
-	       !list_empty(&s->sockets.dying);
+	return more || mail_own_waits(&s->mail) || !list_empty(&s->audience.dirty) ||
+	       !list_empty(&s->audience.replays) || !list_empty(&s->sockets.dying);
 }
 
 static void check_backlogs(void *context, struct deadline *d)
@@ -460,10 +471,8 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	};
 	int err;
 
-	*s = (struct shard){
-		.id = id, .broker = b, .config = config, .drain.drained = { LETTER_DRAINED }
-	};
-	err = mail_init(&s->mail, &s->reactor, b->shards_n, e->lane_entries);
+	*s = (struct shard){ .id = id, .broker = b, .config = config };
+	err = mail_init(&s->mail, &s->reactor, letter_uses, b->shards_n, e->lane_entries);
 	if (err != 0)
 		return err;
 	s->home.idle_topics = lists_new(config->topic_n + 1);

@@ -216,19 +216,15 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 	i->subscribers--;
 	subscriptions_let_go(s, i);
 	if (l != NULL)
-		letter_discard(&l->letter);
+		subscribe_letter_free(l);
 }
 
 bool subscription_ask_last(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 	struct interest *i = sub->interest;
-	struct topic_letter *l;
+	struct topic_letter *l = topic_letter_new(LETTER_SYNC, i->named.name, i->named.hash);
 
-	/* What this shard is home of it has already. */
-	if (i->home == c->shard->id)
-		return false;
-	l = topic_letter_new(LETTER_SYNC, i->named.name, i->named.hash);
 	if (l == NULL)
 		return false;
 	l->shard = c->shard->id;
@@ -373,7 +369,7 @@ void subscriptions_bye(struct shard *s, struct topic_letter *l)
 		i->subscribers--;
 		subscriptions_let_go(s, i);
 	}
-	letter_discard(&l->letter);
+	free(l);
 }
 
 void subscription_overtake(struct subscription *sub)

@@ -31,7 +31,7 @@ struct block *block_new_labelled(struct span name, uint64_t hash, const struct b
 	       l->version.len <= BLOCK_LABEL_MAX && l->encoding.len <= BLOCK_LABEL_MAX);
 	if (b == NULL)
 		return NULL;
-	*b = (struct block){ .letter = { LETTER_BLOCK },
+	*b = (struct block){ .letter = { LETTER_PUBLISH },
 			     .holders = 1,
 			     .name_len = (uint8_t)name.len,
 			     .type_len = (uint8_t)l->type.len,

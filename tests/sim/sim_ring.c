@@ -499,11 +499,8 @@ static bool timer_goes_on(struct request *r)
 	return complete(r, -ETIME, may_go_on(), -1);
 }
 
-static bool goes_on(struct request *r)
+static bool proceeds(struct request *r)
 {
-	/* A cancelled request ends one way or the other. */
-	if (r->cancelled && (sim.calm || r->op == REQUEST_TIMER || random_one_in(&sim.random, 2)))
-		return complete(r, r->done > 0 ? (int)r->done : -ECANCELED, false, -1);
 	switch (r->op) {
 	case REQUEST_ACCEPT:
 		return accept_goes_on(r);
@@ -521,6 +518,17 @@ static bool goes_on(struct request *r)
 	default:
 		return false;
 	}
+}
+
+static bool goes_on(struct request *r)
+{
+	/* A cancelled request ends one way or the other, and does not wait for anything. */
+	bool ends = r->cancelled &&
+		    (sim.calm || r->op == REQUEST_TIMER || random_one_in(&sim.random, 2));
+
+	if (!ends && proceeds(r))
+		return true;
+	return r->cancelled && complete(r, r->done > 0 ? (int)r->done : -ECANCELED, false, -1);
 }
 
 static void arm(struct request *r)

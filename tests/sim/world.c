@@ -401,7 +401,7 @@ static void stop_broker(void)
 	struct broker *b = &sim.broker;
 
 	for (unsigned i = 0; i < posted_n; i++)
-		letter_discard(posted[i].letter);
+		letter_discard(letter_uses, posted[i].letter);
 	/* No descriptors of this process. */
 	for (unsigned i = 0; i < b->shards_n; i++)
 		b->listeners[0].fds[i] = -1;

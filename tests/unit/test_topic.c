@@ -54,7 +54,7 @@ static void block_carries_its_topic_and_grows_in_place(void **state)
 		assert_int_equal(block_body(b)[i], 'a' + i % 26);
 	assert_true(span_equal(block_name(b), SPAN("a.topic")));
 	assert_int_equal(b->hash, 4711);
-	assert_int_equal(b->letter.kind, LETTER_BLOCK);
+	assert_int_equal(b->letter.kind, LETTER_PUBLISH);
 	assert_true(list_empty(&b->age));
 	b = block_trim(b);
 	assert_true(b->capacity < 100000 + 4096);
