@@ -3,11 +3,12 @@
 import contextlib
 import ctypes
 import os
+import queue
 import re
-import select
 import signal
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -19,12 +20,21 @@ UNIT = ROOT / "deploy/broker.service"
 
 
 class Manager:
-    """The other end of NOTIFY_SOCKET."""
+    """The other end of NOTIFY_SOCKET. It reads all the time, as systemd does: a broker waits in a full queue (of 10)."""
 
     def __init__(self, directory):
         self.path = str(directory / "notify")
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(self.path)
+        self.heard = queue.Queue()
+        threading.Thread(target=self.read, daemon=True).start()
+
+    def read(self):
+        while message := self.socket.recv(4096):
+            self.heard.put(message)
+
+    def close(self):
+        self.socket.shutdown(socket.SHUT_RDWR)
 
     def environment(self, **more):
         """For preexec."""
@@ -32,9 +42,11 @@ class Manager:
 
     def hears(self, seconds=PATIENCE):
         """The next message; None: there was none."""
-        if not select.select([self.socket], [], [], seconds)[0]:
+        try:
+            message = self.heard.get(timeout=seconds)
+        except queue.Empty:
             return None
-        return dict(line.split("=", 1) for line in self.socket.recv(4096).decode().splitlines())
+        return dict(line.split("=", 1) for line in message.decode().splitlines())
 
     def forget(self):
         while self.hears(0):
@@ -43,7 +55,9 @@ class Manager:
 
 @pytest.fixture
 def manager(tmp_path):
-    return Manager(tmp_path)
+    manager = Manager(tmp_path)
+    yield manager
+    manager.close()
 
 
 def test_the_manager_hears_ready_reloading_and_stopping(start, manager):
