@@ -454,7 +454,7 @@ def test_a_second_signal_ends_a_lame_duck_at_once(start):
     broker.loop.sleep(0.3)
     assert not subscriber.ended
     broker.send_signal(signal.SIGTERM)
-    broker.finish(2 * FACTOR, codes=(1,), counters=False)
+    broker.finish(at_most(2), codes=(1,), counters=False)
 
 
 def test_a_stop_of_an_idle_broker_takes_no_time(start):
