@@ -25,6 +25,16 @@ struct address {
 
 /* What is wrong with the text; NULL: nothing, and *out is its address, which borrows the text. */
 const char *address_parse(const char *text, struct address *out);
+/* Addresses with the same first bits: "10.0.0.0/8", "2001:db8::/32", or one alone. */
+struct network {
+	unsigned char address[16]; /* IPv4 as IPv6 has it */
+	unsigned bits;             /* of these 16 bytes */
+};
+
+/* What is wrong with the text; NULL: nothing. */
+const char *network_parse(const char *text, struct network *out);
+bool network_has(const struct network *network, const unsigned char address[16]);
+
 /* Whether a listener on a would also get what is meant for b. [::] takes IPv4 as well,
  * unless it is v6only. */
 bool address_covers(const struct address *a, const struct address *b);

@@ -25,12 +25,15 @@ enum { CONFIG_PROTOCOL_LINE = 1 << 0, CONFIG_PROTOCOL_HTTP = 1 << 1 };
 enum { CONFIG_REACTORS_MAX = 1024, CONFIG_REACTORS_AUTO = 0 };
 
 struct config_listen {
-	char *title;        /* "main" */
-	char *address;      /* as written: "127.0.0.1:8080", "[::]:8080", "unix:/path" */
-	unsigned protocols; /* CONFIG_PROTOCOL_* */
-	bool v6only;        /* of [::]: no IPv4 */
-	unsigned mode;      /* of a unix socket's file; 0: as the umask says */
-	char *owner;        /* of it: names or numbers; empty: whoever runs the broker */
+	char *title;         /* "main" */
+	char *address;       /* as written: "127.0.0.1:8080", "[::]:8080", "unix:/path" */
+	unsigned protocols;  /* CONFIG_PROTOCOL_* */
+	bool proxy_protocol; /* a header comes first from these, who are proxies */
+	char **proxy_from;   /* addresses and networks (base/address.h) */
+	size_t proxy_from_n;
+	bool v6only;   /* of [::]: no IPv4 */
+	unsigned mode; /* of a unix socket's file; 0: as the umask says */
+	char *owner;   /* of it: names or numbers; empty: whoever runs the broker */
 	char *group;
 };
 

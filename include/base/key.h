@@ -22,6 +22,7 @@ enum key_kind {
 	KIND_TEXT,
 	KIND_TEXTS,
 	KIND_ADDRESS,
+	KIND_NETWORKS, /* texts that are addresses or networks */
 };
 
 struct key {
@@ -35,7 +36,7 @@ struct key {
 	bool restart; /* a reload cannot change it */
 	size_t offset;
 	size_t size;
-	size_t count_offset; /* of a KIND_TEXTS */
+	size_t count_offset; /* of a list of texts */
 };
 
 /* What is wrong with a value; NULL: nothing, and a number is in *number. */
@@ -49,7 +50,6 @@ int key_store(const struct key *key, void *base, const char *text);
 int key_store_default(const struct key *key, void *base);
 /* Back to zero; frees what was stored. */
 void key_clear(const struct key *key, void *base);
-/* Lists cannot be compared. */
 bool key_same(const struct key *key, const void *a, const void *b);
 
 #endif

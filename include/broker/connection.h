@@ -23,6 +23,7 @@
 
 struct block;
 struct http_session;
+struct listener;
 struct publisher;
 struct shard;
 struct subscription;
@@ -79,13 +80,15 @@ struct connection {
 	enum drop_reason reason;   /* why what it does not get is dropped */
 	unsigned char address[16]; /* of the peer, where connections are counted per address */
 	bool late;                 /* came while draining */
+	bool header;               /* of the PROXY protocol is to come first */
+	bool proxied, local;       /* there was one; its client is on this machine */
 };
 
 void connections_init(struct shard *shard);
 /* Ends all that are left, at once; the reactor does not turn any more. */
 void connections_release(struct shard *shard);
-/* A client has been accepted on a listener with these protocols; takes the fd over. */
-void connection_open(struct shard *shard, int fd, unsigned protocols);
+/* A client has been accepted on this listener; takes the fd over. */
+void connection_open(struct shard *shard, int fd, const struct listener *listener);
 /* Adds to what it has to say. False: out of memory, the connection is closed. */
 bool connection_reply(struct connection *connection, struct span text);
 /* Sends what there is to send, if nothing is in flight. Its cursor, if it is ready, becomes busy.

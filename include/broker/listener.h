@@ -17,6 +17,7 @@
 
 struct broker;
 struct config;
+struct network;
 struct shard;
 
 /* A shard's share of accepting. */
@@ -32,6 +33,9 @@ struct listener {
 	unsigned protocols; /* CONFIG_PROTOCOL_* */
 	int *fds;           /* by shard; -1: none there */
 	char *unix_path;    /* to be removed at the end, if it is still this file; or NULL */
+	bool proxy_protocol;
+	struct network *proxies; /* whose connections begin with a header */
+	size_t proxies_n;
 	dev_t unix_device;
 	ino_t unix_inode;
 };
@@ -61,6 +65,9 @@ void listeners_configure(struct shard *shard);
  * thread. */
 const char *listener_enter(struct broker *broker, const struct config *config,
 			   const unsigned char address[16]);
+/* Whether whoever connects from there is a proxy, which says first whose connection it is. A unix
+ * socket's peers all are. */
+bool listener_proxied(const struct listener *listener, const unsigned char address[16]);
 void listener_leave(struct broker *broker, const unsigned char address[16]);
 
 #endif

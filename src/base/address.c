@@ -48,6 +48,37 @@ const char *address_parse(const char *text, struct address *out)
 	return port <= UINT16_MAX ? NULL : "has too high a port";
 }
 
+const char *network_parse(const char *text, struct network *out)
+{
+	const char *slash = strchr(text, '/');
+	bool v6 = strchr(text, ':') != NULL;
+	unsigned long most = v6 ? 128 : 32, bits = most;
+	char host[INET6_ADDRSTRLEN], *end;
+	int len = slash != NULL ? (int)(slash - text) : (int)strlen(text);
+
+	*out = (struct network){ .bits = 0 };
+	if (!v6)
+		memcpy(out->address + 10, "\xff\xff", 2);
+	if (snprintf(host, sizeof(host), "%.*s", len, text) >= (int)sizeof(host) ||
+	    inet_pton(v6 ? AF_INET6 : AF_INET, host, out->address + (v6 ? 0 : 12)) != 1)
+		return "is no address or network";
+	if (slash != NULL) {
+		bits = strtoul(slash + 1, &end, 10);
+		if (slash[1] < '0' || slash[1] > '9' || *end != 0 || bits > most)
+			return "has no number of bits";
+	}
+	out->bits = (unsigned)(bits + 128 - most);
+	return NULL;
+}
+
+bool network_has(const struct network *n, const unsigned char address[16])
+{
+	unsigned whole = n->bits / 8, rest = n->bits % 8;
+
+	return memcmp(n->address, address, whole) == 0 &&
+	       (rest == 0 || (n->address[whole] ^ address[whole]) >> (8 - rest) == 0);
+}
+
 bool address_covers(const struct address *a, const struct address *b)
 {
 	static const struct in6_addr every_ipv4 = { { { [10] = 0xff, [11] = 0xff } } };

@@ -59,6 +59,9 @@ const struct key config_keys[] = {
 
 	KEY(listen, address, .kind = KIND_ADDRESS, RESTART),
 	KEY(listen, protocols, WORDS("line|http"), RESTART),
+	KEY(listen, proxy_protocol, FLAG("false"), RESTART),
+	KEY(listen, proxy_from, .kind = KIND_NETWORKS,
+	    .count_offset = offsetof(struct config_listen, proxy_from_n), RESTART),
 	KEY(listen, v6only, FLAG("false"), RESTART),
 	KEY(listen, mode, LIMITED(KIND_MODE, "", 1, 0777), OR(""), RESTART),
 	KEY(listen, owner, TEXT(""), RESTART),

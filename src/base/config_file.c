@@ -177,6 +177,14 @@ static bool listen_address(cfg_t *listen, struct address *out)
 	return true;
 }
 
+static bool trusts_nobody(cfg_t *listen)
+{
+	const char *proxied = cfg_getstr(listen, "proxy_protocol");
+
+	return proxied != NULL && strcmp(proxied, "true") == 0 &&
+	       cfg_size(listen, "proxy_from") == 0;
+}
+
 /* Called where a listener's section ends. */
 static int on_listen(cfg_t *cfg, cfg_opt_t *opt)
 {
@@ -197,6 +205,9 @@ static int on_listen(cfg_t *cfg, cfg_opt_t *opt)
 		return 0;
 	if (address.path == NULL)
 		check_no_file(listen);
+	if (address.path == NULL && trusts_nobody(listen))
+		report(loading->section_line, "proxy_from",
+		       "none at all, use the addresses of your proxies");
 	for (unsigned i = 0; i < last; i++) {
 		cfg_t *before = cfg_opt_getnsec(opt, i);
 
@@ -395,7 +406,8 @@ static cfg_t *parser_new(void)
 	for (size_t s = 0; config_sections[s].name != NULL; s++) {
 		assert(s < SECTIONS_MAX);
 		for (const struct key *k = config_keys; k->name != NULL; k++) {
-			bool list = k->kind == KIND_WORDS || k->kind == KIND_TEXTS;
+			bool list = k->kind == KIND_WORDS || k->kind == KIND_TEXTS ||
+				    k->kind == KIND_NETWORKS;
 			int flags = CFGF_NODEFAULT | (list ? CFGF_LIST : 0);
 
 			if (!config_key_in(k, config_sections[s].name))

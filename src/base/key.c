@@ -86,6 +86,7 @@ static const char *word_parse(const char *words, const char *text, uint64_t *ind
 const char *key_parse(const struct key *key, const char *text, uint64_t *number)
 {
 	struct address address;
+	struct network network;
 	const char *wrong;
 
 	switch (key->kind) {
@@ -108,6 +109,8 @@ const char *key_parse(const struct key *key, const char *text, uint64_t *number)
 		return *text != '\0' ? NULL : "is empty";
 	case KIND_ADDRESS:
 		return address_parse(text, &address);
+	case KIND_NETWORKS:
+		return network_parse(text, &network);
 	}
 	return NULL;
 }
@@ -152,6 +155,9 @@ void key_print_right(FILE *to, const struct key *key)
 	case KIND_TEXTS:
 		fprintf(to, "use some text");
 		break;
+	case KIND_NETWORKS:
+		fprintf(to, "use some like 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32");
+		break;
 	case KIND_ADDRESS:
 		fprintf(to, "use one like %s, [::1]:8080 or unix:/path (a path of up to %zu bytes)",
 			ADDRESS_STANDARD, (size_t)ADDRESS_PATH_MAX);
@@ -189,11 +195,15 @@ static int text_add(const struct key *key, void *base, char *copy)
 	return 0;
 }
 
+static bool is_list(const struct key *key)
+{
+	return key->kind == KIND_TEXTS || key->kind == KIND_NETWORKS;
+}
+
 int key_store(const struct key *key, void *base, const char *text)
 {
 	void *field = value_at(key, base);
-	bool textual =
-		key->kind == KIND_TEXT || key->kind == KIND_TEXTS || key->kind == KIND_ADDRESS;
+	bool textual = key->kind == KIND_TEXT || key->kind == KIND_ADDRESS || is_list(key);
 	uint64_t number = 0;
 	const char *wrong = key_parse(key, text, &number);
 	char *copy;
@@ -203,7 +213,7 @@ int key_store(const struct key *key, void *base, const char *text)
 		copy = strdup(text);
 		if (copy == NULL)
 			return -ENOMEM;
-		if (key->kind == KIND_TEXTS)
+		if (is_list(key))
 			return text_add(key, base, copy);
 		*(char **)field = copy;
 	} else if (key->kind == KIND_WORDS) {
@@ -234,7 +244,7 @@ void key_clear(const struct key *key, void *base)
 {
 	if (key->kind == KIND_TEXT || key->kind == KIND_ADDRESS)
 		free(*(char **)value_at(key, base));
-	if (key->kind == KIND_TEXTS) {
+	if (is_list(key)) {
 		char **texts = *(char ***)value_at(key, base);
 
 		while (*value_count(key, base) > 0)
@@ -246,7 +256,16 @@ void key_clear(const struct key *key, void *base)
 
 bool key_same(const struct key *key, const void *a, const void *b)
 {
-	assert(key->kind != KIND_TEXTS);
+	if (is_list(key)) {
+		char *const *these = *(char ***)value_at(key, a);
+		char *const *those = *(char ***)value_at(key, b);
+		size_t n = *value_count(key, a);
+		bool same = n == *value_count(key, b);
+
+		for (size_t i = 0; same && i < n; i++)
+			same = strcmp(these[i], those[i]) == 0;
+		return same;
+	}
 	if (key->kind == KIND_TEXT || key->kind == KIND_ADDRESS)
 		return strcmp(*(char **)value_at(key, a), *(char **)value_at(key, b)) == 0;
 	return memcmp(value_at(key, a), value_at(key, b), key->size) == 0;

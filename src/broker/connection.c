@@ -17,6 +17,7 @@
 #include "broker/listener.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
+#include "protocol/proxy.h"
 #include "protocol/sniff.h"
 #include "topic/block.h"
 
@@ -309,6 +310,78 @@ static void received_first(struct connection *c, struct span bytes)
 	}
 }
 
+static bool is_local(const unsigned char peer[16])
+{
+	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
+	static const unsigned char unix_or_v6_loopback[15];
+
+	if (memcmp(peer, mapped, 12) == 0)
+		return peer[12] == 127;
+	return memcmp(peer, unix_or_v6_loopback, 15) == 0 && peer[15] <= 1;
+}
+
+/* Whoever a proxy speaks for is who counts. False: it is refused. */
+static bool count_again(struct connection *c, const unsigned char address[16])
+{
+	struct shard *s = c->shard;
+
+	c->proxied = true;
+	c->local = is_local(address);
+	if (s->config->limits.connections_per_ip == 0 || c->counts != COUNTS_AS_CLIENT)
+		return true;
+	uncount(c);
+	c->farewell = listener_enter(s->broker, s->config, address);
+	if (c->farewell != NULL) {
+		c->counts = COUNTS_AS_REFUSED;
+		s->counters.refused++;
+		s->clients.refused_n++;
+		return false;
+	}
+	memcpy(c->address, address, sizeof(c->address));
+	c->counts = COUNTS_AS_CLIENT;
+	return true;
+}
+
+static void received(struct socket *socket, const char *data, size_t len, int error);
+
+/* A proxy's first bytes, until its header is whole; what is behind is its client's. */
+static void received_header(struct connection *c, struct span bytes)
+{
+	size_t room = PROXY_BYTES_MAX - c->input_len, n = bytes.len < room ? bytes.len : room;
+	char *kept = memory_resize(c->input, PROXY_BYTES_MAX);
+	struct proxy_header header;
+	int len;
+
+	if (kept == NULL) {
+		connection_close(c, DROP_MEMORY);
+		return;
+	}
+	c->input = kept;
+	memcpy(kept + c->input_len, bytes.data, n);
+	len = proxy_parse((struct span){ kept, c->input_len + n }, &header);
+	if (len < 0) {
+		c->socket.reset = true;
+		connection_close(c, DROP_CLOSED);
+		return;
+	}
+	if (len == 0) {
+		c->input_len += (uint32_t)n;
+		return;
+	}
+	bytes = span_skip(bytes, (size_t)len - c->input_len);
+	memory_free(c->input);
+	c->input = NULL;
+	c->input_len = 0;
+	c->header = false;
+	if (header.named && !count_again(c, header.address) &&
+	    (c->protocols == CONFIG_PROTOCOL_LINE || c->protocols == CONFIG_PROTOCOL_HTTP))
+		refuse(c);
+	if (bytes.len == 0 || c->state != CONNECTION_OPEN)
+		return;
+	c->shard->counters.received_bytes -= bytes.len; /* these are counted again */
+	received(&c->socket, bytes.data, bytes.len, 0);
+}
+
 static void received(struct socket *socket, const char *data, size_t len, int error)
 {
 	struct connection *c = connection_of(socket);
@@ -318,6 +391,10 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 		s->counters.received_bytes += len;
 		if (c->state != CONNECTION_OPEN)
 			return;
+		if (c->header) {
+			received_header(c, (struct span){ data, len });
+			return;
+		}
 		if (c->protocols == CONFIG_PROTOCOL_HTTP) {
 			http_session_received(c, (struct span){ data, len });
 			return;
@@ -531,23 +608,21 @@ uint64_t connection_evict(struct connection *c)
 
 bool connection_local(const struct connection *c)
 {
-	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
-	static const unsigned char unix_or_v6_loopback[15];
 	unsigned char peer[16];
 
+	if (c->proxied)
+		return c->local;
 	ring_peer(c->shard->reactor.ring, c->socket.fd, peer);
-	if (memcmp(peer, mapped, 12) == 0)
-		return peer[12] == 127;
-	return memcmp(peer, unix_or_v6_loopback, 15) == 0 && peer[15] <= 1;
+	return is_local(peer);
 }
 
-void connection_open(struct shard *s, int fd, unsigned protocols)
+void connection_open(struct shard *s, int fd, const struct listener *listener)
 {
 	struct connection *c = pool_take(&s->clients.connection_pool);
 	const char *refusal;
 	struct connection fresh = { .shard = s,
 				    .late = s->drain.draining,
-				    .protocols = (uint8_t)protocols,
+				    .protocols = (uint8_t)listener->protocols,
 				    .reason = DROP_CLOSED };
 
 	if (c == NULL) {
@@ -567,8 +642,11 @@ void connection_open(struct shard *s, int fd, unsigned protocols)
 	s->clients.connections_n++;
 	s->clients.late_n += c->late;
 	s->counters.accepted++;
-	if (s->config->limits.connections_per_ip > 0)
+	if (s->config->limits.connections_per_ip > 0 || listener->proxy_protocol)
 		ring_peer(s->reactor.ring, fd, c->address);
+	c->header = listener_proxied(listener, c->address);
+	if (s->config->limits.connections_per_ip == 0 || c->header)
+		memset(c->address, 0, sizeof(c->address));
 	refusal = c->late ? LINE_ERROR_TEXT("draining")
 			  : listener_enter(s->broker, s->config, c->address);
 	c->counts = refusal == NULL ? COUNTS_AS_CLIENT : COUNTS_AS_REFUSED;

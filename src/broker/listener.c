@@ -263,6 +263,17 @@ static void say_problem(const struct config_listen *c, int err, const char *what
 				    : "");
 }
 
+static int set_proxies(struct listener *l, const struct config_listen *c)
+{
+	l->proxy_protocol = c->proxy_protocol;
+	l->proxies = calloc(c->proxy_from_n + 1, sizeof(*l->proxies));
+	if (l->proxies == NULL)
+		return -ENOMEM;
+	for (; l->proxies_n < c->proxy_from_n; l->proxies_n++)
+		(void)network_parse(c->proxy_from[l->proxies_n], &l->proxies[l->proxies_n]);
+	return 0;
+}
+
 int listeners_open(struct broker *b, const struct config *config, char *problem, size_t size)
 {
 	b->addresses = calloc(1, sizeof(*b->addresses));
@@ -288,6 +299,8 @@ int listeners_open(struct broker *b, const struct config *config, char *problem,
 			l->fds[shard] = -1;
 		if (address_parse(c->address, &address) != NULL)
 			err = -EINVAL;
+		else if ((err = set_proxies(l, c)) != 0)
+			;
 		else if (address.path != NULL)
 			err = open_unix(l, &address, c, config, &what);
 		else
@@ -359,6 +372,7 @@ void listeners_close(struct broker *b)
 		for (unsigned shard = 0; l->fds != NULL && shard < b->shards_n; shard++)
 			if (l->fds[shard] >= 0)
 				close(l->fds[shard]);
+		free(l->proxies);
 		free(l->unix_path);
 		free(l->address);
 		free(l->fds);
@@ -406,7 +420,7 @@ static void accepted(void *context, const struct completion *c)
 	uint32_t index = user_data_slot(c->user_data);
 
 	if (c->result >= 0)
-		connection_open(s, c->result, s->broker->listeners[index].protocols);
+		connection_open(s, c->result, &s->broker->listeners[index]);
 	if (s->accepting.ended)
 		return;
 	if (held(s)) {
@@ -522,6 +536,15 @@ static void whose(const unsigned char address[16], unsigned char out[16])
 	memset(out + 8, 0, 8);
 	/* Loopback's is a network like others, and not nowhere. */
 	out[15] = 1;
+}
+
+bool listener_proxied(const struct listener *l, const unsigned char address[16])
+{
+	bool proxied = nowhere(address);
+
+	for (size_t i = 0; i < l->proxies_n && !proxied; i++)
+		proxied = network_has(&l->proxies[i], address);
+	return l->proxy_protocol && proxied;
 }
 
 const char *listener_enter(struct broker *b, const struct config *config,

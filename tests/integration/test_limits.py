@@ -254,3 +254,41 @@ def test_a_connection_that_was_accepted_and_closed_at_once_is_no_trouble(start):
     broker.close_clients()
     broker.eventually(connections=0)
     broker.works()
+
+
+# --- behind a proxy ----------------------------------------------------------------------------------
+
+V2 = b"\r\n\r\n\0\r\nQUIT\n"
+
+
+def v2(address):
+    return V2 + b"\x21\x11\0\x0c" + socket.inet_aton(address) + b"\x0a\0\0\x01\x30\x39\x1f\x90"
+
+
+@pytest.mark.parametrize("protocols", [["line"], ["line", "http"]], ids=len)
+def test_limits_see_whom_a_proxy_speaks_for(start, protocols):
+    proxied = {"address": "127.0.0.1:0", "protocols": protocols, "proxy_protocol": True, "proxy_from": ["127.0.0.0/31"]}
+    broker = start(reactors=2, listen={"main": proxied}, limits={"connections_per_ip": 1})
+    first = broker.say(b"PROXY TCP4 203.0.113.7 10.0.0.1 56324 8080\r\nSUBSCRIBE proxied\r\n").ok()
+    others = [broker.say(v2(f"203.0.113.{n}") + b"SUBSCRIBE proxied\r\n").ok() for n in range(8, 12)]
+    own = broker.say(V2 + b"\x20\0\0\0SUBSCRIBE proxied\r\n").ok()
+    pieces = broker.connect()
+    for byte in v2("203.0.113.20") + b"SUBSCRIBE proxied\r\n":
+        pieces.send(bytes([byte]))
+        broker.loop.turn()
+    pieces.ok()
+    assert broker.say(v2("203.0.113.7") + b"SUBSCRIBE proxied\r\n").rest() == [b"ERROR too many connections"]
+    assert first.leave() == [] and own.leave() == [] and pieces.leave() == []
+    again = broker.say(v2("203.0.113.7") + b"SUBSCRIBE proxied\r\n").ok()
+    assert again.leave() == [] and all(o.leave() == [] for o in others)
+
+
+def test_a_proxy_says_first_whose_connection_it_is_and_nobody_else_may(start):
+    proxied = {"address": "127.0.0.1:0", "protocols": ["line"], "proxy_protocol": True, "proxy_from": ["127.0.0.1"]}
+    broker = start(listen={"main": proxied})
+    silent = broker.say(b"SUBSCRIBE without\r\n")
+    broker.loop.wait(lambda: silent.ended, "the end of one without a header")
+    assert not silent.buffer
+    assert broker.say(b"SUBSCRIBE direct\r\n", source="127.0.0.2").ok().leave() == []
+    lied = broker.say(b"PROXY TCP4 203.0.113.7 10.0.0.1 56324 8080\r\n", source="127.0.0.2").rest()
+    assert len(lied) == 1 and lied[0].startswith(b"ERROR ")

@@ -176,6 +176,11 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 		assert_string_equal(a->listens[i].title, b->listens[i].title);
 		assert_string_equal(a->listens[i].address, b->listens[i].address);
 		assert_int_equal(a->listens[i].protocols, b->listens[i].protocols);
+		assert_int_equal(a->listens[i].proxy_protocol, b->listens[i].proxy_protocol);
+		assert_int_equal(a->listens[i].proxy_from_n, b->listens[i].proxy_from_n);
+		for (size_t n = 0; n < a->listens[i].proxy_from_n; n++)
+			assert_string_equal(a->listens[i].proxy_from[n],
+					    b->listens[i].proxy_from[n]);
 		assert_int_equal(a->listens[i].v6only, b->listens[i].v6only);
 		assert_int_equal(a->listens[i].mode, b->listens[i].mode);
 		assert_string_equal(a->listens[i].owner, b->listens[i].owner);
@@ -287,6 +292,7 @@ static const char other_values[] =
 	"listen \"inner\" {\n"
 	"	address = \"unix:/run/broker.sock\"\n"
 	"	protocols = { \"line\" }\n"
+	"	proxy_protocol = true proxy_from = { \"10.0.0.0/8\" }\n"
 	"	v6only = true mode = \"0660\" owner = \"www-data\" group = 33\n"
 	"}\n"
 	"listen \"outer\" {\n"
@@ -363,11 +369,13 @@ static void every_documented_key_is_read(void **state)
 	struct config_topic live = topics;
 	char pattern[] = "live.>", inner[] = "inner", outer[] = "outer", objects[] = "/srv/objects";
 	char unix_address[] = "unix:/run/broker.sock", every_address[] = "0.0.0.0:80";
-	char owner[] = "www-data", group[] = "33", none[] = "";
+	char owner[] = "www-data", group[] = "33", none[] = "", network[] = "10.0.0.0/8";
 	char a[] = "https://a.example", b[] = "https://b.example", host[] = "a.example";
 	struct config_listen listens[] = {
-		{ inner, unix_address, CONFIG_PROTOCOL_LINE, true, 0660, owner, group },
-		{ outer, every_address, CONFIG_PROTOCOL_HTTP, false, 0, none, none },
+		{ inner, unix_address, CONFIG_PROTOCOL_LINE, true, (char *[]){ network }, 1, true,
+		  0660, owner, group },
+		{ outer, every_address, CONFIG_PROTOCOL_HTTP, false, NULL, 0, false, 0, none,
+		  none },
 	};
 	struct config expected = {
 		.reactors = 3,
@@ -754,6 +762,18 @@ static void only_a_unix_socket_has_a_file_with_a_mode_and_owners(void **state)
 	}
 }
 
+static void proxies_are_addresses_or_networks_and_some_are_named(void **state)
+{
+	(void)state;
+	assert_value_accepted("listen", "proxy_from", "{ \"10.1.2.3\", \"::1\", \"::/0\" }");
+	assert_value_refused("listen", "proxy_from", "\"10.0.0.0/33\"");
+	assert_value_refused("listen", "proxy_from", "\"10.0.0.0/\"");
+	assert_value_refused("listen", "proxy_from", "\"proxy.example\"");
+	assert_refused("listen m { address = \"[::1]:1\" proxy_protocol = true }\n",
+		       "a.conf:1: proxy_from: none at all");
+	assert_accepted("listen m { address = \"unix:/a\" proxy_protocol = true }\n");
+}
+
 static void what_is_only_ipv6_leaves_ipv4_to_others(void **state)
 {
 	static const char every[] = "listen a { address = \"[::]:1\" v6only = %s }\n"
@@ -937,7 +957,8 @@ static void unknown_key_is_named_with_its_line(void **state)
 		       "a.conf:7: batches: unknown here, use one of sq_entries batch ");
 	assert_refused(LISTEN "topic \"a\" {\n\tpattern = 3\n}\n", "a.conf:3: pattern: unknown");
 	assert_refused(LISTEN "listen \"b\" {\n\tport = 3\n}\n",
-		       "a.conf:3: port: unknown here, use one of address protocols v6only mode "
+		       "a.conf:3: port: unknown here, use one of address protocols "
+		       "proxy_protocol proxy_from v6only mode "
 		       "owner group\n");
 	assert_refused("batch = 3\n", "a.conf:1: batch: unknown");
 }
@@ -1145,6 +1166,8 @@ static void keys_that_need_a_restart_are_named(void **state)
 	assert_restart(LISTEN, "engine { batch = 1 } sandbox = false reactors = 2\n" LISTEN,
 		       "reactors, sandbox, engine.batch");
 	assert_restart(LISTEN, "listen \"main\" { address = \"127.0.0.1:8081\" }", "listen");
+	assert_restart("listen m { address = \"[::1]:1\" proxy_from = \"10.0.0.1\" }",
+		       "listen m { address = \"[::1]:1\" proxy_from = \"10.0.0.2\" }", "listen");
 	assert_restart(LISTEN, "listen \"other\" { address = \"127.0.0.1:8080\" }", "listen");
 	assert_restart(LISTEN, LISTEN "listen \"b\" { address = \"[::1]:1\" }", "listen");
 	assert_restart(LISTEN,
@@ -1202,6 +1225,7 @@ int main(void)
 		TEST(words_are_those_documented),
 		TEST(an_empty_list_of_protocols_is_refused),
 		TEST(only_a_unix_socket_has_a_file_with_a_mode_and_owners),
+		TEST(proxies_are_addresses_or_networks_and_some_are_named),
 		TEST(what_is_only_ipv6_leaves_ipv4_to_others),
 		TEST(addresses_are_numeric_with_a_port),
 		TEST(a_unix_path_is_absolute_and_shorter_than_108_bytes),
