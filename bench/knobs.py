@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Measures what each knob of engine { } does to throughput, CPU and latency, one at a time, the others at their defaults.
+"""Measures what each knob of engine { }, and topics { pace }, does to throughput, CPU and latency, one at a time, the others at their defaults.
 
     bench/knobs.py                        all knobs, about 10 minutes; writes bench/reports/DATE-LABEL-knobs
     bench/knobs.py --only spin_us,batch   these
@@ -20,6 +20,9 @@ from run import BUILD, CPUS, ROOT, Bench, environment, run_json, say
 from scenarios import scenario
 
 LOADS = {
+    "each100": scenario("each100", 1, 100, 128, window=64, batch=1),
+    "each1000": scenario("each1000", 1, 1000, 128, window=64, batch=1),
+    "busy100": scenario("busy100", 1, 100, 128, rate=3000),
     "fan1000": scenario("fan1000", 1, 1000, 128, window=64),
     "many": scenario("many", 50, 20, 128, window=16),
     "one2one": scenario("one2one", 50, 1, 128, window=64),
@@ -37,7 +40,9 @@ KNOBS = [
     ("recv_buffer_bytes", ("16K", "2K", "4K", "64K"), ("one2one", "many", "seg8k")),
     ("recv_buffers", (1024, 16, 64), ("one2one", "many")),
     ("sqpoll_idle_ms", (0, 10), ("pacedhi", "many")),
+    ("pace", (1, 0, 0.5, 2, 4), ("each100", "each1000", "busy100", "fan1000", "pacedhi")),
 ]
+SECTIONS = {"pace": "topics"}  # of those that are not in engine { }
 
 ZERO_COPY_BYTES = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20]
 
@@ -94,7 +99,7 @@ def plot(out, knob, values, names, by):
     """CPU and p99 as multiples of the default's, over the knob's values in order."""
     if len(values) < 3:
         return False
-    order = sorted(values, key=lambda v: int(str(v).replace("K", "000")))
+    order = sorted(values, key=lambda v: float(str(v).replace("K", "000")))
     cost = report.METRICS["cpu_ns_per_delivered"][1]
     series = {}
     for name in names:
@@ -154,7 +159,7 @@ def main():
                 for name in names:
                     for value in values:
                         quoted = f'"{value}"' if isinstance(value, str) else value
-                        load = {**LOADS[name], "engine": f"{knob} = {quoted}"}
+                        load = {**LOADS[name], SECTIONS.get(knob, "engine"): f"{knob} = {quoted}"}
                         result = bench.run(load, "broker", 1, number, f"{knob} = {value}")
                         by.setdefault((knob, name, value), []).append(result)
     data = {

@@ -8,6 +8,7 @@ from scenarios import AT_ONCE, CONTENDERS, SCENARIOS
 
 METRICS = {
     "delivered_per_cpu_s": ("delivered per CPU-second", lambda r: r.get("delivered_per_cpu_s") or None),
+    "delivered_per_s": ("delivered per second", lambda r: r.get("delivered_per_s") or None),
     "cpu_ns_per_delivered": (
         "CPU per delivered message, ns",
         lambda r: 1e9 / r["delivered_per_cpu_s"] if r.get("delivered_per_cpu_s") else None,
@@ -21,7 +22,7 @@ METRICS = {
 }
 
 UNITS = {"p50_ns": 1e6, "p99_ns": 1e6, "slowest_p50_ns": 1e6, "memory_above_idle_bytes": 1 << 20}
-MORE_IS_BETTER = {"delivered_per_cpu_s"}
+MORE_IS_BETTER = {"delivered_per_cpu_s", "delivered_per_s"}
 
 
 def latency(run, which, quantile):
@@ -292,6 +293,21 @@ def plots(out, data, runs):
         "deliveries per second", "", series,
     ):
         made.append(("coalescing", "Messages per send and completions per turn against load"))
+    paced = ("broker", "broker-pace0", "redis")
+    if curve(
+        out, "pace", "CPU per delivered message of one topic x 100 subscribers against load (128 B)", "messages per second",
+        "ns of the server per delivered message", {c: sweep_points(data, "pace", c, cpu) for c in paced}, log="",
+    ):
+        made.append(("pace", "CPU per delivered message with and without a pace, against load"))
+    series = {}
+    for c in paced:
+        for quantile in ("p50", "p99"):
+            points = sweep_points(data, "pace", c, lambda r: latency(r, "latency_ns", quantile))
+            series[f"{c} {quantile}"] = [(x, y / 1e6) for x, y in points]
+    if curve(
+        out, "pace-latency", "Latency of one topic x 100 subscribers against load (128 B)", "messages per second", "ms", series
+    ):
+        made.append(("pace-latency", "Latency with and without a pace, against load"))
     per_s = sweep_points(data, "reactors", None, lambda r: r.get("delivered_per_s"))
     series = {
         "per CPU-second": sweep_points(data, "reactors", None, METRICS["delivered_per_cpu_s"][1]),

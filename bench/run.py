@@ -90,7 +90,7 @@ def reactors_of(contender):
 class Server:
     """A contender's process, fresh for each run."""
 
-    def __init__(self, name, port, directory, prefix, cpus, engine=""):
+    def __init__(self, name, port, directory, prefix, cpus, settings):
         self.name, self.port = name, port
         self.log_path = directory / f"{name}-{port}.log"
         if name.startswith("broker"):
@@ -99,7 +99,7 @@ class Server:
             config.write_text(
                 f"reactors = {reactors}\ndrain_seconds = 2\n"
                 f'listen "main" {{\n\taddress = "127.0.0.1:{port}"\n\tprotocols = {{ "line", "http" }}\n}}\n'
-                f"engine {{ {engine} }}\n"
+                + "".join(f"{section} {{ {text} }}\n" for section, text in settings.items())
             )
             command = [BUILD / "broker", "-c", config]
         else:
@@ -260,8 +260,11 @@ class Bench:
             result, cpu_s = self.limit(scenario, coalesce)
         else:
             server_cpus, load_cpus = self.cpus(reactors_of(contender))
-            engine = scenario.get("engine") or CONTENDERS[contender].get("engine", "")
-            server = Server(contender, self.next_port(), self.directory, self.prefix, server_cpus, engine)
+            settings = {
+                section: scenario.get(section) or CONTENDERS[contender].get(section, "")
+                for section in ("engine", "topics")
+            }
+            server = Server(contender, self.next_port(), self.directory, self.prefix, server_cpus, settings)
             try:
                 at_rest = resident_bytes(server.pid)
                 result, cpu_s = self.load(scenario, contender, server, load_cpus)

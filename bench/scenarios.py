@@ -1,7 +1,7 @@
 """What is measured, with whom, and what is to be reached.
 
-A contender broker-Nr is the broker with N reactors; broker-512 is the broker with engine { batch = 512 }, everything else
-is at its default; broker-sse is the broker as clients of server-sent events see it, which is what nchan is to be
+A contender broker-Nr is the broker with N reactors; broker-512 is the broker with engine { batch = 512 }, broker-pace0 with
+topics { pace = 0 }, everything else is at its default; broker-sse is the broker as clients of server-sent events see it, which is what nchan is to be
 compared with.
 """
 
@@ -25,6 +25,7 @@ CONTENDERS = {
     "mosquitto": {"protocol": "mqtt"},
     "nchan": {"protocol": "sse"},
     "broker-512": {"protocol": "line", "engine": "batch = 512"},
+    "broker-pace0": {"protocol": "line", "topics": "pace = 0"},
     **{f"broker-{n}r": {"protocol": "line", "reactors": n} for n in REACTORS},
     "limit": {"protocol": None},
 }
@@ -35,8 +36,9 @@ QUICK_CONTENDERS = ["broker", "limit", "epoll", "redis"]
 AT_ONCE = ["epoll", "redis", "nats", "tokio-nodelay", "mosquitto", "nchan"]
 
 
-def load(topics, subscribers, window=None, rate=None):
+def load(topics, subscribers, window=None, rate=None, batch=None):
     args = ["--topics", topics, "--subscribers", subscribers]
+    args += ["--batch", batch] if batch else []
     return args + (["--window", window] if window else ["--rate", rate])
 
 
@@ -44,7 +46,11 @@ def at_least(factor, base):
     return {"metric": "delivered_per_cpu_s", "base": base, "factor": factor}
 
 
-def scenario(name, topics, subscribers, size, window=None, rate=None, targets=(), **more):
+def at_most(metric, factor, base):
+    return {"metric": metric, "base": base, "factor": factor}
+
+
+def scenario(name, topics, subscribers, size, window=None, rate=None, batch=None, targets=(), **more):
     limit = {"subscribers": topics * subscribers}
     if window:
         limit["window"] = window
@@ -52,11 +58,12 @@ def scenario(name, topics, subscribers, size, window=None, rate=None, targets=()
         # Each message goes to one topic's subscribers.
         limit = {"subscribers": subscribers, "rate": topics * rate}
     what = f"{topics}x{subscribers}x1, {size} B, " + (f"window {window}" if window else f"{rate}/s each")
+    what += f", sent {batch} at a time" if batch else ""
     return {
         "name": name,
         "what": what,
         "bytes": size,
-        "args": load(topics, subscribers, window, rate),
+        "args": load(topics, subscribers, window, rate, batch),
         "limit": limit,
         "contenders": ["broker", *more.pop("variants", []), "limit", *PEERS],
         "targets": list(targets),
@@ -64,7 +71,22 @@ def scenario(name, topics, subscribers, size, window=None, rate=None, targets=()
     }
 
 
+def one_by_one(name, subscribers, redis):
+    """Publishers that send message by message, as most do: how much a server merges is its own doing."""
+    both = ("delivered_per_cpu_s", "delivered_per_s")
+    return scenario(
+        name, 1, subscribers, 128, window=64, batch=1, variants=["broker-pace0"],
+        targets=[
+            *({"metric": m, "base": "redis", "factor": redis} for m in both),
+            *({"metric": m, "base": "epoll", "factor": 1.3} for m in both),
+            at_most("p50_ns", 1.0, "redis"),
+        ],
+    )
+
+
 SCENARIOS = [
+    one_by_one("each100", 100, redis=2),
+    one_by_one("each1000", 1000, redis=3),
     scenario(
         "fan100", 1, 100, 128, window=64, variants=["broker-512"], namespace=True,
         targets=[at_least(3.3, "redis"), at_least(1.0, "epoll"), at_least(0.85, "limit")],
@@ -150,10 +172,15 @@ def point(name, x, topics, subscribers, contenders=None, **how):
     return {**scenario(name, topics, subscribers, 128, **how), "x": x, "contenders": contenders or CURVE_CONTENDERS}
 
 
-# Curves: CPU per delivered message by subscribers; latency and coalescing by load; throughput by reactors.
+# Curves: CPU per delivered message by subscribers; latency and coalescing by load; what a pace costs and saves by load;
+# throughput by reactors.
 SWEEPS = {
     "subscribers": [point(f"fan{n}", n, 1, n, window=64) for n in (10, 30, 100, 300, 1000, 3000, 10000)],
     "load": [point(f"rate{n}", n, 10, 50, rate=n) for n in (10, 30, 100, 300, 600, 1000, 2000)],
+    "pace": [
+        point(f"each{n}", n, 1, 100, contenders=["broker", "broker-pace0", "redis"], rate=n)
+        for n in (300, 1000, 2000, 3000, 4000, 6000)
+    ],
     "reactors": [
         point(f"reactors{n}", n, 50, 20, contenders=[f"broker-{n}r"], window=16) for n in REACTORS
     ],

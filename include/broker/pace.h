@@ -20,6 +20,7 @@ struct stream;
 struct pace {
 	struct list resting; /* streams with ready cursors that are to wait, the first due first */
 	uint64_t send_ns;    /* what a small send costs this reactor, as learnt lately */
+	bool off;            /* the shard's: nobody may rest in this turn */
 };
 
 void pace_init(struct pace *pace);

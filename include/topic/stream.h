@@ -62,10 +62,11 @@ struct stream {
 	/* The owner's: ready cursors lag so far that less should come in; by a lower mark, that its
 	 * own topic's publishers wait. */
 	bool pressed, held;
-	/* The owner's: sends of the pass over its ready cursors that has begun, and when the next
-	 * one may. */
-	uint32_t pass_sends;
-	uint64_t paced_until_ns;
+	/* The owner's: the pass over its ready cursors that has begun, and the rest after one. */
+	struct {
+		uint32_t sends;
+		uint64_t until_ns; /* it ends; 0: it has */
+	} pace;
 	void *owner;              /* what the owner wants to find again from here */
 	uint64_t rewinds, chunks; /* counts, for statistics */
 };

@@ -11,6 +11,7 @@ enum {
 	SEND_NS_MAX = 20000,
 	SAMPLE_SEND_BYTES = 4096, /* of larger ones the bytes are what costs, and those stay */
 	SAMPLE_WEIGHT = 8,        /* a sample's part of the average is one in so many */
+	PASS_SENDS_MIN = 12,      /* a smaller one costs no more than to sleep and wake once more */
 	REST_MS_MAX = 50,
 };
 
@@ -18,11 +19,6 @@ void pace_init(struct pace *p)
 {
 	list_init(&p->resting);
 	p->send_ns = SEND_NS;
-}
-
-static bool nobody_waits(const struct shard *s)
-{
-	return s->drain.draining || budget_now(s->broker) == BUDGET_EVICTION;
 }
 
 /* So much waits that a send could not carry more, or that publishers would soon have to wait. */
@@ -41,15 +37,15 @@ static void rest(struct shard *s, struct stream *stream)
 	struct list *after = s->pace.resting.prev;
 
 	while (after != &s->pace.resting &&
-	       LIST_ENTRY(after, struct stream, dirty)->paced_until_ns > stream->paced_until_ns)
+	       LIST_ENTRY(after, struct stream, dirty)->pace.until_ns > stream->pace.until_ns)
 		after = after->prev;
 	list_append(after->next, &stream->dirty);
 }
 
 bool pace_rests(struct shard *s, struct stream *stream)
 {
-	if (stream->paced_until_ns <= s->reactor.now_ns || nobody_waits(s) || enough(stream)) {
-		stream->paced_until_ns = 0;
+	if (stream->pace.until_ns <= s->reactor.now_ns || s->pace.off || enough(stream)) {
+		stream->pace.until_ns = 0;
 		return false;
 	}
 	rest(s, stream);
@@ -61,27 +57,31 @@ void pace_count(struct shard *s, struct stream *stream, unsigned sends, unsigned
 	const struct interest *i = stream->owner;
 	uint64_t rest_ns;
 
-	stream->pass_sends += sends;
+	stream->pace.sends += sends;
 	/* Those that have become ready again meanwhile may go on for ever. */
-	if (!list_empty(&stream->ready) && stream->pass_sends < stream->cursors)
+	if (!list_empty(&stream->ready) && stream->pace.sends < stream->cursors)
 		return;
-	rest_ns = stream->pass_sends * s->pace.send_ns * i->settings->pace / 100;
-	stream->pass_sends = 0;
+	rest_ns = stream->pace.sends * s->pace.send_ns * i->settings->pace / 100;
+	if (stream->pace.sends < PASS_SENDS_MIN)
+		rest_ns = 0;
+	stream->pace.sends = 0;
 	if (rest_ns == 0)
 		return;
 	if (rest_ns > REST_MS_MAX * NS_PER_MS)
 		rest_ns = REST_MS_MAX * NS_PER_MS;
 	/* What was queued in this turn has its price before it. */
-	stream->paced_until_ns = s->reactor.now_ns + turn_sends * s->pace.send_ns + rest_ns;
+	stream->pace.until_ns = s->reactor.now_ns + turn_sends * s->pace.send_ns + rest_ns;
 }
 
 void pace_hurry(struct shard *s, struct stream *stream)
 {
-	if (stream->paced_until_ns == 0)
+	bool rests = stream->pace.until_ns != 0 && !list_empty(&stream->dirty);
+
+	stream->pace.until_ns = 0;
+	if (!rests)
 		return;
-	stream->paced_until_ns = 0;
 	list_remove(&stream->dirty);
-	shard_dirty(s, stream);
+	list_append(&s->audience.dirty, &stream->dirty);
 }
 
 void pace_appended(struct shard *s, struct stream *stream)
@@ -92,12 +92,10 @@ void pace_appended(struct shard *s, struct stream *stream)
 
 void pace_resume(struct shard *s)
 {
-	bool all = nobody_waits(s);
-
 	while (!list_empty(&s->pace.resting)) {
 		struct stream *stream = LIST_ENTRY(s->pace.resting.next, struct stream, dirty);
 
-		if (!all && stream->paced_until_ns > s->reactor.now_ns)
+		if (!s->pace.off && stream->pace.until_ns > s->reactor.now_ns)
 			return;
 		pace_hurry(s, stream);
 	}
@@ -107,7 +105,7 @@ void pace_park(struct shard *s)
 {
 	const struct stream *first = LIST_ENTRY(s->pace.resting.next, struct stream, dirty);
 
-	reactor_wake_at(&s->reactor, first->paced_until_ns);
+	reactor_wake_at(&s->reactor, first->pace.until_ns);
 }
 
 struct pace_sample pace_sample(const struct shard *s)

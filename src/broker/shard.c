@@ -374,6 +374,7 @@ static bool flush(void *context)
 	if (s->home.sweeping)
 		more |= s->home.sweeping = home_sweep(s);
 	subscriptions_bound_bytes(s);
+	s->pace.off = s->drain.draining || budget_now(s->broker) == BUDGET_EVICTION;
 	if (!list_empty(&s->pace.resting))
 		pace_resume(s);
 	fan_out(s);

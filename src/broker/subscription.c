@@ -498,7 +498,7 @@ static void append(struct shard *s, struct stream *stream, struct block *b)
 		return;
 	shard_active(s, stream);
 	shard_dirty(s, stream);
-	if (stream->paced_until_ns != 0)
+	if (stream->pace.until_ns != 0)
 		pace_appended(s, stream);
 	if (list_empty(&stream->appended))
 		list_append(&s->audience.appended, &stream->appended);
