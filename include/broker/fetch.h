@@ -73,7 +73,7 @@ void fetch_count(struct shard *shard, struct fetch_letter *letter);
 
 /* The asking shard: an answer, to be given at once or among others in the next turns. */
 void fetch_answered(struct shard *shard, struct fetch_letter *letter);
-/* Gives a bounded number of answers; whether more are left. To be called once per turn. */
+/* Gives as many answers as there is time for; whether more are left. To be called once per turn. */
 bool fetch_flush(struct shard *shard);
 /* Answers one; in routes.c. Takes the letter over. */
 void route_fetched(struct shard *shard, struct fetch_letter *letter);

@@ -27,6 +27,7 @@ struct http_clients {
 	char date[32]; /* of this second */
 	uint64_t date_second;
 	struct objects *objects; /* static files */
+	struct list runnable;    /* sessions with requests to look at, first come first */
 };
 
 /* ---- for handlers of requests (routes.h) ---- */

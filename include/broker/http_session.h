@@ -3,18 +3,22 @@
 
 /*
  * A connection that speaks HTTP: one request at a time, in order; what is pipelined behind it waits
- * in the connection's input. What it is answered is in http_answer.h. The shard's thread only.
+ * in the connection's input. Some of them are answered at once; a connection with more of them then
+ * waits for its turn behind those that have waited longer. What it is answered is in http_answer.h.
+ * The shard's thread only.
  */
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/list.h"
 #include "base/span.h"
 
 struct block;
 struct connection;
 struct http_decoder;
+struct shard;
 
 enum http_state {
 	HTTP_READING,   /* between requests, or in a head */
@@ -42,13 +46,18 @@ struct http_session {
 	/* a body on its way out, in a block that is held */
 	struct block *sending;
 	struct span left;
-	size_t input_at; /* where in the connection's input the next request begins */
+	size_t input_at;      /* where in the connection's input the next request begins */
+	struct list runnable; /* there is more to look at, when it is its turn */
+	struct connection *connection;
 };
 
 /* Bytes from a client; makes the session if there is none. */
 void http_session_received(struct connection *connection, struct span bytes);
 /* Goes on with what has come meanwhile. */
 void http_session_resume(struct connection *connection);
+/* Lets those whose turn it is go on, as far as there is time. Whether more is left. To be called
+ * once per turn. */
+bool http_sessions_go_on(struct shard *shard);
 /* The client's end of file. */
 void http_session_ended(struct connection *connection);
 void http_session_free(struct connection *connection);

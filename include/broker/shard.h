@@ -32,6 +32,9 @@ struct objects;
 struct stats;
 struct stream;
 
+/* The shard's own parts of a turn (engine/reactor.h); docs/TRACING.md has all of them. */
+enum shard_part { PART_CLIENTS = TURN_OWNER, PART_TOPICS, PART_FAN_OUT };
+
 /* What of a shard is about figures; floor 4's, but for the deadlines. */
 struct figures {
 	struct stats *stats;   /* admin/stats.c */

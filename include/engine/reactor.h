@@ -127,7 +127,7 @@ struct reactor {
 	uint32_t tick_generation; /* one more for every time the clock stops */
 
 	struct {
-		enum turn_part part;
+		unsigned part;    /* enum turn_part, or the owner's */
 		bool running;     /* one that may be followed by the next without a sleep */
 		int64_t unlooked; /* work until the clock is looked at */
 		uint64_t ends_ns; /* the part's time is over */
@@ -160,7 +160,7 @@ void reactor_deadline(struct reactor *reactor, struct deadline_class *class,
 		      struct deadline *deadline);
 
 /* Another part of the turn begins, with a share of time of its own. */
-void reactor_part(struct reactor *reactor, enum turn_part part);
+void reactor_part(struct reactor *reactor, unsigned part);
 /* So much has been done, in units of about a quarter of a microsecond; a completion or a letter is
  * one by itself. */
 static inline void reactor_spend(struct reactor *reactor, size_t cost)

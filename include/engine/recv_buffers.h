@@ -24,8 +24,10 @@ struct recv_buffers {
 	/* Used or lacked since the last recv_buffers_post; most of that since the last give_back.
 	 */
 	unsigned needed_n, needed_most;
-	bool lacked;     /* a receive found none since the last recv_buffers_post */
-	bool rushed;     /* more are posted than there may be now */
+	bool lacked;           /* a receive found none since the last recv_buffers_post */
+	bool rushed;           /* more are posted than there may be now */
+	bool giving, give_all; /* memory is being given back; of those that are posted, too */
+	unsigned give_at;
 	uint16_t *spare; /* stack of buffers that are not posted: the warmest on top */
 	unsigned spare_n;
 };
@@ -55,7 +57,8 @@ void recv_buffers_post(struct recv_buffers *buffers);
 
 /* Gives the memory that a rush needed back to the system, and keeps what has been needed at a
  * time since the last call; empty: no buffer holds anything, those that are posted included.
- * Returns whether there is more to give when that is over. */
+ * Some of it at a time: call again soon while `giving`. Returns whether there is more to give, now
+ * or when that is over. */
 bool recv_buffers_give_back(struct recv_buffers *buffers, bool empty);
 
 #endif

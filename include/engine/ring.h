@@ -135,6 +135,8 @@ unsigned ring_queued(const struct ring *ring);
  * been needed since the last call; they are posted again when they are missing. Returns whether
  * another call, later, may have more to give. */
 bool ring_give_back(struct ring *ring);
+/* Whether it has begun and is to be called again soon: it gives some at a time. */
+bool ring_giving_back(const struct ring *ring);
 
 /* Plain system calls on sockets, here because tests simulate them too. */
 void ring_shutdown(struct ring *ring, int fd, int how);

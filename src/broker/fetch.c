@@ -13,7 +13,7 @@
 #include "topic/topic.h"
 
 enum {
-	ANSWERS_PER_TURN = 256,   /* to those who have waited: the rest in the next turns */
+	ANSWER_COST = 12,         /* of one to whoever has waited, about 3 us */
 	WAITING_MAX = 256 * 1024, /* letters waiting at one home: then new ones get a 503 */
 };
 
@@ -232,8 +232,13 @@ bool fetch_flush(struct shard *s)
 {
 	struct list *l;
 
-	for (unsigned n = 0; n < ANSWERS_PER_TURN && (l = list_take(&s->fetching.answers)) != NULL;
-	     n++)
+	if (list_empty(&s->fetching.answers))
+		return false;
+	reactor_part(&s->reactor, PART_TOPICS);
+	do {
+		l = list_take(&s->fetching.answers);
 		route_fetched(s, LIST_ENTRY(l, struct fetch_letter, link));
+		reactor_spend(&s->reactor, ANSWER_COST);
+	} while (!list_empty(&s->fetching.answers) && !reactor_spent(&s->reactor));
 	return !list_empty(&s->fetching.answers);
 }

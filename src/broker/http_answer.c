@@ -423,6 +423,7 @@ static void stalled(void *context, struct deadline *d)
 
 void http_answers_init(struct shard *s)
 {
+	list_init(&s->http.runnable);
 	deadline_class_init(&s->http.heartbeat, s->config->http.heartbeat_seconds * NS_PER_S);
 	deadline_class_init(&s->http.stall, STALL_SECONDS * NS_PER_S);
 	reactor_watch(&s->reactor, &s->http.heartbeat, beat, s);

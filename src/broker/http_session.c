@@ -13,6 +13,8 @@
 #include "topic/block.h"
 
 enum {
+	EVENTS_AT_ONCE = 32, /* heads, and pieces and ends of bodies, before it is others' turn */
+	EVENT_COST = 12,     /* of one, about 3 us */
 	URI_BYTES_MAX = 8 << 10,
 	INPUT_BYTES_MAX = 64 << 10,  /* pipelined and waiting: then nothing more is received */
 	REPLY_BYTES_MAX = 256 << 10, /* answers that the client does not take: then no more
@@ -31,6 +33,8 @@ static bool begin(struct connection *c)
 		connection_close(c, DROP_MEMORY);
 		return false;
 	}
+	list_init(&http->runnable);
+	http->connection = c;
 	c->http = http;
 	return true;
 }
@@ -183,12 +187,16 @@ static void settle(struct connection *c)
 	struct http_session *http = c->http;
 	struct shard *s = c->shard;
 	size_t kept = c->input_len - http->input_at;
+	bool waits = !list_empty(&http->runnable);
 
 	/* A head that is not whole is as long as it may be: the decoder sees to that. */
-	if (kept > INPUT_BYTES_MAX && !ready(c))
+	if (kept > INPUT_BYTES_MAX && (waits || !ready(c)))
 		socket_pause(&s->sockets, &c->socket);
 	else if (c->socket.paused && list_empty(&c->waiting))
 		socket_receive(&s->sockets, &c->socket);
+	/* It waits for us, and not we for it. */
+	if (waits)
+		return;
 	if (http->state == HTTP_RECEIVING) {
 		http->timing = true;
 		reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
@@ -227,17 +235,39 @@ static void keep(struct connection *c, struct span bytes, char *own)
 	c->input_len = (uint32_t)(http->input_at + bytes.len);
 }
 
-/* Works through what has come, as far as it may be looked at now. */
-static void run(struct connection *c, struct span bytes)
+/* Looks at what has come, as far as it may be and there is time; returns the rest. */
+static struct span look_at(struct connection *c, struct span bytes)
 {
 	const struct config_limits *l = &c->shard->config->limits;
 	const struct http_limits limits = { .head_bytes = l->header_bytes,
 					    .uri_bytes = URI_BYTES_MAX,
 					    .body_bytes = l->message_bytes };
+	struct reactor *r = &c->shard->reactor;
 	struct http_session *http = c->http;
 	struct http_event e = { .kind = HTTP_EVENT_MORE };
-	char *own = NULL;
+	unsigned n = 0;
 	size_t used;
+
+	while (ready(c)) {
+		http_decode(http->decoder, bytes, &limits, &e, &used);
+		bytes = span_skip(bytes, used);
+		if (e.kind == HTTP_EVENT_MORE)
+			break;
+		handle(c, &e);
+		reactor_spend(r, EVENT_COST);
+		if (++n < EVENTS_AT_ONCE && !reactor_spent(r))
+			continue;
+		list_append(&c->shard->http.runnable, &http->runnable);
+		break;
+	}
+	return bytes;
+}
+
+/* Works through what has come, unless others come first. */
+static void run(struct connection *c, struct span bytes)
+{
+	struct http_session *http = c->http;
+	char *own = NULL;
 
 	if (c->input_len > 0) {
 		size_t kept = c->input_len - http->input_at;
@@ -259,13 +289,8 @@ static void run(struct connection *c, struct span bytes)
 	}
 	http->input_at = 0;
 	http->running = true;
-	while (ready(c)) {
-		http_decode(http->decoder, bytes, &limits, &e, &used);
-		bytes = span_skip(bytes, used);
-		if (e.kind == HTTP_EVENT_MORE)
-			break;
-		handle(c, &e);
-	}
+	if (list_empty(&http->runnable))
+		bytes = look_at(c, bytes);
 	http->running = false;
 	keep(c, bytes, own);
 	if (c->state != CONNECTION_OPEN)
@@ -277,7 +302,7 @@ static void run(struct connection *c, struct span bytes)
 	settle(c);
 	receive_in_place(c);
 	/* Half a request at the end of everything is no request. */
-	if (http->ended && ready(c)) {
+	if (http->ended && ready(c) && list_empty(&http->runnable)) {
 		connection_goodbye(c);
 		return;
 	}
@@ -300,10 +325,27 @@ void http_session_resume(struct connection *c)
 
 	if (http->state == HTTP_STREAMING && http->ended && c->state == CONNECTION_OPEN)
 		connection_goodbye(c);
+	else if (!list_empty(&http->runnable))
+		; /* when it is its turn */
 	else if (!http->running && ready(c) && (c->input_len > 0 || http->ended))
 		run(c, (struct span){ "", 0 });
 	else if (!http->running && ready(c))
 		settle(c);
+}
+
+bool http_sessions_go_on(struct shard *s)
+{
+	struct list *l;
+
+	if (list_empty(&s->http.runnable))
+		return false;
+	reactor_part(&s->reactor, PART_CLIENTS);
+	do {
+		l = list_take(&s->http.runnable);
+		run(LIST_ENTRY(l, struct http_session, runnable)->connection,
+		    (struct span){ "", 0 });
+	} while (!list_empty(&s->http.runnable) && !reactor_spent(&s->reactor));
+	return !list_empty(&s->http.runnable);
 }
 
 void http_session_ended(struct connection *c)
@@ -325,6 +367,7 @@ void http_session_free(struct connection *c)
 
 	if (http == NULL)
 		return;
+	list_remove(&http->runnable);
 	http_decoder_free(http->decoder);
 	if (http->receiving != NULL)
 		block_unref(http->receiving);

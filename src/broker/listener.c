@@ -35,6 +35,7 @@ enum {
 	/* The same while something is on its way to it, when there is no keep-alive. */
 	SILENCE_S = KEEPALIVE_IDLE_S + KEEPALIVE_PROBES * KEEPALIVE_INTERVAL_S,
 	SILENCE_MARGIN_S = 10, /* so that whoever may be slow for longer is told that he was */
+	ACCEPT_COST = 40,      /* of one, about 10 us */
 	ACCEPT_PAUSE_MS = 250, /* without file descriptors left */
 };
 
@@ -419,8 +420,10 @@ static void accepted(void *context, const struct completion *c)
 	struct shard *s = context;
 	uint32_t index = user_data_slot(c->user_data);
 
-	if (c->result >= 0)
+	if (c->result >= 0) {
 		connection_open(s, c->result, &s->broker->listeners[index]);
+		reactor_spend(&s->reactor, ACCEPT_COST);
+	}
 	if (s->accepting.ended)
 		return;
 	if (held(s)) {

@@ -9,6 +9,7 @@
 #include "broker/drain.h"
 #include "broker/fetch.h"
 #include "broker/home.h"
+#include "broker/http_session.h"
 #include "broker/line_session.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
@@ -364,15 +365,27 @@ static void replay(struct shard *s)
 static bool flush(void *context)
 {
 	struct shard *s = context;
-	bool more = sockets_flush(&s->sockets), room;
+	bool more, room;
 
-	if (mail_own_waits(&s->mail))
+	if (!list_empty(&s->sockets.dying))
+		reactor_part(&s->reactor, PART_CLIENTS);
+	more = sockets_flush(&s->sockets);
+	if (mail_own_waits(&s->mail)) {
+		reactor_part(&s->reactor, TURN_LETTERS);
 		(void)mail_read_own(&s->mail, s, OWN_LETTERS_MAX);
+	}
 	(void)budget_check(s);
 	home_bound_history(s);
+	if (ring_giving_back(s->reactor.ring)) {
+		(void)ring_give_back(s->reactor.ring);
+		more = true;
+	}
+	more |= http_sessions_go_on(s);
 	more |= fetch_flush(s);
 	if (s->home.sweeping)
 		more |= s->home.sweeping = home_sweep(s);
+	if (!list_empty(&s->audience.dirty))
+		reactor_part(&s->reactor, PART_FAN_OUT);
 	subscriptions_bound_bytes(s);
 	s->pace.off = s->drain.draining || budget_now(s->broker) == BUDGET_EVICTION;
 	if (!list_empty(&s->pace.resting))

@@ -36,7 +36,7 @@ static bool deadlines_running(const struct reactor *r)
 /* Ten thousand may be due at once. */
 static void expire_deadlines(struct reactor *r)
 {
-	enum turn_part before = r->turn.part;
+	unsigned before = r->turn.part;
 	bool spent = false;
 
 	reactor_part(r, TURN_DEADLINES);
@@ -144,7 +144,7 @@ void reactor_deadline(struct reactor *r, struct deadline_class *class, struct de
 
 /* ---- the turn's time ---- */
 
-static uint64_t share_ns(const struct reactor *r, enum turn_part part)
+static uint64_t share_ns(const struct reactor *r, unsigned part)
 {
 	if (r->params.turn_us == 0)
 		return UINT64_MAX / 2;
@@ -157,7 +157,7 @@ static int64_t unlooked(const struct reactor *r)
 	return r->params.turn_us > 0 ? r->params.turn_us / LOOKS + 1 : INT64_MAX / 2;
 }
 
-static void begin_part(struct reactor *r, enum turn_part part, uint64_t now_ns)
+static void begin_part(struct reactor *r, unsigned part, uint64_t now_ns)
 {
 	r->turn.ns[r->turn.part] += now_ns - r->turn.part_ns;
 	r->turn.part = part;
@@ -166,7 +166,7 @@ static void begin_part(struct reactor *r, enum turn_part part, uint64_t now_ns)
 	r->turn.unlooked = unlooked(r);
 }
 
-void reactor_part(struct reactor *r, enum turn_part part)
+void reactor_part(struct reactor *r, unsigned part)
 {
 	begin_part(r, part, clock_now_ns());
 }
@@ -183,9 +183,9 @@ bool reactor_look(struct reactor *r)
 static void turn_was_long(struct reactor *r, uint64_t ns)
 {
 	uint64_t cpu_ns = clock_cpu_ns() - r->turn.cpu_ns;
-	enum turn_part most = TURN_COMPLETIONS;
+	unsigned most = TURN_COMPLETIONS;
 
-	for (enum turn_part part = TURN_COMPLETIONS + 1; part < TURN_PARTS; part++)
+	for (unsigned part = TURN_COMPLETIONS + 1; part < TURN_PARTS; part++)
 		if (r->turn.ns[part] > r->turn.ns[most])
 			most = part;
 	histogram_add(&r->stats.long_turn, cpu_ns);

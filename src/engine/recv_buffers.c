@@ -7,7 +7,10 @@
 
 #include "base/memory.h"
 
-enum { POSTED_MIN = 32 };
+enum {
+	POSTED_MIN = 32,
+	GIVE_AT_ONCE = 32, /* buffers given back to the system in one call: 0.1 ms and more */
+};
 
 static void *map(size_t bytes)
 {
@@ -106,9 +109,37 @@ void recv_buffers_post(struct recv_buffers *b)
 	b->added_n = 0;
 }
 
+/* The next few. */
+static void give_some(struct recv_buffers *b, bool empty)
+{
+	unsigned end = b->give_all ? b->n : b->spare_n, upto = b->give_at + GIVE_AT_ONCE;
+
+	/* Something has come meanwhile: there will be another time. */
+	if (b->give_all && !empty) {
+		b->giving = false;
+		return;
+	}
+	upto = upto < end ? upto : end;
+	for (; b->give_at < upto; b->give_at++) {
+		size_t i = b->give_all ? b->give_at : b->spare[b->give_at];
+
+		(void)madvise(b->memory + i * b->bytes, b->bytes, MADV_DONTNEED);
+	}
+	if (b->give_at < end)
+		return;
+	b->giving = false;
+	if (b->give_all)
+		b->rushed = false;
+}
+
 bool recv_buffers_give_back(struct recv_buffers *b, bool empty)
 {
 	unsigned enough = POSTED_MIN;
+
+	if (b->giving) {
+		give_some(b, empty);
+		return b->giving || b->rushed || b->post_max > POSTED_MIN;
+	}
 
 	/* What is needed over and over must not go and come again all the time. */
 	while (enough < b->needed_most)
@@ -121,14 +152,12 @@ bool recv_buffers_give_back(struct recv_buffers *b, bool empty)
 		return false;
 	if (b->post_max > enough)
 		post_upto(b, enough);
-	if (empty) {
-		b->rushed = false;
-		(void)madvise(b->memory, b->n * b->bytes, MADV_DONTNEED);
-		return b->post_max > POSTED_MIN;
-	}
 	/* Those that the kernel has come back one by one. */
-	b->rushed = b->posted_n > b->post_max;
-	for (unsigned i = 0; i < b->spare_n; i++)
-		(void)madvise(b->memory + b->spare[i] * b->bytes, b->bytes, MADV_DONTNEED);
-	return b->post_max > POSTED_MIN;
+	if (!empty)
+		b->rushed = b->posted_n > b->post_max;
+	b->giving = true;
+	b->give_all = empty;
+	b->give_at = 0;
+	give_some(b, empty);
+	return b->giving || b->post_max > POSTED_MIN;
 }

@@ -671,6 +671,11 @@ void ring_enough(struct ring *ring)
 	ring->reap = 0;
 }
 
+bool ring_giving_back(const struct ring *ring)
+{
+	return ring->buffers.giving;
+}
+
 bool ring_give_back(struct ring *ring)
 {
 	/* Where nothing is received but in ring_enter, and all of that has been reaped, no buffer

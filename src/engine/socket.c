@@ -9,6 +9,7 @@
 
 enum {
 	CLOSES_MAX = 64, /* in a turn: each may have the kernel free all that it held */
+	CLOSE_COST = 40, /* of one: 10 us at least */
 	/* Room for what the hungry receive in a turn: it takes the kernel a tenth of a millisecond
 	 * to copy, and the owner a few times as much to look at. */
 	HUNGRY_BYTES_MAX = 512 << 10,
@@ -314,7 +315,11 @@ bool sockets_flush(struct sockets *t)
 	bool any = !list_empty(&t->hungry) || !list_empty(&t->dying);
 
 	arm_hungry(t);
-	for (unsigned n = 0; n < CLOSES_MAX && (link = list_take(&t->dying)) != NULL; n++)
+	for (unsigned n = 0; n < CLOSES_MAX && (link = list_take(&t->dying)) != NULL; n++) {
 		end(t, LIST_ENTRY(link, struct socket, link));
+		reactor_spend(t->reactor, CLOSE_COST);
+		if (reactor_spent(t->reactor))
+			break;
+	}
 	return any;
 }

@@ -605,6 +605,8 @@ static void check_awake(void)
 			sim_fail("shard %u sleeps with hungry or dying sockets", i);
 		if (!list_empty(&s->clients.paused) && !held_up())
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
+		if (!list_empty(&s->http.runnable))
+			sim_fail("shard %u sleeps with requests to look at", i);
 		if (s->audience.pressed != 0 || !list_empty(&s->audience.appended))
 			sim_fail("shard %u sleeps and takes less in than it could", i);
 		if (!held_up())

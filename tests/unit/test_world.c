@@ -975,9 +975,50 @@ static void nobody_rests_while_the_broker_drains(void **state)
 	end_paced();
 }
 
+/* ---- turns ---- */
+
+static void large_buffers(struct config *c)
+{
+	c->engine.recv_buffer_bytes = 16 << 10;
+}
+
+static void whoever_asks_for_much_at_once_is_answered_in_turn_with_others(void **state)
+{
+	enum { REQUESTS = 500 };
+	struct client *many, *other;
+	const char *ask = "GET /health HTTP/1.1\r\nHost: x\r\n\r\n";
+	bool waited = false;
+
+	(void)state;
+	world_adjust = large_buffers;
+	begin(1);
+	/* There is time for next to nothing in a turn. */
+	sim.broker.shards[0].reactor.params.turn_us = 1;
+	many = client_who_says("GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+	other = world_client();
+	/* All of them are there before any is received. */
+	client_calm(many);
+	for (unsigned i = 0; i < REQUESTS; i++)
+		assert_int_equal(pipe_write(&many->wire.in, ask, strlen(ask)), strlen(ask));
+	for (unsigned steps = 0; steps < 100000 && !waited; steps++) {
+		world_step();
+		waited = !list_empty(&sim.broker.shards[0].http.runnable);
+	}
+	assert_true(waited);
+	say(other, "GET /health HTTP/1.1\r\nHost: x\r\n\r\n");
+	while (!hears(other, " 200 "))
+		world_step();
+	world_rest();
+	assert_true(sim.broker.shards[0].sockets.sends > REQUESTS / 64);
+	leave(many);
+	leave(other);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(whoever_asks_for_much_at_once_is_answered_in_turn_with_others),
 		cmocka_unit_test(what_comes_together_is_one_block_whatever_it_holds),
 		cmocka_unit_test(a_backlog_may_be_as_long_as_it_may_be_and_no_longer),
 		cmocka_unit_test(a_subscriber_may_be_behind_for_its_time_and_until_the_next_look),
