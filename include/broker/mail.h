@@ -35,10 +35,10 @@ enum { OUTBOX_PUSHES = 8 };
  * mail_lags allow plus what one turn receives. There are slots for several times as many as they
  * allow from the start, for a letter that finds none and no memory for more ends the process. */
 struct outbox {
-	void **letters; /* in the slots of struct outboxes, or own */
+	void **letters; /* round, from `first` on: in the slots of struct outboxes, or own */
 	void **own;
-	uint32_t n, slots_n;
-	size_t bytes; /* of blocks */
+	uint32_t first, n, slots_n; /* slots_n: a power of two */
+	size_t bytes;               /* of blocks */
 	/* What is in the lane: letters pushed so far and, of the latest pushes, up to which letter
 	 * they went and how many bytes that was. When there are more, the last is made larger. */
 	uint32_t pushed;

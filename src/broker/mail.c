@@ -1,10 +1,12 @@
 #include "broker/mail.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
+#include "base/probe.h"
 #include "engine/reactor.h"
 #include "topic/block.h"
 #include "topic/letter.h"
@@ -25,6 +27,11 @@ static size_t letter_bytes(const struct letter *letter)
 
 /* ---- one outbox ---- */
 
+static void *outbox_at(const struct outbox *o, uint32_t i)
+{
+	return o->letters[(o->first + i) & (o->slots_n - 1)];
+}
+
 /* A letter that cannot be kept would be lost silently, and with it somebody's order or count. */
 static void *grown(const struct mail *m, void *letters, uint32_t n, unsigned to)
 {
@@ -38,11 +45,13 @@ static void *grown(const struct mail *m, void *letters, uint32_t n, unsigned to)
 
 static void outbox_grow(struct outbox *o, const struct mail *m, unsigned to)
 {
-	void **letters = grown(m, o->own, o->slots_n, to);
+	void **letters = grown(m, NULL, o->slots_n, to);
 
-	if (o->own == NULL)
-		memcpy(letters, o->letters, o->n * sizeof(void *));
+	for (uint32_t i = 0; i < o->n; i++)
+		letters[i] = outbox_at(o, i);
+	free(o->own);
 	o->letters = o->own = letters;
+	o->first = 0;
 	o->slots_n *= 2;
 }
 
@@ -59,37 +68,59 @@ static void outbox_settle(struct outbox *o, uint32_t taken)
 	memmove(o->pushes, o->pushes + done, o->pushes_n * sizeof(*o->pushes));
 }
 
-/* How many letters fit in the lane by their bytes: one at least when it is empty. */
-static uint32_t outbox_fitting(const struct outbox *o)
+/* How many letters fit in the lane, of which its reader has taken so many: in letters, and in
+ * bytes, one at least when it is empty. What it looks at goes, but for one letter. */
+static uint32_t outbox_fitting(const struct outbox *o, uint32_t lane_entries, uint32_t taken,
+			       size_t *pushed_bytes)
 {
+	uint32_t room = lane_entries - 1 - (o->pushed - taken), n = 0;
 	size_t bytes = o->lane_bytes;
-	uint32_t n = 0;
 
-	for (; n < o->n; n++) {
-		size_t more = letter_bytes(o->letters[n]);
+	for (room = room < o->n ? room : o->n; n < room; n++) {
+		size_t more = letter_bytes(outbox_at(o, n));
 
 		if (more > 0 && bytes > 0 && bytes + more > LANE_BYTES_MAX)
 			break;
 		bytes += more;
 	}
+	*pushed_bytes = bytes - o->lane_bytes;
 	return n;
 }
 
-/* As many as may go: a lane is bounded in letters by its size, and here in bytes. */
-static uint32_t outbox_may_push(struct outbox *o, const struct reactor *r, unsigned to,
-				enum mailbox_lane lane)
+/* As many as may go, and how many bytes that is: what has gone may be read no more. */
+static uint32_t outbox_may_push(struct outbox *o, const struct mail *m, unsigned to,
+				enum mailbox_lane lane, size_t *bytes)
 {
-	uint32_t n;
+	const struct reactor *r = m->reactor;
+	uint32_t taken = mailbox_taken(r->mailbox, to, r->id, lane), n;
 
-	outbox_settle(o, mailbox_taken(r->mailbox, to, r->id, lane));
-	if (o->lane_bytes + o->bytes <= LANE_BYTES_MAX)
-		return o->n;
-	n = outbox_fitting(o);
+	outbox_settle(o, taken);
+	n = outbox_fitting(o, m->lane_entries, taken, bytes);
 	if (n == o->n)
 		return n;
 	mailbox_want(r->mailbox, to, r->id, lane);
-	outbox_settle(o, mailbox_taken(r->mailbox, to, r->id, lane));
-	return outbox_fitting(o);
+	taken = mailbox_taken(r->mailbox, to, r->id, lane);
+	outbox_settle(o, taken);
+	n = outbox_fitting(o, m->lane_entries, taken, bytes);
+	if (n < o->n)
+		PROBE(lane_full, r->id, to, lane, o->n - n);
+	return n;
+}
+
+/* There is room for so many: the slots are round. */
+static void outbox_push(struct outbox *o, struct reactor *r, unsigned to, enum mailbox_lane lane,
+			uint32_t n)
+{
+	uint32_t straight = o->slots_n - o->first;
+
+	if (straight > n)
+		straight = n;
+	straight = reactor_post(r, to, lane, o->letters + o->first, straight);
+	if (straight < n)
+		straight += reactor_post(r, to, lane, o->letters, n - straight);
+	assert(straight == n);
+	o->first = (o->first + n) & (o->slots_n - 1);
+	o->n -= n;
 }
 
 static void outbox_pushed(struct outbox *o, uint32_t n, size_t bytes)
@@ -158,7 +189,7 @@ void mail_release(struct mail *m)
 			struct outbox *o = &all->to[to];
 
 			for (uint32_t i = 0; i < o->n; i++)
-				letter_discard(m->uses, o->letters[i]);
+				letter_discard(m->uses, outbox_at(o, i));
 			free(o->own);
 		}
 		free(all->to);
@@ -206,7 +237,7 @@ void mail_post(struct mail *m, unsigned to, enum mailbox_lane lane, struct lette
 
 	if (o->n == o->slots_n)
 		outbox_grow(o, m, to);
-	o->letters[o->n++] = letter;
+	o->letters[(o->first + o->n++) & (o->slots_n - 1)] = letter;
 	o->bytes += letter_bytes(letter);
 	all->letters++;
 	all->bytes += letter_bytes(letter);
@@ -225,23 +256,16 @@ static bool flush_lane(struct mail *m, enum mailbox_lane lane)
 	for (unsigned i = 0; i < all->waiting_n; i++) {
 		unsigned to = all->waiting[i];
 		struct outbox *o = &all->to[to];
-		size_t before = o->bytes;
-		uint32_t fitting = outbox_may_push(o, m->reactor, to, lane);
-		unsigned pushed = 0;
+		size_t bytes;
+		uint32_t n = outbox_may_push(o, m, to, lane, &bytes);
 
-		if (fitting > 0)
-			pushed = reactor_post(m->reactor, to, lane, o->letters, fitting);
-		any |= pushed > 0;
-		o->n -= pushed;
-		memmove(o->letters, o->letters + pushed, o->n * sizeof(void *));
-		all->letters -= pushed;
-		all->bytes -= o->bytes;
-		/* What has gone may be read no more; what is left says what it weighs. */
-		o->bytes = 0;
-		for (uint32_t j = 0; j < o->n; j++)
-			o->bytes += letter_bytes(o->letters[j]);
-		all->bytes += o->bytes;
-		outbox_pushed(o, pushed, before - o->bytes);
+		if (n > 0)
+			outbox_push(o, m->reactor, to, lane, n);
+		any |= n > 0;
+		all->letters -= n;
+		all->bytes -= bytes;
+		o->bytes -= bytes;
+		outbox_pushed(o, n, bytes);
 		if (o->n == 0) {
 			o->waiting = false;
 			continue;
@@ -272,7 +296,7 @@ bool mail_holds(const struct mail *m, const struct letter *letter)
 			const struct outbox *o = &m->lanes[lane].to[m->lanes[lane].waiting[i]];
 
 			for (uint32_t j = 0; j < o->n; j++)
-				if (o->letters[j] == letter)
+				if (outbox_at(o, j) == letter)
 					return true;
 		}
 	return false;
