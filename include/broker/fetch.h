@@ -4,8 +4,8 @@
 /*
  * Messages as resources: a connection's shard asks a topic's home for one message, or about the
  * topic; the answer carries a hold on the block. What is not there yet but soon will be waits at
- * the topic: the letter itself is the record, and it is answered when the message comes or its time
- * is over.
+ * the topic, together with all who wait for the same: the letter itself is the record, and it is
+ * answered when the message has come or its time is over.
  */
 
 #include <stdbool.h>
@@ -25,7 +25,8 @@ struct topic;
 struct fetching {
 	struct deadline_class wait;
 	struct list answers; /* to be given in the next turns */
-	uint32_t waiting_n;  /* requests that wait at topics here */
+	struct list due; /* what others wait for here is there: they are told in the next turns */
+	uint32_t waiting_n; /* requests that wait at topics here */
 };
 
 enum fetch_kind {
@@ -39,7 +40,8 @@ enum fetch_kind {
 struct fetch_letter {
 	struct letter letter;
 	enum fetch_kind kind;
-	struct list link;         /* waiting at the topic, or among the shard's answers */
+	struct list link;         /* waiting with others, or among the shard's answers */
+	struct awaited *awaited;  /* at the home: what it waits for */
 	struct deadline deadline; /* at the home */
 	unsigned shard;           /* who asks */
 	uint32_t slot, generation, ticket;
@@ -62,9 +64,12 @@ struct fetch_letter *fetch_letter_new(enum fetch_kind kind, struct span name, ui
 void fetch_letter_free(struct fetch_letter *letter);
 
 void fetch_init(struct shard *shard);
+/* Frees what is still to be told. */
+void fetch_release(struct shard *shard);
 /* Home: answers, or keeps it until there is an answer; takes the letter over. */
 void home_fetch(struct shard *shard, struct fetch_letter *letter);
-/* Home: a block has been sequenced and somebody waits. */
+/* Home: a block has been sequenced and somebody waits. Costs a few steps, however many wait: those
+ * who are due are told in the next turns, what the message was then. */
 void home_wake(struct shard *shard, struct topic *topic);
 /* Home: frees what still waits. */
 void home_forget_waiting(struct topic *topic);
@@ -73,7 +78,8 @@ void fetch_count(struct shard *shard, struct fetch_letter *letter);
 
 /* The asking shard: an answer, to be given at once or among others in the next turns. */
 void fetch_answered(struct shard *shard, struct fetch_letter *letter);
-/* Gives as many answers as there is time for; whether more are left. To be called once per turn. */
+/* Tells those who are due and gives answers, as many as there is time for; whether more are left.
+ * To be called once per turn. */
 bool fetch_flush(struct shard *shard);
 /* Answers one; in routes.c. Takes the letter over. */
 void route_fetched(struct shard *shard, struct fetch_letter *letter);

@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/tree.h"
 #include "base/table.h"
 #include "topic/block.h"
 #include "topic/history.h"
@@ -26,8 +27,9 @@ struct topic {
 	struct history history;
 	struct list
 		link; /* forgotten after a while without clients: the shard's list, by idle_ns */
-	struct list waiting; /* the owner's: requests for messages that are not there yet */
-	bool versioned;      /* a message with a version has come: the greatest one is */
+	/* The owner's: requests for messages that are not there yet, by number and by version. */
+	struct tree awaited_numbers, awaited_versions;
+	bool versioned; /* a message with a version has come: the greatest one is */
 	uint64_t version[2];
 	uint64_t ranked_seq; /* where it was when topics were last ranked by rate */
 	uint64_t idle_ns;    /* since when there have been no clients; 0: there are some */
@@ -38,6 +40,12 @@ struct topic {
 static inline bool topic_internal(struct span name)
 {
 	return name.len > 5 && memcmp(name.data, "$sys.", 5) == 0;
+}
+
+/* Whether anybody waits for a message of it. */
+static inline bool topic_awaited(const struct topic *topic)
+{
+	return topic->awaited_numbers.root != NULL || topic->awaited_versions.root != NULL;
 }
 
 /* NULL: out of memory. */

@@ -13,6 +13,7 @@
 #include "topic/topic.h"
 
 enum {
+	TELL_COST = 2,            /* of one letter, about half a microsecond */
 	ANSWER_COST = 12,         /* of one to whoever has waited, about 3 us */
 	WAITING_MAX = 256 * 1024, /* letters waiting at one home: then new ones get a 503 */
 };
@@ -98,15 +99,72 @@ static bool version_reached(const struct topic *t, const uint64_t wanted[2])
 				(t->version[0] == wanted[0] && t->version[1] >= wanted[1]));
 }
 
+/* ---- those who wait ---- */
+
+/* A message as it is answered with. */
+struct found {
+	int error;
+	struct block *block;
+	struct span body;
+	uint64_t epoch, seq, max_age_s;
+};
+
+/* What some requests wait for. When it has come, one of them that have come together carries all of
+ * these, and the message that they are told. */
+struct awaited {
+	struct tree_entry place; /* first: at the topic, or among those that have come */
+	struct list letters;
+	struct list due;
+	struct tree come;
+	struct found found;
+};
+
+static struct awaited *awaited_of(struct tree_entry *e)
+{
+	return (struct awaited *)(void *)e;
+}
+
+static struct tree *tree_of(struct topic *t, const struct fetch_letter *l)
+{
+	return l->kind == FETCH_VERSION ? &t->awaited_versions : &t->awaited_numbers;
+}
+
+static struct awaited *awaited_new(const uint64_t key[2])
+{
+	struct awaited *a = memory_new_zeroed(sizeof(*a));
+
+	if (a == NULL)
+		return NULL;
+	a->place.key[0] = key[0];
+	a->place.key[1] = key[1];
+	list_init(&a->letters);
+	list_init(&a->due);
+	return a;
+}
+
 static void let_wait(struct shard *s, struct topic *t, struct fetch_letter *l)
 {
+	const uint64_t key[2] = { l->wanted[0], l->kind == FETCH_VERSION ? l->wanted[1] : 0 };
+	struct tree *tree = tree_of(t, l);
+	struct awaited *a;
+
 	if (s->fetching.waiting_n >= WAITING_MAX || s->config->http.wait_seconds == 0) {
 		answer(s, l, s->fetching.waiting_n >= WAITING_MAX ? -ENOSPC : -ETIMEDOUT);
 		return;
 	}
+	a = awaited_of(tree_find(tree, key));
+	if (a == NULL) {
+		a = awaited_new(key);
+		if (a == NULL) {
+			answer(s, l, -ENOMEM);
+			return;
+		}
+		tree_add(tree, &a->place);
+	}
 	s->fetching.waiting_n++;
 	l->waited = true;
-	list_append(&t->waiting, &l->link);
+	l->awaited = a;
+	list_append(&a->letters, &l->link);
 	reactor_deadline(&s->reactor, &s->fetching.wait, &l->deadline);
 	home_weigh(s, t);
 }
@@ -134,43 +192,90 @@ void home_fetch(struct shard *s, struct fetch_letter *l)
 		answer(s, l, hold_message(s, t, l->wanted[0], l) ? 0 : -ENOENT);
 }
 
+/* Those of these that are to be told of this message; the first of them carries it. */
+static void come(struct shard *s, struct topic *t, struct tree all, uint64_t seq)
+{
+	struct fetch_letter found = { .block = NULL };
+	struct awaited *carrier = awaited_of(all.root);
+
+	if (carrier == NULL)
+		return;
+	carrier->found.error = hold_message(s, t, seq, &found) ? 0 : -ENOENT;
+	carrier->found.block = found.block;
+	carrier->found.body = found.body;
+	carrier->found.epoch = found.epoch;
+	carrier->found.seq = found.seq;
+	carrier->found.max_age_s = found.max_age_s;
+	carrier->come = all;
+	list_append(&s->fetching.due, &carrier->due);
+}
+
 void home_wake(struct shard *s, struct topic *t)
 {
-	struct fetch_letter *before = NULL;
-	struct list *l = t->waiting.next, *next;
+	struct tree_entry *e;
 
-	/* One after the other: an answer to this very shard only joins a list. */
-	for (; l != &t->waiting; l = next) {
-		struct fetch_letter *f = LIST_ENTRY(l, struct fetch_letter, link);
-		uint64_t seq = f->kind == FETCH_VERSION ? t->seq : f->wanted[0];
-
-		next = l->next;
-		if (f->kind == FETCH_VERSION ? !version_reached(t, f->wanted) : seq > t->seq)
-			continue;
-		list_remove(&f->link);
-		deadline_stop(&f->deadline);
-		s->fetching.waiting_n--;
-		/* Ten thousand may wait for the same. */
-		if (before != NULL && before->seq == seq) {
-			f->block = before->block;
-			block_ref(f->block, 1);
-			f->body = before->body;
-			f->epoch = before->epoch;
-			f->seq = seq;
-			f->max_age_s = before->max_age_s;
-		} else if (!hold_message(s, t, seq, f)) {
-			answer(s, f, -ENOENT);
-			continue;
-		}
-		/* It stays readable until the next one has been filled in: the one before is
-		 * posted only then. */
-		if (before != NULL)
-			answer(s, before, 0);
-		before = f;
-	}
-	if (before != NULL)
-		answer(s, before, 0);
+	/* Numbers are not further ahead than http.ahead. */
+	while ((e = tree_first(&t->awaited_numbers)) != NULL && e->key[0] <= t->seq)
+		come(s, t, tree_split(&t->awaited_numbers, e->key), e->key[0]);
+	if (t->versioned)
+		come(s, t, tree_split(&t->awaited_versions, t->version), t->seq);
 	home_weigh(s, t);
+}
+
+static void tell(struct shard *s, const struct found *found, struct fetch_letter *l)
+{
+	list_remove(&l->link);
+	deadline_stop(&l->deadline);
+	s->fetching.waiting_n--;
+	if (found->block != NULL) {
+		l->block = found->block;
+		block_ref(l->block, 1);
+	}
+	l->body = found->body;
+	l->epoch = found->epoch;
+	l->seq = found->seq;
+	l->max_age_s = found->max_age_s;
+	answer(s, l, found->error);
+	reactor_spend(&s->reactor, TELL_COST);
+}
+
+static void awaited_free(struct awaited *carrier)
+{
+	if (carrier->found.block != NULL)
+		block_unref(carrier->found.block);
+	list_remove(&carrier->due);
+	memory_free(carrier);
+}
+
+/* Tells one of those that are due, or finds that all have been told of a message. */
+static void tell_next(struct shard *s)
+{
+	struct awaited *carrier = LIST_ENTRY(s->fetching.due.next, struct awaited, due), *a;
+
+	a = awaited_of(tree_first(&carrier->come));
+	if (a == NULL) {
+		awaited_free(carrier);
+		return;
+	}
+	if (!list_empty(&a->letters)) {
+		tell(s, &carrier->found, LIST_ENTRY(a->letters.next, struct fetch_letter, link));
+		return;
+	}
+	tree_remove(&carrier->come, &a->place);
+	if (a != carrier)
+		memory_free(a);
+}
+
+static bool tell_due(struct shard *s)
+{
+	if (list_empty(&s->fetching.due))
+		return false;
+	reactor_part(&s->reactor, PART_TOPICS);
+	do {
+		tell_next(s);
+		reactor_spend(&s->reactor, 1);
+	} while (!list_empty(&s->fetching.due) && !reactor_spent(&s->reactor));
+	return !list_empty(&s->fetching.due);
 }
 
 static void wait_over(void *context, struct deadline *d)
@@ -178,29 +283,65 @@ static void wait_over(void *context, struct deadline *d)
 	struct shard *s = context;
 	struct fetch_letter *l = LIST_ENTRY(d, struct fetch_letter, deadline);
 	struct topic *t = home_topic(s, l->hash, l->name);
+	struct awaited *a = l->awaited;
 
 	list_remove(&l->link);
 	s->fetching.waiting_n--;
-	if (t != NULL)
+	/* What has come meanwhile is freed when all have been told. */
+	if (t != NULL && list_empty(&a->letters) &&
+	    tree_find(tree_of(t, l), a->place.key) == &a->place) {
+		tree_remove(tree_of(t, l), &a->place);
+		memory_free(a);
 		home_weigh(s, t);
+	}
 	answer(s, l, -ETIMEDOUT);
+}
+
+static void forget_all(struct tree *tree)
+{
+	struct tree_entry *e;
+	struct list *l;
+
+	while ((e = tree->root) != NULL) {
+		struct awaited *a = awaited_of(e);
+
+		while ((l = list_take(&a->letters)) != NULL) {
+			struct fetch_letter *f = LIST_ENTRY(l, struct fetch_letter, link);
+
+			deadline_stop(&f->deadline);
+			fetch_letter_free(f);
+		}
+		tree_remove(tree, e);
+		/* One that carries others is freed with what it carries. */
+		if (list_empty(&a->due))
+			memory_free(a);
+	}
 }
 
 void home_forget_waiting(struct topic *t)
 {
+	forget_all(&t->awaited_numbers);
+	forget_all(&t->awaited_versions);
+}
+
+void fetch_release(struct shard *s)
+{
 	struct list *l;
 
-	while ((l = list_take(&t->waiting)) != NULL) {
-		struct fetch_letter *f = LIST_ENTRY(l, struct fetch_letter, link);
+	while (!list_empty(&s->fetching.due)) {
+		struct awaited *carrier = LIST_ENTRY(s->fetching.due.next, struct awaited, due);
 
-		deadline_stop(&f->deadline);
-		fetch_letter_free(f);
+		forget_all(&carrier->come);
+		awaited_free(carrier);
 	}
+	while ((l = list_take(&s->fetching.answers)) != NULL)
+		fetch_letter_free(LIST_ENTRY(l, struct fetch_letter, link));
 }
 
 void fetch_init(struct shard *s)
 {
 	list_init(&s->fetching.answers);
+	list_init(&s->fetching.due);
 	deadline_class_init(&s->fetching.wait, s->config->http.wait_seconds * NS_PER_S);
 	reactor_watch(&s->reactor, &s->fetching.wait, wait_over, s);
 }
@@ -228,7 +369,7 @@ void fetch_answered(struct shard *s, struct fetch_letter *l)
 		route_fetched(s, l);
 }
 
-bool fetch_flush(struct shard *s)
+static bool give_answers(struct shard *s)
 {
 	struct list *l;
 
@@ -241,4 +382,12 @@ bool fetch_flush(struct shard *s)
 		reactor_spend(&s->reactor, ANSWER_COST);
 	} while (!list_empty(&s->fetching.answers) && !reactor_spent(&s->reactor));
 	return !list_empty(&s->fetching.answers);
+}
+
+bool fetch_flush(struct shard *s)
+{
+	bool more = tell_due(s);
+
+	more |= give_answers(s);
+	return more;
 }

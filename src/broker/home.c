@@ -80,7 +80,7 @@ static void forget(struct shard *s, struct topic *t)
 /* Puts a topic on the list to be forgotten, or takes it off, as it has clients or not. */
 void home_weigh(struct shard *s, struct topic *t)
 {
-	bool idle = t->publishers == 0 && t->shards_n == 0 && list_empty(&t->waiting);
+	bool idle = t->publishers == 0 && t->shards_n == 0 && !topic_awaited(t);
 
 	list_remove(&t->link);
 	t->idle_ns = idle ? s->reactor.now_ns : 0;
@@ -254,7 +254,7 @@ static void sequenced(struct shard *s, struct topic *t, struct block *b)
 		t->version[0] = v[0];
 		t->version[1] = v[1];
 	}
-	if (!list_empty(&t->waiting))
+	if (topic_awaited(t))
 		home_wake(s, t);
 }
 
@@ -294,7 +294,7 @@ void home_publish(struct shard *s, struct block *b)
 	}
 	if (b->receipt != NULL)
 		send_receipt(s, b, 0);
-	if (b->version_len > 0 || !list_empty(&t->waiting))
+	if (b->version_len > 0 || topic_awaited(t))
 		sequenced(s, t, b);
 	block_unref(b);
 }

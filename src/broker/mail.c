@@ -220,9 +220,6 @@ bool mail_read_own(struct mail *m, struct shard *reader, unsigned max)
 		struct letter *letter = own->letters[own->first++];
 
 		m->uses[letter->kind].read(reader, letter);
-		reactor_spend(m->reactor, 1);
-		if (reactor_spent(m->reactor))
-			break;
 	}
 	if (own->first < own->n)
 		return true;

@@ -370,10 +370,8 @@ static bool flush(void *context)
 	if (!list_empty(&s->sockets.dying))
 		reactor_part(&s->reactor, PART_CLIENTS);
 	more = sockets_flush(&s->sockets);
-	if (mail_own_waits(&s->mail)) {
-		reactor_part(&s->reactor, TURN_LETTERS);
+	if (mail_own_waits(&s->mail))
 		(void)mail_read_own(&s->mail, s, OWN_LETTERS_MAX);
-	}
 	(void)budget_check(s);
 	home_bound_history(s);
 	if (ring_giving_back(s->reactor.ring)) {
@@ -528,10 +526,7 @@ void shard_run(struct shard *s)
 void shard_release(struct shard *s)
 {
 	if (s->reactor.ring != NULL) {
-		struct list *l;
-
-		while ((l = list_take(&s->fetching.answers)) != NULL)
-			fetch_letter_free(LIST_ENTRY(l, struct fetch_letter, link));
+		fetch_release(s);
 		subscriptions_release(s);
 		home_release(s);
 		reactor_release(&s->reactor);

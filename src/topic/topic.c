@@ -25,7 +25,6 @@ struct topic *topic_new(struct span name, uint64_t hash, unsigned shards,
 	t->shards = (uint64_t *)(void *)(((uintptr_t)t->name + name.len + 7) & ~(uintptr_t)7);
 	t->epoch = hash_unique();
 	list_init(&t->link);
-	list_init(&t->waiting);
 	topic_configure(t, settings);
 	return t;
 }

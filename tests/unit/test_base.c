@@ -18,6 +18,7 @@
 #include "base/pool.h"
 #include "base/spare.h"
 #include "base/table.h"
+#include "base/tree.h"
 #include "base/wire.h"
 #include "random.h"
 
@@ -531,9 +532,57 @@ static void spare_memory_is_there_when_the_system_gives_no_more(void **state)
 }
 #endif
 
+/* ---- tree ---- */
+
+static void a_tree_gives_its_entries_in_the_order_of_their_keys(void **state)
+{
+	enum { N = 500 };
+	static struct tree_entry entries[N];
+	struct tree tree = { NULL }, upto;
+	uint64_t key[2], last = 0;
+	unsigned n = 0;
+
+	(void)state;
+	for (uint64_t i = 0; i < N; i++) {
+		/* Each number below N once; half of them differ in the second part only. */
+		uint64_t v = i * 7919 % N;
+
+		entries[i].key[0] = v / 2;
+		entries[i].key[1] = v % 2;
+		tree_add(&tree, &entries[i]);
+	}
+	for (uint64_t v = 0; v < N; v++) {
+		key[0] = v / 2;
+		key[1] = v % 2;
+		assert_non_null(tree_find(&tree, key));
+	}
+	key[0] = N;
+	assert_null(tree_find(&tree, key));
+	for (unsigned i = 0; i < N; i += 3)
+		tree_remove(&tree, &entries[i]);
+	assert_null(tree_find(&tree, entries[0].key));
+	key[0] = N / 4;
+	key[1] = 0;
+	upto = tree_split(&tree, key);
+	for (struct tree_entry *e; (e = tree_first(&upto)) != NULL; n++) {
+		assert_true(n == 0 || e->key[0] * 2 + e->key[1] > last);
+		last = e->key[0] * 2 + e->key[1];
+		assert_true(last <= N / 2);
+		tree_remove(&upto, e);
+	}
+	for (struct tree_entry *e; (e = tree_first(&tree)) != NULL; n++) {
+		assert_true(e->key[0] * 2 + e->key[1] > last);
+		last = e->key[0] * 2 + e->key[1];
+		assert_true(last > N / 2);
+		tree_remove(&tree, e);
+	}
+	assert_int_equal(n, N - (N + 2) / 3);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_tree_gives_its_entries_in_the_order_of_their_keys),
 		cmocka_unit_test(every_value_is_in_the_bucket_whose_floor_is_below_it),
 		cmocka_unit_test(quantiles_are_those_of_the_sorted_values_to_3_per_cent),
 		cmocka_unit_test(empty_histogram_has_zero_everywhere),

@@ -1015,9 +1015,47 @@ static void whoever_asks_for_much_at_once_is_answered_in_turn_with_others(void *
 	world_end();
 }
 
+static void those_who_wait_cost_a_publish_nothing_and_are_told_in_turn(void **state)
+{
+	enum { WAITING = 12 };
+	struct client *waiting[WAITING], *next, *publisher;
+	bool told_later = false;
+	struct fetching *f;
+
+	(void)state;
+	world_adjust = NULL;
+	begin(1);
+	f = &sim.broker.shards[0].fetching;
+	for (unsigned i = 0; i < WAITING; i++)
+		waiting[i] = client_who_says("GET /topic/t/1 HTTP/1.1\r\nHost: x\r\n\r\n");
+	next = client_who_says("GET /topic/t/2 HTTP/1.1\r\nHost: x\r\n\r\n");
+	assert_int_equal(f->waiting_n, WAITING + 1);
+	sim.broker.shards[0].reactor.params.turn_us = 1;
+	publisher = world_client();
+	say(publisher, "PUBLISH t\r\none\r\n");
+	for (unsigned steps = 0; steps < 100000 && !told_later; steps++) {
+		world_step();
+		told_later = f->waiting_n > 1 && !list_empty(&f->due);
+	}
+	assert_true(told_later);
+	world_rest();
+	assert_int_equal(f->waiting_n, 1);
+	for (unsigned i = 0; i < WAITING; i++)
+		assert_true(hears(waiting[i], "\r\n\r\none"));
+	assert_false(hears(next, " 200 "));
+	publish(publisher, 4);
+	assert_true(hears(next, "\r\n\r\nmm"));
+	for (unsigned i = 0; i < WAITING; i++)
+		leave(waiting[i]);
+	leave(next);
+	leave(publisher);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(those_who_wait_cost_a_publish_nothing_and_are_told_in_turn),
 		cmocka_unit_test(whoever_asks_for_much_at_once_is_answered_in_turn_with_others),
 		cmocka_unit_test(what_comes_together_is_one_block_whatever_it_holds),
 		cmocka_unit_test(a_backlog_may_be_as_long_as_it_may_be_and_no_longer),
