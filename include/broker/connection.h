@@ -137,6 +137,12 @@ void connections_limit_idle(struct shard *shard, uint64_t after_ns);
 /* So many are late that more are not to be accepted before some of them have gone. */
 bool connections_rush(const struct shard *shard);
 
+/* Whether it is beyond a limit, and is to be told so when it has said what it wants. */
+static inline bool connection_refused(const struct connection *c)
+{
+	return c->counts == COUNTS_AS_REFUSED && !c->late;
+}
+
 static inline struct connection *connection_of(struct socket *socket)
 {
 	return (struct connection *)(void *)socket;

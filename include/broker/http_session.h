@@ -36,6 +36,7 @@ struct http_session {
 	bool ended;  /* the client has sent its last */
 	/* of the request that is being answered */
 	bool head_only, http_1_0, chunked, close;
+	bool events;              /* it is for an event stream */
 	bool publishing;          /* a message, whose number is still to come */
 	uint64_t hash;            /* of the topic last published to */
 	uint32_t ticket;          /* tells a late answer from the one that is waited for */

@@ -16,11 +16,15 @@ extern const struct wire_format sse_format, sse_plain_format, chunked_format;
 
 enum { SSE_TEXT_MAX = 96 }; /* most bytes of what the following write */
 
-/* The start of an event stream, a heartbeat, and the event that says from where on the past is
- * known. They return how many bytes they wrote. */
-size_t sse_start(bool chunked, char *out);
+/* The start of an event stream and a heartbeat, which say where it stands, so that whoever is cut
+ * off comes back there; and the event that says from where on
+ * the past is known. They return how many bytes they wrote. */
+size_t sse_start(bool chunked, uint64_t epoch, uint64_t seq, char *out);
 size_t sse_heartbeat(bool chunked, uint64_t epoch, uint64_t seq, char *out);
 size_t sse_gap(bool chunked, uint64_t epoch, uint64_t oldest, char *out);
+
+/* All that a client gets who is to come again later. */
+#define SSE_LATER "retry: 5000\n\n"
 
 /* The chunk that ends a body. */
 #define CHUNKED_END "0\r\n\r\n"

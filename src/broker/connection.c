@@ -207,15 +207,27 @@ void connection_goodbye(struct connection *c)
 	connection_finish(c, c->http != NULL ? http_answer_farewell(c) : NULL);
 }
 
-static bool speaks_http(const struct connection *c)
+/* The error as its protocol says it, or NULL. To whoever has not said what he speaks nothing is
+ * said, if that may be several: he would take it for the answer to what he is about to ask. */
+static const char *put_in_its_words(struct connection *c, const char *error_line)
 {
-	return c->http != NULL || c->protocols == CONFIG_PROTOCOL_HTTP;
+	unsigned protocol = c->protocols;
+
+	if (c->http == NULL && protocol != CONFIG_PROTOCOL_LINE &&
+	    protocol != CONFIG_PROTOCOL_HTTP) {
+		enum sniffed likely = sniff_likely((struct span){ c->input, c->input_len });
+
+		if (likely == SNIFF_MORE)
+			return NULL;
+		protocol = likely == SNIFF_HTTP ? CONFIG_PROTOCOL_HTTP : CONFIG_PROTOCOL_LINE;
+	}
+	return c->http != NULL || protocol == CONFIG_PROTOCOL_HTTP ? http_answer_end(c, error_line)
+								   : error_line;
 }
 
 void connection_error(struct connection *c, const char *error_line)
 {
-	if (speaks_http(c))
-		error_line = http_answer_end(c, error_line);
+	error_line = put_in_its_words(c, error_line);
 	if (c->state == CONNECTION_OPEN) {
 		c->shard->counters.errors++;
 		publisher_end(c, false);
@@ -262,11 +274,7 @@ void connection_close(struct connection *c, enum drop_reason reason)
 /* Says why, in the client's own protocol where that is known. */
 static void refuse(struct connection *c)
 {
-	const char *refusal = c->farewell;
-
-	if (c->protocols == CONFIG_PROTOCOL_HTTP)
-		refusal = http_answer_end(c, refusal);
-	connection_finish(c, refusal);
+	connection_finish(c, put_in_its_words(c, c->farewell));
 }
 
 /* The first bytes decide, once. */
@@ -292,10 +300,7 @@ static void received_first(struct connection *c, struct span bytes)
 		break;
 	case SNIFF_HTTP:
 		c->protocols = CONFIG_PROTOCOL_HTTP;
-		if (c->counts == COUNTS_AS_REFUSED && !c->late)
-			refuse(c);
-		else
-			http_session_received(c, bytes);
+		http_session_received(c, bytes);
 		break;
 	case SNIFF_MORE:
 	default:
@@ -659,8 +664,7 @@ void connection_open(struct shard *s, int fd, const struct listener *listener)
 	c->farewell = refusal;
 	if (s->clients.refused_n++ >= REFUSED_CONNECTIONS_MAX && !c->late) {
 		connection_close(c, DROP_CLOSED);
-	} else if (c->protocols == CONFIG_PROTOCOL_LINE ||
-		   (c->protocols == CONFIG_PROTOCOL_HTTP && !c->late)) {
+	} else if (c->protocols == CONFIG_PROTOCOL_LINE) {
 		refuse(c);
 	} else {
 		connection_limit_closing(c);

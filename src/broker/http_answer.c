@@ -337,7 +337,11 @@ void http_answer_subscribed(struct connection *c, const struct subscribe_letter 
 	free(http->origin);
 	http->origin = NULL;
 	if (events) {
-		if (!connection_reply(c, (struct span){ text, sse_start(http->chunked, text) }))
+		/* Before the first message that it gets, or where it comes in. */
+		uint64_t seq = l != NULL ? l->from - 1 : c->subscription->interest->seq;
+		size_t n = sse_start(http->chunked, c->subscription->interest->epoch, seq, text);
+
+		if (!connection_reply(c, (struct span){ text, n }))
 			return;
 		if (l != NULL && l->gap != 0 &&
 		    !connection_reply(c, (struct span){ text, sse_gap(http->chunked, l->epoch,
@@ -370,12 +374,39 @@ static void beat(void *context, struct deadline *d)
 
 /* ---- errors from elsewhere ---- */
 
+/* What comes to an EventSource with any other status than 200 is its end for ever (WHATWG HTML,
+ * 9.2.3). */
+static void send_away(struct connection *c)
+{
+	struct head h;
+
+	add_first(c, &h, 200, false);
+	add(&h,
+	    "Content-Type: text/event-stream\r\nCache-Control: no-store\r\n"
+	    "Content-Length: %zu\r\n\r\n%s",
+	    sizeof(SSE_LATER) - 1, SSE_LATER);
+	(void)connection_reply(c, (struct span){ h.text, h.len });
+}
+
+/* Whether a broker that drains should not say so: whoever has not asked yet, and who waits for
+ * events, comes again when there is a broker that has them. */
+static bool drains_silently(const struct connection *c, const char *reason)
+{
+	if (strcmp(reason, "draining") != 0)
+		return false;
+	return c->http == NULL || c->http->events ||
+	       (c->http->timing && c->http->state == HTTP_READING);
+}
+
 const char *http_answer_end(struct connection *c, const char *error_line)
 {
 	struct http_session *http = c->http;
 	char reason[64] = "";
 	unsigned status = 503;
 
+	/* "ERROR <reason>\r\n" */
+	snprintf(reason, sizeof(reason), "%.*s", (int)strcspn(error_line + 6, "\r"),
+		 error_line + 6);
 	if (http != NULL) {
 		if (http->state == HTTP_STREAMING)
 			return strstr(error_line, "slow") == NULL ? http_answer_farewell(c) : NULL;
@@ -386,19 +417,22 @@ const char *http_answer_end(struct connection *c, const char *error_line)
 		if (http->sending != NULL ||
 		    (http->answered_any && http->state == HTTP_READING && !http->timing))
 			return NULL;
+	}
+	if (drains_silently(c, reason))
+		return NULL;
+	if (http != NULL) {
 		http->close = true;
 		http->state = HTTP_READING;
 		http->ticket++;
 	}
-	/* "ERROR <reason>\r\n" */
-	snprintf(reason, sizeof(reason), "%.*s", (int)strcspn(error_line + 6, "\r"),
-		 error_line + 6);
 	if (strcmp(reason, "timeout") == 0)
 		status = 408;
 	else if (strcmp(reason, "not permitted") == 0)
 		status = 403;
 	/* Not http_error: this is called where the connection is being ended anyway. */
-	{
+	if (http != NULL && http->events && status == 503) {
+		send_away(c);
+	} else {
 		char body[128];
 		struct head h;
 		int n = snprintf(body, sizeof(body), "{\"error\":\"%s\"}\n", reason);

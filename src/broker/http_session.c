@@ -45,7 +45,8 @@ static void handle_head(struct connection *c, const struct http_request *r)
 
 	http->head_only = r->verb == HTTP_VERB_HEAD;
 	http->http_1_0 = r->http_1_0;
-	http->close = !r->keep_alive || c->shard->drain.draining;
+	http->close = !r->keep_alive || c->shard->drain.draining || connection_refused(c);
+	http->events = false;
 	http->chunked = false;
 	http->timing = false;
 	http->receiving_bytes = r->content_length;

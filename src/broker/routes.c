@@ -381,9 +381,14 @@ static bool replay_of(const struct http_request *r, struct replay *replay)
 	return http_number(last, &replay->n);
 }
 
+static bool wants_events(const struct http_request *r)
+{
+	return http_list_says(r->accept, SPAN("text/event-stream")) == HTTP_WANTED;
+}
+
 static void handle_subscribe(struct connection *c, const struct http_request *r, struct span rest)
 {
-	bool events = http_list_says(r->accept, SPAN("text/event-stream")) == HTTP_WANTED;
+	bool events = wants_events(r);
 	struct replay replay;
 	char name[256];
 	struct span topic;
@@ -715,6 +720,8 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 	const struct route *route = find(c->shard->broker, r->path, &rest);
 	bool foreign = r->origin.data != NULL, browser = foreign || r->fetched;
 
+	c->http->events = route != NULL && route->handle == handle_subscribe &&
+			  r->verb == HTTP_VERB_GET && wants_events(r);
 	if (foreign && origin_allowed(config, r->origin)) {
 		c->http->origin = strndup(r->origin.data, r->origin.len);
 		foreign = browser = false;
@@ -736,7 +743,9 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 	} else if (route->local && config->page_local_only && !asked_locally(c, r)) {
 		http_error(c, 403, "local clients only");
 	} else if (c->shard->drain.draining && !route->vital) {
-		http_error(c, 503, "draining");
+		connection_error(c, LINE_ERROR_TEXT("draining"));
+	} else if (connection_refused(c)) {
+		connection_error(c, c->farewell);
 	} else {
 		route->handle(c, r, rest);
 	}

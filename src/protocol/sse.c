@@ -311,17 +311,25 @@ static size_t put_whole(bool chunked, const char *text, size_t n, char *out)
 	return (size_t)(at - out);
 }
 
-size_t sse_start(bool chunked, char *out)
+/* An id of its own: it sets what a client comes back with, and is no event (WHATWG HTML, 9.2.6). */
+static char *put_place(char *out, uint64_t epoch, uint64_t seq)
 {
-	return put_whole(chunked, "retry: 1000\n\n", 13, out);
+	out = put(out, id_field, sizeof(id_field) - 1);
+	out = put_id(out, epoch, seq);
+	return put(out, "\n\n", 2);
+}
+
+size_t sse_start(bool chunked, uint64_t epoch, uint64_t seq, char *out)
+{
+	char text[80], *at = put_place(put(text, "retry: 1000\n", 12), epoch, seq);
+
+	return put_whole(chunked, text, (size_t)(at - text), out);
 }
 
 size_t sse_heartbeat(bool chunked, uint64_t epoch, uint64_t seq, char *out)
 {
-	char text[64], *at = put(text, ": ", 2);
+	char text[64], *at = put_place(text, epoch, seq);
 
-	at = put_id(at, epoch, seq);
-	at = put(at, "\n\n", 2);
 	return put_whole(chunked, text, (size_t)(at - text), out);
 }
 

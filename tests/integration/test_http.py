@@ -363,13 +363,43 @@ def test_a_quiet_event_stream_has_a_heartbeat_with_the_current_id(open):
     sse = events(broker.http(), "/subscribe/quiet")
     ident = publish(broker.http(), "quiet", b"x")
     sse.event()
-    assert sse.event() == [f": {ident}"]
+    assert sse.event() == [f"id: {ident}"]
     later = events(broker.http(), "/subscribe/quiet")
-    assert later.event() == [f": {ident}"]
+    assert later.event() == [f"id: {ident}"]
     publish(broker.http(), "quiet", b"y")
-    while (event := sse.event())[0].startswith(":"):
+    while len(event := sse.event()) < 2:
         pass
     assert event[1] == "data: y"
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_whoever_is_cut_off_before_an_event_comes_back_where_the_stream_stood(open, version):
+    """WHATWG HTML, 9.2.6: an id without data sets what an EventSource comes back with."""
+    broker = open()
+
+    def come(target, **fields):
+        lines = [f"GET {target} HTTP/{version}", "Host: b", "Accept: text/event-stream"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+        client = broker.http().send("\r\n".join([*lines, "", ""]))
+        assert client.head()[0] == 200
+        return client, re.search(rb"retry: 1000\nid: (\S+)\n\n", client.until(b"\n\n"))[1].decode()
+
+    first, ident = come("/subscribe/e")
+    assert ident.endswith(":0")
+    first.close()
+    one = publish(broker.http(), "e", b"one")
+    assert one == ident.removesuffix("0") + "1"
+    back, again = come("/subscribe/e", Last_Event_ID=ident)
+    assert again == ident
+    assert back.until(b"\n\n").endswith(f"id: {one}\ndata: one\n\n".encode())
+    two = publish(broker.http(), "e", b"two")
+    assert come("/subscribe/e")[1] == two
+    assert come("/subscribe/e?last=1")[1] == one
+    assert come(f"/subscribe/e?last_event_id={one}")[1] == one
+    assert come("/subscribe/e", Last_Event_ID=two)[1] == two
+    foreign, stands = come("/subscribe/e", Last_Event_ID="0000000000000001:7")
+    assert stands == ident, "all that there is comes"
+    assert b"event: gap\n" in foreign.until(b"\n\n")
 
 
 # --- messages as resources --------------------------------------------------------------------------
@@ -716,6 +746,33 @@ def test_put_publishes_as_post_does(open):
     assert broker.http().ask("PUT", "/topic/p/1", b"x").status == 405
 
 
+@pytest.mark.parametrize("protocols", [["line", "http"], ["http"]])
+def test_empty_lines_before_a_request_are_skipped(open, protocols):
+    broker = open(listen={"main": {"address": "127.0.0.1:0", "protocols": protocols}})
+    request = "\r\n\r\nGET /health HTTP/1.1\r\nHost: b\r\n\r\n"
+    assert broker.http().send(request).answer().status == 200
+    for piece in ("\r", "\r\n", "\r\n\r\nG"):
+        client = broker.http().send(piece)
+        time.sleep(0.05)
+        assert client.send(request.removeprefix(piece.removesuffix("G"))[piece.endswith("G") :]).answer().status == 200
+    client = broker.http().send("POST /publish/x HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\n\r\nx" + request)
+    assert client.answer().status == client.answer().status == 200
+
+
+@pytest.mark.parametrize("protocols", [["line", "http"], ["http"]])
+def test_a_connection_that_was_opened_ahead_hears_no_words_of_lines(open, protocols):
+    seconds = round(max(1, FACTOR))
+    listen = {"main": {"address": "127.0.0.1:0", "protocols": protocols}}
+    broker = open(listen=listen, limits={"handshake_seconds": seconds})
+    silent = broker.http().rest()
+    assert silent == b"" if "line" in protocols else silent.startswith(b"HTTP/1.1 408 ")
+    silent = [broker.http() for _ in range(4)]
+    broker.http().ask("GET", "/health")
+    broker.send_signal(15)
+    assert [client.rest() for client in silent] == [b""] * 4
+    broker.finish()
+
+
 def test_lists_in_several_lines_are_one_and_no_weight_is_no(open):
     broker = open()
     publish(broker.http(), "l", b"x")
@@ -814,8 +871,11 @@ def test_refused_connections_are_told_in_http_where_only_http_is_spoken(open):
     first = broker.http()
     assert first.ask("GET", "/health").status == 200
     second = broker.http()
-    answer = second.answer().error(503, "too many connections")
+    answer = second.ask("GET", "/health").error(503, "too many connections")
     assert answer.fields["connection"] == "close" and second.rest() == b""
+    broker.http().answer().error(503, "too many connections")  # one that says nothing, after a while
+    away = broker.http().request("GET", "/subscribe/a", Accept="text/event-stream").answer()
+    assert (away.status, away.fields["content-type"], away.body) == (200, "text/event-stream", b"retry: 5000\n\n")
 
 
 def test_refused_connections_are_told_in_the_protocol_that_they_speak(open):
@@ -885,6 +945,7 @@ def test_while_draining_health_is_200_ready_503_and_so_is_all_else(open, protoco
     assert broker.http().ask("GET", "/health").body == b"ok\n"
     answer = broker.http().ask("GET", "/ready").error(503, "draining")
     assert answer.fields["connection"] == "close"
+    assert broker.http().request("GET", "/subscribe/d", Accept="text/event-stream").rest() == b""
     for target in ("/topic/d", "/metrics", "/subscribe/d"):
         broker.http().ask("GET", target).error(503, "draining")
     broker.http().ask("POST", "/publish/d", b"x").error(503, "draining")

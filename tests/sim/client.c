@@ -582,6 +582,9 @@ static void hear_end(struct client *c)
 	/* A broker that drains does not wait for ever for its last word to be sent. */
 	if ((sim.params.faults & 1u << FAULT_DRAIN) && (sim.params.faults & 1u << FAULT_TIME))
 		return;
+	/* Nobody has read what it says yet: no OK, so no receipt. */
+	if (!c->ok && (sim.params.faults & (1u << FAULT_DRAIN | 1u << FAULT_TIME)))
+		return;
 	/* The close is the publisher's receipt. */
 	if (c->speech != SPEAKS_LINE && c->answered != c->messages && c->ending == END_FIN &&
 	    !(sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_DRAIN | 1u << FAULT_TIME)))

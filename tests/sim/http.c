@@ -142,6 +142,7 @@ static void hear_head(struct client *c)
 {
 	const char *head = line_text(c), *length = strstr(head, "Content-Length: ");
 	uint32_t faults = sim.params.faults;
+	bool away;
 
 	if (strncmp(head, "HTTP/1.1 ", 9) != 0)
 		sim_fail("client %u hears %.60s", c->id, head);
@@ -150,16 +151,19 @@ static void hear_head(struct client *c)
 		hear_resource(c, head);
 		return;
 	}
-	c->ok |= c->status == 200;
-	c->error |= c->status != 200;
-	if (c->status != 200 && c->status != 408 &&
-	    !(c->status == 503 && (faults & (1u << FAULT_MEMORY | 1u << FAULT_LIMITS |
-					     1u << FAULT_DRAIN | 1u << FAULT_BUDGET))))
+	/* An event stream of known length sends its client away. */
+	away = c->role != ROLE_PUBLISHER && c->speech == SPEAKS_EVENTS && c->status == 200 &&
+	       length != NULL;
+	c->ok |= c->status == 200 && !away;
+	c->error |= c->status != 200 || away;
+	if ((c->status != 200 || away) && c->status != 408 &&
+	    !((c->status == 503 || away) && (faults & (1u << FAULT_MEMORY | 1u << FAULT_LIMITS |
+						       1u << FAULT_DRAIN | 1u << FAULT_BUDGET))))
 		sim_fail("client %u is told %.60s for no reason", c->id, head);
 	c->body_left = length != NULL ? strtoull(length + 16, NULL, 10) : 0;
-	c->http_state = c->role == ROLE_PUBLISHER ? STATE_BODY
-			: c->status == 200        ? STATE_SIZE
-						  : STATE_REST;
+	c->http_state = c->role == ROLE_PUBLISHER   ? STATE_BODY
+			: c->status == 200 && !away ? STATE_SIZE
+						    : STATE_REST;
 }
 
 /* The number that a message has got. */
@@ -237,6 +241,13 @@ static void hear_event(struct client *c)
 	if (seq == 0 || gap)
 		return;
 	at = oracle_find(c->topic, epoch, seq);
+	if (!data_seen) {
+		/* Where the stream stands: whoever comes back there misses nothing. */
+		if (at + 1 != (long)c->next && !client_may_miss(c))
+			sim_fail("client %u stands at %" PRIu64 " (%ld) before %zu", c->id, seq, at,
+				 c->next);
+		return;
+	}
 	if (at < (long)c->next || (at != (long)c->next && !client_may_miss(c)))
 		sim_fail("client %u: event %" PRIu64 " (%ld) comes instead of %zu", c->id, seq, at,
 			 c->next);

@@ -56,8 +56,39 @@ static void unknown_first_words_go_to_the_likelier_protocol(void **state)
 	expect("BREW /pot HTTP/1.1\r\n", SNIFF_HTTP);
 	expect("get / HTTP/1.1\r\n", SNIFF_HTTP);
 	expect("PRI * HTTP/2.0\r\n", SNIFF_HTTP);
-	expect("\r\n", SNIFF_LINE);
+	expect("\n", SNIFF_LINE);
 	expect("\x16\x03\x01", SNIFF_HTTP);
+}
+
+static void empty_lines_before_a_request_are_skipped(void **state)
+{
+	char bytes[SNIFF_BYTES_MAX + 32];
+
+	(void)state;
+	expect("\r", SNIFF_MORE);
+	expect("\r\n", SNIFF_MORE);
+	expect("\r\n\r\nGET / HTTP/1.1\r\n", SNIFF_HTTP);
+	expect("\r\nBREW / HTTP/1.1\r\n", SNIFF_HTTP);
+	expect("\r\nPUBLISH a\r\n", SNIFF_LINE);
+	expect("\r\nHELLO\r\n", SNIFF_LINE);
+	for (size_t i = 0; i < sizeof(bytes); i++)
+		bytes[i] = "\r\n"[i % 2];
+	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX - 1 }), SNIFF_MORE);
+	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX }), SNIFF_LINE);
+	memcpy(bytes + SNIFF_BYTES_MAX - 2, "GET /", 5);
+	assert_int_equal(sniff((struct span){ bytes, sizeof(bytes) }), SNIFF_LINE);
+}
+
+static void who_has_not_said_enough_is_likely_what_only_one_begins_like(void **state)
+{
+	(void)state;
+	assert_int_equal(sniff_likely(SPAN("")), SNIFF_MORE);
+	assert_int_equal(sniff_likely(SPAN("\r\n")), SNIFF_MORE);
+	assert_int_equal(sniff_likely(SPAN("P")), SNIFF_MORE);
+	assert_int_equal(sniff_likely(SPAN("HEL")), SNIFF_MORE);
+	assert_int_equal(sniff_likely(SPAN("G")), SNIFF_HTTP);
+	assert_int_equal(sniff_likely(SPAN("\r\nPO")), SNIFF_HTTP);
+	assert_int_equal(sniff_likely(SPAN("SUB")), SNIFF_LINE);
 }
 
 static void enough_bytes_without_an_end_of_line_decide(void **state)
@@ -79,6 +110,8 @@ int main(void)
 		cmocka_unit_test(known_first_words_decide),
 		cmocka_unit_test(beginnings_of_first_words_do_not),
 		cmocka_unit_test(unknown_first_words_go_to_the_likelier_protocol),
+		cmocka_unit_test(empty_lines_before_a_request_are_skipped),
+		cmocka_unit_test(who_has_not_said_enough_is_likely_what_only_one_begins_like),
 		cmocka_unit_test(enough_bytes_without_an_end_of_line_decide),
 	};
 

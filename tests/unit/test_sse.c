@@ -264,24 +264,26 @@ static void boundaries_are_ends_of_messages(void **state)
 	}
 }
 
-static void heartbeat_and_gap_tell_ids(void **state)
+static void start_heartbeat_and_gap_tell_ids(void **state)
 {
 	char out[SSE_TEXT_MAX];
 	size_t n;
 
 	(void)state;
 	n = sse_heartbeat(false, 0xabc, 12, out);
-	assert_int_equal(n, strlen(": 0000000000000abc:12\n\n"));
-	assert_memory_equal(out, ": 0000000000000abc:12\n\n", n);
+	assert_int_equal(n, strlen("id: 0000000000000abc:12\n\n"));
+	assert_memory_equal(out, "id: 0000000000000abc:12\n\n", n);
 	n = sse_heartbeat(true, 0xabc, 12, out);
-	assert_memory_equal(out, "17\r\n: 0000000000000abc:12\n\n\r\n", n);
+	assert_memory_equal(out, "19\r\nid: 0000000000000abc:12\n\n\r\n", n);
 	n = sse_gap(false, UINT64_MAX, UINT64_MAX, out);
 	assert_memory_equal(out, "event: gap\ndata: ffffffffffffffff:18446744073709551615\n\n", n);
 	n = sse_gap(true, UINT64_MAX, UINT64_MAX, out);
 	assert_true(n <= sizeof(out));
-	n = sse_start(false, out);
-	assert_memory_equal(out, "retry: ", 7);
-	assert_memory_equal(out + n - 2, "\n\n", 2);
+	n = sse_start(false, 0xabc, 0, out);
+	assert_int_equal(n, strlen("retry: 1000\nid: 0000000000000abc:0\n\n"));
+	assert_memory_equal(out, "retry: 1000\nid: 0000000000000abc:0\n\n", n);
+	n = sse_start(true, UINT64_MAX, UINT64_MAX, out);
+	assert_true(n <= sizeof(out));
 }
 
 int main(void)
@@ -297,7 +299,7 @@ int main(void)
 		cmocka_unit_test(records_are_encoded_as_each_alone),
 		cmocka_unit_test(an_empty_message_has_no_chunk),
 		cmocka_unit_test(boundaries_are_ends_of_messages),
-		cmocka_unit_test(heartbeat_and_gap_tell_ids),
+		cmocka_unit_test(start_heartbeat_and_gap_tell_ids),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -552,7 +552,12 @@ static void whoever_does_not_get_to_the_point_ends_at_one_time(void **state)
 	static const struct {
 		const char *first, *drop, *answer;
 	} cases[] = {
-		{ "", "", "ERROR timeout\r\n" },
+		/* They may be about to ask for anything, and would take words for its answer. */
+		{ "", "", "" },
+		{ "P", "", "" },
+		{ "\r\n", "", "" },
+		{ "PUB", "", "ERROR timeout\r\n" },
+		{ "G", "", "HTTP/1.1 408 " },
 		{ "SUBSCRIBE ", "", "ERROR timeout\r\n" },
 		{ "SUBSCRIBE ", "x", "ERROR timeout\r\n" },
 		{ "GET / HTTP/1.1\r\n", "", "HTTP/1.1 408 " },
@@ -579,6 +584,8 @@ static void whoever_does_not_get_to_the_point_ends_at_one_time(void **state)
 	world_pass(left_ns);
 	for (unsigned i = 0; i < CASES; i++) {
 		assert_true(clients[i]->over);
+		if (cases[i].answer[0] == 0)
+			assert_int_equal(clients[i]->line_n, 0);
 		assert_memory_equal(clients[i]->line, cases[i].answer, strlen(cases[i].answer));
 	}
 	world_end();
@@ -662,6 +669,95 @@ static void an_ipv6_network_counts_as_one_address(void **state)
 	for (unsigned i = 0; i < APART; i++)
 		if (i != 3)
 			exit_from(apart[i]);
+	world_end();
+}
+
+/* ---- event streams, which never come back after an answer that is not 200 ---- */
+
+#define EVENTS(topic)                                                                              \
+	"GET /subscribe/" topic " HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
+
+static void one_subscription(struct config *c)
+{
+	c->limits.subscriptions = 1;
+}
+
+static void one_topic(struct config *c)
+{
+	c->limits.topics = 1;
+}
+
+static void one_connection(struct config *c)
+{
+	c->limits.connections = 1;
+}
+
+static void an_event_stream_beyond_a_limit_is_sent_away_for_a_while(void **state)
+{
+	static const struct {
+		void (*limit)(struct config *);
+		const char *first, *reason;
+	} cases[] = { { one_subscription, "SUBSCRIBE u\r\n", "too many subscriptions" },
+		      { one_topic, "SUBSCRIBE u\r\n", "too many topics" },
+		      { one_connection, "GET /ready HTTP/1.1\r\nHost: x\r\n\r\n",
+			"too many connections" } };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(*cases); i++) {
+		struct client *first, *away, *told;
+
+		world_adjust = cases[i].limit;
+		begin(1);
+		first = client_who_says(cases[i].first);
+		away = client_who_says(EVENTS("t"));
+		assert_memory_equal(away->line, "HTTP/1.1 200 ", 13);
+		assert_true(hears(away, "Content-Type: text/event-stream\r\n"));
+		assert_true(hears(away, "\r\n\r\nretry: 5000\n\n") && away->over);
+		told = client_who_says("GET /subscribe/t HTTP/1.1\r\nHost: x\r\n\r\n");
+		assert_memory_equal(told->line, "HTTP/1.1 503 ", 13);
+		assert_true(hears(told, cases[i].reason) && told->over);
+		leave(first);
+		world_rest();
+		world_end();
+	}
+}
+
+/* A stream that has begun ends in order; one that has not, and whoever may be about to ask for one,
+ * hears nothing; any other request is told. */
+static void a_drain_says_nothing_to_who_may_want_events(void **state)
+{
+	static const struct {
+		const char *words, *first;
+	} cases[] = { { EVENTS("u"), "HTTP/1.1 200 " },
+		      { "", "" },
+		      { "GET /subscribe/u HTTP/1.1\r\nAccept: text/event", "" },
+		      { "POST /publish/u HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nx",
+			"HTTP/1.1 503 " },
+		      { "GET /topic/u/1 HTTP/1.1\r\nHost: x\r\n\r\n", "HTTP/1.1 503 " } };
+	enum { CASES = sizeof(cases) / sizeof(*cases) };
+	struct client *clients[CASES], *slow, *late, *late_reader;
+
+	(void)state;
+	world_adjust = NULL;
+	begin(1);
+	slow = stalled("SUBSCRIBE t\r\n");
+	publish(client_who_says("PUBLISH t\r\n"), 1000);
+	for (unsigned i = 0; i < CASES; i++)
+		clients[i] = client_who_says(cases[i].words);
+	world_drain();
+	world_rest();
+	for (unsigned i = 0; i < CASES; i++) {
+		size_t n = strlen(cases[i].first);
+
+		assert_true(clients[i]->over && (n > 0 || clients[i]->line_n == 0));
+		assert_memory_equal(clients[i]->line, cases[i].first, n);
+	}
+	assert_true(hears(clients[0], "\r\n0\r\n\r\n"));
+	late = client_who_says(EVENTS("u"));
+	assert_true(late->over && late->line_n == 0);
+	late_reader = client_who_says("GET /topic/u HTTP/1.1\r\nHost: x\r\n\r\n");
+	assert_true(hears(late_reader, "HTTP/1.1 503 ") && hears(late_reader, "draining"));
+	leave(slow);
 	world_end();
 }
 
@@ -1064,6 +1160,8 @@ int main(void)
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
 		cmocka_unit_test(whoever_has_been_told_the_last_word_counts_until_it_has_gone),
 		cmocka_unit_test(an_ipv6_network_counts_as_one_address),
+		cmocka_unit_test(an_event_stream_beyond_a_limit_is_sent_away_for_a_while),
+		cmocka_unit_test(a_drain_says_nothing_to_who_may_want_events),
 		cmocka_unit_test(a_topic_that_lags_makes_its_own_publishers_wait),
 		cmocka_unit_test(a_cold_topic_is_served_at_once),
 		cmocka_unit_test(a_hot_topic_rests_and_what_comes_meanwhile_is_merged),
