@@ -980,6 +980,20 @@ static void fail_to_drain(void)
 	}
 }
 
+/* How long goodbyes that are spread may take: half of drain_seconds. */
+static uint64_t goodbyes_ns(void)
+{
+	uint64_t most = 0;
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		const struct config *c = sim.broker.shards[i].config;
+		uint64_t ns = c->lame_duck_seconds > 0 ? c->drain_seconds * NS_PER_S / 2 : 0;
+
+		most = ns > most ? ns : most;
+	}
+	return most;
+}
+
 /* Everybody is told, everything published arrives, and the reactors end by themselves. */
 static void end_by_draining(void)
 {
@@ -993,7 +1007,7 @@ static void end_by_draining(void)
 		sim.clients[i].start = 0;
 	}
 	/* Whoever has been cut off has said nothing more: the others wait for that in vain. */
-	until = sim.now_ns + (any_cut_off() ? 30 * NS_PER_S : DRAIN_MS * NS_PER_MS);
+	until = sim.now_ns + (any_cut_off() ? 30 * NS_PER_S : DRAIN_MS * NS_PER_MS + goodbyes_ns());
 	rest(REST_ROUNDS);
 	while (!all_ended()) {
 		uint64_t next = kernel_next_timer();
