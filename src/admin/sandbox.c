@@ -191,8 +191,9 @@ static const int allowed[] = {
 
 /* Of a sanitizer, at the end of the program. */
 static const int sanitizers[] = {
-	SCMP_SYS(clone), SCMP_SYS(ptrace),   SCMP_SYS(wait4), SCMP_SYS(waitid), SCMP_SYS(prctl),
-	SCMP_SYS(mmap),  SCMP_SYS(mprotect), SCMP_SYS(pipe2), SCMP_SYS(dup),
+	SCMP_SYS(clone), SCMP_SYS(ptrace), SCMP_SYS(wait4),    SCMP_SYS(waitid),
+	SCMP_SYS(prctl), SCMP_SYS(mmap),   SCMP_SYS(mprotect), SCMP_SYS(pipe2),
+	SCMP_SYS(dup),   SCMP_SYS(pipe),   SCMP_SYS(getdents),
 };
 
 /* Of a coverage run, likewise. */
