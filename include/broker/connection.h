@@ -104,7 +104,8 @@ void connection_goodbye(struct connection *connection);
 void connection_error(struct connection *connection, const char *error_line);
 /* Closes it for good if it has not finished in a few seconds. */
 void connection_limit_closing(struct connection *connection);
-/* At once; what its subscription has not got is dropped for that reason. Harmless twice. */
+/* At once, and by a reset while it has not been told all that it was to be; what its subscription
+ * has not got is dropped for that reason. Harmless twice. */
 void connection_close(struct connection *connection, enum drop_reason reason);
 /* Looks how much memory the kernel holds for at most so many of those that it may hold something
  * for. Returns whether there are more to be looked at, then or again. */

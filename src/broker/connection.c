@@ -91,11 +91,11 @@ void connection_limit_closing(struct connection *c)
  * it. */
 static void linger(struct connection *c)
 {
+	become(c, CONNECTION_LINGERING);
 	if (c->socket.ended) {
 		connection_close(c, DROP_CLOSED);
 		return;
 	}
-	become(c, CONNECTION_LINGERING);
 	ring_shutdown(c->shard->reactor.ring, c->socket.fd, SHUT_WR);
 	connection_limit_closing(c);
 	socket_receive(&c->shard->sockets, &c->socket);
@@ -257,6 +257,9 @@ void connection_close(struct connection *c, enum drop_reason reason)
 {
 	if (c->state == CONNECTION_CLOSED)
 		return;
+	/* There was more to say: an orderly end would be taken for that of all of it. */
+	if (c->state < CONNECTION_LINGERING)
+		c->socket.reset = true;
 	become(c, CONNECTION_CLOSED);
 	PROBE(close, c->shard->id, c->socket.fd, drop_reason_names[reason]);
 	c->reason = reason;

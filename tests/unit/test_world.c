@@ -546,6 +546,31 @@ static void a_subscriber_that_reads_again_in_time_stays(void **state)
 	world_end();
 }
 
+/* Whatever it has said before: who is cut in the middle of a message must not take it for the end of
+ * all that there was. */
+static void who_cannot_be_told_that_it_is_cut_is_reset(void **state)
+{
+	static const char *const goodbyes[] = { "", "BYE\r\n" };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(goodbyes) / sizeof(*goodbyes); i++) {
+		struct client *slow, *publisher;
+
+		begin_stalled(&slow, &publisher);
+		publish(publisher, 100);
+		publish(publisher, 100);
+		say(slow, goodbyes[i]);
+		world_pass((BACKLOG_SECONDS + 1) * NS_PER_S);
+		assert_int_equal(dropped_slow(), 1);
+		assert_false(slow->wire.broker_fin);
+		world_pass(6 * NS_PER_S);
+		assert_true(slow->wire.reset);
+		leave(slow);
+		leave(publisher);
+		world_end();
+	}
+}
+
 /* By its deadline, not by its progress: one that dribbles ends with the silent one beside it. */
 static void whoever_does_not_get_to_the_point_ends_at_one_time(void **state)
 {
@@ -1157,6 +1182,7 @@ int main(void)
 		cmocka_unit_test(a_backlog_may_be_as_long_as_it_may_be_and_no_longer),
 		cmocka_unit_test(a_subscriber_may_be_behind_for_its_time_and_until_the_next_look),
 		cmocka_unit_test(a_subscriber_that_reads_again_in_time_stays),
+		cmocka_unit_test(who_cannot_be_told_that_it_is_cut_is_reset),
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
 		cmocka_unit_test(whoever_has_been_told_the_last_word_counts_until_it_has_gone),
 		cmocka_unit_test(an_ipv6_network_counts_as_one_address),
