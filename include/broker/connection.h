@@ -82,6 +82,7 @@ struct connection {
 	bool late;                 /* came while draining */
 	bool header;               /* of the PROXY protocol is to come first */
 	bool proxied, local;       /* there was one; its client is on this machine */
+	uint32_t pongs;            /* that a subscriber asked for and has still to get */
 };
 
 void connections_init(struct shard *shard);
@@ -100,6 +101,11 @@ void connection_finish(struct connection *connection, const char *farewell);
 /* The client's BYE or end of file: a publisher gets its receipt, a subscriber what is its already;
  * then the connection ends. */
 void connection_goodbye(struct connection *connection);
+/* A PONG for a subscriber, when what has been sent ends with a message. */
+void connection_pong(struct connection *connection);
+/* A line client may be silent from here on for as long as the limit says, while it is listened to.
+ */
+void connection_limit_silence(struct connection *connection);
 /* Bad input: "ERROR <reason>" with this static text, and finish. */
 void connection_error(struct connection *connection, const char *error_line);
 /* Closes it for good if it has not finished in a few seconds. */

@@ -2,8 +2,8 @@
 #define PROTOCOL_LINE_H
 
 /*
- * The line protocol (PUBLISH, SUBSCRIBE, BYE): bytes to events, runs to bytes. Pure functions over
- * spans plus a small state per connection; nothing here owns memory. Any thread.
+ * The line protocol (PUBLISH, SUBSCRIBE, PING, BYE): bytes to events, runs to bytes. Pure functions
+ * over spans plus a small state per connection; nothing here owns memory. Any thread.
  */
 
 #include <stdbool.h>
@@ -19,6 +19,7 @@ enum line_event_kind {
 	LINE_SUBSCRIBE, /* topic, replay */
 	LINE_BYE,       /* what has come of this line before, as LINE_PART, belongs to it and is no
 			   message */
+	LINE_PING,      /* a subscriber wants to hear something */
 	LINE_MESSAGES,  /* bytes: the rest of a message begun by LINE_PART, if there was one, and
 			   whole ones */
 	LINE_PART,  /* bytes: the beginning, or more of it, of a message whose end is not there yet

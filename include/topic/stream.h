@@ -126,6 +126,8 @@ uint64_t stream_remove(struct stream *stream, struct cursor *cursor);
 
 /* Whether it stands where there is nothing more for it (now, or for a leaving one ever). */
 bool stream_at_end(const struct stream *stream, const struct cursor *cursor);
+/* Whether all that has gone out for it are whole messages; nothing may be in flight for it. */
+bool stream_between(struct stream *stream, struct cursor *cursor);
 /*
  * The next bytes for this cursor as at most max spans, with memory that stays until stream_sent:
  * 256 KiB or one piece of a large message up to 1 MiB, 64 KiB while it replays. 0: it is at the

@@ -26,6 +26,7 @@ enum {
 	/* That are told why at a time. Beyond, they are just closed; while draining they wait in
 	 * the kernel's queue. */
 	REFUSED_CONNECTIONS_MAX = 64,
+	PONGS_AT_ONCE = 16,
 	KERNEL_SEND_BYTES = 1 << 10, /* that the kernel takes for a send beside what is sent */
 	LOOK_BYTES = 4 << 10,        /* sent; less does not show beside what any connection takes */
 };
@@ -136,6 +137,35 @@ static void count_unlooked(struct connection *c, size_t sent_bytes)
 	list_append(&c->shard->clients.unlooked, &c->link);
 }
 
+/* Whether its PONGs can be said now: no message is under way. */
+static bool pongs_due(const struct connection *c)
+{
+	struct subscription *sub = c->subscription;
+
+	return c->pongs > 0 && c->state == CONNECTION_OPEN && sub != NULL && sub->stream != NULL &&
+	       !sub->in_flight && stream_between(sub->stream, &sub->cursor);
+}
+
+/* False: it has been closed. */
+static bool say_pongs(struct connection *c)
+{
+#define PONGS_4 "PONG\r\nPONG\r\nPONG\r\nPONG\r\n"
+	static const char text[] = PONGS_4 PONGS_4 PONGS_4 PONGS_4;
+	uint32_t n = c->pongs < PONGS_AT_ONCE ? c->pongs : PONGS_AT_ONCE;
+
+	c->pongs -= n;
+	return connection_reply(c, (struct span){ text, n * (sizeof(text) - 1) / PONGS_AT_ONCE });
+}
+
+void connection_pong(struct connection *c)
+{
+	/* However many are asked for by somebody who does not read, they are but a number. */
+	if (c->pongs < UINT32_MAX)
+		c->pongs++;
+	if (!c->socket.sending && pongs_due(c))
+		connection_flush(c);
+}
+
 void connection_flush(struct connection *c)
 {
 	struct subscription *sub = c->subscription;
@@ -147,6 +177,8 @@ void connection_flush(struct connection *c)
 			stream_hold(sub->stream, &sub->cursor);
 		return;
 	}
+	if (pongs_due(c) && !say_pongs(c))
+		return;
 	if (c->reply_flying_len == 0 && c->reply_len > 0) {
 		c->reply_flying = c->reply;
 		c->reply_flying_len = c->reply_len;
@@ -390,6 +422,28 @@ static void received_header(struct connection *c, struct span bytes)
 	received(&c->socket, bytes.data, bytes.len, 0);
 }
 
+/* It is nobody's turn to say something, and nothing else is timed. */
+static bool may_be_silent(const struct connection *c)
+{
+	const struct http_session *http = c->http;
+
+	if (c->state != CONNECTION_OPEN)
+		return false;
+	return http != NULL ? http->state == HTTP_READING && http->answered_any && !http->timing &&
+				      http->sending == NULL
+			    : c->publisher != NULL || c->subscription != NULL;
+}
+
+void connection_limit_silence(struct connection *c)
+{
+	struct shard *s = c->shard;
+
+	if (s->clients.idle.after_ns != 0 && list_empty(&c->waiting))
+		reactor_deadline(&s->reactor, &s->clients.idle, &c->deadline);
+	else
+		deadline_stop(&c->deadline);
+}
+
 static void received(struct socket *socket, const char *data, size_t len, int error)
 {
 	struct connection *c = connection_of(socket);
@@ -411,9 +465,8 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 			received_first(c, (struct span){ data, len });
 			return;
 		}
-		if (s->clients.idle.after_ns != 0 &&
-		    (c->publisher != NULL || c->subscription != NULL))
-			reactor_deadline(&s->reactor, &s->clients.idle, &c->deadline);
+		if (s->clients.idle.after_ns != 0 && may_be_silent(c))
+			connection_limit_silence(c);
 		line_session_received(c, (struct span){ data, len });
 		return;
 	}
@@ -435,6 +488,7 @@ static void sent(struct socket *socket, int result)
 {
 	struct connection *c = connection_of(socket);
 	size_t n = result > 0 ? (size_t)result : 0, left;
+	bool any = n > 0;
 
 	c->shard->counters.sent_bytes += n;
 	if (c->reply_flying_len > 0) {
@@ -472,8 +526,10 @@ static void sent(struct socket *socket, int result)
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
 	if (c->reply_len > 0 || c->reply_flying_len > 0 || c->state == CONNECTION_FINISHING ||
-	    (c->http != NULL && http_answer_sending(c)))
+	    (c->http != NULL && http_answer_sending(c)) || (c->pongs > 0 && pongs_due(c)))
 		connection_flush(c);
+	if (c->shard->clients.idle.after_ns != 0 && any && may_be_silent(c))
+		connection_limit_silence(c);
 	if (c->http != NULL)
 		http_session_resume(c);
 }
@@ -696,6 +752,8 @@ void connections_resume(struct shard *s)
 		socket_receive(&s->sockets, &c->socket);
 		if (c->http != NULL)
 			http_session_resume(c);
+		else
+			connection_limit_silence(c);
 	}
 }
 
@@ -741,15 +799,12 @@ void connections_some(struct shard *s, unsigned n, void (*callback)(struct conne
 	}
 }
 
-/* Silence is allowed, and nothing else is timed: now this is. */
+/* Nothing else is timed: now this is. */
 static void start_idle(struct connection *c, void *argument)
 {
-	bool silent = c->http != NULL ? c->http->state == HTTP_READING && c->http->answered_any
-				      : c->publisher != NULL || c->subscription != NULL;
-
 	(void)argument;
-	if (c->state == CONNECTION_OPEN && silent && !deadline_running(&c->deadline))
-		reactor_deadline(&c->shard->reactor, &c->shard->clients.idle, &c->deadline);
+	if (may_be_silent(c) && !deadline_running(&c->deadline))
+		connection_limit_silence(c);
 }
 
 void connections_limit_idle(struct shard *s, uint64_t after_ns)

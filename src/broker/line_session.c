@@ -77,6 +77,7 @@ static void publish(struct connection *c, struct block *b)
 	s->counters.pauses++;
 	socket_pause(&s->sockets, &c->socket);
 	list_append(&s->clients.paused, &c->waiting);
+	connection_limit_silence(c);
 }
 
 /* Adds bytes to the block under construction. NULL: out of memory, the connection has been told. */
@@ -218,16 +219,6 @@ static void begin_subscription(struct connection *c, const struct line_event *e)
 		connection_no_subscription(c, err);
 }
 
-/* A whole command has come: from now on silence is allowed. */
-static void handshake_done(struct connection *c)
-{
-	struct shard *s = c->shard;
-
-	deadline_stop(&c->deadline);
-	if (s->clients.idle.after_ns != 0)
-		reactor_deadline(&s->reactor, &s->clients.idle, &c->deadline);
-}
-
 /* The broker's own topics: nobody else publishes to them, and who may look is the operator's
  * choice. */
 static bool permitted(struct connection *c, const struct line_event *e)
@@ -245,12 +236,14 @@ static void handle(struct connection *c, const struct line_event *e)
 {
 	switch (e->kind) {
 	case LINE_PUBLISH:
-		handshake_done(c);
+		/* From now on silence is allowed. */
+		connection_limit_silence(c);
 		if (permitted(c, e))
 			begin_publishing(c, e->topic);
 		break;
 	case LINE_SUBSCRIBE:
-		handshake_done(c);
+		/* From now on silence is allowed. */
+		connection_limit_silence(c);
 		if (permitted(c, e))
 			begin_subscription(c, e);
 		break;
@@ -259,6 +252,9 @@ static void handle(struct connection *c, const struct line_event *e)
 		break;
 	case LINE_PART:
 		add(c, e->bytes);
+		break;
+	case LINE_PING:
+		connection_pong(c);
 		break;
 	case LINE_BYE:
 		connection_goodbye(c);

@@ -378,6 +378,10 @@ static void command(struct line_decoder *d, struct span in, const struct line_li
 		e->kind = LINE_BYE;
 		return;
 	}
+	if (d->mode == LINE_SUBSCRIBED && span_equal(line, SPAN("PING"))) {
+		e->kind = LINE_PING;
+		return;
+	}
 	e->kind = LINE_ERROR;
 	e->error = LINE_MALFORMED;
 	if (d->mode == LINE_SUBSCRIBED)

@@ -323,6 +323,22 @@ uint64_t stream_remove(struct stream *s, struct cursor *c)
 	return end - c->counted;
 }
 
+bool stream_between(struct stream *s, struct cursor *c)
+{
+	const struct chunk *k;
+
+	assert(c->goal_bytes == 0);
+	if (stream_at_end(s, c))
+		return true;
+	find_chunk(s, c);
+	step(c);
+	k = c->chunk;
+	if (k == NULL || k->pending != NULL || c->pos == k->base)
+		return k == NULL || !k->detached;
+	return !k->detached && chunk_boundary(s->format, k, (size_t)(c->pos - k->base)) ==
+				       (size_t)(c->pos - k->base);
+}
+
 unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsigned max)
 {
 	size_t send_bytes = STREAM_SEND_BYTES, piece_bytes = STREAM_SEND_PIECE_BYTES;

@@ -124,6 +124,10 @@ static enum taken take(void *context, struct span in, size_t *used)
 		check_command((struct span){ in.data, *used - 1 }, &e);
 		add_command(s->out, &e);
 		break;
+	case LINE_PING:
+		check(span_equal((struct span){ in.data, 4 }, SPAN("PING")), "no PING");
+		text_add(s->out, "P\n", 2);
+		break;
 	case LINE_BYE:
 		text_add(s->out, "B\n", 2);
 		return TAKE_NO_MORE;

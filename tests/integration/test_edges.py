@@ -94,7 +94,7 @@ def test_a_command_or_a_head_must_be_there_by_its_deadline_however_it_comes(star
 def test_idle_seconds(start):
     broker = open_broker(start, limits={"idle_seconds": whole_seconds(2)})
     begin = time.monotonic()
-    silent, speaking = broker.subscribe("a"), broker.publisher("a")
+    silent, speaking, hearing = broker.subscribe("b"), broker.publisher("a"), broker.subscribe("a")
     kept = broker.say("GET /health HTTP/1.1\r\nHost: b\r\n\r\n")
     for _ in range(int(15 * FACTOR)):
         broker.loop.sleep(0.1)
@@ -103,7 +103,29 @@ def test_idle_seconds(start):
     broker.loop.wait(lambda: silent.ended and kept.ended, "both are closed")
     assert silent.take_waiting()[-1] == b"ERROR timeout"
     speaking.send_lines(b"and here")
+    assert not hearing.ended, "it is spoken to"
     assert speaking.leave() == []
+
+
+def test_a_subscriber_is_answered_between_messages(start):
+    """Some of more than one send takes, and nobody reads until it has asked."""
+    broker = open_broker(start, limits={"message_bytes": "8M"}, topics=PATIENT)
+    subscriber, publisher = broker.subscribe("t"), broker.publisher("t")
+    subscriber.send(b"PING\r\nPING\r\n")
+    assert subscriber.take(2) == [b"PONG"] * 2
+    for size in (1, 1 << 20, 5 << 20):
+        subscriber.stall()
+        publisher.send_lines(b"a" * size, b"b" * size, b"c" * size)
+        broker.loop.wait(lambda: not publisher.out, "all is said")
+        for _ in range(100):
+            subscriber.send(b"PING\r\n")
+        broker.loop.sleep(0.1)
+        subscriber.resume()
+        lines = subscriber.take(103)
+        assert [line for line in lines if line != b"PONG"] == [letter * size for letter in (b"a", b"b", b"c")]
+    assert publisher.leave() == []
+    subscriber.send(b"PING\r\nBYE\r\n")
+    assert subscriber.rest() == [b"PONG"]
 
 
 def test_another_timeout_by_reload_holds_for_those_who_wait(start):

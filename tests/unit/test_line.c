@@ -145,6 +145,9 @@ static void handle_event(struct session *s, const struct line_event *e)
 	case LINE_PART:
 		add(&s->begun, e->bytes.data, e->bytes.len);
 		break;
+	case LINE_PING:
+		add_string(&s->out, "ping\n");
+		break;
 	case LINE_BYE:
 		add_string(&s->out, "bye\n");
 		s->begun.len = 0;
@@ -333,7 +336,7 @@ static void names_that_cannot_be_are_refused(void **state)
 	CHECK("SUBSCRIBE a. LAST 3\r\n", "error " LINE_BAD_TOPIC "\n");
 }
 
-static void subscriber_may_only_say_goodbye(void **state)
+static void subscriber_may_only_ask_for_a_word_or_say_goodbye(void **state)
 {
 	(void)state;
 	CHECK("SUBSCRIBE a\r\nBYE\r\n", "subscribe a\nbye\n");
@@ -342,6 +345,10 @@ static void subscriber_may_only_say_goodbye(void **state)
 	CHECK("SUBSCRIBE a\r\n\r\n", "subscribe a\nerror " LINE_MALFORMED "\n");
 	CHECK("SUBSCRIBE a\r\nPUBLISH a\r\n", "subscribe a\nerror " LINE_MALFORMED "\n");
 	CHECK("SUBSCRIBE a\r\nBY", "subscribe a\nrest BY");
+	CHECK("SUBSCRIBE a\r\nPING\r\nPING\nBYE\r\n", "subscribe a\nping\nping\nbye\n");
+	CHECK("SUBSCRIBE a\r\nPING 1\r\n", "subscribe a\nerror " LINE_MALFORMED "\n");
+	CHECK("PING\r\n", "error " LINE_MALFORMED "\n");
+	CHECK("PUBLISH a\r\nPING\r\n", "publish a\nmessage 4:PING\nrest ");
 }
 
 static void command_may_be_as_long_as_the_limit_and_no_longer(void **state)
@@ -742,7 +749,7 @@ int main(void)
 		cmocka_unit_test(commands_are_understood),
 		cmocka_unit_test(malformed_commands_are_refused),
 		cmocka_unit_test(names_that_cannot_be_are_refused),
-		cmocka_unit_test(subscriber_may_only_say_goodbye),
+		cmocka_unit_test(subscriber_may_only_ask_for_a_word_or_say_goodbye),
 		cmocka_unit_test(command_may_be_as_long_as_the_limit_and_no_longer),
 		cmocka_unit_test(every_line_is_a_message),
 		cmocka_unit_test(carriage_returns_within_a_message_are_kept),

@@ -546,8 +546,8 @@ static void a_subscriber_that_reads_again_in_time_stays(void **state)
 	world_end();
 }
 
-/* Whatever it has said before: who is cut in the middle of a message must not take it for the end of
- * all that there was. */
+/* Whatever it has said before: who is cut in the middle of a message must not take it for the end
+ * of all that there was. */
 static void who_cannot_be_told_that_it_is_cut_is_reset(void **state)
 {
 	static const char *const goodbyes[] = { "", "BYE\r\n" };
@@ -613,6 +613,70 @@ static void whoever_does_not_get_to_the_point_ends_at_one_time(void **state)
 			assert_int_equal(clients[i]->line_n, 0);
 		assert_memory_equal(clients[i]->line, cases[i].answer, strlen(cases[i].answer));
 	}
+	world_end();
+}
+
+/* ---- silence ---- */
+
+enum { IDLE_SECONDS = 3 };
+
+static void limit_silence(struct config *c)
+{
+	limit_memory(c);
+	c->limits.idle_seconds = IDLE_SECONDS;
+}
+
+static void it_is_silent_when_neither_side_says_anything(void **state)
+{
+	static const char *const hellos[] = { "SUBSCRIBE quiet\r\n", "PUBLISH quiet\r\n",
+					      "GET /health HTTP/1.1\r\nHost: x\r\n\r\n" };
+	enum { HELLOS = sizeof(hellos) / sizeof(*hellos) };
+	struct client *hears_all, *asks, *publisher, *silent[HELLOS];
+
+	(void)state;
+	world_adjust = limit_silence;
+	memory_limit = 1 << 30;
+	begin(1);
+	hears_all = client_who_says("SUBSCRIBE t\r\n");
+	asks = client_who_says("SUBSCRIBE quiet\r\n");
+	publisher = client_who_says("PUBLISH t\r\n");
+	for (unsigned i = 0; i < HELLOS; i++)
+		silent[i] = client_who_says(hellos[i]);
+	for (unsigned i = 0; i < 4 * IDLE_SECONDS; i++) {
+		for (unsigned j = 0; j < HELLOS; j++)
+			assert_true(silent[j]->over == (i > IDLE_SECONDS) || i == IDLE_SECONDS);
+		publish(publisher, 3);
+		say(asks, "PING\r\n");
+		world_pass(NS_PER_S);
+		assert_false(hears_all->over || asks->over || publisher->over);
+	}
+	world_pass((IDLE_SECONDS + 1) * NS_PER_S);
+	assert_true(hears_all->over && asks->over && publisher->over);
+	assert_true(hears(hears_all, "ERROR timeout\r\n"));
+	assert_int_equal(asks->line_n, strlen("OK\r\n") + 4 * IDLE_SECONDS * strlen("PONG\r\n") +
+					       strlen("ERROR timeout\r\n"));
+	world_end();
+}
+
+static void whoever_is_not_listened_to_is_not_silent(void **state)
+{
+	struct client *publisher;
+
+	(void)state;
+	world_adjust = limit_silence;
+	memory_limit = 1 << 30;
+	begin(1);
+	publisher = client_who_says("PUBLISH t\r\n");
+	memory_limit = memory_used() / 96 * 100;
+	world_reload();
+	publish(publisher, 3);
+	world_pass(3 * IDLE_SECONDS * NS_PER_S);
+	memory_limit = 1 << 30;
+	world_reload();
+	world_pass((IDLE_SECONDS - 1) * NS_PER_S);
+	assert_false(publisher->over);
+	world_pass(2 * NS_PER_S);
+	assert_true(publisher->over && hears(publisher, "ERROR timeout\r\n"));
 	world_end();
 }
 
@@ -1185,6 +1249,8 @@ int main(void)
 		cmocka_unit_test(who_cannot_be_told_that_it_is_cut_is_reset),
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
 		cmocka_unit_test(whoever_has_been_told_the_last_word_counts_until_it_has_gone),
+		cmocka_unit_test(it_is_silent_when_neither_side_says_anything),
+		cmocka_unit_test(whoever_is_not_listened_to_is_not_silent),
 		cmocka_unit_test(an_ipv6_network_counts_as_one_address),
 		cmocka_unit_test(an_event_stream_beyond_a_limit_is_sent_away_for_a_while),
 		cmocka_unit_test(a_drain_says_nothing_to_who_may_want_events),
