@@ -268,20 +268,31 @@ static void print_memory(const struct config *config, unsigned reactors)
 
 static int print_check(const struct options *o, const struct config *config)
 {
+	const struct machine_memory memory = machine_memory("");
 	struct placement placement;
 	char problem[512];
-	struct objects *objects = objects_load(config->http.objects_dir, problem, sizeof(problem));
+	struct objects *objects =
+		objects_load(config->http.objects_dir, NULL, problem, sizeof(problem));
+	bool fits;
 	int err;
 
 	if (objects == NULL) {
 		fprintf(stderr, "%s: %s\n", o->config_path, problem);
 		return EXIT_USAGE;
 	}
-	objects_unref(objects);
 	err = placement_init(&placement, placement_modes[config->placement], config->reactors);
+	fits = err == 0 &&
+	       machine_base_fits(config, placement.slots_n, objects_bytes(objects),
+				 machine_budget(config, &memory), problem, sizeof(problem));
+	objects_unref(objects);
 	if (err != 0) {
 		fprintf(stderr, "broker: the machine's cores cannot be read: %s\n", strerror(-err));
 		return EXIT_FAILED;
+	}
+	if (!fits) {
+		fprintf(stderr, "%s: %s\n", o->config_path, problem);
+		placement_release(&placement);
+		return EXIT_USAGE;
 	}
 	printf("%s: valid\n", o->config_path);
 	printf("reactors: %u on %u cores, %u threads%s\n", placement.slots_n, placement.cores,
@@ -433,11 +444,19 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	int err = load_again(path, &after);
 
 	if (err == 0)
-		objects = objects_load(after->http.objects_dir, problem, sizeof(problem));
-	if (objects != NULL)
-		letters = reload_letters(b, before, after, objects);
-	objects_unref(objects);
+		objects =
+			objects_load(after->http.objects_dir, b->objects, problem, sizeof(problem));
+	if (objects != NULL) {
+		config_restart_keys(before, after, keys, sizeof(keys));
+		set_budget(after);
+		/* What takes a restart stays as it is. */
+		after->engine = before->engine;
+		if (machine_base_fits(after, b->shards_n, objects_bytes(objects),
+				      after->limits.memory_bytes, problem, sizeof(problem)))
+			letters = reload_letters(b, before, after, objects);
+	}
 	if (letters == NULL) {
+		objects_unref(objects);
 		if (err == 0)
 			log_error("reload: %s", problem);
 		log_error("reload: %s is %s and the old configuration stays in force", path,
@@ -445,14 +464,13 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 		config_free(after);
 		return before;
 	}
-	config_restart_keys(before, after, keys, sizeof(keys));
 	if (keys[0] != 0)
 		log_warn("reload: %s changed, which takes a restart", keys);
 	if (after->limits.connections > before->limits.connections)
 		(void)check_files(after);
-	set_budget(after);
-	/* What takes a restart stays as it is. */
-	after->engine = before->engine;
+	/* The old ones go when the last shard has read its letter. */
+	objects_unref(b->objects);
+	b->objects = objects;
 	/* Before the first letter: the limit is the broker's. */
 	budget_set_limit(b, after->limits.memory_bytes);
 	log_configure((enum log_level)after->log_level, (enum log_format)after->log_format);
@@ -698,8 +716,10 @@ static int run(const struct options *o, struct config *config)
 	else if ((err = listeners_open(&b, config, problem, sizeof(problem))) != 0) {
 		log_error("%s", problem);
 		code = err == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
-	} else if ((b.objects = objects_load(config->http.objects_dir, problem, sizeof(problem))) ==
-		   NULL) {
+	} else if ((b.objects = objects_load(config->http.objects_dir, NULL, problem,
+					     sizeof(problem))) == NULL ||
+		   !machine_base_fits(config, b.shards_n, objects_bytes(b.objects),
+				      config->limits.memory_bytes, problem, sizeof(problem))) {
 		log_error("%s", problem);
 		code = EXIT_USAGE;
 	} else

@@ -8,6 +8,7 @@
  */
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 struct config;
@@ -25,5 +26,12 @@ struct machine_memory machine_memory(const char *root);
 /* What limits.memory_bytes comes down to: as configured, or 60 % of what the machine has; 0: no
  * limit, because that is not known. */
 uint64_t machine_budget(const struct config *config, const struct machine_memory *memory);
+
+/* What so many reactors have before the first client comes, which no eviction gives back. */
+uint64_t machine_base(const struct config *config, unsigned reactors);
+/* Whether that leaves half of the budget (limits.memory_bytes, a number by now) to clients, and
+ * with the objects a quarter; false: a sentence in problem, with the numbers and the keys. */
+bool machine_base_fits(const struct config *config, unsigned reactors, uint64_t objects_bytes,
+		       uint64_t budget, char *problem, size_t size);
 
 #endif

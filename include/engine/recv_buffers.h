@@ -13,7 +13,10 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { RECV_BUFFERS_GROUP = 1 }; /* what a receive that takes one of them names */
+enum {
+	RECV_BUFFERS_GROUP = 1,
+	RECV_BUFFERS_POSTED_MIN = 32
+}; /* what a receive that takes one of them names */
 
 struct recv_buffers {
 	struct io_uring_buf_ring *ring;

@@ -58,6 +58,8 @@ struct ring;
  */
 int ring_new(const struct ring_params *params, struct ring **out);
 void ring_free(struct ring *ring);
+/* What such a ring takes at most before anything is received: it counts so much. */
+uint64_t ring_base_bytes(const struct ring_params *params);
 
 /* What the ring runs with, for the log: "single_issuer defer_taskrun ..., sq 4096, cq 16384". */
 const char *ring_describe(const struct ring *ring);

@@ -8,6 +8,7 @@
 
 #include "base/config.h"
 #include "engine/placement_plan.h"
+#include "engine/ring.h"
 
 enum { TEXT_BYTES_MAX = 256 << 10 };
 
@@ -99,4 +100,39 @@ uint64_t machine_budget(const struct config *config, const struct machine_memory
 		return config->limits.memory_bytes;
 	return memory->bytes / 100 * MACHINE_SHARE_PERCENT +
 	       memory->bytes % 100 * MACHINE_SHARE_PERCENT / 100;
+}
+
+uint64_t machine_base(const struct config *config, unsigned reactors)
+{
+	const struct ring_params ring = { .sq_entries = config->engine.sq_entries,
+					  .recv_buffers = config->engine.recv_buffers,
+					  .recv_buffer_bytes = config->engine.recv_buffer_bytes };
+
+	return reactors * ring_base_bytes(&ring);
+}
+
+bool machine_base_fits(const struct config *config, unsigned reactors, uint64_t objects_bytes,
+		       uint64_t budget, char *problem, size_t size)
+{
+	uint64_t base = machine_base(config, reactors);
+
+	if (budget == 0)
+		return true;
+	if (base > budget / 2) {
+		snprintf(problem, size,
+			 "limits.memory_bytes is %" PRIu64 " and the rings and receive buffers of "
+			 "%u reactors take %" PRIu64 ", more than half of it: raise it, or lower "
+			 "reactors, engine.sq_entries, engine.recv_buffers or "
+			 "engine.recv_buffer_bytes",
+			 budget, reactors, base);
+		return false;
+	}
+	if (base + objects_bytes <= budget / 4 * 3)
+		return true;
+	snprintf(problem, size,
+		 "limits.memory_bytes is %" PRIu64 " and what is in http.objects_dir takes %" PRIu64
+		 " beside %" PRIu64 " for %u reactors, more than three quarters of it: raise it, "
+		 "or serve less",
+		 budget, objects_bytes, base, reactors);
+	return false;
 }

@@ -24,9 +24,18 @@
 /* Looked at; what links make of a directory has no natural end. */
 enum { FILES_MAX = 1 << 20 };
 
+/* What tells that a file is not the one that has been read. */
+struct file_state {
+	dev_t device;
+	ino_t inode;
+	off_t size;
+	struct timespec modified, changed;
+};
+
 struct object {
 	struct named named;
 	struct block *block;
+	struct file_state state;
 };
 
 struct objects {
@@ -76,6 +85,7 @@ static struct span type_of(const char *path)
 /* The directory that is being read, and how far. */
 struct walk {
 	struct objects *objects;
+	const struct objects *before; /* or NULL */
 	int root;
 	unsigned looked_at;
 	char path[NAME_BYTES_MAX + 1]; /* below the root */
@@ -127,9 +137,46 @@ static struct block *read_file(int fd, const struct stat *st, struct span name)
 	return b;
 }
 
+static struct file_state state_of(const struct stat *st)
+{
+	return (struct file_state){ .device = st->st_dev,
+				    .inode = st->st_ino,
+				    .size = st->st_size,
+				    .modified = st->st_mtim,
+				    .changed = st->st_ctim };
+}
+
+static bool same_time(struct timespec a, struct timespec b)
+{
+	return a.tv_sec == b.tv_sec && a.tv_nsec == b.tv_nsec;
+}
+
+static struct object *find(const struct objects *o, struct span name)
+{
+	return o == NULL ? NULL
+			 : (struct object *)(void *)table_find(
+				   &o->table, hash_bytes(name.data, name.len), name);
+}
+
+/* The file as it was read before, if it is still that one: held once for both. NULL: it is not. */
+static struct block *unchanged(const struct objects *before, struct span name,
+			       const struct file_state *now)
+{
+	const struct object *o = find(before, name);
+	const struct file_state *then = o != NULL ? &o->state : NULL;
+
+	if (then == NULL || then->device != now->device || then->inode != now->inode ||
+	    then->size != now->size || !same_time(then->modified, now->modified) ||
+	    !same_time(then->changed, now->changed) || o->block->len != (size_t)now->size)
+		return NULL;
+	block_ref(o->block, 1);
+	return o->block;
+}
+
 /* Adds the file that the path leads to. 0, also for one that is left out; -ENOMEM. */
 static int add_file(struct walk *w, int fd, const struct stat *st)
 {
+	const struct file_state state = state_of(st);
 	struct objects *o = w->objects;
 	struct object *object;
 	struct block *b;
@@ -139,13 +186,16 @@ static int add_file(struct walk *w, int fd, const struct stat *st)
 		leave_out(w->path, "it is too large");
 		return 0;
 	}
-	b = read_file(fd, st, span_of(w->path));
+	b = unchanged(w->before, span_of(w->path), &state);
+	if (b == NULL)
+		b = read_file(fd, st, span_of(w->path));
 	if (b == NULL)
 		return -ENOMEM;
 	object = calloc(1, sizeof(*object));
 	if (object != NULL) {
 		object->named = (struct named){ b->hash, block_name(b) };
 		object->block = b;
+		object->state = state;
 	}
 	if (object == NULL || table_add(&o->table, &object->named) != 0) {
 		block_unref(b);
@@ -224,10 +274,11 @@ static int add_directory(struct walk *w, int fd, const struct level *level)
 	return err;
 }
 
-struct objects *objects_load(const char *root, char *problem, size_t size)
+struct objects *objects_load(const char *root, const struct objects *before, char *problem,
+			     size_t size)
 {
 	struct objects *o = calloc(1, sizeof(*o));
-	struct walk w = { .objects = o };
+	struct walk w = { .objects = o, .before = before };
 	struct level top = { .above = NULL };
 	struct stat st;
 	int fd, err;
@@ -286,11 +337,12 @@ void objects_unref(struct objects *o)
 
 struct block *objects_find(const struct objects *o, struct span name)
 {
-	struct object *object;
+	struct object *object = find(o, name);
 
-	if (o == NULL)
-		return NULL;
-	object = (struct object *)(void *)table_find(&o->table, hash_bytes(name.data, name.len),
-						     name);
 	return object != NULL ? object->block : NULL;
+}
+
+size_t objects_bytes(const struct objects *o)
+{
+	return o->bytes;
 }

@@ -25,12 +25,16 @@ void __tsan_release(void *addr);
 #define CACHE_LINE 64
 #define PARKED (UINT64_C(1) << 63)
 
-enum { DOORBELL_BITS = 63 };
+enum {
+	DOORBELL_BITS = 63,
+	TOUCHED_SLOTS = 4096 / sizeof(void *), /* a page, that comes with the first of them */
+};
 
 /* One direction of one pair. The ring's two ends are a cache line each (ck_ring.h). */
 struct lane {
 	ck_ring_t ring;
-	uint32_t wanted; /* the sender found no room and waits to be rung */
+	uint32_t wanted;  /* the sender found no room and waits to be rung */
+	uint32_t touched; /* the sender's: slots that have been written to, as memory counts them */
 	void **slots;
 } __attribute__((aligned(CACHE_LINE)));
 
@@ -40,6 +44,7 @@ struct doorbell {
 
 struct mailbox {
 	unsigned readers, senders, lane_entries;
+	size_t lanes_n;
 	struct doorbell *doorbells; /* one per reader */
 	struct lane *lanes;         /* [reader][sender][lane] */
 	void **slots;
@@ -64,6 +69,7 @@ struct mailbox *mailbox_new(unsigned readers, unsigned senders, unsigned lane_en
 	m->readers = readers;
 	m->senders = senders;
 	m->lane_entries = lane_entries;
+	m->lanes_n = lanes_n;
 	m->doorbells = aligned_alloc(CACHE_LINE, readers * sizeof(*m->doorbells));
 	m->lanes = aligned_alloc(CACHE_LINE, lanes_n * sizeof(*m->lanes));
 	/* Mapped and not touched: a lane that is never used costs no memory. */
@@ -72,8 +78,8 @@ struct mailbox *mailbox_new(unsigned readers, unsigned senders, unsigned lane_en
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (m->slots == MAP_FAILED)
 		m->slots = NULL;
-	else
-		memory_count((int64_t)m->slots_bytes);
+	if (m->lanes != NULL)
+		memset(m->lanes, 0, lanes_n * sizeof(*m->lanes));
 	if (m->doorbells == NULL || m->lanes == NULL || m->slots == NULL) {
 		mailbox_free(m);
 		return NULL;
@@ -82,7 +88,6 @@ struct mailbox *mailbox_new(unsigned readers, unsigned senders, unsigned lane_en
 		atomic_init(&m->doorbells[i].word, 0);
 	for (size_t i = 0; i < lanes_n; i++) {
 		ck_ring_init(&m->lanes[i].ring, lane_entries);
-		m->lanes[i].wanted = 0;
 		m->lanes[i].slots = m->slots + i * lane_entries;
 	}
 	return m;
@@ -93,8 +98,9 @@ void mailbox_free(struct mailbox *m)
 	if (m == NULL)
 		return;
 	if (m->slots != NULL) {
+		for (size_t i = 0; m->lanes != NULL && i < m->lanes_n; i++)
+			memory_count(-(int64_t)(m->lanes[i].touched * sizeof(void *)));
 		munmap(m->slots, m->slots_bytes);
-		memory_count(-(int64_t)m->slots_bytes);
 	}
 	free(m->lanes);
 	free(m->doorbells);
@@ -104,6 +110,18 @@ void mailbox_free(struct mailbox *m)
 unsigned mailbox_senders(const struct mailbox *m)
 {
 	return m->senders;
+}
+
+/* Counts what a push up to this slot touches for the first time. */
+static void count_touched(struct lane *l, unsigned upto)
+{
+	unsigned entries = l->ring.mask + 1;
+	unsigned step = entries < TOUCHED_SLOTS ? entries : TOUCHED_SLOTS;
+
+	while (l->touched < entries && l->touched < upto) {
+		l->touched += step;
+		memory_count((int64_t)(step * sizeof(void *)));
+	}
 }
 
 static unsigned push(struct lane *l, void *const *letters, unsigned n)
@@ -117,6 +135,9 @@ static unsigned push(struct lane *l, void *const *letters, unsigned n)
 		n = room;
 	if (n == 0)
 		return 0;
+	/* Before it has come round, and so long before its numbers do. */
+	if (l->touched <= mask)
+		count_touched(l, tail + n);
 	for (unsigned i = 0; i < n; i++)
 		l->slots[(tail + i) & mask] = letters[i];
 	HAND_OVER(&l->ring.p_tail);

@@ -8,7 +8,6 @@
 #include "base/memory.h"
 
 enum {
-	POSTED_MIN = 32,
 	GIVE_AT_ONCE = 32, /* buffers given back to the system in one call: 0.1 ms and more */
 };
 
@@ -59,7 +58,7 @@ int recv_buffers_init(struct recv_buffers *b, struct io_uring *uring, unsigned n
 	io_uring_buf_ring_init(b->ring);
 	for (unsigned i = n; i-- > 0;)
 		b->spare[b->spare_n++] = (uint16_t)i;
-	post_upto(b, POSTED_MIN);
+	post_upto(b, RECV_BUFFERS_POSTED_MIN);
 	recv_buffers_post(b);
 	return 0;
 }
@@ -134,11 +133,11 @@ static void give_some(struct recv_buffers *b, bool empty)
 
 bool recv_buffers_give_back(struct recv_buffers *b, bool empty)
 {
-	unsigned enough = POSTED_MIN;
+	unsigned enough = RECV_BUFFERS_POSTED_MIN;
 
 	if (b->giving) {
 		give_some(b, empty);
-		return b->giving || b->rushed || b->post_max > POSTED_MIN;
+		return b->giving || b->rushed || b->post_max > RECV_BUFFERS_POSTED_MIN;
 	}
 
 	/* What is needed over and over must not go and come again all the time. */
@@ -146,7 +145,7 @@ bool recv_buffers_give_back(struct recv_buffers *b, bool empty)
 		enough *= 2;
 	b->needed_most = 0;
 	if (b->post_max <= enough && !b->rushed)
-		return b->post_max > POSTED_MIN;
+		return b->post_max > RECV_BUFFERS_POSTED_MIN;
 	/* Only whole pages go; what shares one with another buffer stays. */
 	if (b->bytes % (size_t)sysconf(_SC_PAGESIZE) != 0)
 		return false;
@@ -159,5 +158,5 @@ bool recv_buffers_give_back(struct recv_buffers *b, bool empty)
 	b->give_all = empty;
 	b->give_at = 0;
 	give_some(b, empty);
-	return b->giving || b->post_max > POSTED_MIN;
+	return b->giving || b->post_max > RECV_BUFFERS_POSTED_MIN;
 }

@@ -262,6 +262,27 @@ int ring_new(const struct ring_params *params, struct ring **out)
 	return err;
 }
 
+static uint64_t power_of_two(uint64_t n)
+{
+	uint64_t power = 1;
+
+	while (power < n)
+		power *= 2;
+	return power;
+}
+
+uint64_t ring_base_bytes(const struct ring_params *params)
+{
+	uint64_t entries = power_of_two(params->sq_entries);
+	uint64_t buffers = params->recv_buffers < RECV_BUFFERS_POSTED_MIN ? params->recv_buffers
+									  : RECV_BUFFERS_POSTED_MIN;
+
+	return entries * sizeof(struct io_uring_sqe) +
+	       power_of_two((uint64_t)CQ_PER_SQ * params->sq_entries) *
+		       sizeof(struct io_uring_cqe) +
+	       buffers * params->recv_buffer_bytes;
+}
+
 void ring_free(struct ring *ring)
 {
 	if (ring == NULL)

@@ -223,10 +223,13 @@ def test_a_large_message_that_never_ends_is_a_backlog_too(start):
 
 
 def test_at_95_per_cent_nobody_is_accepted_until_there_is_room(start):
-    # The receive buffers alone are so much that nobody could make room.
-    budget = Budget(start, engine={"recv_buffers": 32, "recv_buffer_bytes": "512K"})
+    # Topics that are remembered are so much that nobody could make room.
+    budget = Budget(start, topics={"history_messages": 0, "linger_seconds": 600})
     broker = budget.broker
-    idle = broker.subscribe("t")
+    idle, topics = broker.subscribe("t"), 40_000
+    maker = broker.say("".join(f"POST /publish/{i:0200} HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\n\r\nx" for i in range(topics)))
+    broker.loop.wait(lambda: maker.buffer.count(b'"id":') == topics, "all are made")
+    maker.close()
     used = budget.settles()
     assert used > 16 * MIB
     budget.limit(used / 0.96)
@@ -313,3 +316,66 @@ def test_the_process_stays_within_its_budget(start, reactors):
     memory = budget.memory()
     assert memory["bytes"] < 48 * MIB + slack and memory["crossings_history"] >= 1, memory
     assert budget.sum("published") > 1000 and len(crowd) == 16
+
+
+def test_a_start_that_leaves_clients_less_than_half_is_refused(tmp_path):
+    """With both numbers and the keys, by --check too."""
+    for memory, fits in (("16M", False), ("32M", True)):
+        path = tmp_path / f"{memory}.conf"
+        path.write_text(config_text(listen=BOTH, reactors=12, limits={"memory_bytes": memory}))
+        checked = run("-c", path, "--check")
+        assert checked.returncode == (0 if fits else 2), checked.stderr
+        if not fits:
+            assert re.search(r"limits.memory_bytes is 16777216 and the rings and receive buffers of 12 reactors take 12582912.*engine.recv_buffers", checked.stderr)
+            started = run("-c", path)
+            assert started.returncode == 2 and "12582912" in started.stderr
+
+
+def test_what_reactors_count_before_anybody_comes_is_what_the_start_goes_by(start):
+    """However many lanes there are between them."""
+    reactors = 16
+    broker = Budget(start, reactors=reactors, limits={"memory_bytes": "64M"}, engine={})
+    base = reactors * ((4096 * 64) + (4 * 4096 * 16) + (32 * (16 << 10)))
+    assert base <= broker.memory()["bytes"] < base + 2 * MIB
+    assert broker.memory()["level"] == "easy"
+
+
+def test_objects_that_do_not_change_cost_a_reload_nothing(start, tmp_path):
+    """And those that were before are gone with the last who reads them."""
+    for i in range(40):
+        (tmp_path / f"o{i}").write_bytes(bytes([i]) * MIB)
+    budget = Budget(start, reactors=2, limits={"memory_bytes": "64M"}, http={"objects_dir": str(tmp_path)}, stats_seconds=1)
+    for i in range(20):
+        budget.broker.publish(f"h{i}", b"x" * 100_000)
+    subscriber = budget.broker.subscribe("k")
+    before = budget.settles()
+
+    def reload():
+        since = budget.broker.log_size()
+        budget.broker.send_signal(signal.SIGHUP)
+        budget.broker.says("reload: .* is in force", since)
+
+    for _ in range(3):
+        reload()
+    assert budget.settles() < before + MIB
+    (tmp_path / "o7").write_bytes(b"seven" * MIB)
+    (tmp_path / "o8").unlink()
+    reload()
+    assert budget.settles() < before + 5 * MIB
+    assert budget.ask("/object/o7")[1] == "seven" * MIB and budget.ask("/object/o8")[0] == 404
+    assert budget.ask("/object/o9")[1] == chr(9) * MIB
+    assert budget.crossed() == [0, 0, 0]
+    for i in range(20):
+        assert budget.ask(f"/topic/h{i}/last")[0] == 200
+    assert not subscriber.ended
+
+
+def test_a_reload_whose_objects_leave_clients_too_little_is_refused(start, tmp_path):
+    budget = Budget(start, reactors=1, limits={"memory_bytes": "64M"}, http={"objects_dir": str(tmp_path)})
+    (tmp_path / "large").write_bytes(bytes(50 * MIB))
+    since = budget.broker.log_size()
+    budget.broker.send_signal(signal.SIGHUP)
+    budget.broker.says("reload: limits.memory_bytes is 67108864 and what is in http.objects_dir takes 524.*three quarters", since)
+    budget.broker.says("reload: .* is not taken and the old configuration stays in force", since)
+    assert budget.ask("/object/large")[0] == 404
+    assert budget.settles() < 8 * MIB

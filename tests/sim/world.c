@@ -363,7 +363,7 @@ static void start_broker(void)
 	if (broker_init(b, sim.params.shards, config->engine.lane_entries) != 0)
 		abort();
 	budget_set_limit(b, config->limits.memory_bytes);
-	b->objects = objects_load("", problem, sizeof(problem));
+	b->objects = objects_load("", NULL, problem, sizeof(problem));
 	/* Everything but the sockets. */
 	config->listens_n = no_listens;
 	if (listeners_open(b, config, problem, sizeof(problem)) != 0)

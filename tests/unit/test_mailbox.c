@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/memory.h"
 #include "engine/mailbox.h"
 
 /* Letters are numbers here: nobody follows the pointers. */
@@ -57,6 +58,31 @@ static void lane_holds_one_less_than_its_entries(void **state)
 		assert_int_equal(pop(m, 1, 0, 1, 64, &again), 0);
 		mailbox_free(m);
 	}
+}
+
+/* 64 reactors have 8,320 lanes, and most of them are never used. */
+static void only_what_is_touched_of_a_lane_counts(void **state)
+{
+	enum { ENTRIES = 4096, LANE_BYTES = ENTRIES * sizeof(void *), PAGE_BYTES = 4096 };
+	uint64_t before = memory_used();
+	struct mailbox *m = mailbox_new(4, 5, ENTRIES);
+	bool again;
+
+	(void)state;
+	assert_non_null(m);
+	assert_int_equal(memory_used(), before);
+	push(m, 1, 0, 1, 1);
+	assert_int_equal(memory_used() - before, PAGE_BYTES);
+	for (unsigned i = 0; i < ENTRIES / 2 + 1; i++)
+		push(m, 2, 3, 1, 1);
+	assert_int_equal(memory_used() - before, 2 * PAGE_BYTES + LANE_BYTES / 2);
+	for (unsigned i = 0; i < 3 * ENTRIES; i++) {
+		push(m, 1, 0, i + 2, 1);
+		pop(m, 1, 0, i + 1, 1, &again);
+	}
+	assert_int_equal(memory_used() - before, PAGE_BYTES + LANE_BYTES / 2 + LANE_BYTES);
+	mailbox_free(m);
+	assert_int_equal(memory_used(), before);
 }
 
 static void letters_come_in_the_order_in_which_they_were_pushed(void **state)
@@ -409,6 +435,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(lane_holds_one_less_than_its_entries),
+		cmocka_unit_test(only_what_is_touched_of_a_lane_counts),
 		cmocka_unit_test(letters_come_in_the_order_in_which_they_were_pushed),
 		cmocka_unit_test(lanes_are_separate),
 		cmocka_unit_test(sender_that_found_no_room_is_rung_once),
