@@ -50,6 +50,8 @@ struct http_session {
 	size_t input_at;      /* where in the connection's input the next request begins */
 	struct list runnable; /* there is more to look at, when it is its turn */
 	struct connection *connection;
+	uint64_t taken; /* by its reader, when that was last looked at */
+	uint8_t looks;  /* since it had taken something */
 };
 
 /* Bytes from a client; makes the session if there is none. */

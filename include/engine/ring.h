@@ -147,6 +147,9 @@ void ring_close(struct ring *ring, int fd);
 int ring_send_now(struct ring *ring, int fd, const void *data, size_t len);
 /* How much memory the kernel holds for what the socket sends and has received (SO_MEMINFO). */
 size_t ring_kernel_bytes(struct ring *ring, int fd);
+/* A number that changes when the peer takes some of what it has been sent: bytes that it has
+ * acknowledged (TCP_INFO), or what the kernel still holds where there is no such count. */
+uint64_t ring_taken(struct ring *ring, int fd);
 /* The coming close of this fd throws away what the peer has not taken yet, and resets it. */
 void ring_reset(struct ring *ring, int fd);
 /* For a listener's fd: connections accepted from now on have such a send buffer and, over TCP, end

@@ -21,7 +21,10 @@
 enum {
 	BODY_COPY_BYTES_MAX = 4 << 10, /* smaller ones are copied behind their head */
 	BODY_PIECE_BYTES = 256 << 10,  /* of one send */
-	STALL_SECONDS = 30,            /* for a piece of a body to go out */
+	/* A body whose reader takes nothing between so many looks and one before is given up: who
+	 * reads slowly and steadily gets all of it. */
+	STALL_LOOK_SECONDS = 15,
+	STALL_LOOKS = 2,
 };
 
 /* ---- heads ---- */
@@ -163,6 +166,13 @@ static void answered(struct connection *c)
 		connection_flush(c);
 }
 
+/* Some of a body has gone out, or is to. */
+static void limit_stall(struct connection *c)
+{
+	c->http->taken = UINT64_MAX; /* not looked at yet */
+	reactor_deadline(&c->shard->reactor, &c->shard->http.stall, &c->deadline);
+}
+
 void http_answer(struct connection *c, const struct http_answer *a)
 {
 	struct http_session *http = c->http;
@@ -188,7 +198,7 @@ void http_answer(struct connection *c, const struct http_answer *a)
 			block_ref(a->hold, 1);
 			http->sending = a->hold;
 			http->left = a->body;
-			reactor_deadline(&c->shard->reactor, &c->shard->http.stall, &c->deadline);
+			limit_stall(c);
 		} else if (!connection_reply(c, a->body)) {
 			return;
 		}
@@ -287,7 +297,7 @@ size_t http_answer_sent(struct connection *c, size_t bytes)
 	http->left = span_skip(http->left, bytes);
 	if (http->left.len > 0) {
 		if (c->state != CONNECTION_CLOSED)
-			reactor_deadline(&c->shard->reactor, &c->shard->http.stall, &c->deadline);
+			limit_stall(c);
 		return bytes;
 	}
 	block_unref(http->sending);
@@ -447,19 +457,27 @@ const char *http_answer_end(struct connection *c, const char *error_line)
 	return NULL;
 }
 
+/* What goes out in one piece may take a slow reader long: what counts is what it takes of it. */
 static void stalled(void *context, struct deadline *d)
 {
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
+	struct http_session *http = c->http;
+	struct shard *s = context;
+	uint64_t taken = ring_taken(s->reactor.ring, c->socket.fd);
 
-	(void)context;
-	connection_close(c, DROP_SLOW);
+	http->looks = taken == http->taken ? http->looks + 1 : 0;
+	http->taken = taken;
+	if (http->looks < STALL_LOOKS)
+		reactor_deadline(&s->reactor, &s->http.stall, d);
+	else
+		connection_close(c, DROP_SLOW);
 }
 
 void http_answers_init(struct shard *s)
 {
 	list_init(&s->http.runnable);
 	deadline_class_init(&s->http.heartbeat, s->config->http.heartbeat_seconds * NS_PER_S);
-	deadline_class_init(&s->http.stall, STALL_SECONDS * NS_PER_S);
+	deadline_class_init(&s->http.stall, STALL_LOOK_SECONDS * NS_PER_S);
 	reactor_watch(&s->reactor, &s->http.heartbeat, beat, s);
 	reactor_watch(&s->reactor, &s->http.stall, stalled, s);
 }

@@ -743,6 +743,21 @@ size_t ring_kernel_bytes(struct ring *ring, int fd)
 			: info[SK_MEMINFO_WMEM_ALLOC]);
 }
 
+uint64_t ring_taken(struct ring *ring, int fd)
+{
+	/* As linux/tcp.h goes on where glibc's ends. */
+	struct {
+		struct tcp_info info;
+		uint64_t pacing_rate, max_pacing_rate, bytes_acked;
+	} tcp;
+	socklen_t len = sizeof(tcp);
+
+	_Static_assert(sizeof(struct tcp_info) == 104, "the kernel's first part");
+	if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &tcp, &len) == 0 && len == sizeof(tcp))
+		return tcp.bytes_acked;
+	return ring_kernel_bytes(ring, fd);
+}
+
 void ring_reset(struct ring *ring, int fd)
 {
 	const struct linger none = { .l_onoff = 1 };

@@ -190,6 +190,7 @@ void sim_free(void *p);
 struct pipe {
 	char *data; /* SIM_PIPE_BYTES_MAX, round */
 	size_t head, len, max;
+	uint64_t taken; /* bytes that have been read */
 };
 
 size_t pipe_write(struct pipe *p, const char *data, size_t n);

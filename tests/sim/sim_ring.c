@@ -115,6 +115,7 @@ size_t pipe_read(struct pipe *p, char *data, size_t n)
 	memcpy(data + first, p->data, n - first);
 	p->head = (p->head + n) % SIM_PIPE_BYTES_MAX;
 	p->len -= n;
+	p->taken += n;
 	return n;
 }
 
@@ -1066,6 +1067,12 @@ size_t ring_kernel_bytes(struct ring *ring, int fd)
 {
 	(void)ring;
 	return wire_of(file_of(fd, "a look"))->out.len;
+}
+
+uint64_t ring_taken(struct ring *ring, int fd)
+{
+	(void)ring;
+	return wire_of(file_of(fd, "a look"))->out.taken;
 }
 
 void ring_reset(struct ring *ring, int fd)

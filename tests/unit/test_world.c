@@ -680,6 +680,50 @@ static void whoever_is_not_listened_to_is_not_silent(void **state)
 	world_end();
 }
 
+enum { BODY_BYTES = 100000, MOUTHFUL = 10, PAUSE_SECONDS = 20 };
+
+static void take_long_bodies(struct config *c)
+{
+	limit_memory(c);
+	c->limits.idle_seconds = 0;
+}
+
+/* However long the whole takes; and not for ever when nothing is taken any more. */
+static void a_body_waits_for_a_slow_reader_as_long_as_it_reads(void **state)
+{
+	static const char head[] = "POST /publish/t HTTP/1.1\r\nHost: x\r\n"
+				   "Content-Length: 100000\r\n\r\n";
+	struct client *publisher, *reader;
+	char bytes[MOUTHFUL];
+
+	(void)state;
+	world_adjust = take_long_bodies;
+	memory_limit = 1 << 30;
+	begin(1);
+	publisher = client_who_says(head);
+	for (unsigned i = 0; i < BODY_BYTES; i++)
+		client_say(publisher, "m", 1);
+	world_rest();
+	assert_true(hears(publisher, "HTTP/1.1 200 OK\r\n"));
+	reader = world_client();
+	reader->stalled = true;
+	reader->wire.out.max = 64;
+	say(reader, "GET /topic/t/last HTTP/1.1\r\nHost: x\r\n\r\n");
+	world_rest();
+	for (unsigned i = 0; i < 20; i++) {
+		world_pass(PAUSE_SECONDS * NS_PER_S);
+		assert_false(reader->wire.reset || reader->wire.broker_fin);
+		assert_int_equal(pipe_read(&reader->wire.out, bytes, MOUTHFUL), MOUTHFUL);
+	}
+	world_pass(28 * NS_PER_S);
+	assert_false(reader->wire.reset);
+	world_pass(20 * NS_PER_S);
+	assert_true(reader->wire.reset);
+	leave(publisher);
+	leave(reader);
+	world_end();
+}
+
 /* ---- who counts as a connection ---- */
 
 static void allow_two_connections(struct config *c)
@@ -1251,6 +1295,7 @@ int main(void)
 		cmocka_unit_test(whoever_has_been_told_the_last_word_counts_until_it_has_gone),
 		cmocka_unit_test(it_is_silent_when_neither_side_says_anything),
 		cmocka_unit_test(whoever_is_not_listened_to_is_not_silent),
+		cmocka_unit_test(a_body_waits_for_a_slow_reader_as_long_as_it_reads),
 		cmocka_unit_test(an_ipv6_network_counts_as_one_address),
 		cmocka_unit_test(an_event_stream_beyond_a_limit_is_sent_away_for_a_while),
 		cmocka_unit_test(a_drain_says_nothing_to_who_may_want_events),
