@@ -248,20 +248,45 @@ def test_requests_that_always_fail_take_no_cpu(tmp_path, opcode, name):
         broker.kill()
 
 
-@pytest.mark.parametrize("engine", [{"sq_entries": 1, "batch": 1}, {"sq_entries": 16, "batch": 32768}, {"recv_buffers": 1}])
-@pytest.mark.parametrize("scenario", ["line", "http", "replay", "large", "waiting", "pages"])
-def test_the_smallest_rings_and_buffers_are_enough(tmp_path, scenario, engine):
-    directory = tmp_path / "0"
-    directory.mkdir()
-    engine = {"lane_entries": 2, "recv_buffer_bytes": "1K", **engine}
-    broker = Faulty(directory, **configuration(tmp_path, scenario, 2), engine=engine)
-    try:
-        acts = SCENARIOS[scenario](broker)
-        for _ in acts:
-            pass
-        broker.stop()
-    finally:
-        broker.kill()
+EDGES = [
+    *({"sq_entries": n} for n in (1, 17, 32768)),
+    *({"batch": n} for n in (1, 3, 32768)),
+    *({"lane_entries": n} for n in (2, 4, 1 << 20)),
+    *({"lane_batch": n} for n in (1, 7, 1 << 20)),
+    *({"turn_sends": n} for n in (1, 3, 1 << 20)),
+    *({"spin_us": n} for n in (1, 1_000_000)),
+    *({"linger_us": n} for n in (1, 20_000)),
+    *({"recv_buffers": n} for n in (1, 2, 32768)),
+    *({"recv_buffer_bytes": n} for n in (1024, 5001, 1 << 20)),
+    *({"sqpoll_idle_ms": n} for n in (1, 3_600_000)),
+    {"sqpoll_idle_ms": 1, "sq_entries": 1},
+    {"sqpoll_idle_ms": 1, "linger_us": 1000, "spin_us": 100, "batch": 32768, "sq_entries": 16},
+    {"steer": "cpu"},
+    {"sq_entries": 1, "batch": 1, "lane_entries": 2, "recv_buffer_bytes": 1024},
+    {"sq_entries": 16, "batch": 32768, "lane_entries": 2, "recv_buffer_bytes": 1024},
+    {"recv_buffers": 1, "recv_buffer_bytes": 1024, "lane_entries": 2},
+]
+
+
+@pytest.mark.parametrize("engine", EDGES, ids=lambda engine: ",".join(f"{k}={v}" for k, v in engine.items()))
+def test_every_knob_may_stand_at_its_edges(tmp_path, engine):
+    """Whatever clients do, without any fault; more come at once than a small ring has entries. make faults plays every scenario."""
+    scenarios = list(SCENARIOS)
+    for scenario in scenarios if STEP == 1 else scenarios[EDGES.index(engine) % 3 :: 3]:
+        directory = tmp_path / scenario
+        directory.mkdir()
+        broker = Faulty(directory, **configuration(tmp_path, scenario, 2), engine=engine)
+        try:
+            for _ in SCENARIOS[scenario](broker):
+                pass
+            for client in [broker.connect() for _ in range(40)]:
+                client.send(b"SUBSCRIBE crowd\r\n")
+                assert client.ok()
+            broker.publish("crowd", b"m")
+            broker.works()
+            broker.stop()
+        finally:
+            broker.kill()
 
 
 def test_a_start_without_descriptors_is_refused_with_a_reason(tmp_path):
