@@ -48,7 +48,7 @@ struct fetch_letter {
 	uint64_t hash;
 	uint64_t wanted[2]; /* number, or version */
 	/* the answer */
-	int error; /* -ENOENT, -ETIMEDOUT, -ENOSPC, -ENOMEM */
+	int error; /* -ENOENT, -ETIMEDOUT, -ENOSPC, -ENOMEM; -ERANGE: too far ahead */
 	bool waited;
 	struct block *block; /* held for whoever has the letter */
 	struct span body;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/list.h"
+#include "base/config.h"
 #include "base/span.h"
 #include "base/table.h"
 #include "engine/deadline.h"
@@ -27,12 +28,19 @@ struct home {
 	struct history_total history;
 	int64_t history_told;               /* to broker->history_bytes */
 	_Atomic uint64_t history_oldest_ns; /* for the others; UINT64_MAX: there is none */
-	struct list *idle_topics; /* topics without clients, oldest first: one list per topic
-				     setting of the config */
+	struct list *idle_topics; /* topics without clients, oldest first: two lists for each topic
+				     setting of the config, without history and with */
 	struct deadline_class sweep;
 	struct deadline sweep_deadline;
-	bool sweeping; /* some of them are to be forgotten in this turn */
+	bool sweeping;     /* some of them are to be forgotten in this turn */
+	uint64_t swept_ns; /* when that was last begun */
 };
+
+/* How many lists of idle topics a configuration makes. */
+static inline size_t home_idle_lists(const struct config *config)
+{
+	return 2 * (config->topic_n + 1);
+}
 
 /* LETTER_SUBSCRIBE and, the same letter on its way back, LETTER_SUBSCRIBED. */
 struct subscribe_letter {
@@ -98,8 +106,10 @@ void home_sync(struct shard *shard, struct topic_letter *letter);
 /* The topic, if it is there; home_topic_or_new makes it: NULL with *error -ENOSPC or -ENOMEM. */
 struct topic *home_topic(const struct shard *shard, uint64_t hash, struct span name);
 struct topic *home_topic_or_new(struct shard *shard, uint64_t hash, struct span name, int *error);
-/* To be called when it may have got or lost its last client. */
+/* To be called when it may have got or lost its last client, or its last history. */
 void home_weigh(struct shard *shard, struct topic *topic);
+/* The same when a request waits there no more: a topic that has only been asked for is none. */
+void home_waited(struct shard *shard, struct topic *topic);
 
 /* Lets go of the oldest history while there is more in the broker than there may be, or its memory
  * is scarce; to be called when some has come, and once per turn. */

@@ -13,6 +13,7 @@
 #include "topic/topic.h"
 
 enum {
+	VERSIONS_AHEAD = 2,       /* most that one may ask for (RFC 8216bis, 6.2.5.2) */
 	TELL_COST = 2,            /* of one letter, about half a microsecond */
 	ANSWER_COST = 12,         /* of one to whoever has waited, about 3 us */
 	WAITING_MAX = 256 * 1024, /* letters waiting at one home: then new ones get a 503 */
@@ -75,7 +76,10 @@ static bool hold_message(struct shard *s, struct topic *t, uint64_t seq, struct 
 	l->body = message_at(l->block, seq - l->block->seq);
 	l->epoch = t->epoch;
 	l->seq = seq;
-	l->max_age_s = t->settings->history_seconds;
+	/* As long as it will be here: then another message may have its number. */
+	l->max_age_s =
+		(l->block->stamped_ns + t->limits.age_ns - s->reactor.now_ns + NS_PER_S - 1) /
+		NS_PER_S;
 	return true;
 }
 
@@ -97,6 +101,13 @@ static bool version_reached(const struct topic *t, const uint64_t wanted[2])
 {
 	return t->versioned && (t->version[0] > wanted[0] ||
 				(t->version[0] == wanted[0] && t->version[1] >= wanted[1]));
+}
+
+/* Nobody plays that far ahead: it is no more than the next one soon. */
+static bool version_far(const struct topic *t, const uint64_t wanted[2])
+{
+	return t->versioned && wanted[0] > t->version[0] &&
+	       wanted[0] - t->version[0] > VERSIONS_AHEAD;
 }
 
 /* ---- those who wait ---- */
@@ -149,6 +160,7 @@ static void let_wait(struct shard *s, struct topic *t, struct fetch_letter *l)
 	struct awaited *a;
 
 	if (s->fetching.waiting_n >= WAITING_MAX || s->config->http.wait_seconds == 0) {
+		home_waited(s, t);
 		answer(s, l, s->fetching.waiting_n >= WAITING_MAX ? -ENOSPC : -ETIMEDOUT);
 		return;
 	}
@@ -156,6 +168,7 @@ static void let_wait(struct shard *s, struct topic *t, struct fetch_letter *l)
 	if (a == NULL) {
 		a = awaited_new(key);
 		if (a == NULL) {
+			home_waited(s, t);
 			answer(s, l, -ENOMEM);
 			return;
 		}
@@ -179,12 +192,16 @@ void home_fetch(struct shard *s, struct fetch_letter *l)
 
 	if (t == NULL)
 		answer(s, l, error);
+	else if (l->kind == FETCH_ABOUT && !t->known)
+		answer(s, l, -ENOENT);
 	else if (l->kind == FETCH_ABOUT)
 		answer_about(s, t, l);
 	else if (l->kind == FETCH_LAST)
 		answer(s, l, hold_message(s, t, t->seq, l) ? 0 : -ENOENT);
 	else if (l->kind == FETCH_VERSION && version_reached(t, l->wanted))
 		answer(s, l, hold_message(s, t, t->seq, l) ? 0 : -ENOENT);
+	else if (l->kind == FETCH_VERSION && version_far(t, l->wanted))
+		answer(s, l, -ERANGE);
 	else if (l->kind == FETCH_VERSION ||
 		 (l->wanted[0] > t->seq && l->wanted[0] - t->seq <= s->config->http.ahead))
 		let_wait(s, t, l);
@@ -292,7 +309,7 @@ static void wait_over(void *context, struct deadline *d)
 	    tree_find(tree_of(t, l), a->place.key) == &a->place) {
 		tree_remove(tree_of(t, l), &a->place);
 		memory_free(a);
-		home_weigh(s, t);
+		home_waited(s, t);
 	}
 	answer(s, l, -ETIMEDOUT);
 }

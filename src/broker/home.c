@@ -13,7 +13,11 @@
 #include "protocol/http_field.h"
 #include "topic/block.h"
 
-enum { SWEEP_TOPICS = 1024 }; /* forgotten in one turn: under a millisecond */
+enum {
+	SWEEP_TOPICS = 1024, /* forgotten in one turn: under a millisecond */
+	/* A history that is over later than this wakes nobody for it: the next turn finds it. */
+	SOON_SECONDS = 60,
+};
 
 struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
 {
@@ -61,14 +65,15 @@ struct topic *home_topic(const struct shard *s, uint64_t hash, struct span name)
 	return (struct topic *)(void *)table_find(&s->home.topics, hash, name);
 }
 
-/* The list of topics without clients that are forgotten after as long as this one. */
+/* The list of topics without clients that are forgotten after as long as this one, or whose history
+ * is as old as its own. */
 static struct list *idle_list(const struct shard *s, const struct topic *t)
 {
 	const struct config *config = s->config;
+	size_t setting = t->settings == &config->topics ? config->topic_n
+							: (size_t)(t->settings - config->topic);
 
-	return &s->home.idle_topics[t->settings == &config->topics
-					    ? config->topic_n
-					    : (size_t)(t->settings - config->topic)];
+	return &s->home.idle_topics[2 * setting + (t->history.blocks_n > 0)];
 }
 
 static void forget(struct shard *s, struct topic *t)
@@ -91,12 +96,20 @@ void home_weigh(struct shard *s, struct topic *t)
 		reactor_deadline(&s->reactor, &s->home.sweep, &s->home.sweep_deadline);
 }
 
-/* The oldest of the topics that nobody uses makes room. */
-static bool forget_one(struct shard *s)
+void home_waited(struct shard *s, struct topic *t)
+{
+	if (t->known || topic_awaited(t))
+		home_weigh(s, t);
+	else
+		forget(s, t);
+}
+
+/* The oldest topic of every second list, from this one on. */
+static struct topic *oldest_idle(const struct shard *s, size_t from)
 {
 	struct topic *oldest = NULL;
 
-	for (size_t i = 0; i <= s->config->topic_n; i++) {
+	for (size_t i = from; i < home_idle_lists(s->config); i += 2) {
 		struct topic *t;
 
 		if (list_empty(&s->home.idle_topics[i]))
@@ -105,9 +118,19 @@ static bool forget_one(struct shard *s)
 		if (oldest == NULL || t->idle_ns < oldest->idle_ns)
 			oldest = t;
 	}
-	if (oldest == NULL)
+	return oldest;
+}
+
+/* The oldest of the topics that nobody uses makes room, those with history last. */
+static bool forget_one(struct shard *s)
+{
+	struct topic *t = oldest_idle(s, 0);
+
+	if (t == NULL)
+		t = oldest_idle(s, 1);
+	if (t == NULL)
 		return false;
-	forget(s, oldest);
+	forget(s, t);
 	return true;
 }
 
@@ -210,6 +233,8 @@ static void bound_history(struct shard *s, uint64_t added)
 		assert(t != NULL && history_at(&t->history, 0) == b);
 		added -= block_bytes(b) < added ? block_bytes(b) : added;
 		history_drop_oldest(&t->history, &s->home.history);
+		if (t->history.blocks_n == 0 && t->idle_ns != 0)
+			home_weigh(s, t);
 		tell_history(s);
 	}
 }
@@ -272,6 +297,7 @@ void home_publish(struct shard *s, struct block *b)
 		block_unref(b);
 		return;
 	}
+	t->known = true;
 	kept = s->home.history.bytes;
 	topic_sequence(t, b, &s->home.history, s->reactor.now_ns);
 	bound_history(s, s->home.history.bytes > kept ? s->home.history.bytes - kept : 0);
@@ -336,6 +362,7 @@ void home_subscribe(struct shard *s, struct subscribe_letter *l)
 	struct topic *t = home_topic_or_new(s, l->hash, l->name, &l->error);
 
 	if (t != NULL) {
+		t->known = true;
 		l->epoch = t->epoch;
 		l->seq = t->seq;
 		l->error = hold_replay(s, t, l);
@@ -373,6 +400,7 @@ void home_join(struct shard *s, struct topic_letter *l)
 	/* Whoever was not counted must not be taken off when it leaves: by then the topic may be
 	 * there, and others publish to it. */
 	l->leave->joined = true;
+	t->known = true;
 	t->publishers++;
 	home_weigh(s, t);
 	free(l);
@@ -416,25 +444,42 @@ void home_sync(struct shard *s, struct topic_letter *l)
 	shard_post(s, l->shard, LANE_FREE, &l->letter);
 }
 
+/* Nobody has used it for so long that it is forgotten or, with history, that this is over. */
+static void sweep_one(struct shard *s, struct topic *t, bool history)
+{
+	if (!history) {
+		forget(s, t);
+		return;
+	}
+	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
+	home_weigh(s, t);
+}
+
 bool home_sweep(struct shard *s)
 {
 	unsigned left = SWEEP_TOPICS;
 	bool any = false;
 
-	for (size_t i = 0; i <= s->config->topic_n; i++) {
+	s->home.swept_ns = s->reactor.now_ns;
+	for (size_t i = 0; i < home_idle_lists(s->config); i++) {
 		struct list *list = &s->home.idle_topics[i];
+		bool history = i % 2 == 1;
 
 		while (!list_empty(list)) {
 			struct topic *t = LIST_ENTRY(list->next, struct topic, link);
+			uint64_t idle_ns = s->reactor.now_ns - t->idle_ns;
 
-			if (s->reactor.now_ns - t->idle_ns <
-			    t->settings->linger_seconds * NS_PER_S) {
+			if (history && idle_ns <= t->limits.age_ns) {
+				any |= t->limits.age_ns - idle_ns <= SOON_SECONDS * NS_PER_S;
+				break;
+			}
+			if (!history && idle_ns < t->settings->linger_seconds * NS_PER_S) {
 				any = true;
 				break;
 			}
 			if (left-- == 0)
 				return true;
-			forget(s, t);
+			sweep_one(s, t, history);
 		}
 	}
 	if (any)

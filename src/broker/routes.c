@@ -25,6 +25,9 @@ enum {
 	BODY_BYTES_MIN = 4 << 10,   /* room for a body of unknown length to begin with */
 	BODY_BYTES_FIRST = 1 << 20, /* most room for one that is only announced */
 	ORIGIN_BYTES_MAX = 512,
+	/* A playlist that was asked for by version may be kept for six target durations (RFC
+	 * 8216bis, B.1). Nobody has told us how long these are; six seconds is what most are. */
+	PLAYLIST_SECONDS = 6 * 6,
 	TOPIC_JSON_MAX = 2 + 2 * NAME_BYTES_MAX, /* names hold no control characters */
 };
 
@@ -510,6 +513,8 @@ void route_fetched(struct shard *s, struct fetch_letter *l)
 	wanted = kept_conditions(c);
 	if (l->error == -ETIMEDOUT) {
 		http_error(c, 503, "the message has not come in time");
+	} else if (l->error == -ERANGE) {
+		http_error(c, 400, "_HLS_msn is too far ahead");
 	} else if (l->error == -ENOSPC) {
 		http_error(c, 503, "too many topics or waiting requests");
 	} else if (l->error == -ENOMEM) {
@@ -522,6 +527,8 @@ void route_fetched(struct shard *s, struct fetch_letter *l)
 		if (l->kind == FETCH_MESSAGE)
 			snprintf(cache, sizeof(cache), "public, max-age=%" PRIu64 ", immutable",
 				 l->max_age_s);
+		else if (l->kind == FETCH_VERSION)
+			snprintf(cache, sizeof(cache), "public, max-age=%d", PLAYLIST_SECONDS);
 		/* Whoever may publish may not run scripts in this broker's name. */
 		answer_resource(c, l->block, l->body, l->epoch, l->seq, cache,
 				"Content-Security-Policy: sandbox\r\n", &wanted);

@@ -142,7 +142,7 @@ struct reload_letter *reload_letter_new(const struct config *config, struct obje
 	*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
 				     .config = config,
 				     .objects = objects_ref(objects),
-				     .idle_topics = lists_new(config->topic_n + 1),
+				     .idle_topics = lists_new(home_idle_lists(config)),
 				     .reload = reload };
 	if (l->idle_topics != NULL)
 		return l;
@@ -380,7 +380,7 @@ static bool flush(void *context)
 	}
 	more |= http_sessions_go_on(s);
 	more |= fetch_flush(s);
-	if (s->home.sweeping)
+	if (s->home.sweeping || s->reactor.now_ns - s->home.swept_ns >= s->home.sweep.after_ns)
 		more |= s->home.sweeping = home_sweep(s);
 	if (!list_empty(&s->audience.dirty))
 		reactor_part(&s->reactor, PART_FAN_OUT);
@@ -487,7 +487,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	err = mail_init(&s->mail, &s->reactor, letter_uses, b->shards_n, e->lane_entries);
 	if (err != 0)
 		return err;
-	s->home.idle_topics = lists_new(config->topic_n + 1);
+	s->home.idle_topics = lists_new(home_idle_lists(config));
 	if (s->home.idle_topics == NULL)
 		return -ENOMEM;
 	list_init(&s->audience.dirty);

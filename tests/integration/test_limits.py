@@ -222,7 +222,7 @@ def test_idle_subscribers_are_noticed_when_buffers_are_few(start):
 
 
 def test_topics_without_clients_are_forgotten(start):
-    broker = start(reactors=2, topics={"linger_seconds": 1})
+    broker = start(reactors=2, topics={"linger_seconds": 1, "history_seconds": 1})
     subscriber = broker.subscribe("staying")
     for i in range(200):
         broker.publish(f"passing.{i}", b"one")

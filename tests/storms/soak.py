@@ -39,7 +39,7 @@ BULK_BYTES = 100_000
 NERVES_S = 20  # of a slow reader; it is more than a backlog behind by then
 PARTS = 20  # of the time after the warm-up, each with its lowest memory
 CONFIG = {
-    "topics": {"history_messages": 16, "linger_seconds": 5, "backlog_bytes": "1M", "backlog_seconds": 10},
+    "topics": {"history_messages": 16, "linger_seconds": 5, "history_seconds": 5, "backlog_bytes": "1M", "backlog_seconds": 10},
     "limits": {"message_bytes": "1M"},
     "http": {"wait_seconds": 10},
 }

@@ -347,8 +347,8 @@ def churn(broker, n):
 
 @storm(
     "topics, each with a message, there at once and then forgotten (in small twice)", 30_000, 1_000_000, rounds=1,
-    topics={"linger_seconds": whole_seconds(1)},
-    full_config={"topics": {"linger_seconds": 30}, "limits": {"topics": 1_100_000}},
+    topics={"linger_seconds": whole_seconds(1), "history_seconds": whole_seconds(1)},
+    full_config={"topics": {"linger_seconds": 30, "history_seconds": 30}, "limits": {"topics": 1_100_000}},
 )
 def topics(broker, n):
     before = Baseline(broker)

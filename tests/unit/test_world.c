@@ -894,6 +894,133 @@ static void a_drain_says_nothing_to_who_may_want_events(void **state)
 	world_end();
 }
 
+/* ---- how long a topic lives ---- */
+
+enum { LINGER_S = 1, HISTORY_S = 10, WAIT_S = 3 };
+
+static void short_lives(struct config *c)
+{
+	c->topics.linger_seconds = LINGER_S;
+	c->topics.history_seconds = HISTORY_S;
+	c->http.wait_seconds = WAIT_S;
+	c->http.ahead = 3;
+}
+
+#define GET(target) "GET " target " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+#define POST_X(topic, more)                                                                        \
+	"POST /publish/" topic " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n" more                \
+	"Content-Length: 1\r\n\r\nx"
+
+static bool is_told(const char *words, const char *status)
+{
+	struct client *c = client_who_says(words);
+
+	return c->line_n > 13 && memcmp(c->line + 9, status, 3) == 0;
+}
+
+static uint64_t topics(void)
+{
+	uint64_t n = 0;
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		n += sim.broker.shards[i].home.topics.entries_n;
+	return n;
+}
+
+/* What was handed out as immutable has no other message for as long as that was said. */
+static void a_topic_lives_as_long_as_its_history(void **state)
+{
+	struct client *first, *later, *again;
+	char id[48];
+
+	(void)state;
+	world_adjust = short_lives;
+	begin(2);
+	first = client_who_says(POST_X("t", ""));
+	assert_true(hears(first, "\"id\":\""));
+	memcpy(id, memmem(first->line, first->line_n, "\"id\":\"", 6), 23);
+	id[23] = 0;
+	world_pass((HISTORY_S - 1) * NS_PER_S);
+	later = client_who_says(GET("/topic/t/1"));
+	assert_true(hears(later, " 200 ") && hears(later, "max-age=1, immutable"));
+	assert_true(is_told(POST_X("t", ""), "200"));
+	world_pass((HISTORY_S - 1) * NS_PER_S);
+	assert_true(is_told(GET("/topic/t/1"), "404"));
+	assert_true(is_told(GET("/topic/t/2"), "200"));
+	again = client_who_says(POST_X("t", ""));
+	assert_true(hears(again, id) && hears(again, ":3\""));
+	world_pass((HISTORY_S + LINGER_S + 3) * NS_PER_S);
+	assert_int_equal(topics(), 0);
+	again = client_who_says(POST_X("t", ""));
+	assert_true(!hears(again, id) && hears(again, ":1\""));
+	world_end();
+}
+
+static void no_history(struct config *c)
+{
+	short_lives(c);
+	c->limits.history_total_bytes = 0;
+}
+
+/* A limit that takes the history leaves no topic for ever. */
+static void a_topic_whose_history_was_taken_is_forgotten(void **state)
+{
+	(void)state;
+	world_adjust = short_lives;
+	begin(1);
+	assert_true(is_told(POST_X("t", ""), "200"));
+	world_adjust = no_history;
+	world_reload();
+	world_pass((HISTORY_S + LINGER_S + 3) * NS_PER_S);
+	assert_int_equal(topics(), 0);
+	world_end();
+}
+
+static void asking_for_what_is_not_there_makes_no_topic(void **state)
+{
+	struct client *waits, *playlist;
+
+	(void)state;
+	world_adjust = short_lives;
+	begin(2);
+	assert_true(is_told(GET("/topic/t"), "404"));
+	assert_true(is_told(GET("/topic/t/last"), "404"));
+	assert_true(is_told(GET("/topic/t/9"), "404"));
+	assert_int_equal(topics(), 0);
+	waits = client_who_says(GET("/topic/t/1"));
+	playlist = client_who_says(GET("/topic/u/last?_HLS_msn=1"));
+	assert_true(is_told(GET("/topic/t"), "404") && is_told(GET("/topic/u"), "404"));
+	world_pass((WAIT_S + 1) * NS_PER_S);
+	assert_true(hears(waits, " 503 ") && hears(playlist, " 503 "));
+	assert_int_equal(topics(), 0);
+	waits = client_who_says(GET("/topic/t/1"));
+	assert_true(is_told(POST_X("t", ""), "200"));
+	assert_true(hears(waits, " 200 "));
+	assert_true(is_told(GET("/topic/t"), "200"));
+	world_end();
+}
+
+static void a_playlist_is_waited_for_that_may_be_next(void **state)
+{
+	struct client *next, *now;
+
+	(void)state;
+	world_adjust = short_lives;
+	begin(2);
+	assert_true(is_told(POST_X("l", "X-Version: 10.0\r\n"), "200"));
+	assert_true(is_told(GET("/topic/l/last?_HLS_msn=13"), "400"));
+	assert_true(is_told(GET("/topic/l/last?_HLS_msn=18446744073709551615&_HLS_part=0"), "400"));
+	next = client_who_says(GET("/topic/l/last?_HLS_msn=12"));
+	now = client_who_says(GET("/topic/l/last?_HLS_msn=10&_HLS_part=0"));
+	assert_true(hears(now, " 200 ") && hears(now, "Cache-Control: public, max-age=36\r\n"));
+	assert_int_equal(next->line_n, 0);
+	assert_true(is_told(POST_X("l", "X-Version: 12\r\n"), "200"));
+	assert_true(hears(next, " 200 "));
+	now = client_who_says(GET("/topic/l/last"));
+	assert_true(hears(now, "Cache-Control: no-store\r\n"));
+	world_end();
+}
+
 /* ---- a topic that fan-out does not keep up with ---- */
 
 enum { CROWD = 13, FLOOD_MESSAGES = 200, FLOOD_BYTES = 250, MOST_SHARDS = 4 };
@@ -1299,6 +1426,10 @@ int main(void)
 		cmocka_unit_test(an_ipv6_network_counts_as_one_address),
 		cmocka_unit_test(an_event_stream_beyond_a_limit_is_sent_away_for_a_while),
 		cmocka_unit_test(a_drain_says_nothing_to_who_may_want_events),
+		cmocka_unit_test(a_topic_lives_as_long_as_its_history),
+		cmocka_unit_test(a_topic_whose_history_was_taken_is_forgotten),
+		cmocka_unit_test(asking_for_what_is_not_there_makes_no_topic),
+		cmocka_unit_test(a_playlist_is_waited_for_that_may_be_next),
 		cmocka_unit_test(a_topic_that_lags_makes_its_own_publishers_wait),
 		cmocka_unit_test(a_cold_topic_is_served_at_once),
 		cmocka_unit_test(a_hot_topic_rests_and_what_comes_meanwhile_is_merged),
