@@ -11,7 +11,8 @@ enum {
 	SEND_NS_MAX = 20000,
 	SAMPLE_SEND_BYTES = 4096, /* of larger ones the bytes are what costs, and those stay */
 	SAMPLE_WEIGHT = 8,        /* a sample's part of the average is one in so many */
-	PASS_SENDS_MIN = 12,      /* a smaller one costs no more than to sleep and wake once more */
+	REST_US_MIN =
+		30, /* a shorter one saves no more than it costs to sleep and wake once more */
 	REST_MS_MAX = 50,
 };
 
@@ -62,10 +63,8 @@ void pace_count(struct shard *s, struct stream *stream, unsigned sends, unsigned
 	if (!list_empty(&stream->ready) && stream->pace.sends < stream->cursors)
 		return;
 	rest_ns = stream->pace.sends * s->pace.send_ns * i->settings->pace / 100;
-	if (stream->pace.sends < PASS_SENDS_MIN)
-		rest_ns = 0;
 	stream->pace.sends = 0;
-	if (rest_ns == 0)
+	if (rest_ns < REST_US_MIN * NS_PER_US)
 		return;
 	if (rest_ns > REST_MS_MAX * NS_PER_MS)
 		rest_ns = REST_MS_MAX * NS_PER_MS;

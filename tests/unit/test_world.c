@@ -1130,7 +1130,7 @@ static void what_comes_together_is_one_block_whatever_it_holds(void **state)
 
 /* ---- the pace of a topic ---- */
 
-enum { PACED = 12 /* subscribers: fewer do not rest */ };
+enum { PACED = 4 /* subscribers */ };
 
 /* A pass costs 2.5 us for each of them, and a rest is a hundred times as long. */
 static void pace_a_hundred(struct config *c)
@@ -1187,7 +1187,7 @@ static void a_cold_topic_is_served_at_once(void **state)
 	for (unsigned i = 1; i <= 3; i++) {
 		publish_now("m\r\n");
 		assert_int_equal(delivered(), PACED * i);
-		world_pass(6 * NS_PER_MS);
+		world_pass(2 * NS_PER_MS);
 	}
 	end_paced();
 }
@@ -1210,21 +1210,21 @@ static void a_hot_topic_rests_and_what_comes_meanwhile_is_merged(void **state)
 	end_paced();
 }
 
-static void too_few_do_not_rest(void **state)
+static void pace_two(struct config *c)
 {
-	struct client *one, *publisher;
+	pace_a_hundred(c);
+	c->topics.pace = 200;
+}
 
+/* Of 20 us. */
+static void a_rest_that_would_be_short_is_none(void **state)
+{
 	(void)state;
-	begin_paced(pace_a_hundred);
-	one = client_who_says("SUBSCRIBE few\r\n");
-	publisher = client_who_says("PUBLISH few\r\n");
-	for (unsigned i = 1; i <= 3; i++) {
-		say(publisher, "m\r\n");
-		world_halt();
-		assert_int_equal(delivered(), i);
+	begin_paced(pace_two);
+	for (unsigned i = 1; i <= 10; i++) {
+		publish_now("m\r\n");
+		assert_int_equal(delivered(), PACED * i);
 	}
-	leave(one);
-	leave(publisher);
 	end_paced();
 }
 
@@ -1433,7 +1433,7 @@ int main(void)
 		cmocka_unit_test(a_topic_that_lags_makes_its_own_publishers_wait),
 		cmocka_unit_test(a_cold_topic_is_served_at_once),
 		cmocka_unit_test(a_hot_topic_rests_and_what_comes_meanwhile_is_merged),
-		cmocka_unit_test(too_few_do_not_rest),
+		cmocka_unit_test(a_rest_that_would_be_short_is_none),
 		cmocka_unit_test(a_topic_without_a_pace_never_rests),
 		cmocka_unit_test(while_a_topic_rests_others_do_not),
 		cmocka_unit_test(a_rest_ends_when_there_is_enough_to_send),
