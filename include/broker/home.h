@@ -49,15 +49,12 @@ struct subscribe_letter {
 	uint32_t slot, generation; /* for which connection there */
 	uint64_t hash;
 	struct replay replay;
-	uint64_t whole_from; /* it has what is from this number on; 0: nothing */
 	/* the answer */
 	int error;           /* -ENOSPC: no room for another topic; -ENOMEM */
 	uint64_t epoch, seq; /* of the newest message */
 	uint64_t gap;        /* as in struct replay_answer */
 	uint64_t from;       /* number of the first message it gets */
-	/* those from there on that it has not, whole */
-	size_t blocks_n;
-	struct block **blocks; /* held for whoever has the letter */
+	struct stretch past; /* those from there on, held for whoever has the letter */
 	struct span name;
 	char bytes[];
 };
@@ -88,8 +85,7 @@ struct sequenced_letter {
 
 /* NULL: out of memory. */
 struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash);
-/* Lets go of the blocks that the letter holds. */
-void subscribe_letter_release(struct subscribe_letter *letter);
+/* With what it holds. */
 void subscribe_letter_free(struct subscribe_letter *letter);
 void sequenced_letter_free(struct sequenced_letter *letter);
 struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash);

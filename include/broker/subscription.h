@@ -68,6 +68,8 @@ void subscription_leave(struct subscription *subscription);
 bool subscription_done(const struct subscription *subscription);
 /* It is too far behind: it is told so and closed, or skips ahead, as its topic wants. */
 void subscription_overtake(struct subscription *subscription);
+/* Nothing could be sent for it, though it is not at its end: it gets another turn. */
+void subscription_go_on(struct subscription *subscription);
 /* Its send ended: so many bytes of it went. */
 void subscription_sent(struct subscription *subscription, size_t bytes);
 /* Ends it; nothing of it may be in flight. Messages it has not got are dropped for this reason. */

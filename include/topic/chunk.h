@@ -15,6 +15,7 @@
 
 struct block;
 struct pending;
+struct segment;
 struct stream;
 struct wire_format;
 
@@ -28,6 +29,8 @@ struct chunk {
 	bool uneven;    /* some number from seq on has no bytes: only its start can be found */
 	uint64_t base;  /* position of its first byte */
 	uint64_t first; /* messages before it */
+	/* In it. Where the next one's `first` is greater than both together, the others behind its
+	 * end have no form: whoever goes on counts them as such. */
 	uint64_t messages;
 	uint64_t seq;      /* number of its first message */
 	uint64_t next_pos; /* where its reader goes on in next */
@@ -43,12 +46,13 @@ struct chunk {
 	char data[];
 };
 
-/* Blocks of history, held: all that have a form in the stream's format, from the chunk's seq to
- * before `until`. */
+/* What is still to be encoded, held as segments of history: numbers from the chunk's seq to before
+ * `until`. Which of them have a form is not known, so the chunk counts them all. */
 struct pending {
 	uint64_t until;
-	size_t at, n; /* those before `at` are no longer here */
-	struct block *blocks[];
+	uint32_t at, n; /* segments: those before `at` are no longer here */
+	uint32_t block; /* in the first of them, that holds the chunk's seq */
+	struct segment *segments[];
 };
 
 /* The caller holds it. NULL: out of memory. */
@@ -72,7 +76,9 @@ static inline uint64_t chunk_end(const struct chunk *c)
 	return c->base + c->used;
 }
 
-/* Frees what is left in it. */
+/* What is held by it, as far as that need be looked at. */
+uint64_t pending_bytes(const struct pending *pending, uint64_t max);
+/* Lets go of what is left in it. */
 void pending_free(struct pending *pending);
 
 #endif

@@ -6,8 +6,15 @@
  * bytes over all topics of a shard, where the oldest goes first. Whole blocks come and go, so up to
  * one block more than the messages asked for may be kept; what is handed out is exact. The home
  * shard's thread only.
+ *
+ * The blocks lie in segments, the segments in a window, and both are counted by those who hold
+ * them, so that all of a history is handed out by holding its window, however long it is. A
+ * window that somebody else holds does not change: its home makes itself another one before it adds
+ * a segment. The newest segment is filled all the time, so whoever holds one looks only at blocks
+ * up to the number that came with it; what others hold is not let go of before them.
  */
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -24,10 +31,38 @@ struct history_total {
 	uint64_t bytes, bytes_max; /* of memory */
 };
 
+enum {
+	SEGMENT_BLOCKS = 256,
+	SEGMENT_BYTES = 64 << 10, /* more only if it is one block: as much is held too long */
+};
+
+struct segment {
+	_Atomic uint32_t holders;
+	uint32_t n, slots_n;
+	uint32_t gone; /* blocks before this one are not held any more */
+	uint64_t seq;  /* of its first message */
+	size_t bytes;  /* of memory, all blocks that ever were in it; changes as n does */
+	struct block *blocks[];
+};
+
+struct window {
+	_Atomic uint32_t holders;
+	uint32_t n, slots_n;
+	uint32_t gone; /* segments before this one are not held any more */
+	struct segment *segments[];
+};
+
 struct history {
-	struct block **blocks; /* ring of power-of-two size, oldest at first */
-	uint32_t slots_n, first, blocks_n;
-	uint64_t messages, bytes; /* bytes of messages, line ends included */
+	struct window *window;   /* NULL: there is no block */
+	uint32_t segment, block; /* where in it the oldest block is */
+	uint32_t blocks_n;
+	uint64_t messages, bytes; /* bytes of bodies */
+};
+
+/* A history from some block on, held by whoever has it, in any thread. All zero: nothing. */
+struct stretch {
+	struct window *window;
+	uint32_t segment, block; /* where it begins */
 };
 
 void history_total_init(struct history_total *total, uint64_t bytes_max);
@@ -43,16 +78,25 @@ void history_trim(struct history *history, struct history_total *total,
 /* Lets go of the oldest block. */
 void history_drop_oldest(struct history *history, struct history_total *total);
 
-static inline struct block *history_at(const struct history *h, uint32_t i)
+/* The oldest block; there must be one. */
+static inline struct block *history_first(const struct history *h)
 {
-	return h->blocks[(h->first + i) & (h->slots_n - 1)];
+	return h->window->segments[h->segment]->blocks[h->block];
 }
 
 /* Number of the oldest message that a reader may have: within the limits, though its block may
  * begin earlier. 0: none. */
 uint64_t history_oldest(const struct history *history, const struct history_limits *limits);
-/* Index of the block that holds this number or, if there is none, of the first after it; blocks_n
- * if there is none either. */
-uint32_t history_find(const struct history *history, uint64_t seq);
+/* The block that holds this number or, if there is none, the first after it; NULL: there is none
+ * either. */
+struct block *history_find(const struct history *history, uint64_t seq);
+/* Hands out the history from the block on that history_find has for this number. */
+struct stretch history_hold(const struct history *history, uint64_t seq);
+
+/* A segment of this block alone. NULL: out of memory. */
+struct segment *segment_of(struct block *block);
+void segment_ref(struct segment *segment);
+void segment_unref(struct segment *segment);
+void stretch_release(struct stretch *stretch);
 
 #endif

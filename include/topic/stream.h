@@ -29,6 +29,7 @@
 
 struct block;
 struct chunk;
+struct stretch;
 
 struct cursor {
 	struct list link;
@@ -67,7 +68,10 @@ struct stream {
 		uint32_t sends;
 		uint64_t until_ns; /* it ends; 0: it has */
 	} pace;
-	void *owner;              /* what the owner wants to find again from here */
+	void *owner; /* what the owner wants to find again from here */
+	/* The owner's count of messages that no cursor gets for want of a form, beyond those that
+	 * it is told of; or NULL. */
+	uint64_t *unencodable;
 	uint64_t rewinds, chunks; /* counts, for statistics */
 };
 
@@ -98,22 +102,15 @@ int stream_join(struct stream *stream, struct cursor *cursor);
 struct past {
 	uint64_t from; /* number of the first message it gets; next: none of the past */
 	uint64_t next; /* of the first that has not come to this stream */
-	/* That hold the messages from `from` on, to before `next` or as far as to what the stream
-	 * has still. */
-	struct block *const *blocks;
-	size_t blocks_n;
+	const struct stretch *held; /* begins with the block of `from`, has all up to `next` */
 };
 /*
  * A new cursor that gets the past first, then what is live. The stream takes holds of its own on
- * the blocks it needs. *messages is how many of the past the format can carry, *unencodable of the
- * others. -EAGAIN: the blocks end before what the stream has still, and all are needed; -ENOMEM.
- * Then the cursor has not joined.
+ * what it needs of it. *unencodable is how many of the past are known to have no form; the others
+ * that have none are counted as the cursor comes to them. -ENOMEM: it has not joined.
  */
 int stream_join_replay(struct stream *stream, struct cursor *cursor, const struct past *past,
-		       uint64_t *messages, uint64_t *unencodable);
-/* Number from which on the stream needs no blocks for a replay, as long as somebody stands there;
- * 0: it needs all. */
-uint64_t stream_whole_from(const struct stream *stream);
+		       uint64_t *unencodable);
 /* Nothing appended from now on is for this cursor; it ends where the head is now. An idle one
  * becomes busy: it is at its end. */
 void stream_leave(struct stream *stream, struct cursor *cursor);
@@ -130,11 +127,11 @@ bool stream_at_end(const struct stream *stream, const struct cursor *cursor);
 bool stream_between(struct stream *stream, struct cursor *cursor);
 /*
  * The next bytes for this cursor as at most max spans, with memory that stays until stream_sent:
- * 256 KiB or one piece of a large message up to 1 MiB, 64 KiB while it replays. 0: it is at the
- * end; or, if it is not, out of memory. The cursor becomes busy.
+ * 256 KiB or one piece of a large message up to 1 MiB, 64 KiB while it replays. 0: there is nothing
+ * to send for now, because it is at the end or nothing that was looked at of the past has a form;
+ * -ENOMEM. The cursor becomes busy.
  */
-unsigned stream_gather(struct stream *stream, struct cursor *cursor, struct iovec *spans,
-		       unsigned max);
+int stream_gather(struct stream *stream, struct cursor *cursor, struct iovec *spans, unsigned max);
 /* So many of the gathered bytes went out. Returns how many messages that completes. The cursor
  * becomes ready, idle, or, at its very end, stays busy. */
 uint64_t stream_sent(struct stream *stream, struct cursor *cursor, size_t bytes);

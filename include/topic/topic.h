@@ -73,14 +73,12 @@ struct replay {
 	uint64_t n;     /* FROM: after this number; LAST: so many */
 };
 
-/* What it gets: blocks of the history from `first` on, the first of them without its first `skip`
- * messages. */
+/* What it gets. */
 struct replay_answer {
 	uint64_t epoch;
 	uint64_t gap; /* number of the oldest message left, if what was asked for is not whole; 0:
 			 it is */
-	uint32_t first, skip;
-	uint64_t messages; /* how many that makes */
+	uint64_t messages; /* how many there are */
 	uint64_t from;     /* number of the first of them; if there is none, of the next one */
 };
 

@@ -194,15 +194,18 @@ void connection_flush(struct connection *c)
 	/* A reply that has not left yet comes first. */
 	if (sub != NULL && sub->stream != NULL && c->reply_len == 0 &&
 	    !stream_at_end(sub->stream, &sub->cursor)) {
-		unsigned gathered =
+		int gathered =
 			stream_gather(sub->stream, &sub->cursor, spans + n, RING_SPANS_MAX - n);
 
-		if (gathered == 0) {
+		if (gathered < 0) {
 			connection_close(c, DROP_MEMORY);
 			return;
 		}
-		sub->in_flight = true;
-		n += gathered;
+		if (gathered > 0)
+			sub->in_flight = true;
+		else
+			subscription_go_on(sub);
+		n += (unsigned)gathered;
 	}
 	if (n > 0)
 		count_unlooked(c, socket_send(&c->shard->sockets, &c->socket, spans, n));

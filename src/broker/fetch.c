@@ -62,16 +62,14 @@ static struct span message_at(struct block *b, uint64_t n)
 /* Puts the message with this number, if the history has it, into the answer. */
 static bool hold_message(struct shard *s, struct topic *t, uint64_t seq, struct fetch_letter *l)
 {
-	uint32_t i;
 
 	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
 	if (seq == 0 || seq > t->seq || t->history.blocks_n == 0 ||
 	    seq < history_oldest(&t->history, &t->limits))
 		return false;
-	i = history_find(&t->history, seq);
-	if (i == t->history.blocks_n)
+	l->block = history_find(&t->history, seq);
+	if (l->block == NULL)
 		return false;
-	l->block = history_at(&t->history, i);
 	block_ref(l->block, 1);
 	l->body = message_at(l->block, seq - l->block->seq);
 	l->epoch = t->epoch;

@@ -34,17 +34,8 @@ struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
 
 void subscribe_letter_free(struct subscribe_letter *l)
 {
-	subscribe_letter_release(l);
+	stretch_release(&l->past);
 	free(l);
-}
-
-void subscribe_letter_release(struct subscribe_letter *l)
-{
-	for (size_t i = 0; i < l->blocks_n; i++)
-		block_unref(l->blocks[i]);
-	free(l->blocks);
-	l->blocks = NULL;
-	l->blocks_n = 0;
 }
 
 struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash)
@@ -230,7 +221,7 @@ static void bound_history(struct shard *s, uint64_t added)
 		struct block *b = LIST_ENTRY(s->home.history.blocks.next, struct block, age);
 		struct topic *t = home_topic(s, b->hash, block_name(b));
 
-		assert(t != NULL && history_at(&t->history, 0) == b);
+		assert(t != NULL && history_first(&t->history) == b);
 		added -= block_bytes(b) < added ? block_bytes(b) : added;
 		history_drop_oldest(&t->history, &s->home.history);
 		if (t->history.blocks_n == 0 && t->idle_ns != 0)
@@ -325,36 +316,17 @@ void home_publish(struct shard *s, struct block *b)
 	block_unref(b);
 }
 
-/* Holds on what the asking shard has not got already: a history has many blocks, and many may want
- * it at once. */
-static int hold_replay(struct shard *s, struct topic *t, struct subscribe_letter *l)
+/* A hold on all of it, however long it is: the asking shard takes what it has not got already. */
+static void hold_replay(struct shard *s, struct topic *t, struct subscribe_letter *l)
 {
 	struct replay_answer a;
-	uint32_t end;
 
 	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
 	a = topic_replay(t, &l->replay);
 	l->gap = a.gap;
 	l->from = a.from;
-	end = t->history.blocks_n;
-	if (l->whole_from != 0) {
-		end = history_find(&t->history, l->whole_from);
-		end += end < t->history.blocks_n &&
-		       history_at(&t->history, end)->seq < l->whole_from;
-	}
-	if (end <= a.first)
-		return 0;
-	l->blocks_n = end - a.first;
-	l->blocks = malloc(l->blocks_n * sizeof(struct block *));
-	if (l->blocks == NULL) {
-		l->blocks_n = 0;
-		return -ENOMEM;
-	}
-	for (size_t i = 0; i < l->blocks_n; i++) {
-		l->blocks[i] = history_at(&t->history, a.first + (uint32_t)i);
-		block_ref(l->blocks[i], 1);
-	}
-	return 0;
+	if (a.messages > 0)
+		l->past = history_hold(&t->history, a.from);
 }
 
 void home_subscribe(struct shard *s, struct subscribe_letter *l)
@@ -365,7 +337,7 @@ void home_subscribe(struct shard *s, struct subscribe_letter *l)
 		t->known = true;
 		l->epoch = t->epoch;
 		l->seq = t->seq;
-		l->error = hold_replay(s, t, l);
+		hold_replay(s, t, l);
 		topic_add_shard(t, l->shard);
 		home_weigh(s, t);
 		if (topic_internal(l->name) && s->broker->second != NULL &&

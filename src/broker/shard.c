@@ -328,8 +328,7 @@ static void fan_out(struct shard *s)
 		left -= sends;
 		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
 		pace_count(s, stream, sends, turn - left);
-		if (!list_empty(&stream->ready))
-			shard_dirty(s, stream);
+		shard_dirty(s, stream);
 		if (stream->held || !list_empty(&stream->ready))
 			subscriptions_hold(s, stream);
 		if (stream->pressed)
@@ -353,8 +352,7 @@ static void replay(struct shard *s)
 		/* One that there is no memory for is closed, and may be the last. */
 		i->subscribers++;
 		left -= serve(s, &stream->replaying, 1, UINT64_MAX);
-		if (!list_empty(&stream->replaying))
-			list_append(&s->audience.replays, &stream->replays);
+		shard_dirty(s, stream);
 		i->subscribers--;
 		subscriptions_let_go(s, i);
 	}

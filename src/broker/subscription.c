@@ -92,13 +92,12 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 
 	if (stream == NULL)
 		return -ENOMEM;
+	stream->unencodable = &s->counters.dropped[DROP_UNENCODABLE];
 	if (l != NULL) {
-		const struct past past = { .from = l->from,
-					   .next = l->seq + 1,
-					   .blocks = l->blocks,
-					   .blocks_n = l->blocks_n };
+		const struct past past = { .from = l->from, .next = l->seq + 1, .held = &l->past };
 
-		err = stream_join_replay(stream, &sub->cursor, &past, &messages, &unencodable);
+		err = stream_join_replay(stream, &sub->cursor, &past, &unencodable);
+		messages = past.next - past.from;
 	} else {
 		err = stream_join(stream, &sub->cursor);
 	}
@@ -107,7 +106,7 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 	stream->owner = sub->interest;
 	sub->stream = stream;
 	shard_active(s, stream);
-	s->counters.matched += messages + unencodable;
+	s->counters.matched += messages;
 	s->counters.dropped[DROP_UNENCODABLE] += unencodable;
 	if (c->http != NULL)
 		http_answer_subscribed(c, l);
@@ -165,23 +164,10 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 	l->slot = c->socket.slot;
 	l->generation = socket_generation(&s->sockets, &c->socket);
 	l->replay = *replay;
-	if (i->live && i->streams[format] != NULL)
-		l->whole_from = stream_whole_from(i->streams[format]);
 	i->unanswered++;
 	c->awaiting = true;
 	shard_post(s, i->home, LANE_FREE, &l->letter);
 	return 0;
-}
-
-/* What the home counted on was given up while the letter was under way: the same again, for all of
- * it. */
-static void ask_again(struct shard *s, struct interest *i, struct subscribe_letter *l)
-{
-	subscribe_letter_release(l);
-	l->whole_from = 0;
-	l->letter.kind = LETTER_SUBSCRIBE;
-	i->unanswered++;
-	shard_post(s, i->home, LANE_FREE, &l->letter);
 }
 
 void subscription_answered(struct shard *s, struct subscribe_letter *l)
@@ -205,18 +191,12 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 		c->awaiting = false;
 		if (l->error == 0)
 			l->error = activate(c->subscription, l);
-		if (l->error == -EAGAIN) {
-			c->awaiting = true;
-			ask_again(s, i, l);
-			l = NULL;
-		} else if (l->error != 0) {
+		if (l->error != 0)
 			connection_no_topic(c, l->error);
-		}
 	}
 	i->subscribers--;
 	subscriptions_let_go(s, i);
-	if (l != NULL)
-		subscribe_letter_free(l);
+	subscribe_letter_free(l);
 }
 
 bool subscription_ask_last(struct subscription *sub)
@@ -282,6 +262,13 @@ static void let_skip(struct subscription *sub)
 		shard_dirty(s, sub->stream);
 		pace_hurry(s, sub->stream);
 	}
+}
+
+void subscription_go_on(struct subscription *sub)
+{
+	stream_unhold(sub->stream, &sub->cursor);
+	if (stream_wants_sends(sub->stream))
+		shard_dirty(shard_of(sub), sub->stream);
 }
 
 void subscription_sent(struct subscription *sub, size_t bytes)

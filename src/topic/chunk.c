@@ -5,6 +5,7 @@
 #include "base/memory.h"
 #include "base/wire.h"
 #include "topic/block.h"
+#include "topic/history.h"
 #include "topic/stream.h"
 
 struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first)
@@ -21,8 +22,8 @@ void pending_free(struct pending *p)
 {
 	if (p == NULL)
 		return;
-	for (size_t i = p->at; i < p->n; i++)
-		block_unref(p->blocks[i]);
+	while (p->at < p->n)
+		segment_unref(p->segments[p->at++]);
 	memory_free(p);
 }
 

@@ -1,10 +1,91 @@
 #include "topic/history.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "base/memory.h"
 
 enum { SLOTS_MIN = 4 };
+
+/* ---- segments and windows ---- */
+
+/* Whether nobody else holds it; then nobody else can come to do so. */
+static bool alone(_Atomic uint32_t *holders)
+{
+	return atomic_load_explicit(holders, memory_order_acquire) == 1;
+}
+
+static void hold(_Atomic uint32_t *holders)
+{
+	atomic_fetch_add_explicit(holders, 1, memory_order_relaxed);
+}
+
+/* Whether that was the last hold. The last one must see what the others did before it frees the
+ * memory under them. */
+static bool let_go(_Atomic uint32_t *holders)
+{
+	return atomic_fetch_sub_explicit(holders, 1, memory_order_acq_rel) == 1;
+}
+
+static struct segment *segment_new(uint32_t slots)
+{
+	struct segment *s = memory_new(sizeof(*s) + slots * sizeof(s->blocks[0]));
+
+	if (s != NULL)
+		*s = (struct segment){ .holders = 1, .slots_n = slots };
+	return s;
+}
+
+static void segment_add(struct segment *s, struct block *b)
+{
+	assert(s->n < s->slots_n);
+	if (s->n == 0)
+		s->seq = b->seq;
+	block_ref(b, 1);
+	s->blocks[s->n++] = b;
+	s->bytes += block_bytes(b);
+}
+
+struct segment *segment_of(struct block *b)
+{
+	struct segment *s = segment_new(1);
+
+	if (s != NULL)
+		segment_add(s, b);
+	return s;
+}
+
+void segment_ref(struct segment *s)
+{
+	hold(&s->holders);
+}
+
+void segment_unref(struct segment *s)
+{
+	if (!let_go(&s->holders))
+		return;
+	while (s->gone < s->n)
+		block_unref(s->blocks[s->gone++]);
+	memory_free(s);
+}
+
+static void window_unref(struct window *w)
+{
+	if (!let_go(&w->holders))
+		return;
+	while (w->gone < w->n)
+		segment_unref(w->segments[w->gone++]);
+	memory_free(w);
+}
+
+void stretch_release(struct stretch *s)
+{
+	if (s->window != NULL)
+		window_unref(s->window);
+	*s = (struct stretch){ 0 };
+}
+
+/* ---- a history ---- */
 
 void history_total_init(struct history_total *total, uint64_t bytes_max)
 {
@@ -12,22 +93,45 @@ void history_total_init(struct history_total *total, uint64_t bytes_max)
 	list_init(&total->blocks);
 }
 
+/* Lets go of what is before the oldest block, as far as nobody else may look at it. */
+static void let_past_go(struct history *h)
+{
+	struct window *w = h->window;
+	struct segment *s;
+
+	if (!alone(&w->holders))
+		return;
+	while (w->gone < h->segment)
+		segment_unref(w->segments[w->gone++]);
+	if (w->gone == w->n)
+		return;
+	s = w->segments[h->segment];
+	if (!alone(&s->holders))
+		return;
+	while (s->gone < h->block)
+		block_unref(s->blocks[s->gone++]);
+}
+
 void history_drop_oldest(struct history *h, struct history_total *total)
 {
-	struct block *b = history_at(h, 0);
+	struct block *b = history_first(h);
 
-	assert(h->blocks_n > 0);
-	h->first++;
 	h->blocks_n--;
 	h->messages -= b->messages;
 	h->bytes -= b->len;
 	total->bytes -= block_bytes(b);
 	list_remove(&b->age);
-	block_unref(b);
+	h->block++;
 	if (h->blocks_n == 0) {
-		memory_free(h->blocks);
+		window_unref(h->window);
 		*h = (struct history){ 0 };
+		return;
 	}
+	if (h->block == h->window->segments[h->segment]->n) {
+		h->segment++;
+		h->block = 0;
+	}
+	let_past_go(h);
 }
 
 void history_release(struct history *h, struct history_total *total)
@@ -36,27 +140,57 @@ void history_release(struct history *h, struct history_total *total)
 		history_drop_oldest(h, total);
 }
 
-static bool grow(struct history *h)
+/* Makes sure that the window is nobody else's and has room for another segment. */
+static bool make_room(struct history *h)
 {
-	uint32_t n = h->slots_n == 0 ? SLOTS_MIN : 2 * h->slots_n;
-	struct block **blocks = memory_new(n * sizeof(struct block *));
+	struct window *w = h->window, *own;
+	uint32_t n = w != NULL ? w->n - h->segment : 0;
+	bool shared = w != NULL && !alone(&w->holders);
 
-	if (blocks == NULL)
+	if (w != NULL && !shared && w->n < w->slots_n)
+		return true;
+	own = memory_new(sizeof(*own) + (2 * n + SLOTS_MIN) * sizeof(own->segments[0]));
+	if (own == NULL)
 		return false;
-	for (uint32_t i = 0; i < h->blocks_n; i++)
-		blocks[i] = history_at(h, i);
-	memory_free(h->blocks);
-	h->blocks = blocks;
-	h->slots_n = n;
-	h->first = 0;
+	*own = (struct window){ .holders = 1, .n = n, .slots_n = 2 * n + SLOTS_MIN };
+	for (uint32_t i = 0; i < n; i++) {
+		own->segments[i] = w->segments[h->segment + i];
+		segment_ref(own->segments[i]);
+	}
+	if (w != NULL)
+		window_unref(w);
+	h->window = own;
+	h->segment = 0;
 	return true;
+}
+
+/* The segment that a block comes into. NULL: out of memory. */
+static struct segment *segment_for(struct history *h, const struct block *b)
+{
+	struct window *w = h->window;
+	struct segment *s = w != NULL ? w->segments[w->n - 1] : NULL;
+	uint32_t slots = h->blocks_n;
+
+	if (s != NULL && s->n < s->slots_n && s->bytes + block_bytes(b) <= SEGMENT_BYTES)
+		return s;
+	if (slots < SLOTS_MIN)
+		slots = SLOTS_MIN;
+	s = segment_new(slots < SEGMENT_BLOCKS ? slots : SEGMENT_BLOCKS);
+	if (s == NULL)
+		return NULL;
+	if (!make_room(h)) {
+		segment_unref(s);
+		return NULL;
+	}
+	h->window->segments[h->window->n++] = s;
+	return s;
 }
 
 void history_trim(struct history *h, struct history_total *total,
 		  const struct history_limits *limits, uint64_t now_ns)
 {
 	while (h->blocks_n > 0) {
-		struct block *b = history_at(h, 0);
+		struct block *b = history_first(h);
 
 		if (h->messages - b->messages < limits->messages && h->bytes <= limits->bytes &&
 		    now_ns - b->stamped_ns <= limits->age_ns)
@@ -68,17 +202,17 @@ void history_trim(struct history *h, struct history_total *total,
 void history_add(struct history *h, struct history_total *total, struct block *b,
 		 const struct history_limits *limits)
 {
-	if (limits->messages == 0 || b->len > limits->bytes || block_bytes(b) > total->bytes_max) {
+	struct segment *s = NULL;
+
+	if (limits->messages > 0 && b->len <= limits->bytes && block_bytes(b) <= total->bytes_max)
+		s = segment_for(h, b);
+	if (s == NULL) {
 		/* What cannot be kept must not leave a hole before what comes next. */
 		history_release(h, total);
 		return;
 	}
-	if (h->blocks_n == h->slots_n && !grow(h)) {
-		history_release(h, total);
-		return;
-	}
-	block_ref(b, 1);
-	h->blocks[(h->first + h->blocks_n++) & (h->slots_n - 1)] = b;
+	segment_add(s, b);
+	h->blocks_n++;
 	h->messages += b->messages;
 	h->bytes += b->len;
 	total->bytes += block_bytes(b);
@@ -88,26 +222,70 @@ void history_add(struct history *h, struct history_total *total, struct block *b
 
 uint64_t history_oldest(const struct history *h, const struct history_limits *limits)
 {
-	struct block *oldest;
-
 	if (h->blocks_n == 0)
 		return 0;
-	oldest = history_at(h, 0);
-	return oldest->seq + (h->messages > limits->messages ? h->messages - limits->messages : 0);
+	return history_first(h)->seq +
+	       (h->messages > limits->messages ? h->messages - limits->messages : 0);
 }
 
-uint32_t history_find(const struct history *h, uint64_t seq)
-{
-	uint32_t low = 0, high = h->blocks_n;
+/* ---- finding ---- */
 
+/* The last segment that begins with this number or before it; the first if there is none. */
+static uint32_t find_segment(const struct history *h, uint64_t seq)
+{
+	uint32_t low = h->segment, high = h->window->n;
+
+	while (high - low > 1) {
+		uint32_t middle = low + (high - low) / 2;
+
+		if (h->window->segments[middle]->seq <= seq)
+			low = middle;
+		else
+			high = middle;
+	}
+	return low;
+}
+
+/* Where the block is that history_find has; false: there is none. */
+static bool find(const struct history *h, uint64_t seq, struct stretch *at)
+{
+	const struct segment *s;
+	uint32_t low, high;
+
+	if (h->blocks_n == 0)
+		return false;
+	at->segment = find_segment(h, seq);
+	s = h->window->segments[at->segment];
+	low = at->segment == h->segment ? h->block : 0;
+	high = s->n;
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
-		struct block *b = history_at(h, middle);
+		const struct block *b = s->blocks[middle];
 
 		if (b->seq + b->messages <= seq)
 			low = middle + 1;
 		else
 			high = middle;
 	}
-	return low;
+	at->block = low;
+	/* Numbers have no hole: only behind the last segment is there nothing. */
+	return low < s->n;
+}
+
+struct block *history_find(const struct history *h, uint64_t seq)
+{
+	struct stretch at;
+
+	return find(h, seq, &at) ? h->window->segments[at.segment]->blocks[at.block] : NULL;
+}
+
+struct stretch history_hold(const struct history *h, uint64_t seq)
+{
+	struct stretch at = { 0 };
+
+	if (!find(h, seq, &at))
+		return (struct stretch){ 0 };
+	at.window = h->window;
+	hold(&at.window->holders);
+	return at;
 }

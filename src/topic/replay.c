@@ -1,35 +1,106 @@
 #include <assert.h>
 #include <errno.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "topic/block.h"
 #include "topic/chunk.h"
+#include "topic/history.h"
 #include "topic/stream.h"
 
-/* Encoded at once, when the first cursor comes to it: about as much as a few sends of it take. */
-enum { PORTION_BYTES = 256 << 10 };
+enum {
+	/* Encoded at once, when the first cursor comes to it: about as much as a few sends of it
+	 * take. */
+	PORTION_BYTES = 256 << 10,
+	BLOCK_BYTES = 64, /* what a block costs beside its bytes, as if it were some more */
+};
 
-/* Those messages of a block whose numbers are from `from` to before `until`. */
-static struct run piece(struct block *b, uint64_t from, uint64_t until)
+/* ---- what is pending ---- */
+
+/* A place in what is pending: a number, and the block that holds it. */
+struct place {
+	uint32_t segment, block;
+	uint64_t seq;
+};
+
+static struct block *block_at(const struct pending *p, const struct place *at)
 {
-	uint32_t first = from > b->seq ? (uint32_t)(from - b->seq) : 0;
-	uint64_t end = b->seq + b->messages;
-
-	return block_part(b, first, (uint32_t)((until < end ? until : end) - b->seq) - first);
+	return p->segments[at->segment]->blocks[at->block];
 }
 
-static struct pending *pending_new(size_t n)
+/* Moves to a later number, to which everything before it has been looked at. How many blocks the
+ * last segment has only its home knows, but there is one for each number before `until`. */
+static void go_on(const struct pending *p, struct place *at, uint64_t seq)
 {
-	struct pending *p = memory_new(sizeof(*p) + n * sizeof(p->blocks[0]));
+	at->seq = seq;
+	while (seq < p->until) {
+		const struct block *b = block_at(p, at);
+
+		if (seq < b->seq + b->messages)
+			return;
+		at->block++;
+		if (at->segment + 1 < p->n && at->block == p->segments[at->segment]->n) {
+			at->segment++;
+			at->block = 0;
+		}
+	}
+}
+
+/* The messages from a place on that are in its block, or fewer, so that they are not much more than
+ * a portion when encoded. */
+static struct run next_run(const struct stream *s, const struct pending *p, const struct place *at)
+{
+	struct block *b = block_at(p, at);
+	uint64_t end = b->seq + b->messages < p->until ? b->seq + b->messages : p->until;
+	uint32_t first = (uint32_t)(at->seq - b->seq), n = (uint32_t)(end - at->seq);
+	struct run run = block_part(b, first, n);
+
+	while (run.messages > 1 && s->format->encoded_max(&run) > PORTION_BYTES) {
+		size_t max = s->format->encoded_max(&run);
+		size_t fit = (size_t)run.messages * PORTION_BYTES / max;
+
+		/* As it is for lines of a block that are sent from where they lie. */
+		if (s->format->lines_verbatim && run.form == RUN_LINES)
+			break;
+		n = fit < 1 ? 1 : fit < run.messages / 2 ? (uint32_t)fit : run.messages / 2;
+		run = block_part(b, first, n);
+	}
+	return run;
+}
+
+static struct pending *pending_new(uint32_t segments)
+{
+	struct pending *p = memory_new(sizeof(*p) + segments * sizeof(p->segments[0]));
 
 	if (p != NULL)
 		*p = (struct pending){ 0 };
 	return p;
 }
 
+/* What a stretch, which begins with the block of number seq, holds before another number. */
+static struct pending *pending_of(const struct stretch *from, uint64_t until)
+{
+	const struct window *w = from->window;
+	uint32_t n = 0;
+	struct pending *p;
+
+	while (from->segment + n < w->n && w->segments[from->segment + n]->seq < until)
+		n++;
+	p = pending_new(n);
+	if (p == NULL)
+		return NULL;
+	p->until = until;
+	p->block = from->block;
+	for (; p->n < n; p->n++) {
+		p->segments[p->n] = w->segments[from->segment + p->n];
+		segment_ref(p->segments[p->n]);
+	}
+	return p;
+}
+
 /* A chunk of what is still to be encoded, in front of another one; takes the pending over. */
 static struct chunk *put_in_front(struct stream *s, struct pending *p, uint64_t seq, uint64_t first,
-				  uint64_t messages, struct chunk *next)
+				  struct chunk *next)
 {
 	struct chunk *c = chunk_new(0, 0, first);
 
@@ -38,7 +109,7 @@ static struct chunk *put_in_front(struct stream *s, struct pending *p, uint64_t 
 	c->stream = s;
 	c->sealed = true;
 	c->seq = seq;
-	c->messages = messages;
+	c->messages = p->until - seq;
 	c->pending = p;
 	c->next = next;
 	c->next_pos = next->base;
@@ -46,101 +117,139 @@ static struct chunk *put_in_front(struct stream *s, struct pending *p, uint64_t 
 	return c;
 }
 
-/* Cuts what is pending in two before its i-th block: the second half begins with this number. */
-static int split(struct stream *s, struct chunk *c, size_t i, uint64_t seq)
+/* Cuts what is pending in two before this number. */
+static int split(struct stream *s, struct chunk *c, uint64_t seq)
 {
-	struct pending *front = c->pending, *back = pending_new(front->n - i);
+	struct pending *front = c->pending, *back;
+	struct place at = { front->at, front->block, c->seq };
 	struct chunk *second;
-	uint64_t messages = 0;
 
+	/* By segments first: there are many blocks in one. */
+	while (at.segment + 1 < front->n && front->segments[at.segment + 1]->seq <= seq) {
+		at.segment++;
+		at.block = 0;
+	}
+	go_on(front, &at, seq);
+	back = pending_new(front->n - at.segment);
 	if (back == NULL)
 		return -ENOMEM;
 	back->until = front->until;
-	for (size_t k = i; k < front->n; k++) {
-		struct run run = piece(front->blocks[k], seq, front->until);
-
-		messages += s->format->encodable(&run);
-	}
-	second = put_in_front(s, back, seq, c->first + c->messages - messages, messages, c->next);
+	back->block = at.block;
+	second = put_in_front(s, back, seq, c->first + (seq - c->seq), c->next);
 	if (second == NULL) {
 		memory_free(back);
 		return -ENOMEM;
 	}
-	while (i + back->n < front->n) {
-		back->blocks[back->n] = front->blocks[i + back->n];
-		back->n++;
-	}
-	front->n = i;
+	second->messages = back->until - seq;
+	back->n = front->n - at.segment;
+	memcpy(back->segments, front->segments + at.segment, back->n * sizeof(back->segments[0]));
+	/* The one it is cut in both need. */
+	segment_ref(back->segments[0]);
+	front->n = at.segment + 1;
 	front->until = seq;
-	c->messages -= messages;
+	c->messages -= second->messages;
 	chunk_unref(c->next);
 	c->next = second;
 	c->next_pos = second->base;
 	return 0;
 }
 
+/* Encodes from a place on into a chain of its own, as much as is worth doing at once, and moves the
+ * place. *begin: the first chunk, held; NULL: none. -ENOMEM. */
+static int encode_portion(struct stream *chain, const struct pending *p, struct place *at,
+			  struct chunk **begin)
+{
+	size_t looked_at = 0;
+
+	*begin = NULL;
+	while (at->seq < p->until && looked_at + chain->pos < PORTION_BYTES) {
+		struct run run = next_run(chain, p, at);
+		uint32_t messages = chain->format->encodable(&run);
+
+		if (messages > 0 &&
+		    stream_encode(chain, &run, messages, block_at(p, at), 0, false) != 0)
+			return -ENOMEM;
+		/* The first chunk is held on to, or adding the second would free it. */
+		if (*begin == NULL && chain->head != NULL) {
+			*begin = chain->head;
+			(*begin)->refs++;
+		}
+		chain->count += run.messages - messages;
+		looked_at += BLOCK_BYTES + (messages < run.messages ? run.body.len : 0);
+		go_on(p, at, run.seq + run.messages);
+	}
+	return 0;
+}
+
 int stream_encode_pending(struct stream *s, struct chunk *c)
 {
 	struct pending *p = c->pending;
-	struct chunk *encoded = NULL, *rest = NULL;
+	struct place at = { p->at, p->block, c->seq };
+	struct chunk *begin, *rest = NULL;
 	struct stream chain;
-	size_t i = p->at;
 
 	stream_init(&chain, s->format);
 	/* Below everything that is live. */
 	chain.pos = 0;
 	chain.count = c->first;
-	for (; i < p->n && chain.pos < PORTION_BYTES; i++) {
-		struct run run = piece(p->blocks[i], c->seq, p->until);
-		uint32_t messages = s->format->encodable(&run);
-
-		/* The first chunk is held on to, or adding the second would free it. */
-		if (stream_encode(&chain, &run, messages, p->blocks[i], 0, false) != 0)
-			goto fail;
-		if (encoded == NULL) {
-			encoded = chain.head;
-			encoded->refs++;
-		}
-	}
-	if (i < p->n) {
-		rest = put_in_front(s, p, p->blocks[i]->seq, chain.count,
-				    c->first + c->messages - chain.count, c->next);
+	if (encode_portion(&chain, p, &at, &begin) != 0)
+		goto fail;
+	if (at.seq < p->until) {
+		rest = put_in_front(s, p, at.seq, chain.count, c->next);
 		if (rest == NULL)
 			goto fail;
-	}
-	while (p->at < i)
-		block_unref(p->blocks[p->at++]);
-	if (rest == NULL)
+		while (p->at < at.segment)
+			segment_unref(p->segments[p->at++]);
+		p->block = at.block;
+	} else {
 		pending_free(p);
-	c->pending = NULL;
-	c->messages = 0;
-	if (rest == NULL && encoded == NULL)
-		return 0;
-	if (rest == NULL) {
 		rest = c->next;
 		rest->refs++;
 	}
+	c->pending = NULL;
+	c->messages = 0;
+	chunk_unref(c->next);
+	if (begin == NULL) {
+		c->next = rest;
+		c->next_pos = rest->base;
+		return 0;
+	}
 	chain.head->sealed = true;
 	chain.head->next = rest;
-	for (struct chunk *k = encoded; k != rest; k = k->next) {
+	for (struct chunk *k = begin; k != rest; k = k->next) {
 		k->stream = s;
 		k->next_pos = k->next->base;
 	}
-	chunk_unref(c->next);
-	c->next = encoded;
-	c->next_pos = encoded->base;
+	c->next = begin;
+	c->next_pos = begin->base;
 	chunk_unref(chain.head);
 	return 0;
 fail:
-	chunk_unref(encoded);
+	chunk_unref(begin);
 	chunk_unref(chain.head);
 	return -ENOMEM;
 }
 
-uint64_t stream_whole_from(const struct stream *s)
+uint64_t pending_bytes(const struct pending *p, uint64_t max)
 {
-	return s->whole != NULL ? s->whole->seq : 0;
+	struct place at = { p->at, p->block, p->segments[p->at]->blocks[p->block]->seq };
+	uint64_t bytes = 0;
+
+	/* How many bytes the last segment has only its home knows. */
+	for (; at.segment + 1 < p->n && bytes < max; at.segment++, at.block = 0)
+		bytes += p->segments[at.segment]->bytes;
+	if (at.block == 0)
+		at.seq = p->segments[at.segment]->seq;
+	while (at.seq < p->until && bytes < max) {
+		const struct block *b = block_at(p, &at);
+
+		bytes += block_bytes(b);
+		go_on(p, &at, b->seq + b->messages);
+	}
+	return bytes;
 }
+
+/* ---- joining ---- */
 
 /* The last chunk that begins with this number or before it; NULL: none does. */
 static struct chunk *chunk_at(const struct stream *s, uint64_t seq)
@@ -152,64 +261,16 @@ static struct chunk *chunk_at(const struct stream *s, uint64_t seq)
 	return found;
 }
 
-/* Has a number that lies within what a chunk has pending begin a chunk, or be within an encoded
- * one. */
-static int single_out(struct stream *s, struct chunk *c, uint64_t seq)
-{
-	struct pending *p = c->pending;
-	size_t i = p->at;
-
-	while (p->blocks[i]->seq + p->blocks[i]->messages <= seq)
-		i++;
-	if (i == p->at)
-		return stream_encode_pending(s, c);
-	return split(s, c, i, p->blocks[i]->seq < seq ? p->blocks[i]->seq : seq);
-}
-
-/* Whether all that a chunk has pending comes before this number. */
-static bool is_past(const struct pending *p, uint64_t seq)
-{
-	const struct block *b = p->blocks[p->n - 1];
-
-	return b->seq + b->messages <= seq;
-}
-
-/* Puts the past in front of a chunk as far as that begins later: a chunk of what is to be encoded,
- * or, if none of it can be, that chunk itself. Held. */
+/* Puts the past in front of a chunk as far as that begins later: a chunk of what is to be encoded.
+ * Held. */
 static int reach_back(struct stream *s, struct chunk *next, const struct past *past,
 		      struct chunk **begin)
 {
-	struct pending *p = pending_new(past->blocks_n);
-	uint64_t messages = 0, covered = past->from;
+	struct pending *p = pending_of(past->held, next->seq);
 
 	if (p == NULL)
 		return -ENOMEM;
-	p->until = next->seq;
-	for (size_t i = 0; i < past->blocks_n; i++) {
-		struct block *b = past->blocks[i];
-		struct run run;
-		uint32_t n;
-
-		if (b->seq >= next->seq)
-			break;
-		if (b->seq + b->messages <= past->from)
-			continue;
-		covered = b->seq + b->messages;
-		run = piece(b, past->from, next->seq);
-		n = s->format->encodable(&run);
-		if (n == 0)
-			continue;
-		block_ref(b, 1);
-		p->blocks[p->n++] = b;
-		messages += n;
-	}
-	if (covered < next->seq || p->n == 0) {
-		pending_free(p);
-		*begin = next;
-		next->refs++;
-		return covered < next->seq ? -EAGAIN : 0;
-	}
-	*begin = put_in_front(s, p, past->from, next->first - messages, messages, next);
+	*begin = put_in_front(s, p, past->from, next->first - (next->seq - past->from), next);
 	if (*begin == NULL) {
 		pending_free(p);
 		return -ENOMEM;
@@ -222,21 +283,17 @@ static int reach_back(struct stream *s, struct chunk *next, const struct past *p
 /* The chunk to begin in, held: one that there is, or a new one in front. */
 static int find_begin(struct stream *s, const struct past *past, struct chunk **begin)
 {
-	struct chunk *c, *next;
-	int err;
+	struct chunk *c = chunk_at(s, past->from), *next;
 
-	while ((c = chunk_at(s, past->from)) != NULL && c->pending != NULL && c->seq < past->from) {
-		if (is_past(c->pending, past->from)) {
-			/* What is left before the next one has no form. */
-			c = c->next;
-			break;
-		}
-		err = single_out(s, c, past->from);
-		if (err != 0)
-			return err;
-	}
 	if (c == NULL)
 		return reach_back(s, s->whole, past, begin);
+	if (c->pending != NULL && c->seq < past->from) {
+		int err = split(s, c, past->from);
+
+		if (err != 0)
+			return err;
+		c = c->next;
+	}
 	if (!c->uneven || c->seq >= past->from) {
 		*begin = c;
 		c->refs++;
@@ -253,15 +310,31 @@ static int find_begin(struct stream *s, const struct past *past, struct chunk **
 	return reach_back(s, next, past, begin);
 }
 
+/* Where a cursor stands that begins with this number in a chunk: how many messages of it have gone
+ * before, by what is sent and, with those that have no form, by what is counted. */
+static void stand_in(const struct stream *s, struct cursor *c, struct chunk *begin, uint64_t seq)
+{
+	uint64_t before = begin->pending == NULL ? seq - begin->seq : 0;
+	uint64_t end = begin->next != NULL ? begin->next->first : s->count;
+	uint64_t skip = before < begin->messages ? before : begin->messages;
+
+	*c = (struct cursor){ .chunk = begin,
+			      .pos = begin->base + chunk_skip(s->format, begin, skip),
+			      .live_pos = s->pos,
+			      .counted = begin->first + before };
+	/* What is published now counts those that have a form only. */
+	if (c->counted > end)
+		c->counted = end;
+	list_init(&c->link);
+}
+
 int stream_join_replay(struct stream *s, struct cursor *c, const struct past *past,
-		       uint64_t *messages, uint64_t *unencodable)
+		       uint64_t *unencodable)
 {
 	struct chunk *begin = NULL;
-	size_t at;
-	uint64_t skip;
 	int err;
 
-	*messages = *unencodable = 0;
+	*unencodable = 0;
 	if (past->from == past->next)
 		return stream_join(s, c);
 	if (s->next_seq != past->next)
@@ -269,23 +342,11 @@ int stream_join_replay(struct stream *s, struct cursor *c, const struct past *pa
 	if (s->whole == NULL && !stream_add_head(s))
 		return -ENOMEM;
 	err = find_begin(s, past, &begin);
-	if (err != 0) {
-		chunk_unref(begin);
+	if (err != 0)
 		return err;
-	}
-	/* Begins later: what comes before has no form. */
-	skip = past->from > begin->seq && begin->pending == NULL ? past->from - begin->seq : 0;
-	if (skip > begin->messages)
-		skip = begin->messages;
-	at = chunk_skip(s->format, begin, skip);
-	*c = (struct cursor){ .chunk = begin,
-			      .pos = begin->base + at,
-			      .live_pos = s->pos,
-			      .counted = begin->first + skip };
-	list_init(&c->link);
+	stand_in(s, c, begin, past->from);
+	*unencodable = past->next - past->from - (s->count - c->counted);
 	s->cursors++;
-	*messages = s->count - c->counted;
-	*unencodable = past->next - past->from - *messages;
 	stream_unhold(s, c);
 	return 0;
 }

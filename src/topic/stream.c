@@ -241,18 +241,44 @@ static void find_chunk(const struct stream *s, struct cursor *c)
 		c->chunk = s->tail;
 }
 
-/* Goes on to the next chunk if this one is used up. */
-static void step(struct cursor *c)
+/* Messages between a chunk that is used up and the next one have no form; its own may not have been
+ * counted yet. */
+static void count_formless(const struct stream *s, struct cursor *c, const struct chunk *from)
 {
-	while (c->chunk != NULL && c->pos == chunk_end(c->chunk) && c->chunk->next != NULL &&
-	       c->chunk->pending == NULL && c->chunk != c->last) {
-		struct chunk *from = c->chunk;
+	uint64_t end = from->first + from->messages;
 
+	if (end < c->counted)
+		end = c->counted;
+	if (from->next->first <= end)
+		return;
+	c->counted += from->next->first - end;
+	if (s->unencodable != NULL)
+		*s->unencodable += from->next->first - end;
+}
+
+static void leave_chunk(const struct stream *s, struct cursor *c)
+{
+	struct chunk *from = c->chunk, *next = from->next;
+
+	while (from->pending == NULL && from != c->last) {
+		if (next->first > from->first + from->messages)
+			count_formless(s, c, from);
 		c->pos = from->next_pos;
-		c->chunk = from->next;
-		c->chunk->refs++;
+		c->chunk = next;
+		next->refs++;
 		chunk_unref(from);
+		from = next;
+		next = from->next;
+		if (next == NULL || c->pos != chunk_end(from))
+			return;
 	}
+}
+
+/* Goes on to the next chunk if this one is used up; mostly there is none. */
+static inline void step(const struct stream *s, struct cursor *c)
+{
+	if (c->chunk != NULL && c->chunk->next != NULL && c->pos == chunk_end(c->chunk))
+		leave_chunk(s, c);
 }
 
 bool stream_at_end(const struct stream *s, const struct cursor *c)
@@ -276,7 +302,7 @@ void stream_leave(struct stream *s, struct cursor *c)
 {
 	assert(c->last_count == 0);
 	find_chunk(s, c);
-	step(c);
+	step(s, c);
 	s->cursors--;
 	if (stream_at_end(s, c)) {
 		c->last_count = s->count;
@@ -331,7 +357,7 @@ bool stream_between(struct stream *s, struct cursor *c)
 	if (stream_at_end(s, c))
 		return true;
 	find_chunk(s, c);
-	step(c);
+	step(s, c);
 	k = c->chunk;
 	if (k == NULL || k->pending != NULL || c->pos == k->base)
 		return k == NULL || !k->detached;
@@ -339,7 +365,7 @@ bool stream_between(struct stream *s, struct cursor *c)
 				       (size_t)(c->pos - k->base);
 }
 
-unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsigned max)
+int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsigned max)
 {
 	size_t send_bytes = STREAM_SEND_BYTES, piece_bytes = STREAM_SEND_PIECE_BYTES;
 	size_t piece_max = STREAM_SEND_PIECE_MAX;
@@ -347,16 +373,16 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 	unsigned n = 0;
 
 	find_chunk(s, c);
-	step(c);
+	step(s, c);
 	list_remove(&c->link);
 	list_append(&s->busy, &c->link);
 	c->goal_bytes = 0;
-	c->goal_count = c->counted;
-	while (c->chunk != NULL && c->chunk->pending != NULL) {
+	if (c->chunk != NULL && c->chunk->pending != NULL) {
 		if (stream_encode_pending(s, c->chunk) != 0)
-			return 0;
-		step(c);
+			return -ENOMEM;
+		step(s, c);
 	}
+	c->goal_count = c->counted;
 	if (c->pos < c->live_pos)
 		send_bytes = piece_bytes = piece_max = STREAM_SEND_REPLAY_BYTES;
 	pos = c->pos;
@@ -404,18 +430,20 @@ unsigned stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, 
 			if (c->goal_bytes - before < left)
 				break;
 		}
-		c->goal_count = k->first + k->messages;
+		/* In front of an empty one there may be what has no form, which is not sent. */
+		if (left > 0)
+			c->goal_count = k->first + k->messages;
 		/* What follows a rest may change while that is in flight (stream_skip). */
 		if (k == c->last || k->detached)
 			break;
 	}
-	return n;
+	return (int)n;
 }
 
 uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes)
 {
 	bool whole = bytes == c->goal_bytes;
-	uint64_t before = c->counted;
+	uint64_t delivered;
 
 	assert(bytes <= c->goal_bytes);
 	while (bytes > 0) {
@@ -425,15 +453,18 @@ uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes)
 		c->pos += n;
 		bytes -= n;
 		if (bytes > 0)
-			step(c);
+			step(s, c);
 	}
-	if (whole)
+	/* What has no form on the way has been counted by now. */
+	delivered = c->counted;
+	if (whole && c->goal_count > c->counted)
 		c->counted = c->goal_count;
-	else if (c->chunk->first > c->counted)
+	if (c->chunk != NULL && c->chunk->first > c->counted)
 		c->counted = c->chunk->first;
+	delivered = c->counted - delivered;
 	c->goal_bytes = 0;
 	stream_unhold(s, c);
-	return c->counted - before;
+	return delivered;
 }
 
 void stream_hold(struct stream *s, struct cursor *c)
@@ -445,7 +476,7 @@ void stream_hold(struct stream *s, struct cursor *c)
 void stream_unhold(struct stream *s, struct cursor *c)
 {
 	find_chunk(s, c);
-	step(c);
+	step(s, c);
 	list_remove(&c->link);
 	if (!stream_at_end(s, c))
 		list_append(c->pos < c->live_pos ? &s->replaying : &s->ready, &c->link);
@@ -476,13 +507,8 @@ static uint64_t held_past(const struct cursor *c)
 	if (c->pos >= c->live_pos)
 		return 0;
 	for (const struct chunk *k = c->chunk; k != NULL && !k->live && !k->detached; k = k->next) {
-		const struct pending *p = k->pending;
-
-		for (size_t i = p != NULL ? p->at : 0; p != NULL && i < p->n; i++) {
-			bytes += block_bytes(p->blocks[i]);
-			if (bytes > PAST_LOOK_BYTES)
-				return bytes;
-		}
+		if (k->pending != NULL)
+			bytes += pending_bytes(k->pending, PAST_LOOK_BYTES);
 		bytes += chunk_bytes(k);
 		if (bytes > PAST_LOOK_BYTES)
 			return bytes;
@@ -622,7 +648,7 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 	if (stream_at_end(s, c))
 		return 0;
 	find_chunk(s, c);
-	step(c);
+	step(s, c);
 	from = c->chunk;
 	if (from == NULL)
 		return 0; /* it is at the head, or at its end */

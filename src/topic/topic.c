@@ -76,9 +76,7 @@ bool topic_has_shard(const struct topic *t, unsigned shard)
 
 struct replay_answer topic_replay(const struct topic *t, const struct replay *wanted)
 {
-	struct replay_answer a = { .epoch = t->epoch,
-				   .first = t->history.blocks_n,
-				   .from = t->seq + 1 };
+	struct replay_answer a = { .epoch = t->epoch, .from = t->seq + 1 };
 	uint64_t oldest = history_oldest(&t->history, &t->limits), from;
 
 	/* Without a past the oldest message is the next one. */
@@ -104,10 +102,6 @@ struct replay_answer topic_replay(const struct topic *t, const struct replay *wa
 	default:
 		return a;
 	}
-	a.first = history_find(&t->history, from);
-	if (a.first == t->history.blocks_n)
-		return a;
-	a.skip = (uint32_t)(from - history_at(&t->history, a.first)->seq);
 	a.messages = t->seq + 1 - from;
 	a.from = from;
 	return a;

@@ -344,6 +344,33 @@ static size_t take_asked(const struct subscribe_letter *l)
 	sim_fail("an answer that no home has given");
 }
 
+/* What is held of the past is all that is asked for, up to the head of the answer. */
+static void check_stretch(unsigned topic, const struct subscribe_letter *l)
+{
+	uint32_t segment = l->past.segment, block = l->past.block;
+	uint64_t next = l->from;
+
+	while (l->past.window != NULL && next <= l->seq) {
+		const struct segment *s;
+		const struct block *b;
+
+		if (segment == l->past.window->n)
+			sim_fail("topic %u: a replay that ends too soon", topic);
+		s = l->past.window->segments[segment];
+		b = s->blocks[block];
+		if (b->epoch != l->epoch || b->seq > next || b->seq + b->messages <= next ||
+		    (b->seq < next && next != l->from))
+			sim_fail("topic %u: a replay with a hole", topic);
+		next = b->seq + b->messages;
+		if (++block < s->n)
+			continue;
+		segment++;
+		block = 0;
+	}
+	if (next != l->seq + 1)
+		sim_fail("topic %u: a replay that holds nothing", topic);
+}
+
 /* What the answer to a replay must be, by the contract. */
 static void check_answer(unsigned topic, const struct subscribe_letter *l, size_t at, size_t begin)
 {
@@ -361,16 +388,9 @@ static void check_answer(unsigned topic, const struct subscribe_letter *l, size_
 	/* The home may have read other settings than the shard that is looked at. */
 	if (sim.params.faults & 1u << FAULT_RELOAD)
 		held = at - base;
-	for (size_t i = 0; i < l->blocks_n; i++) {
-		const struct block *b = l->blocks[i];
-		uint64_t end = b->seq + b->messages;
-
-		if (b->epoch != l->epoch || (i == 0 && (b->seq > l->from || end <= l->from)) ||
-		    (i + 1 < l->blocks_n
-			     ? l->blocks[i + 1]->seq != end
-			     : base + end - 1 != at && (l->whole_from == 0 || end < l->whole_from)))
-			sim_fail("topic %u: a replay with a hole", topic);
-	}
+	check_stretch(topic, l);
+	if (l->error == 0 && base + l->seq != at)
+		sim_fail("topic %u: a replay that ends elsewhere than its home has come to", topic);
 	if (l->replay.kind == REPLAY_LAST)
 		wanted = at - (l->replay.n < held ? l->replay.n : held);
 	if (l->replay.kind == REPLAY_FROM && l->replay.epoch != l->epoch)

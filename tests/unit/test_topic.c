@@ -150,9 +150,16 @@ static void part_of_a_long_block_is_what_a_walk_finds(void **state)
 
 /* ---- history ---- */
 
-static struct run piece_from(struct block *b, uint32_t skip)
+/* The i-th, by walking from the oldest. */
+static struct block *nth(const struct history *h, uint32_t i)
 {
-	return block_part(b, skip, b->messages - skip);
+	struct block *b = history_first(h);
+
+	while (i-- > 0) {
+		b = history_find(h, b->seq + b->messages);
+		assert_non_null(b);
+	}
+	return b;
 }
 
 static const struct history_limits unlimited = { UINT64_MAX, UINT64_MAX, UINT64_MAX };
@@ -163,7 +170,7 @@ static void check_history(const struct history *h, uint64_t newest)
 	uint64_t messages = 0, bytes = 0, next = 0;
 
 	for (uint32_t i = 0; i < h->blocks_n; i++) {
-		const struct block *b = history_at(h, i);
+		const struct block *b = nth(h, i);
 
 		if (i > 0)
 			assert_int_equal(b->seq, next);
@@ -186,7 +193,7 @@ static void check_total(const struct history_total *total, const struct history 
 	for (size_t k = 0; k < n; k++) {
 		blocks += histories[k]->blocks_n;
 		for (uint32_t i = 0; i < histories[k]->blocks_n; i++)
-			bytes += block_bytes(history_at(histories[k], i));
+			bytes += block_bytes(nth(histories[k], i));
 	}
 	assert_int_equal(total->bytes, bytes);
 	for (struct list *l = total->blocks.next; l != &total->blocks; l = l->next) {
@@ -228,7 +235,7 @@ static void history_keeps_to_its_limits_and_never_has_a_hole(void **state)
 				struct list *oldest = total.blocks.next;
 
 				history_drop_oldest(
-					h[0].blocks_n > 0 && &history_at(&h[0], 0)->age == oldest
+					h[0].blocks_n > 0 && &history_first(&h[0])->age == oldest
 						? &h[0]
 						: &h[1],
 					&total);
@@ -237,7 +244,7 @@ static void history_keeps_to_its_limits_and_never_has_a_hole(void **state)
 			check_total(&total, both, 2);
 			assert_true(h[k].bytes <= limits.bytes);
 			if (h[k].blocks_n > 0) {
-				const struct block *oldest = history_at(&h[k], 0);
+				const struct block *oldest = history_first(&h[k]);
 
 				assert_true(now_ns - oldest->stamped_ns <= limits.age_ns);
 				/* One block less would be too few. */
@@ -290,7 +297,7 @@ static void number_is_found_in_its_block_or_the_one_after(void **state)
 
 	(void)state;
 	history_total_init(&total, UINT64_MAX);
-	assert_int_equal(history_find(&h, 5), 0);
+	assert_null(history_find(&h, 5));
 	for (uint32_t i = 0; i < 100; i++) {
 		struct block *b = block_of(1 + i % 7, 0);
 
@@ -299,14 +306,127 @@ static void number_is_found_in_its_block_or_the_one_after(void **state)
 		history_add(&h, &total, b, &unlimited);
 		block_unref(b);
 	}
-	assert_int_equal(history_find(&h, 1), 0);
+	assert_ptr_equal(history_find(&h, 1), history_first(&h));
 	for (uint64_t n = 1000; n < seq; n++) {
-		const struct block *b = history_at(&h, history_find(&h, n));
+		const struct block *b = history_find(&h, n);
 
 		assert_true(b->seq <= n && n < b->seq + b->messages);
 	}
-	assert_int_equal(history_find(&h, seq), 100);
-	assert_int_equal(history_find(&h, UINT64_MAX), 100);
+	assert_null(history_find(&h, seq));
+	assert_null(history_find(&h, UINT64_MAX));
+	history_release(&h, &total);
+}
+
+static uint32_t holders(const struct block *b)
+{
+	return atomic_load(&b->holders);
+}
+
+static void add_numbered(struct history *h, struct history_total *total, struct block **blocks,
+			 uint32_t from, uint32_t to)
+{
+	for (uint32_t i = from; i < to; i++) {
+		blocks[i] = block_of(1, 0);
+		blocks[i]->seq = i + 1;
+		history_add(h, total, blocks[i], &unlimited);
+	}
+}
+
+static void a_history_is_handed_out_by_one_hold_however_long_it_is(void **state)
+{
+	enum { BLOCKS = 5000 };
+	static struct block *blocks[BLOCKS + 1];
+	struct history_total total;
+	struct history h = { 0 };
+	struct stretch held[100];
+
+	(void)state;
+	history_total_init(&total, UINT64_MAX);
+	add_numbered(&h, &total, blocks, 0, BLOCKS);
+	for (uint32_t i = 0; i < 100; i++)
+		held[i] = history_hold(&h, 1 + 40 * i);
+	assert_int_equal(atomic_load(&h.window->holders), 101);
+	for (uint32_t i = 0; i < h.window->n; i++)
+		assert_int_equal(atomic_load(&h.window->segments[i]->holders), 1);
+	for (uint32_t i = 0; i < 100; i++) {
+		const struct segment *s = held[i].window->segments[held[i].segment];
+
+		assert_ptr_equal(s->blocks[held[i].block], blocks[40 * i]);
+		stretch_release(&held[i]);
+	}
+	history_release(&h, &total);
+	for (uint32_t i = 0; i < BLOCKS; i++) {
+		assert_int_equal(holders(blocks[i]), 1);
+		block_unref(blocks[i]);
+	}
+}
+
+/* What is handed out stays as it was, whatever comes and goes; what nobody holds goes at once. */
+static void what_is_held_stays_and_what_is_not_goes_at_once(void **state)
+{
+	enum { BLOCKS = 3000, FIRST = 1000, LAST = 2000 };
+	static struct block *blocks[BLOCKS];
+	struct history_total total;
+	struct history h = { 0 };
+	struct stretch held;
+	uint32_t segment, block;
+
+	(void)state;
+	history_total_init(&total, UINT64_MAX);
+	add_numbered(&h, &total, blocks, 0, LAST);
+	while (h.blocks_n > LAST - FIRST)
+		history_drop_oldest(&h, &total);
+	for (uint32_t i = 0; i < LAST; i++)
+		assert_int_equal(holders(blocks[i]), i < FIRST ? 1 : 2);
+	held = history_hold(&h, FIRST + 1);
+	add_numbered(&h, &total, blocks, LAST, BLOCKS);
+	while (h.blocks_n > 1)
+		history_drop_oldest(&h, &total);
+	segment = held.segment;
+	block = held.block;
+	for (uint32_t i = FIRST; i < LAST; i++) {
+		const struct segment *s = held.window->segments[segment];
+
+		assert_ptr_equal(s->blocks[block], blocks[i]);
+		assert_int_equal(holders(blocks[i]), 2);
+		if (++block < s->n)
+			continue;
+		segment++;
+		block = 0;
+	}
+	/* Of what came later as many as share a segment with what is held. */
+	for (uint32_t i = LAST + SEGMENT_BLOCKS; i + 1 < BLOCKS; i++)
+		assert_int_equal(holders(blocks[i]), 1);
+	stretch_release(&held);
+	for (uint32_t i = 0; i + 1 < BLOCKS; i++) {
+		assert_int_equal(holders(blocks[i]), 1);
+		block_unref(blocks[i]);
+	}
+	history_release(&h, &total);
+	assert_int_equal(total.bytes, 0);
+	block_unref(blocks[BLOCKS - 1]);
+}
+
+/* Large blocks do not wait for each other's readers. */
+static void a_segment_holds_few_bytes_or_one_block(void **state)
+{
+	struct history_total total;
+	struct history h = { 0 };
+
+	(void)state;
+	history_total_init(&total, UINT64_MAX);
+	for (uint32_t i = 0; i < 300; i++) {
+		struct block *b = block_of(1, below(3) == 0 ? 100000 : below(20000));
+
+		b->seq = i + 1;
+		history_add(&h, &total, b, &unlimited);
+		block_unref(b);
+	}
+	for (uint32_t i = 0; i < h.window->n; i++) {
+		const struct segment *s = h.window->segments[i];
+
+		assert_true(s->n == 1 || s->bytes <= SEGMENT_BYTES);
+	}
 	history_release(&h, &total);
 }
 
@@ -371,13 +491,12 @@ static void check_replay(const struct topic *t, enum replay_kind kind, uint64_t 
 	assert_int_equal(a.epoch, t->epoch);
 	assert_int_equal(a.gap, gap);
 	assert_int_equal(a.messages, t->seq + 1 - from);
-	for (uint32_t i = a.first; i < t->history.blocks_n; i++) {
-		uint32_t skip = i == a.first ? a.skip : 0;
-		struct run run = piece_from(history_at(&t->history, i), skip);
+	while (a.messages > got) {
+		struct block *b = history_find(&t->history, from + got);
 
-		assert_true(run.messages > 0);
-		assert_int_equal(run.seq, from + got);
-		got += run.messages;
+		assert_non_null(b);
+		assert_true(b->seq <= from + got);
+		got = b->seq + b->messages - from;
 	}
 	assert_int_equal(got, a.messages);
 }
@@ -554,6 +673,9 @@ int main(void)
 		cmocka_unit_test(history_keeps_to_its_limits_and_never_has_a_hole),
 		cmocka_unit_test(what_cannot_be_kept_takes_what_came_before_with_it),
 		cmocka_unit_test(number_is_found_in_its_block_or_the_one_after),
+		cmocka_unit_test(a_history_is_handed_out_by_one_hold_however_long_it_is),
+		cmocka_unit_test(what_is_held_stays_and_what_is_not_goes_at_once),
+		cmocka_unit_test(a_segment_holds_few_bytes_or_one_block),
 		cmocka_unit_test(replay_is_what_is_held_after_an_identity_or_the_newest),
 		cmocka_unit_test(replay_answers),
 		cmocka_unit_test(topic_knows_its_interested_shards),
