@@ -89,7 +89,9 @@ def test_who_falls_behind_by_seconds_is_disconnected(start, reactors):
     slow, good, publisher, messages = fall_behind(broker, 4000)
     stats = broker.eventually(subscriptions=2, published=4000)
     assert stats["dropped"] == stats["dropped_slow"] > 0
-    assert sum(whole_messages(client, messages) for client in slow) + 8000 == stats["delivered"]
+    # Whoever could not be told is reset, which takes along what the kernel still had for him, and does not look like the end of all.
+    assert 0 < sum(whole_messages(client, messages) for client in slow) + 8000 <= stats["delivered"]
+    assert all(client.reset or client.buffer.endswith(b"ERROR slow consumer\r\n") for client in slow)
     publish_in_steps(publisher, good, messages[:200])
 
 
