@@ -95,7 +95,7 @@ static void start_broker(const struct scenario *sc)
 	log_configure(LOG_ERROR, LOG_TEXT);
 	*b = (struct broker){ .report = report };
 	check(broker_init(b, sc->shards, config->engine.lane_entries) == 0, "no memory");
-	b->objects = objects_load("", problem, sizeof(problem));
+	b->objects = objects_load("", NULL, problem, sizeof(problem));
 	check(listeners_open(b, config, problem, sizeof(problem)) == 0,
 	      "the broker cannot be set up");
 	free(b->listeners);
