@@ -82,7 +82,6 @@ struct connection {
 	bool late;                 /* came while draining */
 	bool header;               /* of the PROXY protocol is to come first */
 	bool proxied, local;       /* there was one; its client is on this machine */
-	uint32_t pongs;            /* that a subscriber asked for and has still to get */
 };
 
 void connections_init(struct shard *shard);

@@ -137,32 +137,34 @@ static void count_unlooked(struct connection *c, size_t sent_bytes)
 	list_append(&c->shard->clients.unlooked, &c->link);
 }
 
-/* Whether its PONGs can be said now: no message is under way. */
-static bool pongs_due(const struct connection *c)
+/* Whether PONGs can be said now: no message is under way. */
+static bool between_messages(const struct connection *c, struct subscription *sub)
 {
-	struct subscription *sub = c->subscription;
-
-	return c->pongs > 0 && c->state == CONNECTION_OPEN && sub != NULL && sub->stream != NULL &&
-	       !sub->in_flight && stream_between(sub->stream, &sub->cursor);
+	return c->state == CONNECTION_OPEN && sub->stream != NULL && !sub->in_flight &&
+	       stream_between(sub->stream, &sub->cursor);
 }
 
-/* False: it has been closed. */
-static bool say_pongs(struct connection *c)
+/* False: there was no memory, and it has been closed. */
+static bool say_pongs(struct connection *c, struct subscription *sub)
 {
 #define PONGS_4 "PONG\r\nPONG\r\nPONG\r\nPONG\r\n"
 	static const char text[] = PONGS_4 PONGS_4 PONGS_4 PONGS_4;
-	uint32_t n = c->pongs < PONGS_AT_ONCE ? c->pongs : PONGS_AT_ONCE;
+	uint32_t n = sub->pongs < PONGS_AT_ONCE ? sub->pongs : PONGS_AT_ONCE;
 
-	c->pongs -= n;
+	if (!between_messages(c, sub))
+		return true;
+	sub->pongs -= n;
 	return connection_reply(c, (struct span){ text, n * (sizeof(text) - 1) / PONGS_AT_ONCE });
 }
 
 void connection_pong(struct connection *c)
 {
+	struct subscription *sub = c->subscription;
+
 	/* However many are asked for by somebody who does not read, they are but a number. */
-	if (c->pongs < UINT32_MAX)
-		c->pongs++;
-	if (!c->socket.sending && pongs_due(c))
+	if (sub->pongs < UINT32_MAX)
+		sub->pongs++;
+	if (!c->socket.sending && between_messages(c, sub))
 		connection_flush(c);
 }
 
@@ -177,7 +179,7 @@ void connection_flush(struct connection *c)
 			stream_hold(sub->stream, &sub->cursor);
 		return;
 	}
-	if (pongs_due(c) && !say_pongs(c))
+	if (sub != NULL && sub->pongs > 0 && !say_pongs(c, sub))
 		return;
 	if (c->reply_flying_len == 0 && c->reply_len > 0) {
 		c->reply_flying = c->reply;
@@ -529,7 +531,9 @@ static void sent(struct socket *socket, int result)
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
 	if (c->reply_len > 0 || c->reply_flying_len > 0 || c->state == CONNECTION_FINISHING ||
-	    (c->http != NULL && http_answer_sending(c)) || (c->pongs > 0 && pongs_due(c)))
+	    (c->http != NULL && http_answer_sending(c)) ||
+	    (c->subscription != NULL && c->subscription->pongs > 0 &&
+	     between_messages(c, c->subscription)))
 		connection_flush(c);
 	if (c->shard->clients.idle.after_ns != 0 && any && may_be_silent(c))
 		connection_limit_silence(c);
