@@ -17,9 +17,11 @@ enum sniffed sniff_likely(struct span first)
 	int line, http;
 
 	first = skip_empty_lines(first);
+	if (first.len == 0)
+		return SNIFF_MORE;
 	line = line_detect(first);
 	http = http_detect(first);
-	if (first.len == 0 || (line >= 0) == (http >= 0))
+	if ((line >= 0) == (http >= 0))
 		return SNIFF_MORE;
 	return line >= 0 ? SNIFF_LINE : SNIFF_HTTP;
 }
