@@ -34,5 +34,9 @@ void table_remove(struct table *table, struct named *entry);
 /* Every entry in turn: start with *at = 0; NULL at the end. Nothing may be added or removed in
  * between. */
 struct named *table_next(const struct table *table, size_t *at);
+/* What is in the next place, or NULL; at the end it begins anew. Whoever goes on from *at comes to
+ * every entry that stays, though not always in the first round when something has been added or
+ * removed meanwhile. */
+struct named *table_step(const struct table *table, size_t *at);
 
 #endif

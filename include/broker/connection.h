@@ -49,7 +49,14 @@ struct clients {
 	uint32_t late_n;    /* of connections_n: that came while draining, which waits for none */
 	struct list paused; /* publishers that wait for an outbox to empty */
 	struct deadline_class handshake, closing, idle;
+	uint32_t configured_at; /* as far as which idle has begun for those who came without it */
 };
+
+/* Whether silence may not last for ever. */
+static inline bool clients_limit_idle(const struct clients *clients)
+{
+	return clients->idle.after_ns != DEADLINE_NEVER;
+}
 
 /* A send touches the first two cache lines, and two of its subscription; a receive all four. */
 struct connection {
@@ -121,9 +128,14 @@ uint64_t connection_held(const struct connection *connection);
 /* Lets go of it for want of memory: of its backlog, as its topic does with the slow; or, when that
  * is not what it holds, of the connection, at once. Returns how much was its alone. */
 uint64_t connection_evict(struct connection *connection);
-/* Calls for every connection of the shard; the callback may end it. */
+/* Calls for every connection of the shard; the callback may end it. Takes as long as it takes: not
+ * for a turn. */
 void connections_each(struct shard *shard, void (*callback)(struct connection *, void *),
 		      void *argument);
+/* The same from where *at is (0 to begin with), which goes on, while there is time in this part of
+ * the turn; true: there are more. It comes to everybody who stays, whoever else comes and goes. */
+bool connections_walk(struct shard *shard, uint32_t *at,
+		      void (*callback)(struct connection *, void *), void *argument);
 /* The same for so many of them, and each time for others until everybody has had it. */
 void connections_some(struct shard *shard, unsigned n,
 		      void (*callback)(struct connection *, void *), void *argument);
@@ -138,8 +150,10 @@ void connection_no_subscription(struct connection *connection, int error);
 void connection_receipt(struct shard *shard, struct topic_letter *letter);
 /* Publishers that had to wait may go on. */
 void connections_resume(struct shard *shard);
-/* Silence may last this long from now on, in ns; 0: for ever. */
-void connections_limit_idle(struct shard *shard, uint64_t after_ns);
+/* The configuration has changed: connections_configure_some is to be called in this part of this
+ * turn, and of the next ones while it says that there is more. */
+void connections_configure(struct shard *shard);
+bool connections_configure_some(struct shard *shard);
 /* So many are late that more are not to be accepted before some of them have gone. */
 bool connections_rush(const struct shard *shard);
 

@@ -30,6 +30,10 @@ struct home {
 	_Atomic uint64_t history_oldest_ns; /* for the others; UINT64_MAX: there is none */
 	struct list *idle_topics; /* topics without clients, oldest first: two lists for each topic
 				     setting of the config, without history and with */
+	struct list idle_before[2]; /* the same, of those that have their settings from before */
+	uint32_t settings_n;        /* one more with every configuration */
+	size_t unconfigured;        /* topics that have theirs from before */
+	size_t configured_at;
 	struct deadline_class sweep;
 	struct deadline sweep_deadline;
 	bool sweeping;     /* some of them are to be forgotten in this turn */
@@ -100,7 +104,7 @@ void home_leave(struct shard *shard, struct topic_letter *letter);
 void home_sync(struct shard *shard, struct topic_letter *letter);
 
 /* The topic, if it is there; home_topic_or_new makes it: NULL with *error -ENOSPC or -ENOMEM. */
-struct topic *home_topic(const struct shard *shard, uint64_t hash, struct span name);
+struct topic *home_topic(struct shard *shard, uint64_t hash, struct span name);
 struct topic *home_topic_or_new(struct shard *shard, uint64_t hash, struct span name, int *error);
 /* To be called when it may have got or lost its last client, or its last history. */
 void home_weigh(struct shard *shard, struct topic *topic);
@@ -112,8 +116,12 @@ void home_waited(struct shard *shard, struct topic *topic);
 void home_bound_history(struct shard *shard);
 /* Forgets topics that have had no clients for long enough: some of them; true: there are more. */
 bool home_sweep(struct shard *shard);
-/* The configuration has changed: new settings for every topic. */
-void home_configure(struct shard *shard);
+/* The configuration is about to change. A topic gets its settings when it is asked for, the others
+ * in home_configure_some, to be called in this part of this turn, and of the next ones while it
+ * says that there are more: until then some refer to configurations from before. idle_topics: for
+ * as many settings as it will have; those that were there are freed. */
+void home_configure(struct shard *shard, struct list *idle_topics);
+bool home_configure_some(struct shard *shard);
 void home_release(struct shard *shard);
 
 #endif

@@ -76,6 +76,7 @@ struct shard {
 	struct drain drain;
 	struct figures figures;
 	struct watched watched;
+	struct reload_letter *reloads; /* whose configurations before are still referred to */
 };
 
 /* To be called on the shard's own, bound thread: makes its ring. -errno as ring_new. */
@@ -116,9 +117,10 @@ void shard_dirty(struct shard *shard, struct stream *stream);
 /* A stream holds chunks: see to it that it rests when nothing comes. */
 void shard_active(struct shard *shard, struct stream *stream);
 
-/* LETTER_RELOAD: the last shard to read it frees what was before. */
+/* LETTER_RELOAD: the last shard that refers to what was before frees it. */
 struct reload_letter {
 	struct letter letter;
+	struct reload_letter *next;
 	const struct config *config;
 	struct objects *objects;  /* held for the reader */
 	struct list *idle_topics; /* as in struct shard, for that configuration */

@@ -27,6 +27,9 @@ struct topic_letter;
 /* A shard's interests and their streams. */
 struct audience {
 	struct table interests;
+	uint32_t settings_n; /* one more with every configuration */
+	size_t unconfigured; /* interests that have their settings from before */
+	size_t configured_at;
 	struct list dirty;    /* streams with cursors that want a send */
 	struct list replays;  /* streams with cursors that want a send of the past */
 	struct list active;   /* streams that hold chunks */
@@ -94,8 +97,10 @@ void subscriptions_press(struct shard *shard, struct stream *stream);
 bool subscriptions_bound_time(struct shard *shard);
 /* An interest that nobody has any more ends, once no answer is under way that counts on it. */
 void subscriptions_let_go(struct shard *shard, struct interest *interest);
-/* New settings for every interest. */
+/* The configuration is about to change. An interest gets its settings when it is asked for, the
+ * others in subscriptions_configure_some, to be called as home_configure_some. */
 void subscriptions_configure(struct shard *shard);
+bool subscriptions_configure_some(struct shard *shard);
 /* Frees the interests that are left when all connections are gone. */
 void subscriptions_release(struct shard *shard);
 

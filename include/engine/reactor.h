@@ -155,6 +155,9 @@ void reactor_handle(struct reactor *reactor, unsigned op, reactor_handler *handl
  */
 void reactor_watch(struct reactor *reactor, struct deadline_class *class,
 		   void (*expired)(void *context, struct deadline *), void *context);
+/* Another length for a watched class, also for those of its deadlines that run. */
+void reactor_deadlines_change(struct reactor *reactor, struct deadline_class *class,
+			      uint64_t after_ns);
 /* Starts a deadline of a watched class and sees to it that the clock ticks. */
 void reactor_deadline(struct reactor *reactor, struct deadline_class *class,
 		      struct deadline *deadline);

@@ -103,5 +103,8 @@ void socket_abandon(struct sockets *sockets, struct socket *socket);
 /* The socket of a slot if its generation is still this one; NULL otherwise. */
 struct socket *socket_at(struct sockets *sockets, uint32_t slot, uint32_t generation);
 uint32_t socket_generation(const struct sockets *sockets, const struct socket *socket);
+/* The next open socket from that slot on, *at is behind it then; NULL: there is none. Slots stay
+ * where they are, so that a walk may take as long as it likes. */
+struct socket *sockets_next(const struct sockets *sockets, uint32_t *at);
 
 #endif

@@ -22,6 +22,7 @@ enum { INTEREST_FORMATS = 4 };
 struct interest {
 	struct named named; /* first: it is in the shard's table */
 	const struct config_topic *settings;
+	uint32_t settings_n;  /* the owner's: how manyth settings these are */
 	unsigned home;        /* shard */
 	bool live;            /* the home has answered: blocks that come are for us */
 	uint32_t subscribers; /* here, those that wait for an answer included */

@@ -29,8 +29,9 @@ struct topic {
 		link; /* forgotten after a while without clients: the shard's list, by idle_ns */
 	/* The owner's: requests for messages that are not there yet, by number and by version. */
 	struct tree awaited_numbers, awaited_versions;
-	bool known;     /* somebody has published or subscribed, not only asked */
-	bool versioned; /* a message with a version has come: the greatest one is */
+	uint32_t settings_n; /* the owner's: how manyth settings these are */
+	bool known;          /* somebody has published or subscribed, not only asked */
+	bool versioned;      /* a message with a version has come: the greatest one is */
 	uint64_t version[2];
 	uint64_t ranked_seq; /* where it was when topics were last ranked by rate */
 	uint64_t idle_ns;    /* since when there have been no clients; 0: there are some */

@@ -74,6 +74,13 @@ void table_remove(struct table *t, struct named *entry)
 	t->entries_n--;
 }
 
+struct named *table_step(const struct table *t, size_t *at)
+{
+	if (*at >= t->slots_n)
+		*at = 0;
+	return t->slots_n > 0 ? t->slots[(*at)++] : NULL;
+}
+
 struct named *table_next(const struct table *t, size_t *at)
 {
 	while (*at < t->slots_n)

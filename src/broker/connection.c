@@ -443,7 +443,7 @@ void connection_limit_silence(struct connection *c)
 {
 	struct shard *s = c->shard;
 
-	if (s->clients.idle.after_ns != 0 && list_empty(&c->waiting))
+	if (clients_limit_idle(&s->clients) && list_empty(&c->waiting))
 		reactor_deadline(&s->reactor, &s->clients.idle, &c->deadline);
 	else
 		deadline_stop(&c->deadline);
@@ -470,7 +470,7 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 			received_first(c, (struct span){ data, len });
 			return;
 		}
-		if (s->clients.idle.after_ns != 0 && may_be_silent(c))
+		if (clients_limit_idle(&s->clients) && may_be_silent(c))
 			connection_limit_silence(c);
 		line_session_received(c, (struct span){ data, len });
 		return;
@@ -535,7 +535,7 @@ static void sent(struct socket *socket, int result)
 	    (c->subscription != NULL && c->subscription->pongs > 0 &&
 	     between_messages(c, c->subscription)))
 		connection_flush(c);
-	if (c->shard->clients.idle.after_ns != 0 && any && may_be_silent(c))
+	if (clients_limit_idle(&c->shard->clients) && any && may_be_silent(c))
 		connection_limit_silence(c);
 	if (c->http != NULL)
 		http_session_resume(c);
@@ -584,6 +584,13 @@ static void closing_timed_out(void *context, struct deadline *d)
 		connection_close(c, c->reason);
 }
 
+static uint64_t idle_ns(const struct shard *s)
+{
+	unsigned seconds = s->config->limits.idle_seconds;
+
+	return seconds > 0 ? seconds * NS_PER_S : DEADLINE_NEVER;
+}
+
 static void watch(struct shard *s)
 {
 	reactor_watch(&s->reactor, &s->clients.handshake, timed_out, s);
@@ -599,7 +606,8 @@ void connections_init(struct shard *s)
 	pool_init(&s->audience.subscription_pool, sizeof(struct subscription));
 	list_init(&s->clients.paused);
 	deadline_class_init(&s->clients.handshake, s->config->limits.handshake_seconds * NS_PER_S);
-	deadline_class_init(&s->clients.idle, s->config->limits.idle_seconds * NS_PER_S);
+	deadline_class_init(&s->clients.idle, idle_ns(s));
+	s->clients.configured_at = UINT32_MAX;
 	deadline_class_init(&s->clients.closing, CLOSING_SECONDS * NS_PER_S);
 	watch(s);
 	http_answers_init(s);
@@ -764,26 +772,29 @@ void connections_resume(struct shard *s)
 	}
 }
 
-static void each_in(struct list *list, void (*callback)(struct connection *, void *),
-		    void *argument)
-{
-	struct list marker, *l = list->next;
-
-	list_init(&marker);
-	while (l != list) {
-		list_append(l->next, &marker);
-		callback(LIST_ENTRY(l, struct connection, link), argument);
-		l = marker.next;
-		list_remove(&marker);
-	}
-}
-
 void connections_each(struct shard *s, void (*callback)(struct connection *, void *),
 		      void *argument)
 {
-	/* In this order: what the callback sends may have one looked at. */
-	each_in(&s->clients.unlooked, callback, argument);
-	each_in(&s->clients.connections, callback, argument);
+	struct socket *socket;
+
+	for (uint32_t at = 0; (socket = sockets_next(&s->sockets, &at)) != NULL;)
+		callback(connection_of(socket), argument);
+}
+
+bool connections_walk(struct shard *s, uint32_t *at, void (*callback)(struct connection *, void *),
+		      void *argument)
+{
+	uint32_t from = *at;
+	struct socket *socket;
+
+	while ((socket = sockets_next(&s->sockets, at)) != NULL) {
+		callback(connection_of(socket), argument);
+		reactor_spend(&s->reactor, *at - from);
+		from = *at;
+		if (reactor_spent(&s->reactor))
+			return true;
+	}
+	return false;
 }
 
 void connections_some(struct shard *s, unsigned n, void (*callback)(struct connection *, void *),
@@ -814,15 +825,21 @@ static void start_idle(struct connection *c, void *argument)
 		connection_limit_silence(c);
 }
 
-void connections_limit_idle(struct shard *s, uint64_t after_ns)
+void connections_configure(struct shard *s)
 {
-	bool limited = s->clients.idle.after_ns != 0;
+	bool limited = clients_limit_idle(&s->clients);
 
-	while (after_ns == 0 && list_take(&s->clients.idle.waiting) != NULL)
-		;
-	deadline_class_change(&s->clients.idle, after_ns);
-	if (!limited && after_ns != 0)
-		connections_each(s, start_idle, NULL);
+	reactor_deadlines_change(&s->reactor, &s->clients.handshake,
+				 s->config->limits.handshake_seconds * NS_PER_S);
+	reactor_deadlines_change(&s->reactor, &s->clients.idle, idle_ns(s));
+	if (!limited)
+		s->clients.configured_at = 0;
+}
+
+bool connections_configure_some(struct shard *s)
+{
+	return clients_limit_idle(&s->clients) &&
+	       connections_walk(s, &s->clients.configured_at, start_idle, NULL);
 }
 
 static void end_now(struct connection *c, void *argument)

@@ -28,7 +28,6 @@ static void stop_publisher(struct connection *c, void *argument)
 	if (c->state == CONNECTION_OPEN && c->subscription == NULL)
 		connection_error(c, LINE_ERROR_TEXT("draining"));
 	else if (c->state != CONNECTION_OPEN && deadline_running(&c->deadline))
-		/* All of them, or the old ones would stand before the new ones. */
 		connection_limit_closing(c);
 }
 
@@ -144,7 +143,7 @@ void drain_asked(struct shard *s, struct letter *letter)
 		return;
 	s->drain.draining = true;
 	log_debug("reactor %u: draining %u connections", s->id, s->clients.connections_n);
-	s->clients.closing.after_ns = CLOSING_MS * NS_PER_MS;
+	deadline_class_restart(&s->clients.closing, CLOSING_MS * NS_PER_MS, s->reactor.now_ns);
 	connections_each(s, stop_publisher, NULL);
 	reactor_deadline(&s->reactor, &s->drain.limit, &s->drain.limit_deadline);
 }

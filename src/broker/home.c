@@ -17,6 +17,7 @@ enum {
 	SWEEP_TOPICS = 1024, /* forgotten in one turn: under a millisecond */
 	/* A history that is over later than this wakes nobody for it: the next turn finds it. */
 	SOON_SECONDS = 60,
+	CONFIGURE_COST = 6, /* of a topic's settings; of a place in the table: 1 */
 };
 
 struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
@@ -51,7 +52,7 @@ struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, u
 	return l;
 }
 
-struct topic *home_topic(const struct shard *s, uint64_t hash, struct span name)
+static struct topic *find(const struct shard *s, uint64_t hash, struct span name)
 {
 	return (struct topic *)(void *)table_find(&s->home.topics, hash, name);
 }
@@ -69,12 +70,12 @@ static struct list *idle_list(const struct shard *s, const struct topic *t)
 
 static void forget(struct shard *s, struct topic *t)
 {
+	s->home.unconfigured -= t->settings_n != s->home.settings_n;
 	table_remove(&s->home.topics, &t->named);
 	topic_free(t, &s->home.history);
 }
 
-/* Puts a topic on the list to be forgotten, or takes it off, as it has clients or not. */
-void home_weigh(struct shard *s, struct topic *t)
+static void weigh(struct shard *s, struct topic *t)
 {
 	bool idle = t->publishers == 0 && t->shards_n == 0 && !topic_awaited(t);
 
@@ -85,6 +86,33 @@ void home_weigh(struct shard *s, struct topic *t)
 	list_append(idle_list(s, t), &t->link);
 	if (!deadline_running(&s->home.sweep_deadline))
 		reactor_deadline(&s->reactor, &s->home.sweep, &s->home.sweep_deadline);
+}
+
+static void configure(struct shard *s, struct topic *t)
+{
+	topic_configure(t, config_topic(s->config, t->named.name));
+	t->settings_n = s->home.settings_n;
+	s->home.unconfigured--;
+	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
+	weigh(s, t);
+}
+
+/* Puts a topic on the list to be forgotten, or takes it off, as it has clients or not. */
+void home_weigh(struct shard *s, struct topic *t)
+{
+	if (t->settings_n == s->home.settings_n)
+		weigh(s, t);
+	else
+		configure(s, t);
+}
+
+struct topic *home_topic(struct shard *s, uint64_t hash, struct span name)
+{
+	struct topic *t = find(s, hash, name);
+
+	if (t != NULL && t->settings_n != s->home.settings_n)
+		configure(s, t);
+	return t;
 }
 
 void home_waited(struct shard *s, struct topic *t)
@@ -112,17 +140,26 @@ static struct topic *oldest_idle(const struct shard *s, size_t from)
 	return oldest;
 }
 
+/* The oldest of those that have their settings from before: about, where there are several. */
+static struct topic *oldest_before(const struct list *before)
+{
+	return list_empty(before) ? NULL : LIST_ENTRY(before->next, struct topic, link);
+}
+
 /* The oldest of the topics that nobody uses makes room, those with history last. */
 static bool forget_one(struct shard *s)
 {
-	struct topic *t = oldest_idle(s, 0);
+	for (size_t history = 0; history < 2; history++) {
+		struct topic *t = oldest_before(&s->home.idle_before[history]);
 
-	if (t == NULL)
-		t = oldest_idle(s, 1);
-	if (t == NULL)
-		return false;
-	forget(s, t);
-	return true;
+		if (t == NULL)
+			t = oldest_idle(s, history);
+		if (t == NULL)
+			continue;
+		forget(s, t);
+		return true;
+	}
+	return false;
 }
 
 struct topic *home_topic_or_new(struct shard *s, uint64_t hash, struct span name, int *error)
@@ -144,7 +181,8 @@ struct topic *home_topic_or_new(struct shard *s, uint64_t hash, struct span name
 		*error = -ENOMEM;
 		return NULL;
 	}
-	home_weigh(s, t);
+	t->settings_n = s->home.settings_n;
+	weigh(s, t);
 	return t;
 }
 
@@ -219,7 +257,7 @@ static void bound_history(struct shard *s, uint64_t added)
 	tell_history(s);
 	while (!list_empty(&s->home.history.blocks) && must_go(s, added)) {
 		struct block *b = LIST_ENTRY(s->home.history.blocks.next, struct block, age);
-		struct topic *t = home_topic(s, b->hash, block_name(b));
+		struct topic *t = find(s, b->hash, block_name(b));
 
 		assert(t != NULL && history_first(&t->history) == b);
 		added -= block_bytes(b) < added ? block_bytes(b) : added;
@@ -459,18 +497,32 @@ bool home_sweep(struct shard *s)
 	return false;
 }
 
-void home_configure(struct shard *s)
+void home_configure(struct shard *s, struct list *idle_topics)
 {
-	struct named *n;
+	struct home *h = &s->home;
 
-	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
-		struct topic *t = (struct topic *)(void *)n;
+	for (size_t i = 0; i < home_idle_lists(s->config); i++)
+		list_splice(&h->idle_before[i % 2], &h->idle_topics[i]);
+	free(h->idle_topics);
+	h->idle_topics = idle_topics;
+	h->settings_n++;
+	h->unconfigured = h->topics.entries_n;
+}
 
-		topic_configure(t, config_topic(s->config, n->name));
-		history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
-		home_weigh(s, t);
+bool home_configure_some(struct shard *s)
+{
+	struct home *h = &s->home;
+
+	while (h->unconfigured > 0 && !reactor_spent(&s->reactor)) {
+		struct topic *t = (struct topic *)(void *)table_step(&h->topics, &h->configured_at);
+
+		reactor_spend(&s->reactor, 1);
+		if (t == NULL || t->settings_n == h->settings_n)
+			continue;
+		configure(s, t);
+		reactor_spend(&s->reactor, CONFIGURE_COST);
 	}
-	home_bound_history(s);
+	return h->unconfigured > 0;
 }
 
 void home_release(struct shard *s)

@@ -207,7 +207,7 @@ static void settle(struct connection *c)
 			/* The first request's time has been running since the connection. */
 			if (http->answered_any)
 				reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
-		} else if (kept == 0 && s->clients.idle.after_ns != 0 && http->answered_any) {
+		} else if (kept == 0 && clients_limit_idle(&s->clients) && http->answered_any) {
 			reactor_deadline(&s->reactor, &s->clients.idle, &c->deadline);
 		}
 	}

@@ -104,16 +104,20 @@ static bool holds_ended(struct shard *s)
 	return any;
 }
 
+static void lasts(struct shard *s, struct deadline_class *class, unsigned seconds)
+{
+	reactor_deadlines_change(&s->reactor, class, seconds * NS_PER_S);
+}
+
 static void configure(struct shard *s)
 {
 	const struct config *c = s->config;
 
-	deadline_class_change(&s->clients.handshake, c->limits.handshake_seconds * NS_PER_S);
-	deadline_class_change(&s->http.heartbeat, c->http.heartbeat_seconds * NS_PER_S);
-	deadline_class_change(&s->fetching.wait, c->http.wait_seconds * NS_PER_S);
-	deadline_class_change(&s->figures.report, c->stats_seconds * NS_PER_S);
-	deadline_class_change(&s->drain.limit, c->drain_seconds * NS_PER_S);
-	connections_limit_idle(s, c->limits.idle_seconds * NS_PER_S);
+	lasts(s, &s->http.heartbeat, c->http.heartbeat_seconds);
+	lasts(s, &s->fetching.wait, c->http.wait_seconds);
+	lasts(s, &s->figures.report, c->stats_seconds);
+	lasts(s, &s->drain.limit, c->drain_seconds);
+	connections_configure(s);
 	s->home.history.bytes_max = c->limits.history_total_bytes;
 	budget_configure(s);
 	listeners_configure(s);
@@ -159,21 +163,45 @@ void reload_letter_free(struct reload_letter *l)
 
 static void reload(struct shard *s, struct reload_letter *l)
 {
-	struct list *before = s->home.idle_topics;
-
+	home_configure(s, l->idle_topics);
+	l->idle_topics = NULL;
+	subscriptions_configure(s);
 	s->config = l->config;
 	objects_unref(s->http.objects);
 	s->http.objects = l->objects;
-	s->home.idle_topics = l->idle_topics;
-	home_configure(s);
-	subscriptions_configure(s);
+	l->objects = NULL;
 	configure(s);
-	free(before);
-	if (atomic_fetch_sub(&l->reload->left, 1) == 1) {
-		config_free(l->reload->before);
-		free(l->reload);
+	l->next = s->reloads;
+	s->reloads = l;
+}
+
+/* Nothing here refers to what was before any more. */
+static void reloads_end(struct shard *s)
+{
+	struct reload_letter *l;
+
+	while ((l = s->reloads) != NULL) {
+		s->reloads = l->next;
+		if (atomic_fetch_sub(&l->reload->left, 1) == 1) {
+			config_free(l->reload->before);
+			free(l->reload);
+		}
+		reload_letter_free(l);
 	}
-	free(l);
+}
+
+/* Whatever there is many of gets its settings some at a time. True: there are more. */
+static bool reload_go_on(struct shard *s)
+{
+	bool more;
+
+	reactor_part(&s->reactor, PART_TOPICS);
+	more = home_configure_some(s);
+	more |= subscriptions_configure_some(s);
+	more |= connections_configure_some(s);
+	if (!more)
+		reloads_end(s);
+	return more;
 }
 
 static void watchdog_asks(struct shard *s, struct heartbeat_letter *l)
@@ -376,6 +404,8 @@ static bool flush(void *context)
 		(void)ring_give_back(s->reactor.ring);
 		more = true;
 	}
+	if (s->reloads != NULL)
+		more |= reload_go_on(s);
 	more |= http_sessions_go_on(s);
 	more |= fetch_flush(s);
 	if (s->home.sweeping || s->reactor.now_ns - s->home.swept_ns >= s->home.sweep.after_ns)
@@ -488,6 +518,8 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	s->home.idle_topics = lists_new(home_idle_lists(config));
 	if (s->home.idle_topics == NULL)
 		return -ENOMEM;
+	list_init(&s->home.idle_before[0]);
+	list_init(&s->home.idle_before[1]);
 	list_init(&s->audience.dirty);
 	pace_init(&s->pace);
 	list_init(&s->audience.replays);
@@ -531,5 +563,6 @@ void shard_release(struct shard *s)
 	}
 	mail_release(&s->mail);
 	free(s->home.idle_topics);
+	reloads_end(s);
 	objects_unref(s->http.objects);
 }

@@ -17,7 +17,10 @@
 #include "topic/block.h"
 #include "topic/interest.h"
 
-enum { REST_AFTER_MS = 1000 };
+enum {
+	REST_AFTER_MS = 1000,
+	CONFIGURE_COST = 3, /* of an interest's settings; of a place in the table: 1 */
+};
 
 _Static_assert((int)FORMATS <= (int)INTEREST_FORMATS, "every format has its place");
 
@@ -33,9 +36,21 @@ static struct shard *shard_of(const struct subscription *sub)
 	return sub->connection->shard;
 }
 
-static struct interest *find(const struct shard *s, uint64_t hash, struct span name)
+static void configure(struct shard *s, struct interest *i)
 {
-	return (struct interest *)(void *)table_find(&s->audience.interests, hash, name);
+	i->settings = config_topic(s->config, i->named.name);
+	i->settings_n = s->audience.settings_n;
+	s->audience.unconfigured--;
+}
+
+static struct interest *find(struct shard *s, uint64_t hash, struct span name)
+{
+	struct interest *i =
+		(struct interest *)(void *)table_find(&s->audience.interests, hash, name);
+
+	if (i != NULL && i->settings_n != s->audience.settings_n)
+		configure(s, i);
+	return i;
 }
 
 void subscriptions_let_go(struct shard *s, struct interest *i)
@@ -48,6 +63,7 @@ void subscriptions_let_go(struct shard *s, struct interest *i)
 	i->unsubscribe = NULL;
 	l->shard = s->id;
 	shard_post(s, i->home, LANE_FREE, &l->letter);
+	s->audience.unconfigured -= i->settings_n != s->audience.settings_n;
 	table_remove(&s->audience.interests, &i->named);
 	interest_free(i);
 }
@@ -67,6 +83,7 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 		interest_free(i);
 		return NULL;
 	}
+	i->settings_n = s->audience.settings_n;
 	return i;
 }
 
@@ -554,13 +571,25 @@ bool subscriptions_bound_time(struct shard *s)
 
 void subscriptions_configure(struct shard *s)
 {
-	struct named *n;
+	s->audience.settings_n++;
+	s->audience.unconfigured = s->audience.interests.entries_n;
+}
 
-	for (size_t at = 0; (n = table_next(&s->audience.interests, &at)) != NULL;) {
-		struct interest *i = (struct interest *)(void *)n;
+bool subscriptions_configure_some(struct shard *s)
+{
+	struct audience *a = &s->audience;
 
-		i->settings = config_topic(s->config, n->name);
+	while (a->unconfigured > 0 && !reactor_spent(&s->reactor)) {
+		struct interest *i =
+			(struct interest *)(void *)table_step(&a->interests, &a->configured_at);
+
+		reactor_spend(&s->reactor, 1);
+		if (i == NULL || i->settings_n == a->settings_n)
+			continue;
+		configure(s, i);
+		reactor_spend(&s->reactor, CONFIGURE_COST);
 	}
+	return a->unconfigured > 0;
 }
 
 void subscriptions_release(struct shard *s)

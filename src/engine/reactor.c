@@ -28,7 +28,7 @@ static void ignore(void *context, const struct completion *completion)
 static bool deadlines_running(const struct reactor *r)
 {
 	for (unsigned i = 0; i < r->deadlines_n; i++)
-		if (!list_empty(&r->deadlines[i].class->waiting))
+		if (deadline_class_runs(r->deadlines[i].class))
 			return true;
 	return false;
 }
@@ -133,6 +133,13 @@ void reactor_watch(struct reactor *r, struct deadline_class *class,
 	r->deadlines[r->deadlines_n].expired = expired;
 	r->deadlines[r->deadlines_n].context = context;
 	r->deadlines_n++;
+}
+
+void reactor_deadlines_change(struct reactor *r, struct deadline_class *class, uint64_t after_ns)
+{
+	deadline_class_change(class, after_ns, r->now_ns);
+	if (!r->ticking && deadline_class_runs(class))
+		tick(r);
 }
 
 void reactor_deadline(struct reactor *r, struct deadline_class *class, struct deadline *d)

@@ -281,6 +281,14 @@ uint32_t socket_generation(const struct sockets *t, const struct socket *s)
 	return t->slots[s->slot].generation;
 }
 
+struct socket *sockets_next(const struct sockets *t, uint32_t *at)
+{
+	while (*at < t->slots_n)
+		if (t->slots[(*at)++].socket != NULL)
+			return t->slots[*at - 1].socket;
+	return NULL;
+}
+
 static void end(struct sockets *t, struct socket *s)
 {
 	struct socket_slot *slot = &t->slots[s->slot];

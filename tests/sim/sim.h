@@ -131,7 +131,7 @@ struct sim_params sim_params_for(uint64_t seed);
 uint64_t sim_run(const struct sim_params *params, bool verbose);
 
 /* The same step by step, for whoever has a script: a world without clients, at rest. Every one of
- * these but world_step and world_halt ends when the world is at rest again. */
+ * these but world_step, world_begin_reload and world_halt ends when the world is at rest again. */
 void world_begin(const struct sim_params *params, bool verbose);
 /* Whatever may happen next does, and no more than that. */
 void world_step(void);
@@ -143,6 +143,8 @@ void world_pass(uint64_t ns);
 extern void (*world_adjust)(struct config *config);
 /* Another configuration, which one shard reads while the next ones still have the last. */
 void world_reload(void);
+/* Another one, which all shards are to read. */
+void world_begin_reload(void);
 /* As SIGTERM. */
 void world_drain(void);
 /* Drains it, if that has not been done, and checks that nothing is left. */

@@ -597,6 +597,8 @@ static void check_awake(void)
 		if (mail_letters(&s->mail, LANE_FREE) != 0 ||
 		    (mail_letters(&s->mail, LANE_GATED) != 0 && !held_up()))
 			sim_fail("shard %u sleeps with letters in its outboxes", i);
+		if (s->reloads != NULL)
+			sim_fail("shard %u sleeps with settings from before", i);
 		if (!list_empty(&s->audience.dirty) || !list_empty(&s->audience.replays))
 			sim_fail("shard %u sleeps with dirty streams", i);
 		if (!list_empty(&s->pace.resting))
@@ -1199,6 +1201,11 @@ struct client *world_client(void)
 	c->role = ROLE_RAW;
 	c->random = random_for(sim.params.schedule, 1, c->id);
 	return c;
+}
+
+void world_begin_reload(void)
+{
+	reload();
 }
 
 void world_reload(void)

@@ -517,17 +517,40 @@ static void another_length_holds_for_deadlines_that_run(void **state)
 	deadline_init(&later);
 	deadline_start(&class, &early, 0);
 	deadline_start(&class, &late, 50);
-	deadline_class_change(&class, 10);
+	deadline_class_change(&class, 10, 60);
 	deadline_start(&class, &later, 60);
 	assert_null(deadline_due(&class, 9));
 	assert_ptr_equal(deadline_due(&class, 10), &early);
 	assert_null(deadline_due(&class, 59));
-	deadline_class_change(&class, 1000);
+	deadline_class_change(&class, 1000, 60);
 	assert_null(deadline_due(&class, 1049));
 	assert_ptr_equal(deadline_due(&class, 1050), &late);
 	assert_null(deadline_due(&class, 1059));
 	assert_ptr_equal(deadline_due(&class, 1060), &later);
 	assert_null(deadline_due(&class, UINT64_MAX));
+}
+
+static void deadlines_that_were_never_due_count_from_when_they_may_be(void **state)
+{
+	struct deadline_class class;
+	struct deadline early, late;
+
+	(void)state;
+	deadline_class_init(&class, 10);
+	deadline_init(&early);
+	deadline_init(&late);
+	deadline_start(&class, &early, 0);
+	deadline_class_change(&class, DEADLINE_NEVER, 5);
+	assert_null(deadline_due(&class, 1000));
+	assert_false(deadline_class_runs(&class));
+	deadline_class_change(&class, 10, 1000);
+	deadline_start(&class, &late, 1001);
+	assert_null(deadline_due(&class, 1009));
+	assert_ptr_equal(deadline_due(&class, 1010), &early);
+	assert_null(deadline_due(&class, 1010));
+	deadline_class_restart(&class, 5, 1010);
+	assert_null(deadline_due(&class, 1014));
+	assert_ptr_equal(deadline_due(&class, 1015), &late);
 }
 
 static void deadline_may_be_started_from_its_own_expiry(void **state)
@@ -656,6 +679,7 @@ int main(void)
 		cmocka_unit_test(time_in_which_the_process_was_stopped_counts_for_no_deadline),
 		cmocka_unit_test(deadline_expires_once_it_is_due_and_not_before),
 		cmocka_unit_test(another_length_holds_for_deadlines_that_run),
+		cmocka_unit_test(deadlines_that_were_never_due_count_from_when_they_may_be),
 		cmocka_unit_test(deadline_may_be_started_from_its_own_expiry),
 		cmocka_unit_test(clock_ticks_once_a_period_however_often_it_stops),
 		cmocka_unit_test(idle_reactor_does_not_tick),

@@ -12,11 +12,13 @@
 #include "../sim/sim.h"
 #include "base/clock.h"
 #include "base/config.h"
+#include "base/hash.h"
 #include "base/memory.h"
 #include "broker/budget.h"
 #include "broker/connection.h"
 #include "broker/listener.h"
 #include "topic/block.h"
+#include "topic/interest.h"
 
 /*
  * Whole brokers in the simulation's world, at whose clock and buffers a script can stand exactly:
@@ -434,6 +436,157 @@ static void a_smaller_total_takes_the_oldest_history_wherever_it_is(void **state
 	for (unsigned i = 0; i < SHARDS; i++)
 		assert_true(oldest_ns(&sim.broker.shards[i]) >= begun_ns[MESSAGES - left]);
 	leave(publisher);
+	world_end();
+}
+
+/* ---- a reload, where there is much that gets other settings ---- */
+
+enum { MANY_TOPICS = 200000, SOME_TOPICS = 10000, TOPICS_IN_A_TURN = 512 };
+
+static unsigned kept_messages, topics_n;
+
+static void keep_messages(struct config *c)
+{
+	c->limits.topics = 2 * topics_n;
+	c->limits.memory_bytes = 0;
+	c->topics.linger_seconds = 1000000;
+	c->topics.history_messages = kept_messages;
+}
+
+static struct span topic_name(char *buf, size_t size, unsigned i)
+{
+	return (struct span){ buf, (size_t)snprintf(buf, size, "many.%u", i) };
+}
+
+static struct topic *many_topic(struct shard *s, unsigned i)
+{
+	char buf[32];
+	struct span name = topic_name(buf, sizeof(buf), i);
+	int error;
+	struct topic *t = home_topic_or_new(s, hash_bytes(name.data, name.len), name, &error);
+
+	assert_non_null(t);
+	return t;
+}
+
+/* And one who subscribes to the seventh. */
+static struct shard *begin_topics(unsigned n, struct client **subscriber)
+{
+	world_adjust = keep_messages;
+	kept_messages = 10;
+	topics_n = n;
+	begin(1);
+	for (unsigned i = 0; i < topics_n; i++)
+		(void)many_topic(&sim.broker.shards[0], i);
+	*subscriber = client_who_says("SUBSCRIBE many.7\r\n");
+	assert_memory_equal((*subscriber)->line, "OK\r\n", 4);
+	return &sim.broker.shards[0];
+}
+
+/* The shard has read the letter and has so many topics before it. */
+static void begin_reload(const struct shard *s, size_t unconfigured)
+{
+	const struct reload_letter *before = s->reloads;
+
+	world_begin_reload();
+	while (s->reloads == before)
+		world_step();
+	while (s->home.unconfigured > unconfigured)
+		world_step();
+	assert_true(s->home.unconfigured > 0);
+}
+
+/* Everything has the settings of this very configuration. */
+static void assert_all_keep(const struct shard *s, unsigned messages)
+{
+	const struct named *n;
+
+	assert_null(s->reloads);
+	assert_int_equal(s->config->topics.history_messages, messages);
+	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
+		const struct topic *t = (const struct topic *)(const void *)n;
+
+		assert_ptr_equal(t->settings, config_topic(s->config, n->name));
+		assert_int_equal(t->limits.messages, t->settings->history_messages);
+	}
+	for (size_t at = 0; (n = table_next(&s->audience.interests, &at)) != NULL;)
+		assert_ptr_equal(((const struct interest *)(const void *)n)->settings,
+				 config_topic(s->config, n->name));
+}
+
+static void a_reload_gives_some_topics_their_settings_in_each_turn(void **state)
+{
+	struct client *subscriber;
+	struct shard *s = begin_topics(MANY_TOPICS, &subscriber);
+
+	(void)state;
+	kept_messages = 20;
+	begin_reload(s, MANY_TOPICS);
+	while (s->reloads != NULL) {
+		size_t before = s->home.unconfigured;
+		uint64_t turns = s->reactor.stats.turns;
+
+		world_step();
+		assert_true(before - s->home.unconfigured <=
+			    TOPICS_IN_A_TURN * (s->reactor.stats.turns - turns + 1));
+	}
+	assert_true(s->reactor.stats.turns > MANY_TOPICS / TOPICS_IN_A_TURN);
+	assert_all_keep(s, 20);
+	leave(subscriber);
+	world_end();
+}
+
+static void topics_come_and_go_in_the_middle_of_a_reload(void **state)
+{
+	struct client *subscriber;
+	struct shard *s = begin_topics(SOME_TOPICS, &subscriber);
+	struct topic *t;
+
+	(void)state;
+	kept_messages = 20;
+	begin_reload(s, SOME_TOPICS / 2);
+	/* Some that have their settings already, some that have not; the table grows. */
+	for (unsigned i = 0; i < SOME_TOPICS; i += 16) {
+		t = many_topic(s, i);
+		assert_int_equal(t->limits.messages, 20);
+	}
+	for (unsigned i = 0; i < SOME_TOPICS; i++)
+		(void)many_topic(s, SOME_TOPICS + i);
+	/* There may be no more: those that have been idle for longest go. */
+	for (unsigned i = 0; i < 1000; i++)
+		(void)many_topic(s, 2 * SOME_TOPICS + i);
+	world_rest();
+	assert_all_keep(s, 20);
+	leave(subscriber);
+	world_end();
+}
+
+static void the_last_of_two_reloads_holds(void **state)
+{
+	struct client *subscriber;
+	struct shard *s = begin_topics(SOME_TOPICS, &subscriber);
+
+	(void)state;
+	kept_messages = 20;
+	begin_reload(s, SOME_TOPICS / 2);
+	kept_messages = 30;
+	begin_reload(s, SOME_TOPICS / 2);
+	assert_int_equal(many_topic(s, 0)->limits.messages, 30);
+	world_rest();
+	assert_all_keep(s, 30);
+	leave(subscriber);
+	world_end();
+}
+
+static void a_broker_may_end_in_the_middle_of_a_reload(void **state)
+{
+	struct client *subscriber;
+	struct shard *s = begin_topics(SOME_TOPICS, &subscriber);
+
+	(void)state;
+	kept_messages = 20;
+	begin_reload(s, SOME_TOPICS / 2);
+	leave(subscriber);
 	world_end();
 }
 
@@ -1443,6 +1596,10 @@ int main(void)
 		cmocka_unit_test(nobody_who_waits_holds_a_drain_up),
 		cmocka_unit_test(shards_that_take_the_last_place_at_once_do_not_all_get_it),
 		cmocka_unit_test(a_smaller_total_takes_the_oldest_history_wherever_it_is),
+		cmocka_unit_test(a_reload_gives_some_topics_their_settings_in_each_turn),
+		cmocka_unit_test(topics_come_and_go_in_the_middle_of_a_reload),
+		cmocka_unit_test(the_last_of_two_reloads_holds),
+		cmocka_unit_test(a_broker_may_end_in_the_middle_of_a_reload),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
 		cmocka_unit_test(what_many_hold_a_little_of_goes_when_nothing_else_can),
 		cmocka_unit_test(who_holds_next_to_nothing_stays),
