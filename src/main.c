@@ -28,6 +28,7 @@
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/shard.h"
+#include "session/registry.h"
 #include "engine/mailbox.h"
 #include "engine/placement.h"
 #include "engine/ring.h"
@@ -707,6 +708,7 @@ static int run(const struct options *o, struct config *config)
 		return EXIT_FAILED;
 	}
 	err = broker_init(&b, b.placement.slots_n, config->engine.lane_entries);
+	sessions_register(&b);
 	budget_set_limit(&b, config->limits.memory_bytes);
 	metrics_init(&b);
 	page_init(&b);

@@ -17,6 +17,7 @@
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/shard.h"
+#include "session/registry.h"
 #include "kernel.h"
 
 enum {
@@ -95,6 +96,7 @@ static void start_broker(const struct scenario *sc)
 	log_configure(LOG_ERROR, LOG_TEXT);
 	*b = (struct broker){ .report = report };
 	check(broker_init(b, sc->shards, config->engine.lane_entries) == 0, "no memory");
+	sessions_register(b);
 	b->objects = objects_load("", NULL, problem, sizeof(problem));
 	check(listeners_open(b, config, problem, sizeof(problem)) == 0,
 	      "the broker cannot be set up");

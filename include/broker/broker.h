@@ -11,7 +11,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "broker/mail.h"
 #include "engine/placement.h"
+#include "topic/letter.h"
 
 struct address_book;
 struct letter;
@@ -19,6 +21,7 @@ struct listener;
 struct mailbox;
 struct objects;
 struct route;
+struct sessions;
 struct shard;
 
 /* Topics are held by hash: one in so many waits for another's sake. */
@@ -40,7 +43,10 @@ struct broker {
 	_Atomic uint64_t memory_limit; /* what it is judged by: budget_set_limit */
 	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
 	struct address_book *addresses;
-	const struct route *routes[32]; /* broker/routes.h */
+	struct letter_use letter_uses[LETTER_KINDS]; /* by kind */
+	/* Set behind broker_init, and their letters in letter_uses: sessions_register. */
+	const struct sessions *sessions;
+	const struct route *routes[32]; /* session/routes.h */
 	unsigned routes_n;
 	struct objects *objects; /* what shards start with */
 	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */

@@ -17,14 +17,14 @@
 #include "base/list.h"
 #include "base/pool.h"
 #include "broker/counters.h"
+#include "broker/output.h"
+#include "broker/protocol.h"
 #include "engine/deadline.h"
 #include "engine/socket.h"
-#include "protocol/line.h"
 
 struct block;
-struct http_session;
 struct listener;
-struct publisher;
+struct protocol;
 struct shard;
 struct subscription;
 struct topic_letter;
@@ -35,6 +35,10 @@ enum connection_state {
 	CONNECTION_LINGERING,
 	CONNECTION_CLOSED
 };
+
+/* That are told why they are refused, at a time. Beyond, they are just closed; while draining they
+ * wait in the kernel's queue. */
+enum { REFUSED_CONNECTIONS_MAX = 64 };
 
 enum connection_counts { COUNTS_NOT, COUNTS_AS_CLIENT, COUNTS_AS_REFUSED };
 
@@ -65,30 +69,29 @@ struct connection {
 	uint8_t counts;       /* enum connection_counts: in which limit */
 	uint8_t protocols;    /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
 	bool awaiting;        /* an answer from a home, before which it must not finish */
+	bool interjects;      /* its protocol has something to say between messages */
 	uint32_t unlooked_bytes; /* about what the kernel has taken since it was last looked at */
 	struct shard *shard;
 
 	struct subscription *subscription;
-	struct http_session *http;  /* NULL: does not speak HTTP, or has not spoken yet */
-	char *reply, *reply_flying; /* bytes to say, and those that the kernel has */
-	uint32_t reply_len, reply_flying_len, reply_flown;
+	const struct protocol *protocol;
+	struct output output; /* what it has to say before its subscription's messages */
 	uint32_t input_len;
-	char *input;          /* a command that is not whole yet */
-	const char *farewell; /* the last thing to say, or NULL */
+	char *input;                                        /* a command that is not whole yet */
+	const char *farewell;                               /* the last thing to say, or NULL */
+	uint64_t session[SESSION_BYTES / sizeof(uint64_t)]; /* its protocol's */
 
-	struct publisher *publisher;
-	struct block *receiving_into; /* outlives its publisher while the kernel may write to it */
-	struct line_decoder line;
-	struct list link;    /* the shard's connections, or those to be looked at */
-	struct list waiting; /* the shard's paused publishers */
+	uint64_t publishes_to; /* hash of the topic that it last published to */
+	struct list link;      /* the shard's connections, or those to be looked at */
+	struct list waiting;   /* the shard's paused publishers */
 
 	struct deadline deadline;  /* handshake, or closing */
 	uint32_t kernel_bytes;     /* of the socket's, when it was last looked at */
 	enum drop_reason reason;   /* why what it does not get is dropped */
 	unsigned char address[16]; /* of the peer, where connections are counted per address */
 	bool late;                 /* came while draining */
-	bool header;               /* of the PROXY protocol is to come first */
 	bool proxied, local;       /* there was one; its client is on this machine */
+	uint8_t refusal;           /* enum reason: why it is refused */
 };
 
 void connections_init(struct shard *shard);
@@ -107,13 +110,26 @@ void connection_finish(struct connection *connection, const char *farewell);
 /* The client's BYE or end of file: a publisher gets its receipt, a subscriber what is its already;
  * then the connection ends. */
 void connection_goodbye(struct connection *connection);
-/* A PONG for a subscriber, when what has been sent ends with a message. */
-void connection_pong(struct connection *connection);
-/* A line client may be silent from here on for as long as the limit says, while it is listened to.
+/* Its protocol has something to say that may only stand between two messages: it is asked for it
+ * (struct protocol, interject) when none is under way. */
+void connection_interject(struct connection *connection);
+/* It speaks this from now on; bytes: what has come already of it. */
+void connection_speak(struct connection *connection, const struct protocol *protocol,
+		      struct span bytes);
+/* A proxy speaks for this client, whom limits are to see: it may be refused now. */
+void connection_is_for(struct connection *connection, const unsigned char address[16]);
+/* It is told now why it is not served. */
+void connection_refuse(struct connection *connection);
+/* Publishes a block of new messages; takes it over. While their topic does not keep up, the client
+ * has to wait: it is not received from, and the connection goes to the shard's paused ones. */
+void connection_publish(struct connection *connection, struct block *block);
+/* A client may be silent from here on for as long as the limit says, while it is listened to.
  */
 void connection_limit_silence(struct connection *connection);
-/* Bad input: "ERROR <reason>" with this static text, and finish. */
-void connection_error(struct connection *connection, const char *error_line);
+/* It ends for this reason, in its protocol's words. */
+void connection_error(struct connection *connection, enum reason reason);
+/* The same with words of its session's: static text, or NULL. */
+void connection_fail(struct connection *connection, const char *last_word);
 /* Closes it for good if it has not finished in a few seconds. */
 void connection_limit_closing(struct connection *connection);
 /* At once, and by a reset while it has not been told all that it was to be; what its subscription
@@ -157,6 +173,11 @@ bool connections_configure_some(struct shard *shard);
 /* So many are late that more are not to be accepted before some of them have gone. */
 bool connections_rush(const struct shard *shard);
 
+/* What sockets and deadlines call, for connections_init. */
+extern const struct socket_events connection_events;
+void connection_timed_out(void *context, struct deadline *deadline);
+void connection_closing_timed_out(void *context, struct deadline *deadline);
+
 /* Whether it is beyond a limit, and is to be told so when it has said what it wants. */
 static inline bool connection_refused(const struct connection *c)
 {
@@ -167,7 +188,5 @@ static inline struct connection *connection_of(struct socket *socket)
 {
 	return (struct connection *)(void *)socket;
 }
-
-#define LINE_ERROR_TEXT(reason) "ERROR " reason "\r\n"
 
 #endif

@@ -21,10 +21,9 @@ struct block;
 struct shard;
 struct topic;
 
-/* Those who wait at this home, and the answers that have come here for those who have waited. */
+/* Those who wait at this home. */
 struct fetching {
 	struct deadline_class wait;
-	struct list answers; /* to be given in the next turns */
 	struct list due; /* what others wait for here is there: they are told in the next turns */
 	uint32_t waiting_n; /* requests that wait at topics here */
 };
@@ -76,12 +75,8 @@ void home_forget_waiting(struct topic *topic);
 /* Adds this shard's subscribers and passes the letter on. */
 void fetch_count(struct shard *shard, struct fetch_letter *letter);
 
-/* The asking shard: an answer, to be given at once or among others in the next turns. */
-void fetch_answered(struct shard *shard, struct fetch_letter *letter);
-/* Tells those who are due and gives answers, as many as there is time for; whether more are left.
- * To be called once per turn. */
+/* Tells those who are due, as many as there is time for; whether more are left. To be called once
+ * per turn. */
 bool fetch_flush(struct shard *shard);
-/* Answers one; in routes.c. Takes the letter over. */
-void route_fetched(struct shard *shard, struct fetch_letter *letter);
 
 #endif

@@ -61,10 +61,9 @@ void listeners_hold(struct shard *shard, bool hold);
 /* What the configuration says of sockets is so for connections accepted from now on. */
 void listeners_configure(struct shard *shard);
 
-/* Counts a client in until it has left, if the limits allow: NULL, or the line that refuses it. Any
- * thread. */
-const char *listener_enter(struct broker *broker, const struct config *config,
-			   const unsigned char address[16]);
+/* Counts a client in until it has left; false: the limits do not allow it. Any thread. */
+bool listener_enter(struct broker *broker, const struct config *config,
+		    const unsigned char address[16]);
 /* Whether whoever connects from there is a proxy, which says first whose connection it is. A unix
  * socket's peers all are. */
 bool listener_proxied(const struct listener *listener, const unsigned char address[16]);

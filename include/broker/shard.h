@@ -18,7 +18,6 @@
 #include "broker/drain.h"
 #include "broker/fetch.h"
 #include "broker/home.h"
-#include "broker/http_answer.h"
 #include "broker/listener.h"
 #include "broker/mail.h"
 #include "broker/pace.h"
@@ -70,7 +69,8 @@ struct shard {
 	struct audience audience;
 	struct pace pace;
 	struct clients clients;
-	struct http_clients http;
+	void *sessions;          /* what the protocols keep for a shard: src/session */
+	struct objects *objects; /* static files */
 	struct accepting accepting;
 	struct budget budget;
 	struct drain drain;
@@ -90,8 +90,8 @@ void shard_release(struct shard *shard);
 /* The home of a topic. */
 unsigned shard_home(const struct shard *shard, uint64_t hash);
 
-/* Who reads which letters. */
-extern const struct letter_use letter_uses[LETTER_KINDS];
+/* Who reads which letters, and frees them unread; but for those to sessions. */
+extern const struct letter_use shard_letter_uses[LETTER_KINDS];
 
 /* Sends a letter: it is handed over at the end of the turn, and one to this very shard is read by
  * then. */

@@ -54,7 +54,6 @@ struct subscription {
 	uint8_t format;        /* enum format */
 	bool in_flight;        /* the connection's send carries bytes of it */
 	bool skip;             /* to be let go as soon as its send has ended */
-	uint32_t pongs;        /* that its client asked for and has still to get */
 };
 
 /* Asks for a topic in this format; the OK, and what was asked for of the past, follow when the home

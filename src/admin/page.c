@@ -3,8 +3,8 @@
 #include <stdint.h>
 
 #include "broker/connection.h"
-#include "broker/http_answer.h"
-#include "broker/routes.h"
+#include "session/http_answer.h"
+#include "session/routes.h"
 #include "broker/shard.h"
 #include "protocol/http.h"
 

@@ -2,11 +2,11 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "broker/listener.h"
 #include "broker/mail.h"
 #include "broker/objects.h"
-#include "broker/routes.h"
 #include "broker/shard.h"
 #include "engine/mailbox.h"
 
@@ -17,7 +17,7 @@ int broker_init(struct broker *b, unsigned shards_n, unsigned lane_entries)
 	b->ring_fds = calloc(shards_n, sizeof(*b->ring_fds));
 	/* The main thread is one more sender. */
 	b->mailbox = mailbox_new(shards_n, shards_n + 1, lane_entries);
-	routes_init(b);
+	memcpy(b->letter_uses, shard_letter_uses, sizeof(b->letter_uses));
 	return b->shards != NULL && b->ring_fds != NULL && b->mailbox != NULL ? 0 : -ENOMEM;
 }
 
@@ -26,7 +26,7 @@ void broker_release(struct broker *b)
 	for (unsigned i = 0; b->shards != NULL && i < b->shards_n; i++)
 		shard_release(&b->shards[i]);
 	if (b->mailbox != NULL)
-		letters_discard(letter_uses, b->mailbox, b->shards_n);
+		letters_discard(b->letter_uses, b->mailbox, b->shards_n);
 	mailbox_free(b->mailbox);
 	listeners_close(b);
 	placement_release(&b->placement);

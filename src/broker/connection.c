@@ -10,22 +10,14 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/probe.h"
-#include "broker/home.h"
-#include "broker/http_answer.h"
-#include "broker/http_session.h"
-#include "broker/line_session.h"
 #include "broker/listener.h"
-#include "broker/subscription.h"
+#include "broker/protocol.h"
 #include "broker/shard.h"
-#include "protocol/proxy.h"
-#include "protocol/sniff.h"
+#include "broker/subscription.h"
 #include "topic/block.h"
+#include "topic/stream.h"
 
 enum {
-	CLOSING_SECONDS = 5, /* for a client to take a last word and close */
-	/* That are told why at a time. Beyond, they are just closed; while draining they wait in
-	 * the kernel's queue. */
-	REFUSED_CONNECTIONS_MAX = 64,
 	PONGS_AT_ONCE = 16,
 	KERNEL_SEND_BYTES = 1 << 10, /* that the kernel takes for a send beside what is sent */
 	LOOK_BYTES = 4 << 10,        /* sent; less does not show beside what any connection takes */
@@ -60,16 +52,10 @@ void connection_receipt(struct shard *s, struct topic_letter *l)
 
 bool connection_reply(struct connection *c, struct span text)
 {
-	char *reply = memory_resize(c->reply, c->reply_len + text.len);
-
-	if (reply == NULL) {
-		connection_close(c, DROP_MEMORY);
-		return false;
-	}
-	memcpy(reply + c->reply_len, text.data, text.len);
-	c->reply = reply;
-	c->reply_len += (uint32_t)text.len;
-	return true;
+	if (output_add(&c->output, text))
+		return true;
+	connection_close(c, DROP_MEMORY);
+	return false;
 }
 
 /* It has no descriptor any more, and is no client as far as limits go. */
@@ -137,34 +123,19 @@ static void count_unlooked(struct connection *c, size_t sent_bytes)
 	list_append(&c->shard->clients.unlooked, &c->link);
 }
 
-/* Whether PONGs can be said now: no message is under way. */
-static bool between_messages(const struct connection *c, struct subscription *sub)
-{
-	return c->state == CONNECTION_OPEN && sub->stream != NULL && !sub->in_flight &&
-	       stream_between(sub->stream, &sub->cursor);
-}
-
-/* False: there was no memory, and it has been closed. */
-static bool say_pongs(struct connection *c, struct subscription *sub)
-{
-#define PONGS_4 "PONG\r\nPONG\r\nPONG\r\nPONG\r\n"
-	static const char text[] = PONGS_4 PONGS_4 PONGS_4 PONGS_4;
-	uint32_t n = sub->pongs < PONGS_AT_ONCE ? sub->pongs : PONGS_AT_ONCE;
-
-	if (!between_messages(c, sub))
-		return true;
-	sub->pongs -= n;
-	return connection_reply(c, (struct span){ text, n * (sizeof(text) - 1) / PONGS_AT_ONCE });
-}
-
-void connection_pong(struct connection *c)
+/* Whether no message of its subscription is under way. */
+static bool between_messages(const struct connection *c)
 {
 	struct subscription *sub = c->subscription;
 
-	/* However many are asked for by somebody who does not read, they are but a number. */
-	if (sub->pongs < UINT32_MAX)
-		sub->pongs++;
-	if (!c->socket.sending && between_messages(c, sub))
+	return c->state == CONNECTION_OPEN && sub != NULL && sub->stream != NULL &&
+	       !sub->in_flight && stream_between(sub->stream, &sub->cursor);
+}
+
+void connection_interject(struct connection *c)
+{
+	c->interjects = true;
+	if (!c->socket.sending && between_messages(c))
 		connection_flush(c);
 }
 
@@ -179,22 +150,17 @@ void connection_flush(struct connection *c)
 			stream_hold(sub->stream, &sub->cursor);
 		return;
 	}
-	if (sub != NULL && sub->pongs > 0 && !say_pongs(c, sub))
-		return;
-	if (c->reply_flying_len == 0 && c->reply_len > 0) {
-		c->reply_flying = c->reply;
-		c->reply_flying_len = c->reply_len;
-		c->reply_flown = 0;
-		c->reply = NULL;
-		c->reply_len = 0;
+	if (c->interjects && between_messages(c)) {
+		c->interjects = false;
+		c->protocol->interject(c);
+		if (c->state == CONNECTION_CLOSED)
+			return;
 	}
-	if (c->reply_flying_len > 0)
-		spans[n++] = (struct iovec){ c->reply_flying + c->reply_flown,
-					     c->reply_flying_len - c->reply_flown };
-	if (c->http != NULL && c->reply_len == 0)
-		n += http_answer_gather(c, spans + n, RING_SPANS_MAX - n);
+	if (c->output.waits)
+		n = output_gather(&c->output, spans, RING_SPANS_MAX);
 	/* A reply that has not left yet comes first. */
-	if (sub != NULL && sub->stream != NULL && c->reply_len == 0 &&
+	if (sub != NULL && sub->stream != NULL &&
+	    (!c->output.waits || output_all_gathered(&c->output)) &&
 	    !stream_at_end(sub->stream, &sub->cursor)) {
 		int gathered =
 			stream_gather(sub->stream, &sub->cursor, spans + n, RING_SPANS_MAX - n);
@@ -225,7 +191,7 @@ void connection_finish(struct connection *c, const char *farewell)
 		deadline_stop(&c->deadline);
 		list_remove(&c->waiting);
 		c->farewell = farewell;
-		if (c->subscription == NULL && !c->awaiting && !http_answer_sending(c))
+		if (c->subscription == NULL && !c->awaiting && c->output.body == NULL)
 			connection_limit_closing(c);
 		memory_free(c->input);
 		c->input = NULL;
@@ -236,58 +202,49 @@ void connection_finish(struct connection *c, const char *farewell)
 	connection_flush(c);
 }
 
+static void stop_publishing(struct connection *c, bool receipt)
+{
+	if (c->protocol->stop_publishing != NULL)
+		c->protocol->stop_publishing(c, receipt);
+}
+
 void connection_goodbye(struct connection *c)
 {
-	publisher_end(c, true);
+	stop_publishing(c, true);
 	if (c->subscription != NULL && !c->awaiting)
 		c->awaiting = subscription_ask_last(c->subscription);
-	connection_finish(c, c->http != NULL ? http_answer_farewell(c) : NULL);
+	connection_finish(c, c->protocol->farewell(c, false));
 }
 
-/* The error as its protocol says it, or NULL. To whoever has not said what he speaks nothing is
- * said, if that may be several: he would take it for the answer to what he is about to ask. */
-static const char *put_in_its_words(struct connection *c, const char *error_line)
+void connection_fail(struct connection *c, const char *last_word)
 {
-	unsigned protocol = c->protocols;
-
-	if (c->http == NULL && protocol != CONFIG_PROTOCOL_LINE &&
-	    protocol != CONFIG_PROTOCOL_HTTP) {
-		enum sniffed likely = sniff_likely((struct span){ c->input, c->input_len });
-
-		if (likely == SNIFF_MORE)
-			return NULL;
-		protocol = likely == SNIFF_HTTP ? CONFIG_PROTOCOL_HTTP : CONFIG_PROTOCOL_LINE;
-	}
-	return c->http != NULL || protocol == CONFIG_PROTOCOL_HTTP ? http_answer_end(c, error_line)
-								   : error_line;
-}
-
-void connection_error(struct connection *c, const char *error_line)
-{
-	error_line = put_in_its_words(c, error_line);
 	if (c->state == CONNECTION_OPEN) {
 		c->shard->counters.errors++;
-		publisher_end(c, false);
+		stop_publishing(c, false);
 	} else if (c->state == CONNECTION_FINISHING) {
-		c->farewell = error_line;
+		c->farewell = last_word;
 	}
 	c->awaiting = false;
 	if (c->subscription != NULL && c->subscription->stream == NULL)
 		subscription_free(c->subscription, DROP_CLOSED);
-	connection_finish(c, error_line);
+	connection_finish(c, last_word);
+}
+
+void connection_error(struct connection *c, enum reason reason)
+{
+	connection_fail(c, c->protocol->say(c, reason));
 }
 
 void connection_no_subscription(struct connection *c, int error)
 {
-	connection_error(c, error == -ENOSPC    ? LINE_ERROR_TEXT("too many subscriptions")
-			    : error == -ENOBUFS ? LINE_ERROR_TEXT("too many connections")
-						: LINE_ERROR_TEXT("out of memory"));
+	connection_error(c, error == -ENOSPC    ? REASON_SUBSCRIPTIONS
+			    : error == -ENOBUFS ? REASON_CONNECTIONS
+						: REASON_MEMORY);
 }
 
 void connection_no_topic(struct connection *c, int error)
 {
-	connection_error(c, error == -ENOSPC ? LINE_ERROR_TEXT("too many topics")
-					     : LINE_ERROR_TEXT("out of memory"));
+	connection_error(c, error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY);
 }
 
 void connection_close(struct connection *c, enum drop_reason reason)
@@ -302,7 +259,7 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	c->reason = reason;
 	deadline_stop(&c->deadline);
 	list_remove(&c->waiting);
-	publisher_end(c, false);
+	stop_publishing(c, false);
 	if (c->subscription != NULL) {
 		subscription_leave(c->subscription);
 		if (!c->subscription->in_flight)
@@ -311,48 +268,32 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	socket_close(&c->shard->sockets, &c->socket);
 }
 
-/* Says why, in the client's own protocol where that is known. */
+/* Says why it is refused. */
 static void refuse(struct connection *c)
 {
-	connection_finish(c, put_in_its_words(c, c->farewell));
+	connection_finish(c, c->protocol->say(c, (enum reason)c->refusal));
 }
 
-/* The first bytes decide, once. */
-static void received_first(struct connection *c, struct span bytes)
+/* No client is served on it. */
+static void count_refused(struct connection *c, enum reason reason)
 {
-	char first[SNIFF_BYTES_MAX], *kept;
-	struct span all = bytes;
+	c->refusal = (uint8_t)reason;
+	c->counts = COUNTS_AS_REFUSED;
+	c->shard->counters.refused++;
+	c->shard->clients.refused_n++;
+}
 
-	if (c->input_len > 0) {
-		size_t rest = sizeof(first) - c->input_len;
+void connection_speak(struct connection *c, const struct protocol *protocol, struct span bytes)
+{
+	c->protocol = protocol;
+	memset(c->session, 0, sizeof(c->session));
+	if (c->state == CONNECTION_OPEN && bytes.len > 0)
+		protocol->received(c, bytes);
+}
 
-		memcpy(first, c->input, c->input_len);
-		memcpy(first + c->input_len, bytes.data, bytes.len < rest ? bytes.len : rest);
-		all = (struct span){ first, c->input_len + (bytes.len < rest ? bytes.len : rest) };
-	}
-	switch (sniff(all)) {
-	case SNIFF_LINE:
-		c->protocols = CONFIG_PROTOCOL_LINE;
-		if (c->counts == COUNTS_AS_REFUSED)
-			refuse(c);
-		else
-			line_session_received(c, bytes);
-		break;
-	case SNIFF_HTTP:
-		c->protocols = CONFIG_PROTOCOL_HTTP;
-		http_session_received(c, bytes);
-		break;
-	case SNIFF_MORE:
-	default:
-		kept = memory_resize(c->input, SNIFF_BYTES_MAX);
-		if (kept == NULL) {
-			connection_close(c, DROP_MEMORY);
-			return;
-		}
-		c->input = kept;
-		memcpy(c->input + c->input_len, bytes.data, bytes.len);
-		c->input_len += (uint32_t)bytes.len;
-	}
+void connection_refuse(struct connection *c)
+{
+	refuse(c);
 }
 
 static bool is_local(const unsigned char peer[16])
@@ -365,78 +306,26 @@ static bool is_local(const unsigned char peer[16])
 	return memcmp(peer, unix_or_v6_loopback, 15) == 0 && peer[15] <= 1;
 }
 
-/* Whoever a proxy speaks for is who counts. False: it is refused. */
-static bool count_again(struct connection *c, const unsigned char address[16])
+void connection_is_for(struct connection *c, const unsigned char address[16])
 {
 	struct shard *s = c->shard;
 
 	c->proxied = true;
 	c->local = is_local(address);
 	if (s->config->limits.connections_per_ip == 0 || c->counts != COUNTS_AS_CLIENT)
-		return true;
+		return;
 	uncount(c);
-	c->farewell = listener_enter(s->broker, s->config, address);
-	if (c->farewell != NULL) {
-		c->counts = COUNTS_AS_REFUSED;
-		s->counters.refused++;
-		s->clients.refused_n++;
-		return false;
+	if (!listener_enter(s->broker, s->config, address)) {
+		count_refused(c, REASON_CONNECTIONS);
+		return;
 	}
 	memcpy(c->address, address, sizeof(c->address));
 	c->counts = COUNTS_AS_CLIENT;
-	return true;
 }
 
-static void received(struct socket *socket, const char *data, size_t len, int error);
-
-/* A proxy's first bytes, until its header is whole; what is behind is its client's. */
-static void received_header(struct connection *c, struct span bytes)
-{
-	size_t room = PROXY_BYTES_MAX - c->input_len, n = bytes.len < room ? bytes.len : room;
-	char *kept = memory_resize(c->input, PROXY_BYTES_MAX);
-	struct proxy_header header;
-	int len;
-
-	if (kept == NULL) {
-		connection_close(c, DROP_MEMORY);
-		return;
-	}
-	c->input = kept;
-	memcpy(kept + c->input_len, bytes.data, n);
-	len = proxy_parse((struct span){ kept, c->input_len + n }, &header);
-	if (len < 0) {
-		c->socket.reset = true;
-		connection_close(c, DROP_CLOSED);
-		return;
-	}
-	if (len == 0) {
-		c->input_len += (uint32_t)n;
-		return;
-	}
-	bytes = span_skip(bytes, (size_t)len - c->input_len);
-	memory_free(c->input);
-	c->input = NULL;
-	c->input_len = 0;
-	c->header = false;
-	if (header.named && !count_again(c, header.address) &&
-	    (c->protocols == CONFIG_PROTOCOL_LINE || c->protocols == CONFIG_PROTOCOL_HTTP))
-		refuse(c);
-	if (bytes.len == 0 || c->state != CONNECTION_OPEN)
-		return;
-	c->shard->counters.received_bytes -= bytes.len; /* these are counted again */
-	received(&c->socket, bytes.data, bytes.len, 0);
-}
-
-/* It is nobody's turn to say something, and nothing else is timed. */
 static bool may_be_silent(const struct connection *c)
 {
-	const struct http_session *http = c->http;
-
-	if (c->state != CONNECTION_OPEN)
-		return false;
-	return http != NULL ? http->state == HTTP_READING && http->answered_any && !http->timing &&
-				      http->sending == NULL
-			    : c->publisher != NULL || c->subscription != NULL;
+	return c->state == CONNECTION_OPEN && c->protocol->silent(c);
 }
 
 void connection_limit_silence(struct connection *c)
@@ -449,6 +338,21 @@ void connection_limit_silence(struct connection *c)
 		deadline_stop(&c->deadline);
 }
 
+void connection_publish(struct connection *c, struct block *b)
+{
+	struct shard *s = c->shard;
+
+	c->publishes_to = b->hash;
+	shard_publish(s, b);
+	if (!shard_congested(s, c->publishes_to) || !list_empty(&c->waiting))
+		return;
+	s->counters.pauses++;
+	socket_pause(&s->sockets, &c->socket);
+	list_append(&s->clients.paused, &c->waiting);
+	if (c->state == CONNECTION_OPEN && c->protocol->silent(c))
+		connection_limit_silence(c);
+}
+
 static void received(struct socket *socket, const char *data, size_t len, int error)
 {
 	struct connection *c = connection_of(socket);
@@ -458,57 +362,34 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 		s->counters.received_bytes += len;
 		if (c->state != CONNECTION_OPEN)
 			return;
-		if (c->header) {
-			received_header(c, (struct span){ data, len });
-			return;
-		}
-		if (c->protocols == CONFIG_PROTOCOL_HTTP) {
-			http_session_received(c, (struct span){ data, len });
-			return;
-		}
-		if (c->protocols != CONFIG_PROTOCOL_LINE) {
-			received_first(c, (struct span){ data, len });
-			return;
-		}
 		if (clients_limit_idle(&s->clients) && may_be_silent(c))
 			connection_limit_silence(c);
-		line_session_received(c, (struct span){ data, len });
+		c->protocol->received(c, (struct span){ data, len });
 		return;
 	}
-	if (c->state == CONNECTION_OPEN)
-		line_session_ended(c);
-	if (error != 0 || c->state == CONNECTION_LINGERING) {
+	if (c->state == CONNECTION_OPEN && c->protocol->last != NULL)
+		c->protocol->last(c);
+	if (error != 0 || c->state == CONNECTION_LINGERING)
 		connection_close(c, DROP_CLOSED);
-	} else if (c->state == CONNECTION_OPEN && c->http != NULL) {
-		http_session_ended(c);
-	} else if (c->state == CONNECTION_OPEN) {
+	else if (c->state != CONNECTION_OPEN)
+		connection_flush(c); /* finishing: it may still be reading */
+	else if (c->protocol->ended != NULL)
+		c->protocol->ended(c);
+	else
 		connection_goodbye(c);
-	} else {
-		/* Finishing: it may still be reading. */
-		connection_flush(c);
-	}
 }
 
 static void sent(struct socket *socket, int result)
 {
 	struct connection *c = connection_of(socket);
-	size_t n = result > 0 ? (size_t)result : 0, left;
+	size_t n = result > 0 ? (size_t)result : 0, body = 0;
 	bool any = n > 0;
 
 	c->shard->counters.sent_bytes += n;
-	if (c->reply_flying_len > 0) {
-		left = c->reply_flying_len - c->reply_flown;
-		left = n < left ? n : left;
-		c->reply_flown += (uint32_t)left;
-		n -= left;
-		if (c->reply_flown == c->reply_flying_len) {
-			memory_free(c->reply_flying);
-			c->reply_flying = NULL;
-			c->reply_flying_len = 0;
-		}
-	}
-	if (c->http != NULL)
-		n -= http_answer_sent(c, n);
+	if (c->output.waits)
+		n = output_sent(&c->output, n, &body);
+	if (body > 0)
+		c->protocol->body_went(c, c->output.body == NULL);
 	if (c->subscription != NULL) {
 		bool skip = c->subscription->skip;
 
@@ -530,15 +411,13 @@ static void sent(struct socket *socket, int result)
 		return;
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
-	if (c->reply_len > 0 || c->reply_flying_len > 0 || c->state == CONNECTION_FINISHING ||
-	    (c->http != NULL && http_answer_sending(c)) ||
-	    (c->subscription != NULL && c->subscription->pongs > 0 &&
-	     between_messages(c, c->subscription)))
+	if (c->output.waits || c->state == CONNECTION_FINISHING ||
+	    (c->interjects && between_messages(c)))
 		connection_flush(c);
 	if (clients_limit_idle(&c->shard->clients) && any && may_be_silent(c))
 		connection_limit_silence(c);
-	if (c->http != NULL)
-		http_session_resume(c);
+	if (c->protocol->resume != NULL)
+		c->protocol->resume(c);
 }
 
 static void closed(struct socket *socket)
@@ -548,31 +427,30 @@ static void closed(struct socket *socket)
 
 	if (c->subscription != NULL)
 		subscription_free(c->subscription, c->reason);
-	if (c->receiving_into != NULL)
-		block_unref(c->receiving_into);
 	uncount(c);
 	memory_count(-(int64_t)c->kernel_bytes);
 	s->clients.connections_n--;
 	s->clients.late_n -= c->late;
 	list_remove(&c->link);
-	memory_free(c->reply);
-	memory_free(c->reply_flying);
+	output_release(&c->output);
 	memory_free(c->input);
-	http_session_free(c);
+	c->protocol->free(c);
 	pool_give(&s->clients.connection_pool, c);
 }
 
-static const struct socket_events events = { .received = received, .sent = sent, .closed = closed };
+const struct socket_events connection_events = { .received = received,
+						 .sent = sent,
+						 .closed = closed };
 
-static void timed_out(void *context, struct deadline *d)
+void connection_timed_out(void *context, struct deadline *d)
 {
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
 
 	(void)context;
-	connection_error(c, LINE_ERROR_TEXT("timeout"));
+	connection_error(c, REASON_TIMEOUT);
 }
 
-static void closing_timed_out(void *context, struct deadline *d)
+void connection_closing_timed_out(void *context, struct deadline *d)
 {
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
 
@@ -582,107 +460,6 @@ static void closing_timed_out(void *context, struct deadline *d)
 		refuse(c);
 	else
 		connection_close(c, c->reason);
-}
-
-static uint64_t idle_ns(const struct shard *s)
-{
-	unsigned seconds = s->config->limits.idle_seconds;
-
-	return seconds > 0 ? seconds * NS_PER_S : DEADLINE_NEVER;
-}
-
-static void watch(struct shard *s)
-{
-	reactor_watch(&s->reactor, &s->clients.handshake, timed_out, s);
-	reactor_watch(&s->reactor, &s->clients.idle, timed_out, s);
-	reactor_watch(&s->reactor, &s->clients.closing, closing_timed_out, s);
-}
-
-void connections_init(struct shard *s)
-{
-	/* Refused ones need a slot too, for as long as it takes to say so. */
-	sockets_init(&s->sockets, &s->reactor, &events, SOCKET_NO_SLOT);
-	pool_init(&s->clients.connection_pool, sizeof(struct connection));
-	pool_init(&s->audience.subscription_pool, sizeof(struct subscription));
-	list_init(&s->clients.paused);
-	deadline_class_init(&s->clients.handshake, s->config->limits.handshake_seconds * NS_PER_S);
-	deadline_class_init(&s->clients.idle, idle_ns(s));
-	s->clients.configured_at = UINT32_MAX;
-	deadline_class_init(&s->clients.closing, CLOSING_SECONDS * NS_PER_S);
-	watch(s);
-	http_answers_init(s);
-}
-
-static void look(struct connection *c)
-{
-	size_t bytes = ring_kernel_bytes(c->shard->reactor.ring, c->socket.fd);
-	uint32_t now = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
-
-	memory_count((int64_t)now - c->kernel_bytes);
-	c->kernel_bytes = now;
-	c->unlooked_bytes = 0;
-}
-
-bool connections_look(struct shard *s, unsigned max)
-{
-	struct list *l, looked;
-
-	list_init(&looked);
-	for (; max > 0 && (l = list_take(&s->clients.unlooked)) != NULL; max--) {
-		struct connection *c = LIST_ENTRY(l, struct connection, link);
-
-		look(c);
-		list_append(c->socket.sending || c->kernel_bytes > 0 ? &looked
-								     : &s->clients.connections,
-			    l);
-	}
-	list_splice(&s->clients.unlooked, &looked);
-	return !list_empty(&s->clients.unlooked);
-}
-
-/* What goes when it goes. */
-static uint64_t held_alone(const struct connection *c)
-{
-	uint64_t held =
-		(uint64_t)c->kernel_bytes + c->reply_len + c->reply_flying_len + c->input_len;
-
-	if (c->publisher != NULL && c->publisher->carry != NULL)
-		held += block_bytes(c->publisher->carry);
-	if (c->http != NULL && c->http->receiving != NULL)
-		held += block_bytes(c->http->receiving);
-	/* One that skips is in the middle of a message, and may never take the rest. */
-	if (c->subscription != NULL)
-		held += cursor_rest(&c->subscription->cursor);
-	return held;
-}
-
-static uint64_t backlog(const struct connection *c)
-{
-	const struct subscription *sub = c->subscription;
-
-	if (sub != NULL && sub->stream != NULL)
-		return cursor_backlog(sub->stream, &sub->cursor);
-	return c->http != NULL ? c->http->left.len : 0;
-}
-
-uint64_t connection_held(const struct connection *c)
-{
-	return c->state != CONNECTION_CLOSED ? held_alone(c) + backlog(c) : 0;
-}
-
-uint64_t connection_evict(struct connection *c)
-{
-	uint64_t alone = held_alone(c);
-
-	c->shard->counters.memory_evicted++;
-	if (c->subscription != NULL && backlog(c) > alone) {
-		subscription_overtake(c->subscription);
-		return 0;
-	}
-	/* What the kernel holds for the client must go with it. */
-	c->socket.reset = true;
-	connection_close(c, DROP_MEMORY);
-	return alone;
 }
 
 bool connection_local(const struct connection *c)
@@ -698,7 +475,8 @@ bool connection_local(const struct connection *c)
 void connection_open(struct shard *s, int fd, const struct listener *listener)
 {
 	struct connection *c = pool_take(&s->clients.connection_pool);
-	const char *refusal;
+	enum reason refusal = REASON_NONE;
+	bool proxied;
 	struct connection fresh = { .shard = s,
 				    .late = s->drain.draining,
 				    .protocols = (uint8_t)listener->protocols,
@@ -723,140 +501,27 @@ void connection_open(struct shard *s, int fd, const struct listener *listener)
 	s->counters.accepted++;
 	if (s->config->limits.connections_per_ip > 0 || listener->proxy_protocol)
 		ring_peer(s->reactor.ring, fd, c->address);
-	c->header = listener_proxied(listener, c->address);
-	if (s->config->limits.connections_per_ip == 0 || c->header)
+	proxied = listener_proxied(listener, c->address);
+	c->protocol = s->broker->sessions->first(listener->protocols, proxied);
+	if (s->config->limits.connections_per_ip == 0 || proxied)
 		memset(c->address, 0, sizeof(c->address));
-	refusal = c->late ? LINE_ERROR_TEXT("draining")
-			  : listener_enter(s->broker, s->config, c->address);
-	c->counts = refusal == NULL ? COUNTS_AS_CLIENT : COUNTS_AS_REFUSED;
-	if (refusal == NULL) {
+	if (c->late)
+		refusal = REASON_DRAINING;
+	else if (!listener_enter(s->broker, s->config, c->address))
+		refusal = REASON_CONNECTIONS;
+	c->counts = COUNTS_AS_CLIENT;
+	if (refusal == REASON_NONE) {
 		reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
 		socket_receive(&s->sockets, &c->socket);
 		return;
 	}
-	s->counters.refused++;
-	c->farewell = refusal;
-	if (s->clients.refused_n++ >= REFUSED_CONNECTIONS_MAX && !c->late) {
+	count_refused(c, refusal);
+	if (s->clients.refused_n > REFUSED_CONNECTIONS_MAX && !c->late) {
 		connection_close(c, DROP_CLOSED);
-	} else if (c->protocols == CONFIG_PROTOCOL_LINE) {
+	} else if (c->protocol->refuses_at_once) {
 		refuse(c);
 	} else {
 		connection_limit_closing(c);
 		socket_receive(&s->sockets, &c->socket);
 	}
-}
-
-bool connections_rush(const struct shard *s)
-{
-	return s->drain.draining && s->clients.refused_n >= REFUSED_CONNECTIONS_MAX;
-}
-
-void connections_resume(struct shard *s)
-{
-	struct list waiting, *l;
-
-	list_init(&waiting);
-	list_splice(&waiting, &s->clients.paused);
-	while ((l = list_take(&waiting)) != NULL) {
-		struct connection *c = LIST_ENTRY(l, struct connection, waiting);
-
-		if (shard_congested(s, c->publisher != NULL ? c->publisher->hash : c->http->hash)) {
-			list_append(&s->clients.paused, &c->waiting);
-			continue;
-		}
-		socket_receive(&s->sockets, &c->socket);
-		if (c->http != NULL)
-			http_session_resume(c);
-		else
-			connection_limit_silence(c);
-	}
-}
-
-void connections_each(struct shard *s, void (*callback)(struct connection *, void *),
-		      void *argument)
-{
-	struct socket *socket;
-
-	for (uint32_t at = 0; (socket = sockets_next(&s->sockets, &at)) != NULL;)
-		callback(connection_of(socket), argument);
-}
-
-bool connections_walk(struct shard *s, uint32_t *at, void (*callback)(struct connection *, void *),
-		      void *argument)
-{
-	uint32_t from = *at;
-	struct socket *socket;
-
-	while ((socket = sockets_next(&s->sockets, at)) != NULL) {
-		callback(connection_of(socket), argument);
-		reactor_spend(&s->reactor, *at - from);
-		from = *at;
-		if (reactor_spent(&s->reactor))
-			return true;
-	}
-	return false;
-}
-
-void connections_some(struct shard *s, unsigned n, void (*callback)(struct connection *, void *),
-		      void *argument)
-{
-	struct list *lists[] = { &s->clients.unlooked, &s->clients.connections };
-
-	for (unsigned i = 0; i < 2; i++) {
-		struct list rest, *l;
-
-		list_init(&rest);
-		list_splice(&rest, lists[i]);
-		for (; n > 0 && (l = list_take(&rest)) != NULL; n--) {
-			list_append(lists[i], l);
-			callback(LIST_ENTRY(l, struct connection, link), argument);
-		}
-		/* Those who have been called for stand behind all others. */
-		list_splice(&rest, lists[i]);
-		list_splice(lists[i], &rest);
-	}
-}
-
-/* Nothing else is timed: now this is. */
-static void start_idle(struct connection *c, void *argument)
-{
-	(void)argument;
-	if (may_be_silent(c) && !deadline_running(&c->deadline))
-		connection_limit_silence(c);
-}
-
-void connections_configure(struct shard *s)
-{
-	bool limited = clients_limit_idle(&s->clients);
-
-	reactor_deadlines_change(&s->reactor, &s->clients.handshake,
-				 s->config->limits.handshake_seconds * NS_PER_S);
-	reactor_deadlines_change(&s->reactor, &s->clients.idle, idle_ns(s));
-	if (!limited)
-		s->clients.configured_at = 0;
-}
-
-bool connections_configure_some(struct shard *s)
-{
-	return clients_limit_idle(&s->clients) &&
-	       connections_walk(s, &s->clients.configured_at, start_idle, NULL);
-}
-
-static void end_now(struct connection *c, void *argument)
-{
-	(void)argument;
-	if (c->subscription != NULL)
-		c->subscription->in_flight = false;
-	socket_abandon(&c->shard->sockets, &c->socket);
-	connection_close(c, DROP_CLOSED);
-}
-
-void connections_release(struct shard *s)
-{
-	connections_each(s, end_now, NULL);
-	while (sockets_flush(&s->sockets))
-		;
-	sockets_release(&s->sockets);
-	pool_release(&s->clients.connection_pool);
-	pool_release(&s->audience.subscription_pool);
 }

@@ -3,9 +3,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "broker/connection.h"
-#include "broker/http_answer.h"
-#include "broker/http_session.h"
-#include "broker/line_session.h"
+#include "broker/protocol.h"
 #include "broker/listener.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
@@ -18,15 +16,12 @@ enum {
 static void stop_publisher(struct connection *c, void *argument)
 {
 	(void)argument;
-	if (c->state == CONNECTION_OPEN)
-		line_session_ended(c);
-	/* A message that is on its way to its home gets its answer. */
-	if (c->state == CONNECTION_OPEN && c->http != NULL && c->http->publishing) {
-		http_close_after(c);
-		connection_finish(c, NULL);
-	}
+	if (c->state == CONNECTION_OPEN && c->protocol->last != NULL)
+		c->protocol->last(c);
+	if (c->state == CONNECTION_OPEN && c->protocol->drain != NULL)
+		c->protocol->drain(c);
 	if (c->state == CONNECTION_OPEN && c->subscription == NULL)
-		connection_error(c, LINE_ERROR_TEXT("draining"));
+		connection_error(c, REASON_DRAINING);
 	else if (c->state != CONNECTION_OPEN && deadline_running(&c->deadline))
 		connection_limit_closing(c);
 }
@@ -36,7 +31,7 @@ static void say_farewell(struct connection *c, void *argument)
 	const bool *late = argument;
 
 	if (c->state == CONNECTION_OPEN && (*late || !c->late)) {
-		connection_error(c, LINE_ERROR_TEXT("draining"));
+		connection_error(c, REASON_DRAINING);
 	} else if (c->state == CONNECTION_FINISHING && c->awaiting) {
 		/* Its home may have ended. One that has asked for its last messages has them by
 		 * now, one that is not in yet is to have none. */

@@ -15,7 +15,6 @@
 enum {
 	VERSIONS_AHEAD = 2,       /* most that one may ask for (RFC 8216bis, 6.2.5.2) */
 	TELL_COST = 2,            /* of one letter, about half a microsecond */
-	ANSWER_COST = 12,         /* of one to whoever has waited, about 3 us */
 	WAITING_MAX = 256 * 1024, /* letters waiting at one home: then new ones get a 503 */
 };
 
@@ -281,7 +280,7 @@ static void tell_next(struct shard *s)
 		memory_free(a);
 }
 
-static bool tell_due(struct shard *s)
+bool fetch_flush(struct shard *s)
 {
 	if (list_empty(&s->fetching.due))
 		return false;
@@ -341,21 +340,16 @@ void home_forget_waiting(struct topic *t)
 
 void fetch_release(struct shard *s)
 {
-	struct list *l;
-
 	while (!list_empty(&s->fetching.due)) {
 		struct awaited *carrier = LIST_ENTRY(s->fetching.due.next, struct awaited, due);
 
 		forget_all(&carrier->come);
 		awaited_free(carrier);
 	}
-	while ((l = list_take(&s->fetching.answers)) != NULL)
-		fetch_letter_free(LIST_ENTRY(l, struct fetch_letter, link));
 }
 
 void fetch_init(struct shard *s)
 {
-	list_init(&s->fetching.answers);
 	list_init(&s->fetching.due);
 	deadline_class_init(&s->fetching.wait, s->config->http.wait_seconds * NS_PER_S);
 	reactor_watch(&s->reactor, &s->fetching.wait, wait_over, s);
@@ -372,37 +366,4 @@ void fetch_count(struct shard *s, struct fetch_letter *l)
 		shard_post(s, s->id + 1, LANE_FREE, &l->letter);
 	else
 		answer(s, l, 0);
-}
-
-/* ---- at the shard that has asked ---- */
-
-void fetch_answered(struct shard *s, struct fetch_letter *l)
-{
-	if (l->waited)
-		list_append(&s->fetching.answers, &l->link);
-	else
-		route_fetched(s, l);
-}
-
-static bool give_answers(struct shard *s)
-{
-	struct list *l;
-
-	if (list_empty(&s->fetching.answers))
-		return false;
-	reactor_part(&s->reactor, PART_TOPICS);
-	do {
-		l = list_take(&s->fetching.answers);
-		route_fetched(s, LIST_ENTRY(l, struct fetch_letter, link));
-		reactor_spend(&s->reactor, ANSWER_COST);
-	} while (!list_empty(&s->fetching.answers) && !reactor_spent(&s->reactor));
-	return !list_empty(&s->fetching.answers);
-}
-
-bool fetch_flush(struct shard *s)
-{
-	bool more = tell_due(s);
-
-	more |= give_answers(s);
-	return more;
 }

@@ -550,22 +550,21 @@ bool listener_proxied(const struct listener *l, const unsigned char address[16])
 	return l->proxy_protocol && proxied;
 }
 
-const char *listener_enter(struct broker *b, const struct config *config,
-			   const unsigned char address[16])
+bool listener_enter(struct broker *b, const struct config *config, const unsigned char address[16])
 {
 	struct address_book *book = b->addresses;
 	unsigned char key[16];
 	struct span name = { (const char *)key, sizeof(key) };
-	const char *refusal = NULL;
+	bool enters = true;
 	struct address_entry *e;
 	uint64_t hash;
 
 	if (atomic_fetch_add(&b->connections, 1) >= config->limits.connections) {
 		atomic_fetch_sub(&b->connections, 1);
-		return LINE_ERROR_TEXT("too many connections");
+		return false;
 	}
 	if (config->limits.connections_per_ip == 0 || nowhere(address))
-		return NULL;
+		return true;
 	whose(address, key);
 	hash = hash_bytes(key, sizeof(key));
 	pthread_mutex_lock(&book->lock);
@@ -579,13 +578,13 @@ const char *listener_enter(struct broker *b, const struct config *config,
 		}
 	}
 	if (e == NULL || e->connections >= config->limits.connections_per_ip)
-		refusal = LINE_ERROR_TEXT("too many connections");
+		enters = false;
 	else
 		e->connections++;
 	pthread_mutex_unlock(&book->lock);
-	if (refusal != NULL)
+	if (!enters)
 		atomic_fetch_sub(&b->connections, 1);
-	return refusal;
+	return enters;
 }
 
 void listener_leave(struct broker *b, const unsigned char address[16])

@@ -9,11 +9,8 @@
 #include "broker/drain.h"
 #include "broker/fetch.h"
 #include "broker/home.h"
-#include "broker/http_session.h"
-#include "broker/line_session.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
-#include "broker/routes.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -113,7 +110,7 @@ static void configure(struct shard *s)
 {
 	const struct config *c = s->config;
 
-	lasts(s, &s->http.heartbeat, c->http.heartbeat_seconds);
+	s->broker->sessions->configure(s);
 	lasts(s, &s->fetching.wait, c->http.wait_seconds);
 	lasts(s, &s->figures.report, c->stats_seconds);
 	lasts(s, &s->drain.limit, c->drain_seconds);
@@ -167,8 +164,8 @@ static void reload(struct shard *s, struct reload_letter *l)
 	l->idle_topics = NULL;
 	subscriptions_configure(s);
 	s->config = l->config;
-	objects_unref(s->http.objects);
-	s->http.objects = l->objects;
+	objects_unref(s->objects);
+	s->objects = l->objects;
 	l->objects = NULL;
 	configure(s);
 	l->next = s->reloads;
@@ -237,14 +234,11 @@ READER(home_subscribe, struct subscribe_letter)
 READER(subscription_answered, struct subscribe_letter)
 READER(home_unsubscribe, struct topic_letter)
 READER(home_join, struct topic_letter)
-READER(publisher_refused, struct topic_letter)
 READER(home_leave, struct topic_letter)
 READER(home_sync, struct topic_letter)
 READER(connection_receipt, struct topic_letter)
-READER(route_sequenced, struct sequenced_letter)
 READER(home_fetch, struct fetch_letter)
 READER(fetch_count, struct fetch_letter)
-READER(fetch_answered, struct fetch_letter)
 READER(subscriptions_bye, struct topic_letter)
 READER(watchdog_asks, struct heartbeat_letter)
 READER(reload, struct reload_letter)
@@ -254,21 +248,21 @@ DISCARD(sequenced_letter_free, struct sequenced_letter)
 DISCARD(fetch_letter_free, struct fetch_letter)
 DISCARD(reload_letter_free, struct reload_letter)
 
-const struct letter_use letter_uses[LETTER_KINDS] = {
+const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_PUBLISH] = { read_home_publish, discard_block_unref },
 	[LETTER_DELIVER] = { read_subscriptions_deliver, discard_block_unref },
 	[LETTER_SUBSCRIBE] = { read_home_subscribe, discard_subscribe_letter_free },
 	[LETTER_SUBSCRIBED] = { read_subscription_answered, discard_subscribe_letter_free },
 	[LETTER_UNSUBSCRIBE] = { read_home_unsubscribe, free_letter },
 	[LETTER_JOIN] = { read_home_join, free_letter },
-	[LETTER_REFUSED] = { read_publisher_refused, free_letter },
+	[LETTER_REFUSED] = { NULL, free_letter },
 	[LETTER_LEAVE] = { read_home_leave, free_letter },
 	[LETTER_SYNC] = { read_home_sync, free_letter },
 	[LETTER_RECEIPT] = { read_connection_receipt, free_letter },
-	[LETTER_SEQUENCED] = { read_route_sequenced, discard_sequenced_letter_free },
+	[LETTER_SEQUENCED] = { NULL, discard_sequenced_letter_free },
 	[LETTER_FETCH] = { read_home_fetch, discard_fetch_letter_free },
 	[LETTER_COUNT] = { read_fetch_count, discard_fetch_letter_free },
-	[LETTER_FETCHED] = { read_fetch_answered, discard_fetch_letter_free },
+	[LETTER_FETCHED] = { NULL, discard_fetch_letter_free },
 	[LETTER_FIGURES] = { figures, free_letter },
 	[LETTER_BYE] = { read_subscriptions_bye, free_letter },
 	[LETTER_PUBLISHED_ALL] = { drain_heard, NULL },
@@ -287,7 +281,7 @@ static void letters(void *context, unsigned sender, enum mailbox_lane lane, void
 	for (unsigned i = 0; i < n; i++) {
 		struct letter *letter = list[i];
 
-		letter_uses[letter->kind].read(s, letter);
+		s->broker->letter_uses[letter->kind].read(s, letter);
 	}
 }
 
@@ -406,7 +400,7 @@ static bool flush(void *context)
 	}
 	if (s->reloads != NULL)
 		more |= reload_go_on(s);
-	more |= http_sessions_go_on(s);
+	more |= s->broker->sessions->flush(s);
 	more |= fetch_flush(s);
 	if (s->home.sweeping || s->reactor.now_ns - s->home.swept_ns >= s->home.sweep.after_ns)
 		more |= s->home.sweeping = home_sweep(s);
@@ -512,7 +506,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	int err;
 
 	*s = (struct shard){ .id = id, .broker = b, .config = config };
-	err = mail_init(&s->mail, &s->reactor, letter_uses, b->shards_n, e->lane_entries);
+	err = mail_init(&s->mail, &s->reactor, b->letter_uses, b->shards_n, e->lane_entries);
 	if (err != 0)
 		return err;
 	s->home.idle_topics = lists_new(home_idle_lists(config));
@@ -538,7 +532,10 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	connections_init(s);
 	drain_init(s);
 	fetch_init(s);
-	s->http.objects = objects_ref(b->objects);
+	err = b->sessions->init(s);
+	if (err != 0)
+		return err;
+	s->objects = objects_ref(b->objects);
 	configure(s);
 	listeners_init(s);
 	return 0;
@@ -557,6 +554,7 @@ void shard_release(struct shard *s)
 {
 	if (s->reactor.ring != NULL) {
 		fetch_release(s);
+		s->broker->sessions->release(s);
 		subscriptions_release(s);
 		home_release(s);
 		reactor_release(&s->reactor);
@@ -564,5 +562,5 @@ void shard_release(struct shard *s)
 	mail_release(&s->mail);
 	free(s->home.idle_topics);
 	reloads_end(s);
-	objects_unref(s->http.objects);
+	objects_unref(s->objects);
 }

@@ -11,7 +11,8 @@
 #include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/home.h"
-#include "broker/http_answer.h"
+#include "broker/protocol.h"
+#include "protocol/line.h"
 #include "broker/shard.h"
 #include "protocol/sse.h"
 #include "topic/block.h"
@@ -87,17 +88,6 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 	return i;
 }
 
-/* The OK of a line subscriber, and a GAP if there is one. */
-static void reply_ok(struct connection *c, const struct subscribe_letter *l)
-{
-	char gap[64];
-
-	if (!connection_reply(c, SPAN("OK\r\n")) || l == NULL || l->gap == 0)
-		return;
-	snprintf(gap, sizeof(gap), "GAP %016" PRIx64 ":%" PRIu64 "\r\n", l->epoch, l->gap);
-	(void)connection_reply(c, span_of(gap));
-}
-
 /* Puts the cursor where it belongs and says so. */
 static int activate(struct subscription *sub, struct subscribe_letter *l)
 {
@@ -125,10 +115,7 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 	shard_active(s, stream);
 	s->counters.matched += messages;
 	s->counters.dropped[DROP_UNENCODABLE] += unencodable;
-	if (c->http != NULL)
-		http_answer_subscribed(c, l);
-	else
-		reply_ok(c, l);
+	c->protocol->subscribed(c, l);
 	if (c->state == CONNECTION_CLOSED)
 		return 0;
 	if (c->state != CONNECTION_FINISHING) {
@@ -138,7 +125,7 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 	/* It said goodbye before it was in: what has been sequenced since the home's answer is its
 	 * too. */
 	c->awaiting = subscription_ask_last(sub);
-	connection_finish(c, c->http != NULL ? http_answer_farewell(c) : c->farewell);
+	connection_finish(c, c->farewell);
 	return 0;
 }
 
@@ -271,8 +258,7 @@ static void let_skip(struct subscription *sub)
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
-		c->farewell = c->http != NULL ? http_answer_end(c, LINE_ERROR_TEXT("slow consumer"))
-					      : LINE_ERROR_TEXT("slow consumer");
+		c->farewell = c->protocol->say(c, REASON_SLOW);
 		connection_finish(c, c->farewell);
 		connection_limit_closing(c);
 	} else if (stream_wants_sends(sub->stream)) {
@@ -350,7 +336,7 @@ static void say_bye(struct subscription *sub, void *argument)
 
 	(void)argument;
 	if (sub->cursor.last_count == 0 && c->state == CONNECTION_OPEN)
-		connection_finish(c, c->http != NULL ? http_answer_farewell(c) : "BYE\r\n");
+		connection_finish(c, c->protocol->farewell(c, true));
 }
 
 void subscriptions_bye(struct shard *s, struct topic_letter *l)

@@ -446,7 +446,7 @@ def test_the_history_of_all_topics_is_bounded_and_the_oldest_goes_first(start):
 
 
 def test_history_ages_and_a_forgotten_topic_has_a_new_epoch(start):
-    broker = start(reactors=2, topic={"aging.>": {"history_seconds": 1}, "lingering.>": {"linger_seconds": 1}})
+    broker = start(reactors=2, topic={"aging.>": {"history_seconds": 1}, "lingering.>": {"linger_seconds": 1, "history_seconds": 1}})
     for topic in ("aging.topic", "lingering.topic", "other.topic"):
         broker.publish(topic, b"old")
     epochs = {t: id_of_oldest(broker, t)[0] for t in ("lingering.topic", "other.topic")}

@@ -14,12 +14,14 @@
 #include "broker/budget.h"
 #include "broker/connection.h"
 #include "broker/home.h"
-#include "broker/line_session.h"
+#include "session/line.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
 #include "engine/mailbox.h"
+#include "session/http_answer.h"
+#include "session/registry.h"
 #include "sim.h"
 #include "topic/interest.h"
 #include "topic/stream.h"
@@ -362,6 +364,7 @@ static void start_broker(void)
 	*b = (struct broker){ .report = report };
 	if (broker_init(b, sim.params.shards, config->engine.lane_entries) != 0)
 		abort();
+	sessions_register(b);
 	budget_set_limit(b, config->limits.memory_bytes);
 	b->objects = objects_load("", NULL, problem, sizeof(problem));
 	/* Everything but the sockets. */
@@ -401,7 +404,7 @@ static void stop_broker(void)
 	struct broker *b = &sim.broker;
 
 	for (unsigned i = 0; i < posted_n; i++)
-		letter_discard(letter_uses, posted[i].letter);
+		letter_discard(sim.broker.letter_uses, posted[i].letter);
 	/* No descriptors of this process. */
 	for (unsigned i = 0; i < b->shards_n; i++)
 		b->listeners[0].fds[i] = -1;
@@ -553,7 +556,8 @@ static void count_publisher(struct connection *c, void *argument)
 {
 	struct publishers *of = argument;
 
-	of->n += c->publisher != NULL && span_equal(c->publisher->name, of->topic);
+	of->n += c->protocol == &line_protocol && line_publisher(c) != NULL &&
+		 span_equal(line_publisher(c)->name, of->topic);
 }
 
 /* A home counts those who publish to its topic, no more and no fewer. */
@@ -607,7 +611,7 @@ static void check_awake(void)
 			sim_fail("shard %u sleeps with hungry or dying sockets", i);
 		if (!list_empty(&s->clients.paused) && !held_up())
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
-		if (!list_empty(&s->http.runnable))
+		if (!list_empty(&http_shared(s)->runnable))
 			sim_fail("shard %u sleeps with requests to look at", i);
 		if (s->audience.pressed != 0 || !list_empty(&s->audience.appended))
 			sim_fail("shard %u sleeps and takes less in than it could", i);

@@ -1,4 +1,4 @@
-#include "broker/http_answer.h"
+#include "session/http_answer.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "broker/connection.h"
 #include "broker/home.h"
-#include "broker/http_session.h"
+#include "session/http.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
 #include "protocol/sse.h"
@@ -20,7 +20,6 @@
 
 enum {
 	BODY_COPY_BYTES_MAX = 4 << 10, /* smaller ones are copied behind their head */
-	BODY_PIECE_BYTES = 256 << 10,  /* of one send */
 	/* A body whose reader takes nothing between so many looks and one before is given up: who
 	 * reads slowly and steadily gets all of it. */
 	STALL_LOOK_SECONDS = 15,
@@ -82,15 +81,16 @@ static const char *date(struct shard *s)
 {
 	uint64_t second = s->reactor.now_ns / NS_PER_S;
 
-	if (s->http.date[0] == 0 || s->http.date_second != second) {
+	if (http_shared(s)->date[0] == 0 || http_shared(s)->date_second != second) {
 		time_t now = (time_t)(clock_wall_ns() / NS_PER_S);
 		struct tm utc;
 
 		gmtime_r(&now, &utc);
-		strftime(s->http.date, sizeof(s->http.date), "%a, %d %b %Y %H:%M:%S GMT", &utc);
-		s->http.date_second = second;
+		strftime(http_shared(s)->date, sizeof(http_shared(s)->date),
+			 "%a, %d %b %Y %H:%M:%S GMT", &utc);
+		http_shared(s)->date_second = second;
 	}
-	return s->http.date;
+	return http_shared(s)->date;
 }
 
 /* A head under construction; what does not fit is a bug of whoever let it in. */
@@ -116,7 +116,7 @@ static void add(struct head *h, const char *format, ...)
 /* What every head has: status, Date, Connection, and what lets allowed pages read the answer. */
 static void add_first(struct connection *c, struct head *h, unsigned status, bool coded)
 {
-	const struct http_session *http = c->http;
+	const struct http_session *http = http_of(c);
 
 	h->len = 0;
 	add(h, "HTTP/1.1 %u %s\r\nDate: %s\r\n", status, reason_of(status), date(c->shard));
@@ -145,7 +145,7 @@ static void add_first(struct connection *c, struct head *h, unsigned status, boo
 /* The request has its answer: the next one may be looked at. */
 static void answered(struct connection *c)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 
 	c->awaiting = false;
 	if (http == NULL || c->state == CONNECTION_CLOSED)
@@ -160,7 +160,7 @@ static void answered(struct connection *c)
 		http->state = HTTP_READING;
 	if (c->state == CONNECTION_FINISHING)
 		connection_flush(c);
-	else if (http->close && http->sending == NULL)
+	else if (http->close && c->output.body == NULL)
 		connection_finish(c, NULL);
 	else if (!http->running)
 		connection_flush(c);
@@ -169,13 +169,13 @@ static void answered(struct connection *c)
 /* Some of a body has gone out, or is to. */
 static void limit_stall(struct connection *c)
 {
-	c->http->taken = UINT64_MAX; /* not looked at yet */
-	reactor_deadline(&c->shard->reactor, &c->shard->http.stall, &c->deadline);
+	http_of(c)->taken = UINT64_MAX; /* not looked at yet */
+	reactor_deadline(&c->shard->reactor, &http_shared(c->shard)->stall, &c->deadline);
 }
 
 void http_answer(struct connection *c, const struct http_answer *a)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	bool bodiless = http != NULL && http->head_only;
 	bool no_length = a->status == 304 || a->status == 204;
 	struct head h;
@@ -194,10 +194,7 @@ void http_answer(struct connection *c, const struct http_answer *a)
 		return;
 	if (!bodiless && !no_length && a->body.len > 0) {
 		if (a->hold != NULL && http != NULL && a->body.len > BODY_COPY_BYTES_MAX) {
-			assert(http->sending == NULL);
-			block_ref(a->hold, 1);
-			http->sending = a->hold;
-			http->left = a->body;
+			output_add_body(&c->output, a->hold, a->body);
 			limit_stall(c);
 		} else if (!connection_reply(c, a->body)) {
 			return;
@@ -216,23 +213,23 @@ void http_error(struct connection *c, unsigned status, const char *reason)
 				       .body = { body, (size_t)n } };
 
 	/* What comes of a body that nobody wants is not worth receiving. */
-	if (c->http != NULL && c->http->state == HTTP_RECEIVING) {
-		c->http->close = true;
-		c->http->state = HTTP_READING;
+	if (http_of(c) != NULL && http_of(c)->state == HTTP_RECEIVING) {
+		http_of(c)->close = true;
+		http_of(c)->state = HTTP_READING;
 	}
 	http_answer(c, &a);
 }
 
 void http_close_after(struct connection *c)
 {
-	c->http->close = true;
+	http_of(c)->close = true;
 }
 
 uint32_t http_wait(struct connection *c)
 {
-	c->http->state = HTTP_WAITING;
+	http_of(c)->state = HTTP_WAITING;
 	c->awaiting = true;
-	return ++c->http->ticket;
+	return ++http_of(c)->ticket;
 }
 
 struct connection *http_waited(struct shard *s, uint32_t slot, uint32_t generation, uint32_t ticket)
@@ -240,8 +237,8 @@ struct connection *http_waited(struct shard *s, uint32_t slot, uint32_t generati
 	struct socket *socket = socket_at(&s->sockets, slot, generation);
 	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
 
-	if (c == NULL || c->http == NULL || c->http->state != HTTP_WAITING ||
-	    c->http->ticket != ticket || c->state >= CONNECTION_LINGERING)
+	if (c == NULL || http_of(c) == NULL || http_of(c)->state != HTTP_WAITING ||
+	    http_of(c)->ticket != ticket || c->state >= CONNECTION_LINGERING)
 		return NULL;
 	c->awaiting = false;
 	return c;
@@ -266,65 +263,38 @@ size_t json_string(struct span text, char *out)
 	return n;
 }
 
-/* ---- bodies on their way out ---- */
-
-bool http_answer_sending(const struct connection *c)
+void http_answer_body_went(struct connection *c, bool whole)
 {
-	return c->http != NULL && c->http->sending != NULL;
-}
-
-unsigned http_answer_gather(struct connection *c, struct iovec *spans, unsigned max)
-{
-	struct http_session *http = c->http;
-	size_t n;
-
-	if (http->sending == NULL || max == 0)
-		return 0;
-	n = http->left.len < BODY_PIECE_BYTES ? http->left.len : BODY_PIECE_BYTES;
-	/* Only read by the kernel; iovec knows no const. */
-	spans[0] = (struct iovec){ (void *)(uintptr_t)http->left.data, n };
-	return 1;
-}
-
-size_t http_answer_sent(struct connection *c, size_t bytes)
-{
-	struct http_session *http = c->http;
-
-	if (http->sending == NULL || bytes == 0)
-		return 0;
-	if (bytes > http->left.len)
-		bytes = http->left.len;
-	http->left = span_skip(http->left, bytes);
-	if (http->left.len > 0) {
+	if (!whole) {
 		if (c->state != CONNECTION_CLOSED)
 			limit_stall(c);
-		return bytes;
+		return;
 	}
-	block_unref(http->sending);
-	http->sending = NULL;
-	if (c->state == CONNECTION_OPEN) {
-		deadline_stop(&c->deadline);
-		if (http->close)
-			connection_finish(c, NULL);
-	}
-	return bytes;
+	if (c->state != CONNECTION_OPEN)
+		return;
+	deadline_stop(&c->deadline);
+	if (http_of(c)->close)
+		connection_finish(c, NULL);
 }
 
 /* ---- streams ---- */
 
-const char *http_answer_farewell(const struct connection *c)
+const char *http_answer_farewell(const struct connection *c, bool bye)
 {
-	return c->http->state == HTTP_STREAMING && c->http->chunked ? CHUNKED_END : NULL;
+	const struct http_session *http = http_of(c);
+
+	(void)bye;
+	return http != NULL && http->state == HTTP_STREAMING && http->chunked ? CHUNKED_END : NULL;
 }
 
 static void start_heartbeats(struct connection *c)
 {
-	reactor_deadline(&c->shard->reactor, &c->shard->http.heartbeat, &c->deadline);
+	reactor_deadline(&c->shard->reactor, &http_shared(c->shard)->heartbeat, &c->deadline);
 }
 
 void http_answer_subscribed(struct connection *c, const struct subscribe_letter *l)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	bool events = c->subscription->format != FORMAT_CHUNKED;
 	char text[SSE_TEXT_MAX];
 	struct head h;
@@ -374,10 +344,11 @@ static void beat(void *context, struct deadline *d)
 		return;
 	start_heartbeats(c);
 	/* Only a stream that stands at an event's end, and has been quiet, needs one. */
-	if (c->socket.sending || c->reply_len > 0 || !stream_at_end(sub->stream, &sub->cursor) ||
-	    s->reactor.now_ns - c->socket.sent_ns < s->http.heartbeat.after_ns / 2)
+	if (c->socket.sending || c->output.reply_len > 0 ||
+	    !stream_at_end(sub->stream, &sub->cursor) ||
+	    s->reactor.now_ns - c->socket.sent_ns < http_shared(s)->heartbeat.after_ns / 2)
 		return;
-	n = sse_heartbeat(c->http->chunked, sub->interest->epoch, sub->interest->seq, text);
+	n = sse_heartbeat(http_of(c)->chunked, sub->interest->epoch, sub->interest->seq, text);
 	if (connection_reply(c, (struct span){ text, n }))
 		connection_flush(c);
 }
@@ -400,60 +371,65 @@ static void send_away(struct connection *c)
 
 /* Whether a broker that drains should not say so: whoever has not asked yet, and who waits for
  * events, comes again when there is a broker that has them. */
-static bool drains_silently(const struct connection *c, const char *reason)
+static bool drains_silently(const struct connection *c)
 {
-	if (strcmp(reason, "draining") != 0)
-		return false;
-	return c->http == NULL || c->http->events ||
-	       (c->http->timing && c->http->state == HTTP_READING);
+	return http_of(c) == NULL || http_of(c)->events ||
+	       (http_of(c)->timing && http_of(c)->state == HTTP_READING);
 }
 
-const char *http_answer_end(struct connection *c, const char *error_line)
-{
-	struct http_session *http = c->http;
-	char reason[64] = "";
-	unsigned status = 503;
+static const char *const reasons[REASONS] = {
+	[REASON_TIMEOUT] = "timeout",
+	[REASON_SLOW] = "slow consumer",
+	[REASON_CONNECTIONS] = "too many connections",
+	[REASON_SUBSCRIPTIONS] = "too many subscriptions",
+	[REASON_TOPICS] = "too many topics",
+	[REASON_MEMORY] = "out of memory",
+	[REASON_DRAINING] = "draining",
+};
 
-	/* "ERROR <reason>\r\n" */
-	snprintf(reason, sizeof(reason), "%.*s", (int)strcspn(error_line + 6, "\r"),
-		 error_line + 6);
+/* The answer to a request that ends its connection. */
+static void answer_last(struct connection *c, unsigned status, const char *reason)
+{
+	const struct http_session *http = http_of(c);
+	char body[128];
+	struct head h;
+	int n = snprintf(body, sizeof(body), "{\"error\":\"%s\"}\n", reason);
+
+	add_first(c, &h, status, false);
+	add(&h, "Content-Type: application/json\r\nContent-Length: %d\r\n%s\r\n%s", n,
+	    status == 503 ? "Retry-After: 1\r\n" : "", body);
+	if (http != NULL && http->head_only)
+		h.len -= (size_t)n;
+	(void)connection_reply(c, (struct span){ h.text, h.len });
+}
+
+const char *http_answer_say(struct connection *c, enum reason reason)
+{
+	struct http_session *http = http_of(c);
+
 	if (http != NULL) {
 		if (http->state == HTTP_STREAMING)
-			return strstr(error_line, "slow") == NULL ? http_answer_farewell(c) : NULL;
+			return reason != REASON_SLOW ? http_answer_farewell(c, false) : NULL;
 		/* Half an answer cannot be followed by another one, and an idle connection may be
 		 * closed at any time. */
 		if (c->state != CONNECTION_OPEN && http->state != HTTP_WAITING)
 			return NULL;
-		if (http->sending != NULL ||
+		if (c->output.body != NULL ||
 		    (http->answered_any && http->state == HTTP_READING && !http->timing))
 			return NULL;
 	}
-	if (drains_silently(c, reason))
+	if (reason == REASON_DRAINING && drains_silently(c))
 		return NULL;
 	if (http != NULL) {
 		http->close = true;
 		http->state = HTTP_READING;
 		http->ticket++;
 	}
-	if (strcmp(reason, "timeout") == 0)
-		status = 408;
-	else if (strcmp(reason, "not permitted") == 0)
-		status = 403;
 	/* Not http_error: this is called where the connection is being ended anyway. */
-	if (http != NULL && http->events && status == 503) {
+	if (http != NULL && http->events && reason != REASON_TIMEOUT)
 		send_away(c);
-	} else {
-		char body[128];
-		struct head h;
-		int n = snprintf(body, sizeof(body), "{\"error\":\"%s\"}\n", reason);
-
-		add_first(c, &h, status, false);
-		add(&h, "Content-Type: application/json\r\nContent-Length: %d\r\n%s\r\n%s", n,
-		    status == 503 ? "Retry-After: 1\r\n" : "", body);
-		if (http != NULL && http->head_only)
-			h.len -= (size_t)n;
-		(void)connection_reply(c, (struct span){ h.text, h.len });
-	}
+	else
+		answer_last(c, reason == REASON_TIMEOUT ? 408 : 503, reasons[reason]);
 	return NULL;
 }
 
@@ -461,23 +437,31 @@ const char *http_answer_end(struct connection *c, const char *error_line)
 static void stalled(void *context, struct deadline *d)
 {
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	struct shard *s = context;
 	uint64_t taken = ring_taken(s->reactor.ring, c->socket.fd);
 
 	http->looks = taken == http->taken ? http->looks + 1 : 0;
 	http->taken = taken;
 	if (http->looks < STALL_LOOKS)
-		reactor_deadline(&s->reactor, &s->http.stall, d);
+		reactor_deadline(&s->reactor, &http_shared(s)->stall, d);
 	else
 		connection_close(c, DROP_SLOW);
 }
 
 void http_answers_init(struct shard *s)
 {
-	list_init(&s->http.runnable);
-	deadline_class_init(&s->http.heartbeat, s->config->http.heartbeat_seconds * NS_PER_S);
-	deadline_class_init(&s->http.stall, STALL_LOOK_SECONDS * NS_PER_S);
-	reactor_watch(&s->reactor, &s->http.heartbeat, beat, s);
-	reactor_watch(&s->reactor, &s->http.stall, stalled, s);
+	list_init(&http_shared(s)->answers);
+	list_init(&http_shared(s)->runnable);
+	deadline_class_init(&http_shared(s)->heartbeat,
+			    s->config->http.heartbeat_seconds * NS_PER_S);
+	deadline_class_init(&http_shared(s)->stall, STALL_LOOK_SECONDS * NS_PER_S);
+	reactor_watch(&s->reactor, &http_shared(s)->heartbeat, beat, s);
+	reactor_watch(&s->reactor, &http_shared(s)->stall, stalled, s);
+}
+
+void http_answers_configure(struct shard *s)
+{
+	reactor_deadlines_change(&s->reactor, &http_shared(s)->heartbeat,
+				 s->config->http.heartbeat_seconds * NS_PER_S);
 }

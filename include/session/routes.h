@@ -41,7 +41,16 @@ void routes_dispatch(struct connection *connection, const struct http_request *r
 bool route_topic(struct connection *connection, struct span text, char name[256],
 		 struct span *topic);
 
+struct fetch_letter;
 struct sequenced_letter;
+/* LETTER_FETCHED: an answer, to be given at once or, for one who has waited, among others in the
+ * next turns; takes the letter over. */
+void routes_fetched(struct shard *shard, struct fetch_letter *letter);
+/* Gives answers, as many as there is time for; whether more are left. To be called once per turn.
+ */
+bool routes_flush(struct shard *shard);
+/* Frees those that are left. */
+void routes_release(struct shard *shard);
 /* A message published over HTTP has its number, or never will; takes the letter over. */
 void route_sequenced(struct shard *shard, struct sequenced_letter *letter);
 

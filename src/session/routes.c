@@ -1,4 +1,4 @@
-#include "broker/routes.h"
+#include "session/routes.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -12,8 +12,9 @@
 #include "broker/connection.h"
 #include "broker/fetch.h"
 #include "broker/home.h"
-#include "broker/http_answer.h"
-#include "broker/http_session.h"
+#include "protocol/line.h"
+#include "session/http_answer.h"
+#include "session/http.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
@@ -22,6 +23,7 @@
 #include "topic/block.h"
 
 enum {
+	ANSWER_COST = 12,           /* of one to whoever has waited, about 3 us */
 	BODY_BYTES_MIN = 4 << 10,   /* room for a body of unknown length to begin with */
 	BODY_BYTES_FIRST = 1 << 20, /* most room for one that is only announced */
 	ORIGIN_BYTES_MAX = 512,
@@ -103,7 +105,7 @@ static void answer_resource(struct connection *c, struct block *b, struct span b
 	a.status = condition_status(wanted, etag);
 	if (a.status != 200) {
 		a.body.len = 0;
-	} else if (!c->http->head_only && wanted->range.len > 0 &&
+	} else if (!http_of(c)->head_only && wanted->range.len > 0 &&
 		   (wanted->if_range.len == 0 || span_equal(wanted->if_range, etag))) {
 		switch (http_range(wanted->range, body.len, &first, &n)) {
 		case HTTP_RANGE_PART:
@@ -165,7 +167,7 @@ static bool keep_conditions(struct connection *c, const struct http_request *r)
 	at = malloc(n + KEPT_FIELDS + 1);
 	if (at == NULL)
 		return false;
-	c->http->fields = at;
+	http_of(c)->fields = at;
 	/* An empty If-Match is one that nothing matches. */
 	*at++ = matching;
 	for (int i = 0; i < KEPT_LISTS; i++) {
@@ -192,7 +194,7 @@ static struct span next_kept(const char **at)
 static struct conditions kept_conditions(const struct connection *c)
 {
 	struct conditions k = { .range = { NULL, 0 } };
-	const char *at = c->http->fields;
+	const char *at = http_of(c)->fields;
 	bool matching;
 
 	if (at == NULL)
@@ -226,7 +228,7 @@ static void handle_object(struct connection *c, const struct http_request *r, st
 		free(decoded);
 	}
 	if (n > 0)
-		b = objects_find(c->shard->http.objects, (struct span){ name, (size_t)n });
+		b = objects_find(c->shard->objects, (struct span){ name, (size_t)n });
 	if (b == NULL)
 		http_error(c, 404, "no such object");
 	else
@@ -297,7 +299,7 @@ static void handle_publish(struct connection *c, const struct http_request *r, s
 	/* It grows with what comes of more. */
 	size_t capacity = announced < BODY_BYTES_FIRST ? announced : BODY_BYTES_FIRST;
 	struct block_labels labels = { .type = r->content_type, .version = r->version };
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	char name[256], encoding[BLOCK_LABEL_MAX];
 	struct span topic;
 	uint64_t version[2];
@@ -336,8 +338,8 @@ void route_sequenced(struct shard *s, struct sequenced_letter *l)
 	char body[TOPIC_JSON_MAX + 80];
 	size_t n;
 
-	if (c != NULL && c->http != NULL && c->http->publishing)
-		c = http_waited(s, l->slot, l->generation, c->http->ticket);
+	if (c != NULL && http_of(c) != NULL && http_of(c)->publishing)
+		c = http_waited(s, l->slot, l->generation, http_of(c)->ticket);
 	else
 		c = NULL;
 	if (c != NULL && l->error != 0) {
@@ -500,7 +502,7 @@ static void answer_topic(struct connection *c, const struct fetch_letter *l)
 					      .body = { body, n } });
 }
 
-void route_fetched(struct shard *s, struct fetch_letter *l)
+static void route_fetched(struct shard *s, struct fetch_letter *l)
 {
 	struct connection *c = http_waited(s, l->slot, l->generation, l->ticket);
 	struct conditions wanted;
@@ -534,6 +536,29 @@ void route_fetched(struct shard *s, struct fetch_letter *l)
 				"Content-Security-Policy: sandbox\r\n", &wanted);
 	}
 	fetch_letter_free(l);
+}
+
+void routes_fetched(struct shard *s, struct fetch_letter *l)
+{
+	if (l->waited)
+		list_append(&http_shared(s)->answers, &l->link);
+	else
+		route_fetched(s, l);
+}
+
+bool routes_flush(struct shard *s)
+{
+	struct list *l;
+
+	if (list_empty(&http_shared(s)->answers))
+		return false;
+	reactor_part(&s->reactor, PART_TOPICS);
+	do {
+		l = list_take(&http_shared(s)->answers);
+		route_fetched(s, LIST_ENTRY(l, struct fetch_letter, link));
+		reactor_spend(&s->reactor, ANSWER_COST);
+	} while (!list_empty(&http_shared(s)->answers) && !reactor_spent(&s->reactor));
+	return !list_empty(&http_shared(s)->answers);
 }
 
 /* ---- life ---- */
@@ -692,7 +717,7 @@ static void answer_options(struct connection *c, const struct route *route)
 
 	list_methods(route != NULL ? route->methods : (unsigned)READING | WRITING, names);
 	n = snprintf(headers, sizeof(headers), "Allow: %s\r\n", names);
-	if (c->http->origin != NULL)
+	if (http_of(c)->origin != NULL)
 		snprintf(headers + n, sizeof(headers) - (size_t)n,
 			 "Access-Control-Allow-Methods: %s\r\n"
 			 "Access-Control-Allow-Headers: Authorization, Content-Encoding, "
@@ -708,9 +733,9 @@ static void refuse_method(struct connection *c, const struct route *route)
 	static const char body[] = "{\"error\":\"method not allowed\"}\n";
 	char headers[96], names[64];
 
-	if (c->http->state == HTTP_RECEIVING) {
+	if (http_of(c)->state == HTTP_RECEIVING) {
 		http_close_after(c);
-		c->http->state = HTTP_READING;
+		http_of(c)->state = HTTP_READING;
 	}
 	list_methods(route->methods, names);
 	snprintf(headers, sizeof(headers), "Allow: %s\r\n", names);
@@ -727,10 +752,10 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 	const struct route *route = find(c->shard->broker, r->path, &rest);
 	bool foreign = r->origin.data != NULL, browser = foreign || r->fetched;
 
-	c->http->events = route != NULL && route->handle == handle_subscribe &&
-			  r->verb == HTTP_VERB_GET && wants_events(r);
+	http_of(c)->events = route != NULL && route->handle == handle_subscribe &&
+			     r->verb == HTTP_VERB_GET && wants_events(r);
 	if (foreign && origin_allowed(config, r->origin)) {
-		c->http->origin = strndup(r->origin.data, r->origin.len);
+		http_of(c)->origin = strndup(r->origin.data, r->origin.len);
 		foreign = browser = false;
 	}
 	/* A page of the broker's own, which browsers name with every POST. */
@@ -750,10 +775,18 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 	} else if (route->local && config->page_local_only && !asked_locally(c, r)) {
 		http_error(c, 403, "local clients only");
 	} else if (c->shard->drain.draining && !route->vital) {
-		connection_error(c, LINE_ERROR_TEXT("draining"));
+		connection_error(c, REASON_DRAINING);
 	} else if (connection_refused(c)) {
-		connection_error(c, c->farewell);
+		connection_error(c, (enum reason)c->refusal);
 	} else {
 		route->handle(c, r, rest);
 	}
+}
+
+void routes_release(struct shard *s)
+{
+	struct list *l;
+
+	while ((l = list_take(&http_shared(s)->answers)) != NULL)
+		fetch_letter_free(LIST_ENTRY(l, struct fetch_letter, link));
 }

@@ -1,7 +1,9 @@
-#include "broker/line_session.h"
+#include "session/line.h"
 
 #include <assert.h>
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -21,6 +23,70 @@ enum {
 	TOGETHER_BYTES_MAX = 256 << 10, /* received before it is looked at, while more is there */
 };
 
+#define LINE_ERROR_TEXT(reason) "ERROR " reason "\r\n"
+#define PONGS_4 "PONG\r\nPONG\r\nPONG\r\nPONG\r\n"
+
+enum { PONGS_AT_ONCE = 16 };
+
+_Static_assert(sizeof(struct line_session) <= SESSION_BYTES, "it lies in the connection");
+
+/* ---- words ---- */
+
+static const char *const errors[REASONS] = {
+	[REASON_TIMEOUT] = LINE_ERROR_TEXT("timeout"),
+	[REASON_SLOW] = LINE_ERROR_TEXT("slow consumer"),
+	[REASON_CONNECTIONS] = LINE_ERROR_TEXT("too many connections"),
+	[REASON_SUBSCRIPTIONS] = LINE_ERROR_TEXT("too many subscriptions"),
+	[REASON_TOPICS] = LINE_ERROR_TEXT("too many topics"),
+	[REASON_MEMORY] = LINE_ERROR_TEXT("out of memory"),
+	[REASON_DRAINING] = LINE_ERROR_TEXT("draining"),
+};
+
+const char *line_session_say(struct connection *c, enum reason reason)
+{
+	(void)c;
+	return errors[reason];
+}
+
+const char *line_session_farewell(const struct connection *c, bool bye)
+{
+	(void)c;
+	return bye ? "BYE\r\n" : NULL;
+}
+
+void line_session_subscribed(struct connection *c, const struct subscribe_letter *l)
+{
+	char gap[64];
+
+	if (!connection_reply(c, SPAN("OK\r\n")) || l == NULL || l->gap == 0)
+		return;
+	snprintf(gap, sizeof(gap), "GAP %016" PRIx64 ":%" PRIu64 "\r\n", l->epoch, l->gap);
+	(void)connection_reply(c, span_of(gap));
+}
+
+/* However many are asked for by somebody who does not read, they are but a number. */
+static void pong(struct connection *c)
+{
+	struct line_session *line = line_of(c);
+
+	if (line->pongs < UINT32_MAX)
+		line->pongs++;
+	connection_interject(c);
+}
+
+void line_session_interject(struct connection *c)
+{
+	static const char text[] = PONGS_4 PONGS_4 PONGS_4 PONGS_4;
+	struct line_session *line = line_of(c);
+	uint32_t n = line->pongs < PONGS_AT_ONCE ? line->pongs : PONGS_AT_ONCE;
+
+	line->pongs -= n;
+	c->interjects = line->pongs > 0;
+	(void)connection_reply(c, (struct span){ text, n * (sizeof(text) - 1) / PONGS_AT_ONCE });
+}
+
+/* ---- publishing ---- */
+
 static void publisher_free(struct publisher *p)
 {
 	if (p->carry != NULL)
@@ -31,16 +97,16 @@ static void publisher_free(struct publisher *p)
 
 void publisher_end(struct connection *c, bool receipt)
 {
-	struct publisher *p = c->publisher;
+	struct publisher *p = line_publisher(c);
 	struct shard *s = c->shard;
 	struct topic_letter *l;
 
 	if (p == NULL)
 		return;
-	c->publisher = NULL;
+	line_of(c)->publisher = NULL;
 	list_remove(&c->waiting);
-	if (c->socket.into != NULL && c->receiving_into == NULL) {
-		c->receiving_into = p->carry;
+	if (c->socket.into != NULL && line_of(c)->receiving_into == NULL) {
+		line_of(c)->receiving_into = p->carry;
 		p->carry = NULL;
 	}
 	l = p->leave;
@@ -65,30 +131,15 @@ void publisher_refused(struct shard *s, struct topic_letter *l)
 	free(l);
 }
 
-static void publish(struct connection *c, struct block *b)
-{
-	struct publisher *p = c->publisher;
-	struct shard *s = c->shard;
-
-	shard_publish(s, b);
-	if (!shard_congested(s, p->hash) || !list_empty(&c->waiting))
-		return;
-	/* The publisher waits, and TCP makes its client wait. */
-	s->counters.pauses++;
-	socket_pause(&s->sockets, &c->socket);
-	list_append(&s->clients.paused, &c->waiting);
-	connection_limit_silence(c);
-}
-
 /* Adds bytes to the block under construction. NULL: out of memory, the connection has been told. */
 static struct block *add(struct connection *c, struct span bytes)
 {
-	struct publisher *p = c->publisher;
+	struct publisher *p = line_publisher(c);
 	struct block *b = p->carry != NULL ? block_reserve(p->carry, bytes.len)
 					   : block_new(p->name, p->hash, bytes.len);
 
 	if (b == NULL) {
-		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+		connection_error(c, REASON_MEMORY);
 		return NULL;
 	}
 	p->carry = b;
@@ -136,17 +187,17 @@ static struct block *block_of_uneven(const struct publisher *p, struct span raw,
 
 static void publish_uneven(struct connection *c, struct span raw, const struct line_event *e)
 {
-	struct block *b = block_of_uneven(c->publisher, raw, e);
+	struct block *b = block_of_uneven(line_publisher(c), raw, e);
 
 	if (b != NULL)
-		publish(c, block_trim(b));
+		connection_publish(c, block_trim(b));
 	else
-		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+		connection_error(c, REASON_MEMORY);
 }
 
 static void publish_messages(struct connection *c, const struct line_event *e)
 {
-	struct publisher *p = c->publisher;
+	struct publisher *p = line_publisher(c);
 	struct block *b;
 
 	if (!e->canonical && p->carry == NULL) {
@@ -167,7 +218,7 @@ static void publish_messages(struct connection *c, const struct line_event *e)
 	p->together -= p->together / 8;
 	if (p->together < b->len)
 		p->together = b->len;
-	publish(c, block_trim(b));
+	connection_publish(c, block_trim(b));
 }
 
 static void begin_publishing(struct connection *c, struct span topic)
@@ -176,7 +227,7 @@ static void begin_publishing(struct connection *c, struct span topic)
 	struct topic_letter *l;
 
 	if (p == NULL) {
-		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+		connection_error(c, REASON_MEMORY);
 		return;
 	}
 	memcpy(p->bytes, topic.data, topic.len);
@@ -188,14 +239,14 @@ static void begin_publishing(struct connection *c, struct span topic)
 	if (l == NULL || p->leave == NULL) {
 		free(l);
 		publisher_free(p);
-		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+		connection_error(c, REASON_MEMORY);
 		return;
 	}
 	l->shard = c->shard->id;
 	l->slot = c->socket.slot;
 	l->generation = socket_generation(&c->shard->sockets, &c->socket);
 	l->leave = p->leave;
-	c->publisher = p;
+	line_of(c)->publisher = p;
 	shard_post(c->shard, p->home, LANE_GATED, &l->letter);
 	/* A home that is here has refused it by now. */
 	if (c->state != CONNECTION_OPEN)
@@ -228,7 +279,7 @@ static bool permitted(struct connection *c, const struct line_event *e)
 	if (e->kind == LINE_SUBSCRIBE &&
 	    (!c->shard->config->http.page_local_only || connection_local(c)))
 		return true;
-	connection_error(c, LINE_ERROR_TEXT("not permitted"));
+	connection_fail(c, LINE_ERROR_TEXT("not permitted"));
 	return false;
 }
 
@@ -254,17 +305,17 @@ static void handle(struct connection *c, const struct line_event *e)
 		add(c, e->bytes);
 		break;
 	case LINE_PING:
-		connection_pong(c);
+		pong(c);
 		break;
 	case LINE_BYE:
 		connection_goodbye(c);
 		break;
 	case LINE_ERROR:
-		connection_error(c, strcmp(e->error, LINE_BAD_TOPIC) == 0
-					    ? LINE_ERROR_TEXT(LINE_BAD_TOPIC)
-				    : strcmp(e->error, LINE_TOO_LONG) == 0
-					    ? LINE_ERROR_TEXT(LINE_TOO_LONG)
-					    : LINE_ERROR_TEXT(LINE_MALFORMED));
+		connection_fail(c, strcmp(e->error, LINE_BAD_TOPIC) == 0
+					   ? LINE_ERROR_TEXT(LINE_BAD_TOPIC)
+				   : strcmp(e->error, LINE_TOO_LONG) == 0
+					   ? LINE_ERROR_TEXT(LINE_TOO_LONG)
+					   : LINE_ERROR_TEXT(LINE_MALFORMED));
 		break;
 	case LINE_MORE:
 	default:
@@ -296,13 +347,13 @@ static struct span take(struct connection *c, struct span bytes, struct block *i
 	size_t used;
 
 	while (bytes.len > 0 && c->state == CONNECTION_OPEN) {
-		line_decode(&c->line, bytes, &limits, &e, &used);
+		line_decode(&line_of(c)->decoder, bytes, &limits, &e, &used);
 		if (e.kind == LINE_MORE)
 			break;
 		bytes = span_skip(bytes, used);
 		/* With little behind what becomes of it, the block need not stay, and is trimmed.
 		 */
-		if (in != NULL && bytes.len <= sizeof(little) && c->publisher->carry == in) {
+		if (in != NULL && bytes.len <= sizeof(little) && line_publisher(c)->carry == in) {
 			memcpy(little, bytes.data, bytes.len);
 			bytes.data = little;
 			block_unref(in);
@@ -346,7 +397,7 @@ static char *room_for_unread(struct publisher *p, size_t len)
 /* The next receive goes straight into the block that it becomes. */
 static bool receive_in_place(struct connection *c)
 {
-	struct publisher *p = c->publisher;
+	struct publisher *p = line_publisher(c);
 	char *room = room_for_unread(p, 0);
 
 	if (room == NULL)
@@ -359,7 +410,7 @@ static bool receive_in_place(struct connection *c)
 /* Looks at what waits behind the carry; the block stays until all of it has been looked at. */
 static void take_unread(struct connection *c)
 {
-	struct publisher *p = c->publisher;
+	struct publisher *p = line_publisher(c);
 	struct block *b = p->carry;
 	struct span bytes = { block_body(b) + b->len, p->unread };
 
@@ -372,7 +423,7 @@ static void take_unread(struct connection *c)
  * the kernel has more, which will come there. */
 static bool keep_in_place(struct connection *c, struct span bytes)
 {
-	struct publisher *p = c->publisher;
+	struct publisher *p = line_publisher(c);
 	char *room;
 
 	if (p->carry != NULL && bytes.data == block_body(p->carry) + p->carry->len + p->unread) {
@@ -393,7 +444,7 @@ static bool keep_in_place(struct connection *c, struct span bytes)
  * message. */
 static void receive_next(struct connection *c, size_t received)
 {
-	const struct publisher *p = c->publisher;
+	const struct publisher *p = line_publisher(c);
 	size_t much = c->shard->config->engine.recv_buffer_bytes;
 
 	if (p == NULL || c->state != CONNECTION_OPEN || c->socket.paused)
@@ -410,7 +461,7 @@ static void receive_next(struct connection *c, size_t received)
  */
 static void received_in_place(struct connection *c)
 {
-	struct publisher *p = c->publisher;
+	struct publisher *p = line_publisher(c);
 	size_t received = p->unread;
 
 	if (c->socket.nonempty && received < TOGETHER_BYTES_MAX && !c->socket.paused &&
@@ -422,15 +473,15 @@ static void received_in_place(struct connection *c)
 
 void line_session_ended(struct connection *c)
 {
-	struct publisher *p = c->publisher;
+	struct publisher *p = line_publisher(c);
 
 	if (p == NULL || p->unread == 0)
 		return;
 	if (c->socket.into != NULL) {
 		/* The kernel may still write behind it. */
-		assert(c->receiving_into == NULL);
+		assert(line_of(c)->receiving_into == NULL);
 		block_ref(p->carry, 1);
-		c->receiving_into = p->carry;
+		line_of(c)->receiving_into = p->carry;
 	}
 	take_unread(c);
 }
@@ -440,7 +491,7 @@ void line_session_received(struct connection *c, struct span bytes)
 	char *joined = NULL;
 	size_t received;
 
-	if (c->publisher != NULL && keep_in_place(c, bytes)) {
+	if (line_publisher(c) != NULL && keep_in_place(c, bytes)) {
 		received_in_place(c);
 		return;
 	}
@@ -468,4 +519,22 @@ void line_session_received(struct connection *c, struct span bytes)
 		keep(c, bytes);
 	free(joined);
 	receive_next(c, received);
+}
+
+bool line_session_silent(const struct connection *c)
+{
+	return line_publisher(c) != NULL || c->subscription != NULL;
+}
+
+uint64_t line_session_held(const struct connection *c)
+{
+	const struct publisher *p = line_publisher(c);
+
+	return p != NULL && p->carry != NULL ? block_bytes(p->carry) : 0;
+}
+
+void line_session_free(struct connection *c)
+{
+	if (line_of(c)->receiving_into != NULL)
+		block_unref(line_of(c)->receiving_into);
 }

@@ -11,12 +11,13 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/list.h"
 #include "base/span.h"
+#include "broker/connection.h"
 
 struct block;
-struct connection;
 struct http_decoder;
 struct shard;
 
@@ -38,21 +39,31 @@ struct http_session {
 	bool head_only, http_1_0, chunked, close;
 	bool events;              /* it is for an event stream */
 	bool publishing;          /* a message, whose number is still to come */
-	uint64_t hash;            /* of the topic last published to */
 	uint32_t ticket;          /* tells a late answer from the one that is waited for */
 	char *origin;             /* that may read the answer, or NULL */
 	char *fields;             /* If-None-Match, Range and If-Range, each with a NUL, or NULL */
 	struct block *receiving;  /* the kernel may write to it until the socket is closed */
 	uint64_t receiving_bytes; /* of its whole body; 0: not known, or none */
-	/* a body on its way out, in a block that is held */
-	struct block *sending;
-	struct span left;
-	size_t input_at;      /* where in the connection's input the next request begins */
-	struct list runnable; /* there is more to look at, when it is its turn */
+	size_t input_at;          /* where in the connection's input the next request begins */
+	struct list runnable;     /* there is more to look at, when it is its turn */
 	struct connection *connection;
 	uint64_t taken; /* by its reader, when that was last looked at */
 	uint8_t looks;  /* since it had taken something */
 };
+
+/* Behind a pointer in the connection; NULL: nothing has come yet. */
+static inline struct http_session *http_of(const struct connection *c)
+{
+	struct http_session *http;
+
+	memcpy(&http, c->session, sizeof(http));
+	return http;
+}
+
+static inline void http_set(struct connection *c, struct http_session *http)
+{
+	memcpy(c->session, &http, sizeof(http));
+}
 
 /* Bytes from a client; makes the session if there is none. */
 void http_session_received(struct connection *connection, struct span bytes);
@@ -63,6 +74,9 @@ void http_session_resume(struct connection *connection);
 bool http_sessions_go_on(struct shard *shard);
 /* The client's end of file. */
 void http_session_ended(struct connection *connection);
+void http_session_drain(struct connection *connection);
+bool http_session_silent(const struct connection *connection);
+uint64_t http_session_held(const struct connection *connection);
 void http_session_free(struct connection *connection);
 
 #endif

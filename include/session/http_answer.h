@@ -10,14 +10,15 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <sys/uio.h>
 
 #include "base/span.h"
+#include "base/list.h"
+#include "broker/protocol.h"
+#include "broker/shard.h"
 #include "engine/deadline.h"
 
 struct block;
 struct connection;
-struct objects;
 struct shard;
 struct subscribe_letter;
 
@@ -26,8 +27,8 @@ struct http_clients {
 	struct deadline_class heartbeat, stall;
 	char date[32]; /* of this second */
 	uint64_t date_second;
-	struct objects *objects; /* static files */
-	struct list runnable;    /* sessions with requests to look at, first come first */
+	struct list answers;  /* fetched for those who waited, to be given in the next turns */
+	struct list runnable; /* sessions with requests to look at, first come first */
 };
 
 /* ---- for handlers of requests (routes.h) ---- */
@@ -58,23 +59,18 @@ struct connection *http_waited(struct shard *shard, uint32_t slot, uint32_t gene
  * Returns the length. */
 size_t json_string(struct span text, char *out);
 
-/* ---- for connections ---- */
+static inline struct http_clients *http_shared(const struct shard *s)
+{
+	return (struct http_clients *)s->sessions;
+}
 
 void http_answers_init(struct shard *shard);
+void http_answers_configure(struct shard *shard);
 
-/* Whether a body is on its way. */
-bool http_answer_sending(const struct connection *connection);
-/* The rest of a body as spans; how many. */
-unsigned http_answer_gather(struct connection *connection, struct iovec *spans, unsigned max);
-/* So many bytes went out behind the reply: returns how many of them were the body's. */
-size_t http_answer_sent(struct connection *connection, size_t bytes);
-
-/* The subscription is there; letter NULL: it was at once. */
+/* What struct protocol has of them. */
 void http_answer_subscribed(struct connection *connection, const struct subscribe_letter *letter);
-/* The farewell of a stream that has come to its end. */
-const char *http_answer_farewell(const struct connection *connection);
-/* The connection must end, for a reason that the line protocol has as this text: answers the
- * request, if one is waiting. Returns the farewell of a stream, or NULL. */
-const char *http_answer_end(struct connection *connection, const char *error_line);
+const char *http_answer_say(struct connection *connection, enum reason reason);
+const char *http_answer_farewell(const struct connection *connection, bool bye);
+void http_answer_body_went(struct connection *connection, bool whole);
 
 #endif

@@ -1,4 +1,4 @@
-#include "broker/http_session.h"
+#include "session/http.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -6,8 +6,8 @@
 #include "base/memory.h"
 #include "broker/connection.h"
 #include "broker/home.h"
-#include "broker/http_answer.h"
-#include "broker/routes.h"
+#include "session/http_answer.h"
+#include "session/routes.h"
 #include "broker/shard.h"
 #include "protocol/http.h"
 #include "topic/block.h"
@@ -35,13 +35,13 @@ static bool begin(struct connection *c)
 	}
 	list_init(&http->runnable);
 	http->connection = c;
-	c->http = http;
+	http_set(c, http);
 	return true;
 }
 
 static void handle_head(struct connection *c, const struct http_request *r)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 
 	http->head_only = r->verb == HTTP_VERB_HEAD;
 	http->http_1_0 = r->http_1_0;
@@ -66,11 +66,11 @@ static void handle_head(struct connection *c, const struct http_request *r)
 
 static void handle_body(struct connection *c, struct span bytes)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	struct block *b = block_reserve(http->receiving, bytes.len);
 
 	if (b == NULL) {
-		connection_error(c, LINE_ERROR_TEXT("out of memory"));
+		connection_error(c, REASON_MEMORY);
 		return;
 	}
 	/* It may have been received where it belongs. */
@@ -87,7 +87,7 @@ static void handle_body(struct connection *c, struct span bytes)
  */
 static void receive_in_place(struct connection *c)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	struct block *b = http->receiving;
 	size_t left, room;
 
@@ -111,7 +111,7 @@ static void receive_in_place(struct connection *c)
 /* The whole message is there: on to its home, which will say its number. */
 static void publish(struct connection *c)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	struct block *b = http->receiving;
 	struct shard *s = c->shard;
 	struct sequenced_letter *receipt = calloc(1, sizeof(*receipt));
@@ -132,20 +132,12 @@ static void publish(struct connection *c)
 	b->slot = c->socket.slot;
 	b->generation = socket_generation(&s->sockets, &c->socket);
 	(void)http_wait(c);
-	http->hash = b->hash;
-	shard_publish(s, block_trim(b));
-	if (c->state != CONNECTION_OPEN || !shard_congested(s, http->hash) ||
-	    !list_empty(&c->waiting))
-		return;
-	/* Its next requests wait, and TCP makes the client wait. */
-	s->counters.pauses++;
-	socket_pause(&s->sockets, &c->socket);
-	list_append(&s->clients.paused, &c->waiting);
+	connection_publish(c, block_trim(b));
 }
 
 static void handle(struct connection *c, const struct http_event *e)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 
 	switch (e->kind) {
 	case HTTP_EVENT_HEAD:
@@ -176,16 +168,17 @@ static void handle(struct connection *c, const struct http_event *e)
 /* Whether the next request may be looked at. */
 static bool ready(const struct connection *c)
 {
-	const struct http_session *http = c->http;
+	const struct http_session *http = http_of(c);
 
 	return c->state == CONNECTION_OPEN && http->state <= HTTP_RECEIVING &&
-	       http->sending == NULL && c->reply_len < REPLY_BYTES_MAX && list_empty(&c->waiting);
+	       c->output.body == NULL && c->output.reply_len < REPLY_BYTES_MAX &&
+	       list_empty(&c->waiting);
 }
 
 /* Sees to it that silence has an end where it should, and to how much may come. */
 static void settle(struct connection *c)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	struct shard *s = c->shard;
 	size_t kept = c->input_len - http->input_at;
 	bool waits = !list_empty(&http->runnable);
@@ -216,7 +209,7 @@ static void settle(struct connection *c)
 /* Keeps what was not taken: bytes lie in own, or own is NULL. */
 static void keep(struct connection *c, struct span bytes, char *own)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 
 	if (bytes.len == 0 || c->state != CONNECTION_OPEN || http->state == HTTP_STREAMING) {
 		memory_free(own);
@@ -244,7 +237,7 @@ static struct span look_at(struct connection *c, struct span bytes)
 					    .uri_bytes = URI_BYTES_MAX,
 					    .body_bytes = l->message_bytes };
 	struct reactor *r = &c->shard->reactor;
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	struct http_event e = { .kind = HTTP_EVENT_MORE };
 	unsigned n = 0;
 	size_t used;
@@ -258,7 +251,7 @@ static struct span look_at(struct connection *c, struct span bytes)
 		reactor_spend(r, EVENT_COST);
 		if (++n < EVENTS_AT_ONCE && !reactor_spent(r))
 			continue;
-		list_append(&c->shard->http.runnable, &http->runnable);
+		list_append(&http_shared(c->shard)->runnable, &http->runnable);
 		break;
 	}
 	return bytes;
@@ -267,7 +260,7 @@ static struct span look_at(struct connection *c, struct span bytes)
 /* Works through what has come, unless others come first. */
 static void run(struct connection *c, struct span bytes)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 	char *own = NULL;
 
 	if (c->input_len > 0) {
@@ -307,23 +300,25 @@ static void run(struct connection *c, struct span bytes)
 		connection_goodbye(c);
 		return;
 	}
-	if (!c->socket.sending && (c->reply_len > 0 || http->sending != NULL))
+	if (!c->socket.sending && (c->output.reply_len > 0 || c->output.body != NULL))
 		connection_flush(c);
 }
 
 void http_session_received(struct connection *c, struct span bytes)
 {
-	if (c->http == NULL && !begin(c))
+	if (http_of(c) == NULL && !begin(c))
 		return;
-	if (c->http->state == HTTP_STREAMING)
+	if (http_of(c)->state == HTTP_STREAMING)
 		return;
 	run(c, bytes);
 }
 
 void http_session_resume(struct connection *c)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 
+	if (http == NULL)
+		return;
 	if (http->state == HTTP_STREAMING && http->ended && c->state == CONNECTION_OPEN)
 		connection_goodbye(c);
 	else if (!list_empty(&http->runnable))
@@ -338,20 +333,20 @@ bool http_sessions_go_on(struct shard *s)
 {
 	struct list *l;
 
-	if (list_empty(&s->http.runnable))
+	if (list_empty(&http_shared(s)->runnable))
 		return false;
 	reactor_part(&s->reactor, PART_CLIENTS);
 	do {
-		l = list_take(&s->http.runnable);
+		l = list_take(&http_shared(s)->runnable);
 		run(LIST_ENTRY(l, struct http_session, runnable)->connection,
 		    (struct span){ "", 0 });
-	} while (!list_empty(&s->http.runnable) && !reactor_spent(&s->reactor));
-	return !list_empty(&s->http.runnable);
+	} while (!list_empty(&http_shared(s)->runnable) && !reactor_spent(&s->reactor));
+	return !list_empty(&http_shared(s)->runnable);
 }
 
 void http_session_ended(struct connection *c)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 
 	if (http == NULL || http->state == HTTP_STREAMING) {
 		connection_goodbye(c);
@@ -362,9 +357,33 @@ void http_session_ended(struct connection *c)
 	http_session_resume(c);
 }
 
+/* A message that is on its way to its home gets its answer. */
+void http_session_drain(struct connection *c)
+{
+	if (http_of(c) == NULL || !http_of(c)->publishing)
+		return;
+	http_close_after(c);
+	connection_finish(c, NULL);
+}
+
+bool http_session_silent(const struct connection *c)
+{
+	const struct http_session *http = http_of(c);
+
+	return http != NULL && http->state == HTTP_READING && http->answered_any && !http->timing &&
+	       c->output.body == NULL;
+}
+
+uint64_t http_session_held(const struct connection *c)
+{
+	const struct http_session *http = http_of(c);
+
+	return http != NULL && http->receiving != NULL ? block_bytes(http->receiving) : 0;
+}
+
 void http_session_free(struct connection *c)
 {
-	struct http_session *http = c->http;
+	struct http_session *http = http_of(c);
 
 	if (http == NULL)
 		return;
@@ -372,10 +391,8 @@ void http_session_free(struct connection *c)
 	http_decoder_free(http->decoder);
 	if (http->receiving != NULL)
 		block_unref(http->receiving);
-	if (http->sending != NULL)
-		block_unref(http->sending);
 	free(http->origin);
 	free(http->fields);
 	memory_free(http);
-	c->http = NULL;
+	http_set(c, NULL);
 }

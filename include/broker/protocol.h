@@ -1,0 +1,97 @@
+#ifndef BROKER_PROTOCOL_H
+#define BROKER_PROTOCOL_H
+
+/*
+ * What the core asks of a protocol: a table of functions for each, all called on the connection's
+ * thread. Sessions (src/session) fill it in and stand above the core, which knows no protocol by
+ * name: it says a reason, and the protocol has the words.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/span.h"
+
+struct connection;
+struct shard;
+struct subscribe_letter;
+
+/* Why the broker ends a connection, or does not do what it asks for. */
+enum reason {
+	REASON_NONE,
+	REASON_TIMEOUT,
+	REASON_SLOW,        /* it has not taken what it was sent */
+	REASON_CONNECTIONS, /* there are as many clients as there may be, or no memory for more */
+	REASON_SUBSCRIPTIONS,
+	REASON_TOPICS,
+	REASON_MEMORY,
+	REASON_DRAINING,
+	REASONS
+};
+
+struct protocol {
+	const char *name;
+	/* A client who is refused is told so before he has said anything. */
+	bool refuses_at_once;
+
+	/* Bytes from the client, valid until it returns; the connection is open. */
+	void (*received)(struct connection *connection, struct span bytes);
+	/* Nothing more will come: what has come is all. The connection is open. NULL: it looks at
+	 * everything as it comes. */
+	void (*last)(struct connection *connection);
+	/* The client's end of file, behind `last`; the connection is open. NULL: that is its
+	 * goodbye (connection_goodbye). */
+	void (*ended)(struct connection *connection);
+	/* What it publishes has come to its end. receipt: the connection is to wait until all of it
+	 * has been sequenced (connection->awaiting). NULL: it has no end of its own. */
+	void (*stop_publishing)(struct connection *connection, bool receipt);
+	/* Its subscription stands: says so, before anything of it is sent. letter: the home's
+	 * answer, with what was asked for of the past; NULL: there was nothing to ask. */
+	void (*subscribed)(struct connection *connection, const struct subscribe_letter *letter);
+	/* The connection ends for this reason: says now what is to be said at once
+	 * (connection_reply) and returns the last word, which comes behind all that its
+	 * subscription has still to get; static text, or NULL. */
+	const char *(*say)(struct connection *connection, enum reason reason);
+	/* The last word of one that ends in good order; bye: because its topic's last publisher has
+	 * left. Static text, or NULL. */
+	const char *(*farewell)(const struct connection *connection, bool bye);
+	/* Says what may only be said where no message is under way (connection_interject). NULL:
+	 * there is no such thing. */
+	void (*interject)(struct connection *connection);
+	/* Some of a body (connection_send_body) has gone out, or the last of it. NULL: it has none.
+	 */
+	void (*body_went)(struct connection *connection, bool whole);
+	/* A send has ended, or publishing need not wait any more: it may go on with what has come.
+	 * In any state but closed. NULL: it keeps nothing back. */
+	void (*resume)(struct connection *connection);
+	/* The broker drains: whoever is not to be told so ends here in another way. The connection
+	 * is open. NULL: everybody is told. */
+	void (*drain)(struct connection *connection);
+	/* Whether it is nobody's turn to say something, and nothing else is timed. Open. */
+	bool (*silent)(const struct connection *connection);
+	/* Bytes of memory that go when it goes, beside those that the core knows. */
+	uint64_t (*held)(const struct connection *connection);
+	/* The kernel writes to the connection's memory no more: frees what the session has. */
+	void (*free)(struct connection *connection);
+};
+
+/* What a protocol keeps of a connection lies in it, all zero to begin with; what is larger, behind
+ * a pointer there. */
+enum { SESSION_BYTES = 40 };
+
+/* All protocols together, as the core sees them. */
+struct sessions {
+	/* What they keep for a shard (shard->sessions). -ENOMEM: release it all the same. */
+	int (*init)(struct shard *shard);
+	void (*release)(struct shard *shard);
+	/* The configuration has changed. */
+	void (*configure)(struct shard *shard);
+	/* Once per turn, before fan-out: goes on where there was no time. Whether more is left. */
+	bool (*flush)(struct shard *shard);
+	/* What a connection speaks to begin with, on a listener of these protocols
+	 * (CONFIG_PROTOCOL_*); proxied: a proxy's header comes first. */
+	const struct protocol *(*first)(unsigned protocols, bool proxied);
+};
+
+#endif

@@ -1,0 +1,24 @@
+#ifndef SESSION_OPENING_H
+#define SESSION_OPENING_H
+
+/*
+ * What comes before a connection's protocol is known: a proxy's header (protocol/proxy.h), and the
+ * first bytes, which decide once (protocol/sniff.h). The shard's thread only.
+ */
+
+#include <stdbool.h>
+
+#include "base/span.h"
+#include "broker/protocol.h"
+
+/* What struct protocol has of them. */
+void proxied_received(struct connection *connection, struct span bytes);
+void undecided_received(struct connection *connection, struct span bytes);
+/* To whoever has not said what he speaks nothing is said, if that may be several: he would take it
+ * for the answer to what he is about to ask. */
+const char *undecided_say(struct connection *connection, enum reason reason);
+const char *opening_farewell(const struct connection *connection, bool bye);
+bool opening_silent(const struct connection *connection);
+void opening_free(struct connection *connection);
+
+#endif

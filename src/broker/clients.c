@@ -1,0 +1,223 @@
+#include "broker/connection.h"
+
+#include "base/clock.h"
+#include "base/memory.h"
+#include "broker/protocol.h"
+#include "broker/shard.h"
+#include "broker/subscription.h"
+#include "topic/stream.h"
+
+enum { CLOSING_SECONDS = 5 /* for a client to take a last word and close */ };
+
+static uint64_t idle_ns(const struct shard *s)
+{
+	unsigned seconds = s->config->limits.idle_seconds;
+
+	return seconds > 0 ? seconds * NS_PER_S : DEADLINE_NEVER;
+}
+
+static void watch(struct shard *s)
+{
+	reactor_watch(&s->reactor, &s->clients.handshake, connection_timed_out, s);
+	reactor_watch(&s->reactor, &s->clients.idle, connection_timed_out, s);
+	reactor_watch(&s->reactor, &s->clients.closing, connection_closing_timed_out, s);
+}
+void connections_init(struct shard *s)
+{
+	/* Refused ones need a slot too, for as long as it takes to say so. */
+	sockets_init(&s->sockets, &s->reactor, &connection_events, SOCKET_NO_SLOT);
+	pool_init(&s->clients.connection_pool, sizeof(struct connection));
+	pool_init(&s->audience.subscription_pool, sizeof(struct subscription));
+	list_init(&s->clients.paused);
+	deadline_class_init(&s->clients.handshake, s->config->limits.handshake_seconds * NS_PER_S);
+	deadline_class_init(&s->clients.idle, idle_ns(s));
+	s->clients.configured_at = UINT32_MAX;
+	deadline_class_init(&s->clients.closing, CLOSING_SECONDS * NS_PER_S);
+	watch(s);
+}
+
+static void look(struct connection *c)
+{
+	size_t bytes = ring_kernel_bytes(c->shard->reactor.ring, c->socket.fd);
+	uint32_t now = bytes < UINT32_MAX ? (uint32_t)bytes : UINT32_MAX;
+
+	memory_count((int64_t)now - c->kernel_bytes);
+	c->kernel_bytes = now;
+	c->unlooked_bytes = 0;
+}
+
+bool connections_look(struct shard *s, unsigned max)
+{
+	struct list *l, looked;
+
+	list_init(&looked);
+	for (; max > 0 && (l = list_take(&s->clients.unlooked)) != NULL; max--) {
+		struct connection *c = LIST_ENTRY(l, struct connection, link);
+
+		look(c);
+		list_append(c->socket.sending || c->kernel_bytes > 0 ? &looked
+								     : &s->clients.connections,
+			    l);
+	}
+	list_splice(&s->clients.unlooked, &looked);
+	return !list_empty(&s->clients.unlooked);
+}
+
+/* What goes when it goes. */
+static uint64_t held_alone(const struct connection *c)
+{
+	uint64_t held = (uint64_t)c->kernel_bytes + c->output.reply_len + c->output.flying_len +
+			c->input_len;
+
+	if (c->protocol->held != NULL)
+		held += c->protocol->held(c);
+	/* One that skips is in the middle of a message, and may never take the rest. */
+	if (c->subscription != NULL)
+		held += cursor_rest(&c->subscription->cursor);
+	return held;
+}
+
+static uint64_t backlog(const struct connection *c)
+{
+	const struct subscription *sub = c->subscription;
+
+	if (sub != NULL && sub->stream != NULL)
+		return cursor_backlog(sub->stream, &sub->cursor);
+	return c->output.left.len;
+}
+
+uint64_t connection_held(const struct connection *c)
+{
+	return c->state != CONNECTION_CLOSED ? held_alone(c) + backlog(c) : 0;
+}
+
+uint64_t connection_evict(struct connection *c)
+{
+	uint64_t alone = held_alone(c);
+
+	c->shard->counters.memory_evicted++;
+	if (c->subscription != NULL && backlog(c) > alone) {
+		subscription_overtake(c->subscription);
+		return 0;
+	}
+	/* What the kernel holds for the client must go with it. */
+	c->socket.reset = true;
+	connection_close(c, DROP_MEMORY);
+	return alone;
+}
+
+bool connections_rush(const struct shard *s)
+{
+	return s->drain.draining && s->clients.refused_n >= REFUSED_CONNECTIONS_MAX;
+}
+
+void connections_resume(struct shard *s)
+{
+	struct list waiting, *l;
+
+	list_init(&waiting);
+	list_splice(&waiting, &s->clients.paused);
+	while ((l = list_take(&waiting)) != NULL) {
+		struct connection *c = LIST_ENTRY(l, struct connection, waiting);
+
+		if (shard_congested(s, c->publishes_to)) {
+			list_append(&s->clients.paused, &c->waiting);
+			continue;
+		}
+		socket_receive(&s->sockets, &c->socket);
+		if (c->state == CONNECTION_OPEN && c->protocol->silent(c))
+			connection_limit_silence(c);
+		if (c->protocol->resume != NULL)
+			c->protocol->resume(c);
+	}
+}
+
+void connections_each(struct shard *s, void (*callback)(struct connection *, void *),
+		      void *argument)
+{
+	struct socket *socket;
+
+	for (uint32_t at = 0; (socket = sockets_next(&s->sockets, &at)) != NULL;)
+		callback(connection_of(socket), argument);
+}
+
+bool connections_walk(struct shard *s, uint32_t *at, void (*callback)(struct connection *, void *),
+		      void *argument)
+{
+	uint32_t from = *at;
+	struct socket *socket;
+
+	while ((socket = sockets_next(&s->sockets, at)) != NULL) {
+		callback(connection_of(socket), argument);
+		reactor_spend(&s->reactor, *at - from);
+		from = *at;
+		if (reactor_spent(&s->reactor))
+			return true;
+	}
+	return false;
+}
+
+void connections_some(struct shard *s, unsigned n, void (*callback)(struct connection *, void *),
+		      void *argument)
+{
+	struct list *lists[] = { &s->clients.unlooked, &s->clients.connections };
+
+	for (unsigned i = 0; i < 2; i++) {
+		struct list rest, *l;
+
+		list_init(&rest);
+		list_splice(&rest, lists[i]);
+		for (; n > 0 && (l = list_take(&rest)) != NULL; n--) {
+			list_append(lists[i], l);
+			callback(LIST_ENTRY(l, struct connection, link), argument);
+		}
+		/* Those who have been called for stand behind all others. */
+		list_splice(&rest, lists[i]);
+		list_splice(lists[i], &rest);
+	}
+}
+
+/* Nothing else is timed: now this is. */
+static void start_idle(struct connection *c, void *argument)
+{
+	(void)argument;
+	if (c->state == CONNECTION_OPEN && c->protocol->silent(c) &&
+	    !deadline_running(&c->deadline))
+		connection_limit_silence(c);
+}
+
+void connections_configure(struct shard *s)
+{
+	bool limited = clients_limit_idle(&s->clients);
+
+	reactor_deadlines_change(&s->reactor, &s->clients.handshake,
+				 s->config->limits.handshake_seconds * NS_PER_S);
+	reactor_deadlines_change(&s->reactor, &s->clients.idle, idle_ns(s));
+	if (!limited)
+		s->clients.configured_at = 0;
+}
+
+bool connections_configure_some(struct shard *s)
+{
+	return clients_limit_idle(&s->clients) &&
+	       connections_walk(s, &s->clients.configured_at, start_idle, NULL);
+}
+
+static void end_now(struct connection *c, void *argument)
+{
+	(void)argument;
+	if (c->subscription != NULL)
+		c->subscription->in_flight = false;
+	socket_abandon(&c->shard->sockets, &c->socket);
+	connection_close(c, DROP_CLOSED);
+}
+
+void connections_release(struct shard *s)
+{
+	connections_each(s, end_now, NULL);
+	while (sockets_flush(&s->sockets))
+		;
+	sockets_release(&s->sockets);
+	pool_release(&s->clients.connection_pool);
+	pool_release(&s->audience.subscription_pool);
+}

@@ -1,0 +1,128 @@
+#include "session/opening.h"
+
+#include <string.h>
+
+#include "base/config.h"
+#include "base/memory.h"
+#include "broker/broker.h"
+#include "broker/connection.h"
+#include "broker/shard.h"
+#include "protocol/proxy.h"
+#include "protocol/sniff.h"
+
+static const struct protocol *of(const struct connection *c, unsigned protocols)
+{
+	return c->shard->broker->sessions->first(protocols, false);
+}
+
+/* Goes on with another protocol, unless that tells one who is refused at once. */
+static void speak(struct connection *c, const struct protocol *protocol, struct span bytes)
+{
+	bool refused = c->counts == COUNTS_AS_REFUSED && protocol->refuses_at_once;
+
+	connection_speak(c, protocol, refused ? (struct span){ NULL, 0 } : bytes);
+	if (refused)
+		connection_refuse(c);
+}
+
+/* Keeps what has come, at most so many bytes in all. False: out of memory, the connection is
+ * closed. */
+static bool keep(struct connection *c, struct span bytes, size_t max)
+{
+	char *kept = memory_resize(c->input, max);
+
+	if (kept == NULL) {
+		connection_close(c, DROP_MEMORY);
+		return false;
+	}
+	c->input = kept;
+	memcpy(kept + c->input_len, bytes.data, bytes.len);
+	c->input_len += (uint32_t)bytes.len;
+	return true;
+}
+
+/* ---- a proxy's header ---- */
+
+void proxied_received(struct connection *c, struct span bytes)
+{
+	size_t room = PROXY_BYTES_MAX - c->input_len, before = c->input_len;
+	struct proxy_header header;
+	int len;
+
+	if (!keep(c, (struct span){ bytes.data, bytes.len < room ? bytes.len : room },
+		  PROXY_BYTES_MAX))
+		return;
+	len = proxy_parse((struct span){ c->input, c->input_len }, &header);
+	if (len < 0) {
+		c->socket.reset = true;
+		connection_close(c, DROP_CLOSED);
+		return;
+	}
+	if (len == 0)
+		return;
+	bytes = span_skip(bytes, (size_t)len - before);
+	memory_free(c->input);
+	c->input = NULL;
+	c->input_len = 0;
+	if (header.named)
+		connection_is_for(c, header.address);
+	speak(c, of(c, c->protocols), bytes);
+}
+
+/* ---- the first bytes ---- */
+
+void undecided_received(struct connection *c, struct span bytes)
+{
+	char first[SNIFF_BYTES_MAX];
+	struct span all = bytes;
+
+	if (c->input_len > 0) {
+		size_t rest = sizeof(first) - c->input_len;
+
+		memcpy(first, c->input, c->input_len);
+		memcpy(first + c->input_len, bytes.data, bytes.len < rest ? bytes.len : rest);
+		all = (struct span){ first, c->input_len + (bytes.len < rest ? bytes.len : rest) };
+	}
+	switch (sniff(all)) {
+	case SNIFF_LINE:
+		speak(c, of(c, CONFIG_PROTOCOL_LINE), bytes);
+		break;
+	case SNIFF_HTTP:
+		speak(c, of(c, CONFIG_PROTOCOL_HTTP), bytes);
+		break;
+	case SNIFF_MORE:
+	default:
+		(void)keep(c, bytes, SNIFF_BYTES_MAX);
+	}
+}
+
+const char *undecided_say(struct connection *c, enum reason reason)
+{
+	switch (sniff_likely((struct span){ c->input, c->input_len })) {
+	case SNIFF_LINE:
+		return of(c, CONFIG_PROTOCOL_LINE)->say(c, reason);
+	case SNIFF_HTTP:
+		return of(c, CONFIG_PROTOCOL_HTTP)->say(c, reason);
+	case SNIFF_MORE:
+	default:
+		return NULL;
+	}
+}
+
+const char *opening_farewell(const struct connection *c, bool bye)
+{
+	(void)c;
+	(void)bye;
+	return NULL;
+}
+
+bool opening_silent(const struct connection *c)
+{
+	(void)c;
+	return false;
+}
+
+void opening_free(struct connection *c)
+{
+	(void)c;
+}

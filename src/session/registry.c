@@ -1,0 +1,134 @@
+#include "session/registry.h"
+
+#include <errno.h>
+
+#include "base/memory.h"
+#include "broker/broker.h"
+#include "broker/connection.h"
+#include "broker/fetch.h"
+#include "broker/home.h"
+#include "broker/shard.h"
+#include "session/http.h"
+#include "session/http_answer.h"
+#include "session/line.h"
+#include "session/opening.h"
+#include "session/routes.h"
+
+const struct protocol line_protocol = {
+	.name = "line",
+	.refuses_at_once = true,
+	.received = line_session_received,
+	.last = line_session_ended,
+	.stop_publishing = publisher_end,
+	.subscribed = line_session_subscribed,
+	.say = line_session_say,
+	.farewell = line_session_farewell,
+	.interject = line_session_interject,
+	.silent = line_session_silent,
+	.held = line_session_held,
+	.free = line_session_free,
+};
+
+const struct protocol http_protocol = {
+	.name = "http",
+	.received = http_session_received,
+	.ended = http_session_ended,
+	.subscribed = http_answer_subscribed,
+	.say = http_answer_say,
+	.farewell = http_answer_farewell,
+	.body_went = http_answer_body_went,
+	.resume = http_session_resume,
+	.drain = http_session_drain,
+	.silent = http_session_silent,
+	.held = http_session_held,
+	.free = http_session_free,
+};
+
+const struct protocol undecided_protocol = {
+	.name = "undecided",
+	.received = undecided_received,
+	.say = undecided_say,
+	.farewell = opening_farewell,
+	.silent = opening_silent,
+	.free = opening_free,
+};
+
+const struct protocol proxied_protocol = {
+	.name = "proxied",
+	.received = proxied_received,
+	.say = undecided_say,
+	.farewell = opening_farewell,
+	.silent = opening_silent,
+	.free = opening_free,
+};
+
+static const struct protocol *first(unsigned protocols, bool proxied)
+{
+	if (proxied)
+		return &proxied_protocol;
+	if (protocols == CONFIG_PROTOCOL_LINE)
+		return &line_protocol;
+	return protocols == CONFIG_PROTOCOL_HTTP ? &http_protocol : &undecided_protocol;
+}
+
+/* ---- a shard's part ---- */
+
+static int init(struct shard *s)
+{
+	s->sessions = memory_new_zeroed(sizeof(struct http_clients));
+	if (s->sessions == NULL)
+		return -ENOMEM;
+	http_answers_init(s);
+	return 0;
+}
+
+static void release(struct shard *s)
+{
+	if (s->sessions == NULL)
+		return;
+	routes_release(s);
+	memory_free(s->sessions);
+}
+
+static void configure(struct shard *s)
+{
+	http_answers_configure(s);
+}
+
+static bool flush(struct shard *s)
+{
+	bool more = http_sessions_go_on(s);
+
+	more |= routes_flush(s);
+	return more;
+}
+
+static const struct sessions sessions = {
+	.init = init, .release = release, .configure = configure, .flush = flush, .first = first
+};
+
+/* ---- letters ---- */
+
+static void read_refused(struct shard *s, struct letter *letter)
+{
+	publisher_refused(s, (struct topic_letter *)(void *)letter);
+}
+
+static void read_sequenced(struct shard *s, struct letter *letter)
+{
+	route_sequenced(s, (struct sequenced_letter *)(void *)letter);
+}
+
+static void read_fetched(struct shard *s, struct letter *letter)
+{
+	routes_fetched(s, (struct fetch_letter *)(void *)letter);
+}
+
+void sessions_register(struct broker *b)
+{
+	b->sessions = &sessions;
+	b->letter_uses[LETTER_REFUSED].read = read_refused;
+	b->letter_uses[LETTER_SEQUENCED].read = read_sequenced;
+	b->letter_uses[LETTER_FETCHED].read = read_fetched;
+	routes_init(b);
+}
