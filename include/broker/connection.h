@@ -42,6 +42,17 @@ enum { REFUSED_CONNECTIONS_MAX = 64 };
 
 enum connection_counts { COUNTS_NOT, COUNTS_AS_CLIENT, COUNTS_AS_REFUSED };
 
+/* As far as some in each turn have been called for. All zero: nobody is. */
+struct connections_walk {
+	uint32_t at;
+	uint32_t left; /* so many */
+};
+
+static inline struct connections_walk connections_all(void)
+{
+	return (struct connections_walk){ .left = UINT32_MAX };
+}
+
 /* A shard's connections. */
 struct clients {
 	struct pool connection_pool;
@@ -49,11 +60,12 @@ struct clients {
 	struct list unlooked; /* those that more than a word was sent to since the kernel was asked
 				 what it holds for them, or that it held something for */
 	uint32_t connections_n;
-	uint32_t refused_n; /* connections that are being told why they are refused */
-	uint32_t late_n;    /* of connections_n: that came while draining, which waits for none */
-	struct list paused; /* publishers that wait for an outbox to empty */
+	uint32_t refused_n;  /* connections that are being told why they are refused */
+	uint32_t late_n;     /* of connections_n: that came while draining, which waits for none */
+	struct list paused;  /* publishers that wait for an outbox to empty */
+	struct list resumed; /* those of them that are to be looked at, some in each turn */
 	struct deadline_class handshake, closing, idle;
-	uint32_t configured_at; /* as far as which idle has begun for those who came without it */
+	struct connections_walk configured; /* idle has begun for those who came without it */
 };
 
 /* Whether silence may not last for ever. */
@@ -148,12 +160,10 @@ uint64_t connection_evict(struct connection *connection);
  * for a turn. */
 void connections_each(struct shard *shard, void (*callback)(struct connection *, void *),
 		      void *argument);
-/* The same from where *at is (0 to begin with), which goes on, while there is time in this part of
- * the turn; true: there are more. It comes to everybody who stays, whoever else comes and goes. */
-bool connections_walk(struct shard *shard, uint32_t *at,
-		      void (*callback)(struct connection *, void *), void *argument);
-/* The same for so many of them, and each time for others until everybody has had it. */
-void connections_some(struct shard *shard, unsigned n,
+/* The same from where the walk has come to, for no more than are left to it, while there is time in
+ * this part of the turn. True: time was over. It comes to everybody who stays, whoever else comes
+ * and goes. */
+bool connections_walk(struct shard *shard, struct connections_walk *walk,
 		      void (*callback)(struct connection *, void *), void *argument);
 /* Whether the client is on this very machine. */
 bool connection_local(const struct connection *connection);
@@ -164,8 +174,10 @@ void connection_no_subscription(struct connection *connection, int error);
 /* LETTER_RECEIPT: a home's, for the publisher or subscriber of a connection; takes the letter over.
  */
 void connection_receipt(struct shard *shard, struct topic_letter *letter);
-/* Publishers that had to wait may go on. */
+/* Publishers that had to wait may go on: all that wait now are to be looked at. */
 void connections_resume(struct shard *shard);
+/* Looks at some of them. True: there are more. */
+bool connections_resume_some(struct shard *shard);
 /* The configuration has changed: connections_configure_some is to be called in this part of this
  * turn, and of the next ones while it says that there is more. */
 void connections_configure(struct shard *shard);

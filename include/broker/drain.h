@@ -8,6 +8,7 @@
 
 #include <stdbool.h>
 
+#include "broker/connection.h"
 #include "engine/deadline.h"
 #include "engine/mailbox.h"
 #include "topic/letter.h"
@@ -19,7 +20,11 @@ struct drain {
 	struct deadline_class limit;
 	struct deadline limit_deadline;
 	bool draining;
-	bool cut_off;      /* drain_seconds are over */
+	bool cut_off; /* drain_seconds are over */
+	/* What is to be done with everybody, some in each turn; NULL: nothing. */
+	void (*visit)(struct connection *connection, void *shard);
+	struct connections_walk walk;
+	bool late;         /* say_farewell: those who came late are told, too */
 	unsigned goodbyes; /* to be said at a time */
 	unsigned untold;   /* how many are still to be said, about */
 	struct deadline_class pace;
@@ -35,8 +40,8 @@ void drain_init(struct shard *shard);
 void drain_asked(struct shard *shard, struct letter *letter);
 /* LETTER_PUBLISHED_ALL, LETTER_DELIVERED_ALL: a mark of some shard's. */
 void drain_heard(struct shard *shard, struct letter *letter);
-/* To be called in every turn from then on. */
-void drain_go_on(struct shard *shard);
+/* To be called in every turn from then on. True: there is more to do. */
+bool drain_go_on(struct shard *shard);
 /* Whether the shard may end. */
 bool drain_is_over(const struct shard *shard);
 

@@ -28,9 +28,9 @@ static void stop_publisher(struct connection *c, void *argument)
 
 static void say_farewell(struct connection *c, void *argument)
 {
-	const bool *late = argument;
+	const struct shard *s = argument;
 
-	if (c->state == CONNECTION_OPEN && (*late || !c->late)) {
+	if (c->state == CONNECTION_OPEN && (s->drain.late || !c->late)) {
 		connection_error(c, REASON_DRAINING);
 	} else if (c->state == CONNECTION_FINISHING && c->awaiting) {
 		/* Its home may have ended. One that has asked for its last messages has them by
@@ -42,9 +42,29 @@ static void say_farewell(struct connection *c, void *argument)
 	}
 }
 
+/* With everybody, instead of what was to be done with them until now. */
+static void visit_all(struct shard *s, void (*visit)(struct connection *, void *))
+{
+	s->drain.visit = visit;
+	s->drain.walk = connections_all();
+}
+
+/* True: there are more. */
+static bool visit_some(struct shard *s)
+{
+	if (s->drain.visit == NULL)
+		return false;
+	reactor_part(&s->reactor, PART_CLIENTS);
+	if (connections_walk(s, &s->drain.walk, s->drain.visit, s))
+		return true;
+	s->drain.visit = NULL;
+	return false;
+}
+
 static void farewell(struct shard *s, bool late)
 {
-	connections_each(s, say_farewell, &late);
+	s->drain.late = late;
+	visit_all(s, say_farewell);
 }
 
 /* The next ones, and at last everybody. */
@@ -52,14 +72,14 @@ static void go_on_with_goodbyes(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 	unsigned n = s->drain.goodbyes;
-	bool late = false;
 
 	if (n >= s->drain.untold) {
 		farewell(s, false);
 		return;
 	}
 	s->drain.untold -= n;
-	connections_some(s, n, say_farewell, &late);
+	s->drain.visit = say_farewell;
+	s->drain.walk.left += n;
 	reactor_deadline(&s->reactor, &s->drain.pace, d);
 }
 
@@ -78,6 +98,7 @@ static void say_goodbyes(struct shard *s)
 		return;
 	}
 	s->drain.untold = s->clients.connections_n;
+	s->drain.walk.at = 0;
 	s->drain.goodbyes = (unsigned)(s->clients.connections_n / times) + 1;
 	go_on_with_goodbyes(s, &s->drain.pace_deadline);
 }
@@ -109,7 +130,7 @@ static void give_up(void *context, struct deadline *d)
 	log_warn("reactor %u: %u connections have not ended in drain_seconds and are cut off",
 		 s->id, s->clients.connections_n);
 	s->drain.cut_off = true;
-	connections_each(s, cut_off, NULL);
+	visit_all(s, cut_off);
 	s->drain.limit.after_ns = CLOSING_MS * NS_PER_MS;
 	reactor_deadline(&s->reactor, &s->drain.limit, d);
 }
@@ -139,7 +160,7 @@ void drain_asked(struct shard *s, struct letter *letter)
 	s->drain.draining = true;
 	log_debug("reactor %u: draining %u connections", s->id, s->clients.connections_n);
 	deadline_class_restart(&s->clients.closing, CLOSING_MS * NS_PER_MS, s->reactor.now_ns);
-	connections_each(s, stop_publisher, NULL);
+	visit_all(s, stop_publisher);
 	reactor_deadline(&s->reactor, &s->drain.limit, &s->drain.limit_deadline);
 }
 
@@ -148,10 +169,13 @@ void drain_asked(struct shard *s, struct letter *letter)
  * message has its number; when every home has then said that no delivery will come any more, every
  * message is in the streams; then subscribers get their last word.
  */
-void drain_go_on(struct shard *s)
+bool drain_go_on(struct shard *s)
 {
 	unsigned all = s->broker->shards_n;
 
+	/* Nobody publishes any more before that is said. */
+	if (visit_some(s))
+		return true;
 	if (!s->drain.marked[LANE_GATED])
 		mark(s, LANE_GATED);
 	if (s->drain.marks[LANE_GATED] == all && !s->drain.marked[LANE_FREE])
@@ -160,13 +184,13 @@ void drain_go_on(struct shard *s)
 		s->drain.marks[LANE_FREE]++;
 		say_goodbyes(s);
 	}
-	if (s->drain.marks[LANE_FREE] <= all && !s->drain.cut_off)
-		return;
 	/* The drain waits for nobody who came while it went on. */
-	if (s->clients.connections_n == s->clients.late_n) {
+	if ((s->drain.marks[LANE_FREE] > all || s->drain.cut_off) &&
+	    s->clients.connections_n == s->clients.late_n) {
 		listeners_stop(s);
 		farewell(s, true);
 	}
+	return visit_some(s);
 }
 
 /* Nobody is here any more, and nobody waits for anything from here: what was posted behind the

@@ -415,7 +415,7 @@ static bool flush(void *context)
 		pace_park(s);
 	replay(s);
 	if (s->drain.draining)
-		drain_go_on(s);
+		more |= drain_go_on(s);
 	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */
 	room = holds_ended(s) | s->audience.relieved;
 	s->audience.relieved = false;
@@ -423,8 +423,11 @@ static bool flush(void *context)
 	room |= mail_flush(&s->mail);
 	if (s->drain.draining && drain_is_over(s))
 		reactor_stop(&s->reactor);
-	if (room && !list_empty(&s->clients.paused)) {
+	if (room)
 		connections_resume(s);
+	if (!list_empty(&s->clients.resumed)) {
+		reactor_part(&s->reactor, PART_CLIENTS);
+		(void)connections_resume_some(s);
 		/* A request that was kept is worked on at once, and its letters go with the next
 		 * turn, which must not be slept through. */
 		more = true;

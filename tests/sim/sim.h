@@ -131,7 +131,8 @@ struct sim_params sim_params_for(uint64_t seed);
 uint64_t sim_run(const struct sim_params *params, bool verbose);
 
 /* The same step by step, for whoever has a script: a world without clients, at rest. Every one of
- * these but world_step, world_begin_reload and world_halt ends when the world is at rest again. */
+ * these but world_step, world_halt and those that only begin something ends when the world is at
+ * rest again. */
 void world_begin(const struct sim_params *params, bool verbose);
 /* Whatever may happen next does, and no more than that. */
 void world_step(void);
@@ -147,6 +148,7 @@ void world_reload(void);
 void world_begin_reload(void);
 /* As SIGTERM. */
 void world_drain(void);
+void world_begin_drain(void);
 /* Drains it, if that has not been done, and checks that nothing is left. */
 void world_end(void);
 /* A new client of ROLE_RAW, which connects next; NULL: there are too many. */

@@ -609,6 +609,8 @@ static void check_awake(void)
 			sim_fail("shard %u sleeps for longer than a stream rests", i);
 		if (!list_empty(&s->sockets.dying) || !list_empty(&s->sockets.hungry))
 			sim_fail("shard %u sleeps with hungry or dying sockets", i);
+		if (!list_empty(&s->clients.resumed))
+			sim_fail("shard %u sleeps with publishers to look at", i);
 		if (!list_empty(&s->clients.paused) && !held_up())
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
 		if (!list_empty(&http_shared(s)->runnable))
@@ -1221,6 +1223,11 @@ void world_reload(void)
 		check_rest();
 	}
 	held_back = 0;
+}
+
+void world_begin_drain(void)
+{
+	drain();
 }
 
 void world_drain(void)

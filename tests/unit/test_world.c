@@ -591,6 +591,75 @@ static void a_broker_may_end_in_the_middle_of_a_reload(void **state)
 	world_end();
 }
 
+/* ---- what is done with every connection ---- */
+
+enum { SOME_CLIENTS = 12, SLOTS = 64, CLIENTS_IN_A_TURN = 8 };
+
+static unsigned visits[SLOTS];
+
+static void visit(struct connection *c, void *argument)
+{
+	(void)argument;
+	assert_true(c->socket.slot < SLOTS);
+	visits[c->socket.slot]++;
+}
+
+static bool visit_some(struct shard *s, struct connections_walk *walk)
+{
+	reactor_part(&s->reactor, PART_CLIENTS);
+	return connections_walk(s, walk, visit, NULL);
+}
+
+static void a_walk_takes_turns_and_comes_to_all_who_stay(void **state)
+{
+	struct connections_walk walk = connections_all();
+	struct client *clients[SOME_CLIENTS];
+	struct shard *s;
+	unsigned turns = 1, seen = 0;
+
+	(void)state;
+	world_adjust = NULL;
+	memset(visits, 0, sizeof(visits));
+	begin(1);
+	s = &sim.broker.shards[0];
+	for (unsigned i = 0; i < SOME_CLIENTS; i++)
+		clients[i] = client_who_says("SUBSCRIBE t\r\n");
+	while (visit_some(s, &walk)) {
+		turns++;
+		/* One goes and another comes, who may be called for or not. */
+		leave(clients[turns]);
+		world_rest();
+		(void)client_who_says("SUBSCRIBE t\r\n");
+	}
+	assert_true(turns > SOME_CLIENTS / CLIENTS_IN_A_TURN);
+	for (unsigned i = 0; i < SLOTS; i++) {
+		assert_true(visits[i] <= 1);
+		seen += visits[i];
+	}
+	assert_true(seen >= SOME_CLIENTS - turns);
+	world_end();
+}
+
+static void a_drain_tells_some_in_each_turn(void **state)
+{
+	const struct shard *s;
+
+	(void)state;
+	begin(1);
+	s = &sim.broker.shards[0];
+	for (unsigned i = 0; i < SOME_CLIENTS; i++)
+		(void)client_who_says("PUBLISH t\r\n");
+	world_begin_drain();
+	while (s->counters.errors < SOME_CLIENTS) {
+		uint64_t before = s->counters.errors, turns = s->reactor.stats.turns;
+
+		world_step();
+		assert_true(s->counters.errors - before <=
+			    CLIENTS_IN_A_TURN * (s->reactor.stats.turns - turns + 1));
+	}
+	world_end();
+}
+
 /* ---- limits that time or the kernel's buffers decide ---- */
 
 enum { BACKLOG_BYTES = 1000, BACKLOG_SECONDS = 3, HANDSHAKE_SECONDS = 2, LOOK_MS = 250 };
@@ -1601,6 +1670,8 @@ int main(void)
 		cmocka_unit_test(topics_come_and_go_in_the_middle_of_a_reload),
 		cmocka_unit_test(the_last_of_two_reloads_holds),
 		cmocka_unit_test(a_broker_may_end_in_the_middle_of_a_reload),
+		cmocka_unit_test(a_walk_takes_turns_and_comes_to_all_who_stay),
+		cmocka_unit_test(a_drain_tells_some_in_each_turn),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
 		cmocka_unit_test(what_many_hold_a_little_of_goes_when_nothing_else_can),
 		cmocka_unit_test(who_holds_next_to_nothing_stays),
