@@ -29,7 +29,9 @@ static void add_head(struct text *out, const struct http_request *r)
 		text_add(out, "\n", 1);
 	}
 	for (size_t i = 0; i < sizeof(lists) / sizeof(*lists); i++) {
-		text_add(out, joined, http_list_join(lists[i], joined));
+		size_t len = http_list_join(lists[i], joined);
+
+		text_add(out, joined, len);
 		text_add(out, "\n", 1);
 	}
 }
@@ -157,8 +159,10 @@ static void check_list(struct span head, const char *name, struct http_list list
 		if (is_field(line, name, &value))
 			add_elements(&want, value);
 	if (want.len > 0) {
+		size_t n = http_list_join(list, joined);
+
 		text_add(&got, ",", 1);
-		text_add(&got, joined, http_list_join(list, joined));
+		text_add(&got, joined, n);
 	} else {
 		check(http_list_join(list, NULL) == 0, "elements that nobody sent");
 	}

@@ -145,7 +145,7 @@ static struct block *block_of(const char *body, size_t len, uint32_t messages, e
 	memcpy(block_body(b), body, len);
 	b->len = len;
 	b->messages = messages;
-	b->form = form;
+	b->form = (uint8_t)form;
 	b->seq = world.messages_n + 1;
 	return b;
 }
