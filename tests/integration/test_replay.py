@@ -12,7 +12,8 @@ from harness import FACTOR, SANITIZER, at_most
 # Both ends of every connection are descriptors of this machine's one limit per process.
 MANY = min(1000, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 200) // 2)
 MIB = 1 << 20
-ID = re.compile(rb"^id: ([0-9a-f]{16}):(\d+)$", re.M)
+# Of a message: what says only where the stream stands has no data behind it.
+ID = re.compile(rb"^id: ([0-9a-f]{16}):(\d+)\n(?=data:|event: (?!gap))", re.M)
 
 
 def listening(start, history_bytes, **config):
