@@ -112,8 +112,8 @@ void home_weigh(struct shard *shard, struct topic *topic);
 void home_waited(struct shard *shard, struct topic *topic);
 
 /* Lets go of the oldest history while there is more in the broker than there may be, or its memory
- * is scarce; to be called when some has come, and once per turn. */
-void home_bound_history(struct shard *shard);
+ * is scarce: as much as there is time for. To be called once per turn; true: there is more. */
+bool home_bound_history(struct shard *shard);
 /* Forgets topics that have had no clients for long enough: some of them; true: there are more. */
 bool home_sweep(struct shard *shard);
 /* The configuration is about to change. A topic gets its settings when it is asked for, the others

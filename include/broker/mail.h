@@ -92,9 +92,9 @@ static inline void mail_post_own(struct mail *m, struct letter *letter)
 	m->own.letters[m->own.n++] = letter;
 }
 
-/* Reads letters of this shard to itself, those included that are written meanwhile; at most so
- * many. Returns whether there are more. */
-bool mail_read_own(struct mail *mail, struct shard *reader, unsigned max);
+/* Reads letters of this shard to itself, those included that are written meanwhile, as far as there
+ * is time in this turn. Returns whether there are more. */
+bool mail_read_own(struct mail *mail, struct shard *reader);
 static inline bool mail_own_waits(const struct mail *m)
 {
 	return m->own.n > 0;

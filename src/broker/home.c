@@ -14,7 +14,8 @@
 #include "topic/block.h"
 
 enum {
-	SWEEP_TOPICS = 1024, /* forgotten in one turn: under a millisecond */
+	SWEEP_COST = 4,     /* of a topic that is forgotten */
+	DROPS_AT_ONCE = 64, /* of history, before there is a look at the time */
 	/* A history that is over later than this wakes nobody for it: the next turn finds it. */
 	SOON_SECONDS = 60,
 	CONFIGURE_COST = 6, /* of a topic's settings; of a place in the table: 1 */
@@ -252,25 +253,46 @@ static bool must_go(struct shard *s, uint64_t added)
 	return true;
 }
 
-static void bound_history(struct shard *s, uint64_t added)
+static void drop_oldest(struct shard *s)
 {
-	tell_history(s);
-	while (!list_empty(&s->home.history.blocks) && must_go(s, added)) {
-		struct block *b = LIST_ENTRY(s->home.history.blocks.next, struct block, age);
-		struct topic *t = find(s, b->hash, block_name(b));
+	struct block *b = LIST_ENTRY(s->home.history.blocks.next, struct block, age);
+	struct topic *t = find(s, b->hash, block_name(b));
 
-		assert(t != NULL && history_first(&t->history) == b);
-		added -= block_bytes(b) < added ? block_bytes(b) : added;
-		history_drop_oldest(&t->history, &s->home.history);
-		if (t->history.blocks_n == 0 && t->idle_ns != 0)
-			home_weigh(s, t);
-		tell_history(s);
-	}
+	assert(t != NULL && history_first(&t->history) == b);
+	history_drop_oldest(&t->history, &s->home.history);
+	if (t->history.blocks_n == 0 && t->idle_ns != 0)
+		home_weigh(s, t);
+	tell_history(s);
 }
 
-void home_bound_history(struct shard *s)
+/* Lets go of as much as was added, if it must, and of some more. True: there may be more still. */
+static bool bound_history(struct shard *s, uint64_t added)
 {
-	bound_history(s, 0);
+	uint64_t before = s->home.history.bytes, gone = 0;
+
+	tell_history(s);
+	for (unsigned n = 0; n < DROPS_AT_ONCE || gone < added; n++) {
+		if (list_empty(&s->home.history.blocks) ||
+		    !must_go(s, gone < added ? added - gone : 0))
+			return false;
+		drop_oldest(s);
+		gone = before - s->home.history.bytes;
+	}
+	return true;
+}
+
+bool home_bound_history(struct shard *s)
+{
+	bool more = bound_history(s, 0);
+
+	if (!more)
+		return false;
+	reactor_part(&s->reactor, PART_TOPICS);
+	while (more && !reactor_spent(&s->reactor)) {
+		more = bound_history(s, 0);
+		reactor_spend(&s->reactor, DROPS_AT_ONCE);
+	}
+	return more;
 }
 
 void sequenced_letter_free(struct sequenced_letter *l)
@@ -329,7 +351,7 @@ void home_publish(struct shard *s, struct block *b)
 	t->known = true;
 	kept = s->home.history.bytes;
 	topic_sequence(t, b, &s->home.history, s->reactor.now_ns);
-	bound_history(s, s->home.history.bytes > kept ? s->home.history.bytes - kept : 0);
+	(void)bound_history(s, s->home.history.bytes > kept ? s->home.history.bytes - kept : 0);
 	s->counters.published += b->messages;
 	s->counters.blocks_in++;
 	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
@@ -467,7 +489,6 @@ static void sweep_one(struct shard *s, struct topic *t, bool history)
 
 bool home_sweep(struct shard *s)
 {
-	unsigned left = SWEEP_TOPICS;
 	bool any = false;
 
 	s->home.swept_ns = s->reactor.now_ns;
@@ -487,9 +508,10 @@ bool home_sweep(struct shard *s)
 				any = true;
 				break;
 			}
-			if (left-- == 0)
-				return true;
 			sweep_one(s, t, history);
+			reactor_spend(&s->reactor, SWEEP_COST);
+			if (reactor_spent(&s->reactor))
+				return true;
 		}
 	}
 	if (any)

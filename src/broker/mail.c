@@ -16,6 +16,7 @@ enum {
 	FREE_BYTES_MAX = 16 << 20,  /* waiting for all shards: then nothing more is sequenced */
 	LANE_BYTES_MAX = 4 << 20,   /* of blocks in a lane, or one: the rest stays in the outbox */
 	OUTBOX_SLOTS_MIN = 4096,
+	OWN_AT_ONCE = 8, /* letters of a shard's own before it asks for the time */
 };
 
 static size_t letter_bytes(const struct letter *letter)
@@ -212,14 +213,21 @@ void mail_make_room(struct mail *m)
 	own->slots_n *= 2;
 }
 
-bool mail_read_own(struct mail *m, struct shard *reader, unsigned max)
+bool mail_read_own(struct mail *m, struct shard *reader)
 {
 	struct own_mail *own = &m->own;
 
-	for (; max > 0 && own->first < own->n; max--) {
+	for (unsigned n = 1; own->first < own->n; n++) {
 		struct letter *letter = own->letters[own->first++];
 
 		m->uses[letter->kind].read(reader, letter);
+		if (n < OWN_AT_ONCE)
+			continue;
+		if (n == OWN_AT_ONCE)
+			reactor_part(m->reactor, TURN_LETTERS);
+		reactor_spend(m->reactor, 1);
+		if (reactor_spent(m->reactor))
+			break;
 	}
 	if (own->first < own->n)
 		return true;

@@ -22,7 +22,6 @@ enum {
 	REPLAY_QUOTA = 32,       /* sends of the past in a turn: what is live waits for these */
 	COMPLETION_BATCH = 8192, /* handled before anything else moves: all, but for floods */
 	TURN_US = 1000,          /* about as long as anybody has to wait for the others */
-	OWN_LETTERS_MAX = 4096,  /* of this shard to itself, read in a turn */
 	BACKLOG_CHECK_MS =
 		200, /* less than a tick: each finds it due, whatever the turn has taken */
 	SWEEP_SECONDS = 1,
@@ -391,9 +390,9 @@ static bool flush(void *context)
 		reactor_part(&s->reactor, PART_CLIENTS);
 	more = sockets_flush(&s->sockets);
 	if (mail_own_waits(&s->mail))
-		(void)mail_read_own(&s->mail, s, OWN_LETTERS_MAX);
+		(void)mail_read_own(&s->mail, s);
 	(void)budget_check(s);
-	home_bound_history(s);
+	more |= home_bound_history(s);
 	if (ring_giving_back(s->reactor.ring)) {
 		(void)ring_give_back(s->reactor.ring);
 		more = true;
@@ -402,8 +401,10 @@ static bool flush(void *context)
 		more |= reload_go_on(s);
 	more |= s->broker->sessions->flush(s);
 	more |= fetch_flush(s);
-	if (s->home.sweeping || s->reactor.now_ns - s->home.swept_ns >= s->home.sweep.after_ns)
+	if (s->home.sweeping || s->reactor.now_ns - s->home.swept_ns >= s->home.sweep.after_ns) {
+		reactor_part(&s->reactor, PART_TOPICS);
 		more |= s->home.sweeping = home_sweep(s);
+	}
 	if (!list_empty(&s->audience.dirty))
 		reactor_part(&s->reactor, PART_FAN_OUT);
 	subscriptions_bound_bytes(s);

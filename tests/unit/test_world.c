@@ -591,6 +591,69 @@ static void a_broker_may_end_in_the_middle_of_a_reload(void **state)
 	world_end();
 }
 
+static void a_smaller_total_takes_some_history_in_each_turn(void **state)
+{
+	enum { BLOCKS = 1000, BLOCKS_IN_A_TURN = 512 };
+	const struct span name = SPAN("t");
+	struct client *publisher;
+	const struct topic *t;
+	struct shard *s;
+
+	(void)state;
+	world_adjust = limit_history;
+	history_limit = 1 << 20;
+	begin(1);
+	s = &sim.broker.shards[0];
+	publisher = client_who_says("PUBLISH t\r\n");
+	for (unsigned i = 0; i < BLOCKS; i++)
+		publish(publisher, 100);
+	t = home_topic(s, hash_bytes(name.data, name.len), name);
+	assert_int_equal(t->history.blocks_n, BLOCKS);
+	history_limit = 1000;
+	world_begin_reload();
+	while (s->home.history.bytes > history_limit) {
+		uint32_t before = t->history.blocks_n;
+		uint64_t turns = s->reactor.stats.turns;
+
+		world_step();
+		assert_true(before - t->history.blocks_n <=
+			    BLOCKS_IN_A_TURN * (s->reactor.stats.turns - turns + 1));
+	}
+	assert_true(t->history.blocks_n > 0);
+	leave(publisher);
+	world_end();
+}
+
+/* Letters to nobody, which ask for one more each. */
+static void what_a_shard_writes_to_itself_is_read_over_turns(void **state)
+{
+	enum { LETTERS = 1000, LETTERS_IN_A_TURN = 128 };
+	const struct span name = SPAN("t");
+	struct client *client;
+	struct shard *s;
+	uint64_t turns;
+
+	(void)state;
+	world_adjust = NULL;
+	begin(1);
+	s = &sim.broker.shards[0];
+	client = client_who_says("SUBSCRIBE t\r\n");
+	for (unsigned i = 0; i < LETTERS; i++) {
+		struct topic_letter *l = topic_letter_new(LETTER_SYNC, name, 0);
+
+		assert_non_null(l);
+		l->slot = SOCKET_NO_SLOT;
+		shard_post(s, 0, LANE_FREE, &l->letter);
+	}
+	turns = s->reactor.stats.turns;
+	say(client, "PING\r\n");
+	world_rest();
+	assert_false(mail_own_waits(&s->mail));
+	assert_true(s->reactor.stats.turns - turns >= 2 * LETTERS / LETTERS_IN_A_TURN);
+	leave(client);
+	world_end();
+}
+
 /* ---- what is done with every connection ---- */
 
 enum { SOME_CLIENTS = 12, SLOTS = 64, CLIENTS_IN_A_TURN = 8 };
@@ -1670,6 +1733,8 @@ int main(void)
 		cmocka_unit_test(topics_come_and_go_in_the_middle_of_a_reload),
 		cmocka_unit_test(the_last_of_two_reloads_holds),
 		cmocka_unit_test(a_broker_may_end_in_the_middle_of_a_reload),
+		cmocka_unit_test(a_smaller_total_takes_some_history_in_each_turn),
+		cmocka_unit_test(what_a_shard_writes_to_itself_is_read_over_turns),
 		cmocka_unit_test(a_walk_takes_turns_and_comes_to_all_who_stay),
 		cmocka_unit_test(a_drain_tells_some_in_each_turn),
 		cmocka_unit_test(shards_that_reload_one_after_another_judge_by_one_limit),
