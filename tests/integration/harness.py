@@ -172,7 +172,14 @@ def dial(address, rcvbuf=None, source=None):
         if source:
             sock.bind((source, 0))
         sock.settimeout(PATIENCE)
-        sock.connect(target)
+        try:
+            sock.connect(target)
+        except ConnectionResetError:
+            # It was taken, and reset before connect(2) had come back: whoever reads is at the end.
+            sock.close()
+            sock, other = socket.socketpair()
+            other.close()
+            family = socket.AF_UNIX
         if family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setblocking(False)
