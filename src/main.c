@@ -12,9 +12,9 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "admin/figures.h"
 #include "admin/host.h"
 #include "admin/machine.h"
-#include "admin/metrics.h"
 #include "admin/page.h"
 #include "admin/sandbox.h"
 #include "admin/service.h"
@@ -710,7 +710,7 @@ static int run(const struct options *o, struct config *config)
 	err = broker_init(&b, b.placement.slots_n, config->engine.lane_entries);
 	sessions_register(&b);
 	budget_set_limit(&b, config->limits.memory_bytes);
-	metrics_init(&b);
+	figures_init(&b);
 	page_init(&b);
 	if (err != 0)
 		log_error("out of memory for %u reactors: lower reactors or engine.lane_entries",

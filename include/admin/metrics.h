@@ -2,14 +2,22 @@
 #define ADMIN_METRICS_H
 
 /*
- * /metrics in Prometheus' text format and /stats.json: the same figures, of the moment of asking.
- * While anybody subscribes to $sys.stats, its home publishes there what /stats.json says, once a
- * second, with the busiest topics.
+ * What has been collected, as text: in Prometheus' format (prometheus.io, "Exposition formats",
+ * text-based), and as JSON. With many reactors that takes longer than a turn of the loop may, so
+ * each is written in steps of some microseconds.
  */
 
-struct broker;
+#include <stdbool.h>
 
-/* Adds the pages and the topic, before the shards start. */
-void metrics_init(struct broker *broker);
+struct shard;
+struct snapshot;
+struct text;
+
+/* Writes a step of it, the first of which is 0. all: of every shard; shard: on which this runs.
+ * Whether there is another one. */
+bool metrics_write(struct text *text, const struct shard *shard, const struct snapshot *all,
+		   unsigned step);
+bool stats_write(struct text *text, const struct shard *shard, const struct snapshot *all,
+		 unsigned step);
 
 #endif

@@ -3,8 +3,8 @@
 
 /*
  * Every reactor's counters at the moment when somebody asks: a letter goes by each shard in turn,
- * which copies its own into it, and comes back to whoever asked. Nothing is kept, and nothing done,
- * while nobody looks.
+ * which copies its own into it, and comes back to whoever asked. One such letter is under way at a
+ * time.
  */
 
 #include <stdbool.h>
@@ -33,23 +33,29 @@ struct snapshot {
 	} busiest[SNAPSHOT_TOPICS];
 };
 
-/* LETTER_FIGURES. Belongs to the shard that has it. */
+/* LETTER_FIGURES, counted memory. Belongs to the shard that has it. */
 struct snapshots {
 	struct letter letter;
 	unsigned asking, collected;
-	bool ranked; /* with the busiest topics */
-	/* On the asking shard, with all of them; they are freed when it returns. */
-	void (*done)(struct shard *asking, const struct snapshots *all);
-	uint32_t slot, generation, ticket; /* the asker's own: a connection that waits */
+	bool published;  /* with the busiest topics */
+	unsigned wanted; /* the asker's own */
+	/* On the asking shard, with all of them; takes them over. */
+	void (*done)(struct shard *asking, struct snapshots *all);
+	/* On the shard that is just ranking its topics. */
+	size_t rank_at, rank_slots_n;
+	uint64_t elapsed_ns;
 	struct snapshot by_shard[];
 };
 
 /* To be asked; NULL: out of memory. */
 struct snapshots *snapshots_new(struct shard *asking,
-				void (*done)(struct shard *asking, const struct snapshots *all));
-/* Sends it round and takes it over. It may be back before this returns. */
+				void (*done)(struct shard *asking, struct snapshots *all));
+/* Sends it round and takes it over. */
 void snapshots_ask(struct snapshots *all, struct shard *asking);
-/* The broker's `figures` function. */
+/* LETTER_FIGURES: adds this shard's, and sees to it that the letter goes on. */
 void snapshots_collect(struct shard *shard, struct letter *letter);
+/* Ranks more of the topics for the letter that waits for it here, as far as there is time. Whether
+ * more are left. */
+bool snapshots_rank(struct shard *shard);
 
 #endif

@@ -16,6 +16,7 @@
 #include "topic/letter.h"
 
 struct address_book;
+struct fetch_letter;
 struct letter;
 struct listener;
 struct mailbox;
@@ -26,6 +27,20 @@ struct shard;
 
 /* Topics are held by hash: one in so many waits for another's sake. */
 enum { HOLD_BUCKETS = 1024 };
+
+/* What floor 5 does about figures, on the thread of the shard that it is handed. */
+struct figures_use {
+	/* At the home of an internal topic every second while it says that it wants to be called,
+	 * beginning when a shard subscribes. */
+	bool (*second)(struct shard *shard);
+	/* A request for them, at its home; takes it over. */
+	void (*asked)(struct shard *shard, struct fetch_letter *letter);
+	/* In each turn in which figures.working is set: does some work. Whether more is left that
+	 * needs no waiting. */
+	bool (*go_on)(struct shard *shard);
+	/* After every shard has ended. */
+	void (*release)(struct shard *shard);
+};
 
 struct broker {
 	unsigned shards_n;
@@ -49,13 +64,10 @@ struct broker {
 	const struct route *routes[32]; /* session/routes.h */
 	unsigned routes_n;
 	struct objects *objects; /* what shards start with */
-	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 4. */
+	/* Called on a shard's thread every stats_seconds and at its end. Set by floor 5. */
 	void (*report)(struct shard *shard, bool last);
-	/* Called at the home of an internal topic every second while it says that it wants to be,
-	 * beginning when a shard subscribes. Set by floor 4; NULL: nobody publishes there. */
-	bool (*second)(struct shard *shard);
-	/* Takes LETTER_FIGURES over. Set by floor 4. */
-	void (*figures)(struct shard *shard, struct letter *letter);
+	/* Set by floor 5; NULL: nobody is told any figures. */
+	const struct figures_use *figures;
 	/* Streams whose topics' publishers wait, wherever they are, until fan-out has caught up;
 	 * and how often one of them has. Read with each publish, and so apart from what changes all
 	 * the time. */
@@ -63,7 +75,7 @@ struct broker {
 	_Atomic uint64_t hold_ends;
 };
 
-/* Makes room for so many shards, and knows the routes of its own. What floor 4 sets, and the
+/* Makes room for so many shards, and knows the routes of its own. What floor 5 sets, and the
  * placement, is left as it is; the rest must be all zero. -ENOMEM: release it all the same. */
 int broker_init(struct broker *broker, unsigned shards_n, unsigned lane_entries);
 /* With its shards, which have ended, and what lies in their lanes. */

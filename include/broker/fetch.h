@@ -33,6 +33,7 @@ enum fetch_kind {
 	FETCH_MESSAGE, /* by number */
 	FETCH_LAST,
 	FETCH_VERSION, /* the newest, once one with this version or a newer one is there */
+	FETCH_FIGURES, /* what floor 5 makes for operators; wanted[0] says which */
 };
 
 /* LETTER_FETCH, LETTER_COUNT and, the same letter on its way back, LETTER_FETCHED. */
@@ -67,6 +68,8 @@ void fetch_init(struct shard *shard);
 void fetch_release(struct shard *shard);
 /* Home: answers, or keeps it until there is an answer; takes the letter over. */
 void home_fetch(struct shard *shard, struct fetch_letter *letter);
+/* Home: sends the letter back, with what it has found or this error; takes it over. */
+void fetch_answer(struct shard *shard, struct fetch_letter *letter, int error);
 /* Home: a block has been sequenced and somebody waits. Costs a few steps, however many wait: those
  * who are due are told in the next turns, what the message was then. */
 void home_wake(struct shard *shard, struct topic *topic);

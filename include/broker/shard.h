@@ -28,17 +28,34 @@
 
 struct block;
 struct objects;
+struct press;
+struct snapshots;
 struct stats;
 struct stream;
 
 /* The shard's own parts of a turn (engine/reactor.h); docs/TRACING.md has all of them. */
 enum shard_part { PART_CLIENTS = TURN_OWNER, PART_TOPICS, PART_FAN_OUT };
 
-/* What of a shard is about figures; floor 4's, but for the deadlines. */
+/* What of a shard is about figures; floor 5's, but for the deadlines. */
 struct figures {
-	struct stats *stats;   /* admin/stats.c */
-	bool publishing_stats; /* admin/metrics.c: figures for $sys.stats are being collected */
-	uint64_t ranked_ns;    /* admin/snapshot.c */
+	struct stats *stats;       /* admin/stats.c */
+	uint64_t ranked_ns;        /* admin/snapshot.c: when topics were last ranked by rate */
+	struct snapshots *ranking; /* what they are just ranked for, or NULL */
+	bool working;              /* there is something to do in each turn */
+	/* admin/figures.c, at the home of what it publishes */
+	enum {
+		FIGURES_IDLE,
+		FIGURES_COLLECTING, /* a letter is on its way round */
+		FIGURES_WRITING,
+		FIGURES_TELLING,
+	} state;
+	struct list asked;   /* requests that the next collection will be for */
+	struct list served;  /* those that the last one is for */
+	unsigned asked_n;    /* in both */
+	unsigned wanted;     /* by those who have asked: bits of what */
+	uint64_t began_ns;   /* the last collection */
+	struct press *press; /* while writing and telling */
+
 	struct deadline_class report, second;
 	struct deadline report_deadline, second_deadline;
 };

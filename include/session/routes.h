@@ -43,6 +43,8 @@ bool route_topic(struct connection *connection, struct span text, char name[256]
 
 struct fetch_letter;
 struct sequenced_letter;
+/* Asks a home for a connection, which waits from now on; takes the letter over. */
+void routes_fetch(struct connection *connection, struct fetch_letter *letter);
 /* LETTER_FETCHED: an answer, to be given at once or, for one who has waited, among others in the
  * next turns; takes the letter over. */
 void routes_fetched(struct shard *shard, struct fetch_letter *letter);

@@ -1,23 +1,15 @@
 #include "admin/metrics.h"
 
 #include <inttypes.h>
-#include <string.h>
 
 #include "admin/snapshot.h"
 #include "admin/text.h"
 #include "base/clock.h"
 #include "base/log.h"
-#include "base/config.h"
-#include "base/hash.h"
 #include "base/memory.h"
 #include "broker/budget.h"
-#include "broker/connection.h"
-#include "broker/home.h"
+#include "broker/shard.h"
 #include "session/http_answer.h"
-#include "session/routes.h"
-#include "protocol/http.h"
-#include "topic/block.h"
-#include "topic/topic.h"
 
 #define FIELD(member) offsetof(struct snapshot, member)
 
@@ -157,30 +149,67 @@ static void add_head(struct text *t, const char *metric, const char *help, const
 	text_add(t, "# HELP %s %s\n# TYPE %s %s\n", metric, help, metric, type);
 }
 
-static void add_distribution(struct text *t, const struct distribution *d,
-			     const struct snapshot *all, unsigned n)
+static void add_figure(struct text *t, const struct figure *f, const struct snapshot *snap,
+		       unsigned i)
 {
-	add_head(t, d->metric, d->help, "histogram");
-	for (unsigned i = 0; i < n; i++) {
-		const struct histogram *h = histogram_of(&all[i], d);
-		unsigned bucket = 0;
-		uint64_t count = 0;
+	uint64_t value = value_of(snap, f);
 
-		for (unsigned power = d->first; power <= d->last; power++)
-			text_add(t, "%s_bucket{reactor=\"%u\",le=\"%.9g\"} %" PRIu64 "\n",
-				 d->metric, i, (double)(UINT64_C(1) << power) / d->unit,
-				 count_upto(h, power, &bucket, &count));
-		text_add(t,
-			 "%s_bucket{reactor=\"%u\",le=\"+Inf\"} %" PRIu64
-			 "\n%s_sum{reactor=\"%u\"} %.9g\n%s_count{reactor=\"%u\"} %" PRIu64 "\n",
-			 d->metric, i, h->count, d->metric, i, (double)h->sum / d->unit, d->metric,
-			 i, h->count);
-	}
+	if (i == 0)
+		add_head(t, f->metric, f->help, f->gauge ? "gauge" : "counter");
+	if (f->unit > 0)
+		text_add(t, "%s{reactor=\"%u\"} %.9f\n", f->metric, i, (double)value / f->unit);
+	else
+		text_add(t, "%s{reactor=\"%u\"} %" PRIu64 "\n", f->metric, i, value);
 }
 
-static void add_memory(struct text *t, const struct shard *s, const struct snapshot *all,
-		       unsigned n)
+static void add_distribution(struct text *t, const struct distribution *d,
+			     const struct snapshot *snap, unsigned i)
 {
+	const struct histogram *h = histogram_of(snap, d);
+	unsigned bucket = 0;
+	uint64_t count = 0;
+
+	if (i == 0)
+		add_head(t, d->metric, d->help, "histogram");
+	for (unsigned power = d->first; power <= d->last; power++)
+		text_add(t, "%s_bucket{reactor=\"%u\",le=\"%.9g\"} %" PRIu64 "\n", d->metric, i,
+			 (double)(UINT64_C(1) << power) / d->unit,
+			 count_upto(h, power, &bucket, &count));
+	text_add(t,
+		 "%s_bucket{reactor=\"%u\",le=\"+Inf\"} %" PRIu64
+		 "\n%s_sum{reactor=\"%u\"} %.9g\n%s_count{reactor=\"%u\"} %" PRIu64 "\n",
+		 d->metric, i, h->count, d->metric, i, (double)h->sum / d->unit, d->metric, i,
+		 h->count);
+}
+
+static void add_dropped(struct text *t, const struct snapshot *snap, unsigned i)
+{
+	if (i == 0)
+		add_head(t, "broker_messages_dropped_total",
+			 "Matched messages that were not delivered, by reason.", "counter");
+	for (unsigned r = 0; r < DROP_REASONS; r++)
+		text_add(t,
+			 "broker_messages_dropped_total{reactor=\"%u\",reason=\"%s\"} %" PRIu64
+			 "\n",
+			 i, drop_reason_names[r], snap->counters.dropped[r]);
+}
+
+static void add_crossings(struct text *t, const struct snapshot *snap, unsigned i)
+{
+	if (i == 0)
+		add_head(t, "broker_memory_crossings_total",
+			 "Times a level of the memory budget was entered.", "counter");
+	for (unsigned l = BUDGET_HISTORY; l < BUDGET_LEVELS; l++)
+		text_add(t,
+			 "broker_memory_crossings_total{reactor=\"%u\",level=\"%s\"} %" PRIu64 "\n",
+			 i, budget_level_names[l], snap->counters.memory_crossings[l]);
+}
+
+/* What is not of one reactor. */
+static void add_common(struct text *t, const struct shard *s)
+{
+	add_head(t, "broker_build_info", "The broker's version.", "gauge");
+	text_add(t, "broker_build_info{version=\"%s\"} 1\n", BROKER_VERSION);
 	add_head(t, "broker_memory_bytes", "Memory that the budget counts.", "gauge");
 	text_add(t, "broker_memory_bytes %" PRIu64 "\n", memory_used());
 	add_head(t, "broker_memory_limit_bytes", "The memory budget; 0: none.", "gauge");
@@ -190,50 +219,28 @@ static void add_memory(struct text *t, const struct shard *s, const struct snaps
 		 "is accepted and the largest backlogs are evicted.",
 		 "gauge");
 	text_add(t, "broker_memory_level %u\n", budget_now(s->broker));
-	add_head(t, "broker_memory_crossings_total",
-		 "Times a level of the memory budget was entered.", "counter");
-	for (unsigned i = 0; i < n; i++)
-		for (unsigned l = BUDGET_HISTORY; l < BUDGET_LEVELS; l++)
-			text_add(t,
-				 "broker_memory_crossings_total{reactor=\"%u\",level=\"%s\"} "
-				 "%" PRIu64 "\n",
-				 i, budget_level_names[l], all[i].counters.memory_crossings[l]);
-}
-
-static void metrics_text(const struct shard *s, const struct snapshot *all, struct text *t)
-{
-	unsigned n = s->broker->shards_n;
-
-	add_head(t, "broker_build_info", "The broker's version.", "gauge");
-	text_add(t, "broker_build_info{version=\"%s\"} 1\n", BROKER_VERSION);
-	for (size_t f = 0; f < FIGURES; f++) {
-		add_head(t, figures[f].metric, figures[f].help,
-			 figures[f].gauge ? "gauge" : "counter");
-		for (unsigned i = 0; i < n; i++) {
-			uint64_t value = value_of(&all[i], &figures[f]);
-
-			if (figures[f].unit > 0)
-				text_add(t, "%s{reactor=\"%u\"} %.9f\n", figures[f].metric, i,
-					 (double)value / figures[f].unit);
-			else
-				text_add(t, "%s{reactor=\"%u\"} %" PRIu64 "\n", figures[f].metric,
-					 i, value);
-		}
-	}
-	add_head(t, "broker_messages_dropped_total",
-		 "Matched messages that were not delivered, by reason.", "counter");
-	for (unsigned i = 0; i < n; i++)
-		for (unsigned r = 0; r < DROP_REASONS; r++)
-			text_add(t,
-				 "broker_messages_dropped_total{reactor=\"%u\",reason=\"%s\"} "
-				 "%" PRIu64 "\n",
-				 i, drop_reason_names[r], all[i].counters.dropped[r]);
-	add_memory(t, s, all, n);
 	add_head(t, "broker_log_lines_dropped_total",
 		 "Log lines that nobody took in time, or that could not be written.", "counter");
 	text_add(t, "broker_log_lines_dropped_total %" PRIu64 "\n", log_dropped());
-	for (size_t d = 0; d < DISTRIBUTIONS; d++)
-		add_distribution(t, &distributions[d], all, n);
+}
+
+bool metrics_write(struct text *t, const struct shard *s, const struct snapshot *all, unsigned step)
+{
+	const unsigned n = s->broker->shards_n;
+	const unsigned metric = step / n, i = step % n;
+
+	/* Each metric of all reactors is one group. */
+	if (step == 0)
+		add_common(t, s);
+	if (metric < FIGURES)
+		add_figure(t, &figures[metric], &all[i], i);
+	else if (metric < FIGURES + DISTRIBUTIONS)
+		add_distribution(t, &distributions[metric - FIGURES], &all[i], i);
+	else if (metric == FIGURES + DISTRIBUTIONS)
+		add_dropped(t, &all[i], i);
+	else
+		add_crossings(t, &all[i], i);
+	return step + 1 < (FIGURES + DISTRIBUTIONS + 2) * n;
 }
 
 /* ---- JSON ---- */
@@ -286,6 +293,15 @@ static void add_memory_json(struct text *t, const struct shard *s, const struct 
 	text_add(t, "}");
 }
 
+static void add_begin(struct text *t, const struct shard *s, const struct snapshot *all, unsigned n)
+{
+	text_add(t, "{\"version\":\"%s\",\"time_ms\":%" PRIu64 ",\"uptime_s\":%" PRIu64 ",",
+		 BROKER_VERSION, clock_wall_ns() / NS_PER_MS,
+		 (s->reactor.now_ns - s->reactor.stats.started_ns) / NS_PER_S);
+	add_memory_json(t, s, all, n);
+	text_add(t, ",\"reactors\":[");
+}
+
 static void add_topics(struct text *t, const struct snapshot *all, unsigned n)
 {
 	char name[6 * 255 + 3];
@@ -304,142 +320,18 @@ static void add_topics(struct text *t, const struct snapshot *all, unsigned n)
 		}
 }
 
-static void stats_json(const struct shard *s, const struct snapshot *all, struct text *t)
+bool stats_write(struct text *t, const struct shard *s, const struct snapshot *all, unsigned step)
 {
-	unsigned n = s->broker->shards_n;
+	const unsigned n = s->broker->shards_n;
 
-	text_add(t, "{\"version\":\"%s\",\"time_ms\":%" PRIu64 ",\"uptime_s\":%" PRIu64 ",",
-		 BROKER_VERSION, clock_wall_ns() / NS_PER_MS,
-		 (s->reactor.now_ns - s->reactor.stats.started_ns) / NS_PER_S);
-	add_memory_json(t, s, all, n);
-	text_add(t, ",\"reactors\":[");
-	for (unsigned i = 0; i < n; i++)
-		add_reactor(t, s, i, &all[i]);
+	if (step < n) {
+		if (step == 0)
+			add_begin(t, s, all, n);
+		add_reactor(t, s, step, &all[step]);
+		return true;
+	}
 	text_add(t, "],\"topics\":[");
 	add_topics(t, all, n);
 	text_add(t, "]}");
-}
-
-/* ---- pages ---- */
-
-/* Has the figures of all shards collected for a request. */
-static void collect(struct connection *c, void (*done)(struct shard *, const struct snapshots *))
-{
-	struct shard *s = c->shard;
-	struct snapshots *all = snapshots_new(s, done);
-
-	if (all == NULL) {
-		http_error(c, 503, "out of memory");
-		return;
-	}
-	all->slot = c->socket.slot;
-	all->generation = socket_generation(&s->sockets, &c->socket);
-	all->ticket = http_wait(c);
-	snapshots_ask(all, s);
-}
-
-/* To whoever asked, if it still waits. */
-static void answer(struct shard *s, const struct snapshots *all,
-		   void (*write)(const struct shard *, const struct snapshot *, struct text *),
-		   struct span type)
-{
-	struct connection *c = http_waited(s, all->slot, all->generation, all->ticket);
-	struct text t = { 0 };
-
-	if (c == NULL)
-		return;
-	write(s, all->by_shard, &t);
-	if (t.failed)
-		http_error(c, 503, "out of memory");
-	else
-		http_answer(c, &(struct http_answer){ .status = 200,
-						      .type = type,
-						      .headers = "Cache-Control: no-store\r\n",
-						      .body = { t.data, t.len } });
-	text_release(&t);
-}
-
-static void answer_metrics(struct shard *s, const struct snapshots *all)
-{
-	answer(s, all, metrics_text, SPAN("text/plain; version=0.0.4; charset=utf-8"));
-}
-
-static void answer_stats(struct shard *s, const struct snapshots *all)
-{
-	answer(s, all, stats_json, SPAN("application/json"));
-}
-
-static void handle_metrics(struct connection *c, const struct http_request *r, struct span rest)
-{
-	(void)r;
-	(void)rest;
-	collect(c, answer_metrics);
-}
-
-static void handle_stats(struct connection *c, const struct http_request *r, struct span rest)
-{
-	(void)r;
-	(void)rest;
-	collect(c, answer_stats);
-}
-
-/* ---- $sys.stats ---- */
-
-static const struct span stats_topic = { "$sys.stats", sizeof("$sys.stats") - 1 };
-
-static void publish_stats(struct shard *s, const struct snapshots *all)
-{
-	struct text t = { 0 };
-	struct block *b = NULL;
-
-	s->figures.publishing_stats = false;
-	if (s->drain.draining)
-		return;
-	stats_json(s, all->by_shard, &t);
-	if (!t.failed)
-		b = block_new_labelled(
-			stats_topic, hash_bytes(stats_topic.data, stats_topic.len),
-			&(const struct block_labels){ .type = SPAN("application/json") }, t.len);
-	if (b != NULL) {
-		memcpy(block_body(b), t.data, t.len);
-		b->len = t.len;
-		b->messages = 1;
-		home_publish(s, b);
-	}
-	text_release(&t);
-}
-
-static bool second(struct shard *s)
-{
-	const struct topic *t =
-		home_topic(s, hash_bytes(stats_topic.data, stats_topic.len), stats_topic);
-	struct snapshots *all;
-
-	if (t == NULL || t->shards_n == 0 || s->drain.draining)
-		return false;
-	/* A shard that is behind gets to it later: it has enough to do with one letter. */
-	all = s->figures.publishing_stats ? NULL : snapshots_new(s, publish_stats);
-	if (all != NULL) {
-		s->figures.publishing_stats = true;
-		all->ranked = true;
-		snapshots_ask(all, s);
-	}
-	return true;
-}
-
-void metrics_init(struct broker *b)
-{
-	static const struct route metrics = { .path = "/metrics",
-					      .probed = true,
-					      .methods = HTTP_VERB_GET | HTTP_VERB_HEAD,
-					      .handle = handle_metrics };
-	static const struct route stats = { .path = "/stats.json",
-					    .local = true,
-					    .methods = HTTP_VERB_GET | HTTP_VERB_HEAD,
-					    .handle = handle_stats };
-
-	b->figures = snapshots_collect;
-	b->second = second;
-	routes_add(b, &metrics);
-	routes_add(b, &stats);
+	return false;
 }

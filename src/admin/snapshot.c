@@ -1,52 +1,56 @@
 #include "admin/snapshot.h"
 
-#include <stdlib.h>
+#include <assert.h>
 #include <string.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "topic/topic.h"
 
-enum { RANKED_TOPICS_MAX = 20000 }; /* with more of them none are ranked */
+enum {
+	RANKED_TOPICS_MAX = 20000, /* with more of them none are ranked */
+	RANKED_AT_ONCE = 64,       /* places in the table between two looks whether there is time */
+};
+
+/* Its place among the busiest, if it has one already. */
+static struct snapshot_topic *ranked(struct snapshot *snap, struct span name)
+{
+	for (unsigned i = 0; i < snap->busiest_n; i++)
+		if (span_equal((struct span){ snap->busiest[i].name, snap->busiest[i].name_len },
+			       name))
+			return &snap->busiest[i];
+	return NULL;
+}
+
+/* Where the next one is to stand: free, or that of the least busy of them. */
+static struct snapshot_topic *place_for(struct snapshot *snap)
+{
+	struct snapshot_topic *least = snap->busiest;
+
+	if (snap->busiest_n < SNAPSHOT_TOPICS)
+		return &snap->busiest[snap->busiest_n++];
+	for (unsigned i = 1; i < SNAPSHOT_TOPICS; i++)
+		if (snap->busiest[i].per_second < least->per_second)
+			least = &snap->busiest[i];
+	return least;
+}
 
 /* Puts a topic among the busiest, if it is one of them. */
 static void rank(struct snapshot *snap, const struct topic *t, uint64_t per_second)
 {
-	struct snapshot_topic *place = &snap->busiest[snap->busiest_n];
+	struct snapshot_topic *place = ranked(snap, t->named.name);
 
-	if (snap->busiest_n == SNAPSHOT_TOPICS) {
-		place = snap->busiest;
-		for (unsigned i = 1; i < SNAPSHOT_TOPICS; i++)
-			if (snap->busiest[i].per_second < place->per_second)
-				place = &snap->busiest[i];
-		if (place->per_second >= per_second)
-			return;
-	} else {
-		snap->busiest_n++;
+	if (place != NULL) {
+		place->per_second += per_second;
+		return;
 	}
+	place = place_for(snap);
+	if (place->name_len > 0 && place->per_second >= per_second)
+		return;
 	place->per_second = per_second;
 	place->shards = t->shards_n;
 	place->name_len = (uint8_t)t->named.name.len;
 	memcpy(place->name, t->named.name.data, t->named.name.len);
-}
-
-static void rank_topics(struct shard *s, struct snapshot *snap)
-{
-	uint64_t elapsed_ns = s->reactor.now_ns - s->figures.ranked_ns;
-	struct named *n;
-
-	if (elapsed_ns == 0 || s->home.topics.entries_n > RANKED_TOPICS_MAX)
-		return;
-	s->figures.ranked_ns = s->reactor.now_ns;
-	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
-		struct topic *t = (struct topic *)(void *)n;
-
-		if (t->seq != t->ranked_seq && !topic_internal(n->name))
-			rank(snap, t,
-			     (uint64_t)((double)(t->seq - t->ranked_seq) * (double)NS_PER_S /
-						(double)elapsed_ns +
-					0.5));
-		t->ranked_seq = t->seq;
-	}
 }
 
 static void take(struct shard *s, struct snapshot *snap)
@@ -67,10 +71,10 @@ static void take(struct shard *s, struct snapshot *snap)
 }
 
 struct snapshots *snapshots_new(struct shard *asking,
-				void (*done)(struct shard *, const struct snapshots *))
+				void (*done)(struct shard *, struct snapshots *))
 {
-	struct snapshots *all =
-		calloc(1, sizeof(*all) + asking->broker->shards_n * sizeof(all->by_shard[0]));
+	struct snapshots *all = memory_new_zeroed(sizeof(*all) + asking->broker->shards_n *
+									 sizeof(all->by_shard[0]));
 
 	if (all == NULL)
 		return NULL;
@@ -85,19 +89,79 @@ void snapshots_ask(struct snapshots *all, struct shard *asking)
 	shard_post(asking, 0, LANE_FREE, &all->letter);
 }
 
+static void pass_on(struct shard *s, struct snapshots *all)
+{
+	all->collected++;
+	shard_post(s, all->collected < s->broker->shards_n ? all->collected : all->asking,
+		   LANE_FREE, &all->letter);
+}
+
+static void begin_ranking(struct shard *s, struct snapshots *all)
+{
+	uint64_t since_ns = s->figures.ranked_ns;
+
+	assert(s->figures.ranking == NULL);
+	if (since_ns == 0)
+		since_ns = s->reactor.stats.started_ns;
+	all->elapsed_ns = s->reactor.now_ns > since_ns ? s->reactor.now_ns - since_ns : 1;
+	all->rank_at = 0;
+	all->rank_slots_n = s->home.topics.slots_n;
+	s->figures.ranked_ns = s->reactor.now_ns;
+	s->figures.ranking = all;
+	s->figures.working = true;
+}
+
 void snapshots_collect(struct shard *s, struct letter *letter)
 {
 	struct snapshots *all = (struct snapshots *)(void *)letter;
-	unsigned n = s->broker->shards_n;
 
-	if (all->collected == n) {
+	if (all->collected == s->broker->shards_n) {
 		all->done(s, all);
-		free(all);
 		return;
 	}
 	take(s, &all->by_shard[s->id]);
-	if (all->ranked)
-		rank_topics(s, &all->by_shard[s->id]);
-	all->collected++;
-	shard_post(s, all->collected < n ? all->collected : all->asking, LANE_FREE, letter);
+	if (all->published && s->home.topics.entries_n <= RANKED_TOPICS_MAX)
+		begin_ranking(s, all);
+	else
+		pass_on(s, all);
+}
+
+static void rank_topic(const struct shard *s, struct snapshots *all, struct topic *t)
+{
+	double messages = (double)(t->seq - t->ranked_seq);
+
+	if (t->seq != t->ranked_seq && !topic_internal(t->named.name))
+		rank(&all->by_shard[s->id], t,
+		     (uint64_t)(messages * (double)NS_PER_S / (double)all->elapsed_ns + 0.5));
+	t->ranked_seq = t->seq;
+}
+
+bool snapshots_rank(struct shard *s)
+{
+	const struct table *topics = &s->home.topics;
+	struct snapshots *all = s->figures.ranking;
+
+	if (all == NULL)
+		return false;
+	/* In a table that has grown meanwhile they stand elsewhere; who is seen twice has little to
+	 * add. */
+	if (all->rank_slots_n != topics->slots_n)
+		all->rank_at = 0;
+	all->rank_slots_n = topics->slots_n;
+	while (all->rank_at < topics->slots_n) {
+		struct named *n = topics->slots[all->rank_at++];
+
+		if (n != NULL) {
+			rank_topic(s, all, (struct topic *)(void *)n);
+			reactor_spend(&s->reactor, 1);
+		}
+		if (all->rank_at % RANKED_AT_ONCE != 0)
+			continue;
+		reactor_spend(&s->reactor, 1);
+		if (reactor_spent(&s->reactor))
+			return true;
+	}
+	s->figures.ranking = NULL;
+	pass_on(s, all);
+	return false;
 }

@@ -43,7 +43,7 @@ void fetch_letter_free(struct fetch_letter *l)
 
 /* ---- at the home ---- */
 
-static void answer(struct shard *s, struct fetch_letter *l, int error)
+void fetch_answer(struct shard *s, struct fetch_letter *l, int error)
 {
 	l->letter.kind = LETTER_FETCHED;
 	l->error = error;
@@ -158,7 +158,7 @@ static void let_wait(struct shard *s, struct topic *t, struct fetch_letter *l)
 
 	if (s->fetching.waiting_n >= WAITING_MAX || s->config->http.wait_seconds == 0) {
 		home_waited(s, t);
-		answer(s, l, s->fetching.waiting_n >= WAITING_MAX ? -ENOSPC : -ETIMEDOUT);
+		fetch_answer(s, l, s->fetching.waiting_n >= WAITING_MAX ? -ENOSPC : -ETIMEDOUT);
 		return;
 	}
 	a = awaited_of(tree_find(tree, key));
@@ -166,7 +166,7 @@ static void let_wait(struct shard *s, struct topic *t, struct fetch_letter *l)
 		a = awaited_new(key);
 		if (a == NULL) {
 			home_waited(s, t);
-			answer(s, l, -ENOMEM);
+			fetch_answer(s, l, -ENOMEM);
 			return;
 		}
 		tree_add(tree, &a->place);
@@ -184,26 +184,31 @@ void home_fetch(struct shard *s, struct fetch_letter *l)
 	bool may_wait = l->kind == FETCH_VERSION || (l->kind == FETCH_MESSAGE && l->wanted[0] > 0 &&
 						     l->wanted[0] <= s->config->http.ahead);
 	int error = -ENOENT;
-	struct topic *t = may_wait ? home_topic_or_new(s, l->hash, l->name, &error)
-				   : home_topic(s, l->hash, l->name);
+	struct topic *t;
 
+	if (l->kind == FETCH_FIGURES) {
+		s->broker->figures->asked(s, l);
+		return;
+	}
+	t = may_wait ? home_topic_or_new(s, l->hash, l->name, &error)
+		     : home_topic(s, l->hash, l->name);
 	if (t == NULL)
-		answer(s, l, error);
+		fetch_answer(s, l, error);
 	else if (l->kind == FETCH_ABOUT && !t->known)
-		answer(s, l, -ENOENT);
+		fetch_answer(s, l, -ENOENT);
 	else if (l->kind == FETCH_ABOUT)
 		answer_about(s, t, l);
 	else if (l->kind == FETCH_LAST)
-		answer(s, l, hold_message(s, t, t->seq, l) ? 0 : -ENOENT);
+		fetch_answer(s, l, hold_message(s, t, t->seq, l) ? 0 : -ENOENT);
 	else if (l->kind == FETCH_VERSION && version_reached(t, l->wanted))
-		answer(s, l, hold_message(s, t, t->seq, l) ? 0 : -ENOENT);
+		fetch_answer(s, l, hold_message(s, t, t->seq, l) ? 0 : -ENOENT);
 	else if (l->kind == FETCH_VERSION && version_far(t, l->wanted))
-		answer(s, l, -ERANGE);
+		fetch_answer(s, l, -ERANGE);
 	else if (l->kind == FETCH_VERSION ||
 		 (l->wanted[0] > t->seq && l->wanted[0] - t->seq <= s->config->http.ahead))
 		let_wait(s, t, l);
 	else
-		answer(s, l, hold_message(s, t, l->wanted[0], l) ? 0 : -ENOENT);
+		fetch_answer(s, l, hold_message(s, t, l->wanted[0], l) ? 0 : -ENOENT);
 }
 
 /* Those of these that are to be told of this message; the first of them carries it. */
@@ -249,7 +254,7 @@ static void tell(struct shard *s, const struct found *found, struct fetch_letter
 	l->epoch = found->epoch;
 	l->seq = found->seq;
 	l->max_age_s = found->max_age_s;
-	answer(s, l, found->error);
+	fetch_answer(s, l, found->error);
 	reactor_spend(&s->reactor, TELL_COST);
 }
 
@@ -308,7 +313,7 @@ static void wait_over(void *context, struct deadline *d)
 		memory_free(a);
 		home_waited(s, t);
 	}
-	answer(s, l, -ETIMEDOUT);
+	fetch_answer(s, l, -ETIMEDOUT);
 }
 
 static void forget_all(struct tree *tree)
@@ -365,5 +370,5 @@ void fetch_count(struct shard *s, struct fetch_letter *l)
 	if (s->id + 1 < s->broker->shards_n)
 		shard_post(s, s->id + 1, LANE_FREE, &l->letter);
 	else
-		answer(s, l, 0);
+		fetch_answer(s, l, 0);
 }

@@ -400,7 +400,7 @@ void home_subscribe(struct shard *s, struct subscribe_letter *l)
 		hold_replay(s, t, l);
 		topic_add_shard(t, l->shard);
 		home_weigh(s, t);
-		if (topic_internal(l->name) && s->broker->second != NULL &&
+		if (topic_internal(l->name) && s->broker->figures != NULL &&
 		    !deadline_running(&s->figures.second_deadline))
 			reactor_deadline(&s->reactor, &s->figures.second,
 					 &s->figures.second_deadline);

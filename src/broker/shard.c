@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/drain.h"
@@ -205,14 +206,14 @@ static void watchdog_asks(struct shard *s, struct heartbeat_letter *l)
 	atomic_store(&s->watched.round, l->round);
 }
 
-static void figures(struct shard *s, struct letter *letter)
-{
-	s->broker->figures(s, letter);
-}
-
 static void free_letter(struct letter *letter)
 {
 	free(letter);
+}
+
+static void free_counted_letter(struct letter *letter)
+{
+	memory_free(letter);
 }
 
 /* Each function with the letter as it knows it. */
@@ -262,7 +263,7 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_FETCH] = { read_home_fetch, discard_fetch_letter_free },
 	[LETTER_COUNT] = { read_fetch_count, discard_fetch_letter_free },
 	[LETTER_FETCHED] = { NULL, discard_fetch_letter_free },
-	[LETTER_FIGURES] = { figures, free_letter },
+	[LETTER_FIGURES] = { NULL, free_counted_letter },
 	[LETTER_BYE] = { read_subscriptions_bye, free_letter },
 	[LETTER_PUBLISHED_ALL] = { drain_heard, NULL },
 	[LETTER_DELIVERED_ALL] = { drain_heard, NULL },
@@ -401,6 +402,8 @@ static bool flush(void *context)
 		more |= reload_go_on(s);
 	more |= s->broker->sessions->flush(s);
 	more |= fetch_flush(s);
+	if (s->figures.working)
+		more |= s->broker->figures->go_on(s);
 	if (s->home.sweeping || s->reactor.now_ns - s->home.swept_ns >= s->home.sweep.after_ns) {
 		reactor_part(&s->reactor, PART_TOPICS);
 		more |= s->home.sweeping = home_sweep(s);
@@ -465,12 +468,14 @@ static void second(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 
-	if (s->broker->second(s))
+	if (s->broker->figures->second(s))
 		reactor_deadline(&s->reactor, &s->figures.second, d);
 }
 
 static void watch(struct shard *s)
 {
+	list_init(&s->figures.asked);
+	list_init(&s->figures.served);
 	deadline_class_init(&s->figures.second, NS_PER_S);
 	deadline_init(&s->figures.second_deadline);
 	reactor_watch(&s->reactor, &s->figures.second, second, s);
@@ -559,6 +564,8 @@ void shard_release(struct shard *s)
 	if (s->reactor.ring != NULL) {
 		fetch_release(s);
 		s->broker->sessions->release(s);
+		if (s->broker->figures != NULL)
+			s->broker->figures->release(s);
 		subscriptions_release(s);
 		home_release(s);
 		reactor_release(&s->reactor);

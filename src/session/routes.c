@@ -428,13 +428,23 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 		connection_no_subscription(c, err);
 }
 
+void routes_fetch(struct connection *c, struct fetch_letter *l)
+{
+	struct shard *s = c->shard;
+
+	l->shard = s->id;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&s->sockets, &c->socket);
+	l->ticket = http_wait(c);
+	shard_post(s, shard_home(s, l->hash), LANE_FREE, &l->letter);
+}
+
 static void handle_topic(struct connection *c, const struct http_request *r, struct span rest)
 {
 	const char *slash = rest.len > 0 ? memchr(rest.data, '/', rest.len) : NULL;
 	struct span what = { NULL, 0 }, topic, msn, part;
 	enum fetch_kind kind = FETCH_ABOUT;
 	uint64_t wanted[2] = { 0, UINT64_MAX };
-	struct shard *s = c->shard;
 	struct fetch_letter *l;
 	char name[256];
 	uint64_t hash;
@@ -470,13 +480,9 @@ static void handle_topic(struct connection *c, const struct http_request *r, str
 		http_error(c, 503, "out of memory");
 		return;
 	}
-	l->shard = s->id;
-	l->slot = c->socket.slot;
-	l->generation = socket_generation(&s->sockets, &c->socket);
 	l->wanted[0] = wanted[0];
 	l->wanted[1] = wanted[1];
-	l->ticket = http_wait(c);
-	shard_post(s, shard_home(s, hash), LANE_FREE, &l->letter);
+	routes_fetch(c, l);
 }
 
 static void answer_topic(struct connection *c, const struct fetch_letter *l)
@@ -525,6 +531,12 @@ static void route_fetched(struct shard *s, struct fetch_letter *l)
 		http_error(c, 404, l->kind == FETCH_ABOUT ? "no such topic" : "no such message");
 	} else if (l->kind == FETCH_ABOUT) {
 		answer_topic(c, l);
+	} else if (l->kind == FETCH_FIGURES) {
+		http_answer(c, &(struct http_answer){ .status = 200,
+						      .type = block_type(l->block),
+						      .headers = "Cache-Control: no-store\r\n",
+						      .body = l->body,
+						      .hold = l->block });
 	} else {
 		if (l->kind == FETCH_MESSAGE)
 			snprintf(cache, sizeof(cache), "public, max-age=%" PRIu64 ", immutable",

@@ -25,6 +25,7 @@
 
 enum {
 	SIM_CLIENTS_MAX = 512,
+	SIM_SCRIPTED_MAX = 256, /* clients of a script */
 	SIM_SHARDS_MAX = 80,
 	SIM_TOPICS_MAX = 8,
 	SIM_PIPE_BYTES_MAX = 64 << 10,

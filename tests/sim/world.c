@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "admin/figures.h"
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/log.h"
@@ -365,6 +366,11 @@ static void start_broker(void)
 	if (broker_init(b, sim.params.shards, config->engine.lane_entries) != 0)
 		abort();
 	sessions_register(b);
+	b->placement.slots_n = b->shards_n;
+	b->placement.slots = calloc(b->shards_n, sizeof(*b->placement.slots));
+	if (b->placement.slots == NULL)
+		abort();
+	figures_init(b);
 	budget_set_limit(b, config->limits.memory_bytes);
 	b->objects = objects_load("", NULL, problem, sizeof(problem));
 	/* Everything but the sockets. */
@@ -1139,7 +1145,7 @@ void world_begin(const struct sim_params *params, bool verbose)
 	hash_seed_with(params->seed, ~params->seed);
 	draw_rates();
 	sim.clients_n = params->clients;
-	sim.clients = sim_alloc((params->clients + 2 * SIM_TOPICS_MAX) * sizeof(*sim.clients));
+	sim.clients = sim_alloc((params->clients + SIM_SCRIPTED_MAX) * sizeof(*sim.clients));
 	for (unsigned i = 0; i < params->clients; i++)
 		client_init(&sim.clients[i], i);
 	kernel_init();
@@ -1199,7 +1205,7 @@ struct client *world_client(void)
 
 	/* Their topics are whatever they say: the oracle knows none of them. */
 	sim.topics_n = 0;
-	if (sim.clients_n == sim.params.clients + 2 * SIM_TOPICS_MAX)
+	if (sim.clients_n == sim.params.clients + SIM_SCRIPTED_MAX)
 		return NULL;
 	c = &sim.clients[sim.clients_n];
 	memset(c, 0, sizeof(*c));

@@ -1694,9 +1694,157 @@ static void those_who_wait_cost_a_publish_nothing_and_are_told_in_turn(void **st
 	world_end();
 }
 
+/* ---- figures ---- */
+
+static void let_all_see_figures(struct config *c)
+{
+	c->http.page_local_only = false;
+}
+
+static void ask_figures(struct client *c, const char *page)
+{
+	char text[64];
+
+	snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", page);
+	say(c, text);
+}
+
+/* When the figures that it has were collected; 0: it has none. */
+static unsigned long long collected_at(struct client *c)
+{
+	unsigned long long at = 0;
+	const char *from;
+
+	from = c->line_n > 0 ? memmem(c->line, c->line_n, "\"time_ms\":", 10) : NULL;
+	if (from != NULL)
+		sscanf(from, "\"time_ms\":%llu", &at);
+	return at;
+}
+
+static void many_who_ask_for_figures_wait_for_one_collection(void **state)
+{
+	enum { ASKING = 200, FEW = 16 };
+	struct client *alone, *asking[ASKING];
+	unsigned long long early[ASKING], first = 0, last = 0;
+	unsigned served = 0;
+
+	(void)state;
+	world_adjust = let_all_see_figures;
+	begin(3);
+	alone = client_who_says("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+	assert_true(hears(alone, "broker_turns_total{reactor=\"2\"}"));
+	for (unsigned i = 0; i < ASKING; i++) {
+		asking[i] = world_client();
+		ask_figures(asking[i], "/stats.json");
+	}
+	world_halt();
+	for (unsigned i = 0; i < ASKING; i++) {
+		early[i] = collected_at(asking[i]);
+		first = early[i] > first ? early[i] : first;
+		served += early[i] > 0;
+	}
+	assert_true(served <= FEW);
+	world_rest();
+	for (unsigned i = 0; i < ASKING; i++) {
+		if (early[i] > 0)
+			continue;
+		assert_true(collected_at(asking[i]) > 0);
+		assert_true(last == 0 || collected_at(asking[i]) == last);
+		last = collected_at(asking[i]);
+	}
+	assert_true(last >= first + 1000);
+	for (unsigned i = 0; i < ASKING; i++)
+		leave(asking[i]);
+	leave(alone);
+	world_end();
+}
+
+static void few_who_ask_for_figures_need_not_wait_for_long(void **state)
+{
+	struct client *c;
+	uint64_t begun_ns;
+
+	(void)state;
+	world_adjust = let_all_see_figures;
+	begin(2);
+	c = client_who_says("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+	begun_ns = sim.now_ns;
+	ask_figures(c, "/stats.json");
+	world_rest();
+	assert_true(collected_at(c) > 0);
+	assert_true(sim.now_ns < begun_ns + 200 * NS_PER_MS);
+	leave(c);
+	world_end();
+}
+
+static void all_who_do_not_take_their_figures_hold_one_text(void **state)
+{
+	enum { ASKING = 200 };
+	struct client *first, *asking[ASKING];
+	uint64_t before;
+	size_t text;
+
+	(void)state;
+	world_adjust = let_all_see_figures;
+	begin(2);
+	first = client_who_says("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+	text = first->line_n;
+	assert_true(text > 20000);
+	for (unsigned i = 0; i < ASKING; i++) {
+		asking[i] = client_who_says("");
+		asking[i]->stalled = true;
+		asking[i]->wire.out.max = 64;
+	}
+	before = memory_used();
+	for (unsigned i = 0; i < ASKING; i++)
+		ask_figures(asking[i], "/metrics");
+	world_rest();
+	/* A text, and for each the state of a session. */
+	assert_true(memory_used() > before + text);
+	assert_true(memory_used() < before + 2 * text + ASKING * 2500);
+	for (unsigned i = 0; i < ASKING; i++)
+		leave(asking[i]);
+	leave(first);
+	world_end();
+}
+
+static void busy_topics_are_found_in_as_many_turns_as_it_takes(void **state)
+{
+	enum { TOPICS = 200 };
+	struct client *watches, *publisher;
+	bool ranked_later = false;
+	char text[64];
+
+	(void)state;
+	world_adjust = let_all_see_figures;
+	begin(1);
+	watches = client_who_says("SUBSCRIBE $sys.stats\r\n");
+	for (unsigned i = 0; i < TOPICS; i++) {
+		snprintf(text, sizeof(text), "PUBLISH busy.%u\r\none\r\nBYE\r\n", i);
+		(void)client_who_says(text);
+	}
+	publisher = client_who_says("PUBLISH busiest\r\none\r\ntwo\r\nthree\r\n");
+	sim.broker.shards[0].reactor.params.turn_us = 1;
+	for (unsigned steps = 0; steps < 400000 && !hears(watches, "\"busiest\""); steps++) {
+		if (steps % 2000 == 0)
+			sim.now_ns = kernel_next_timer();
+		world_step();
+		ranked_later |= sim.broker.shards[0].figures.ranking != NULL;
+	}
+	assert_true(hears(watches, "\"busiest\""));
+	assert_true(ranked_later);
+	leave(watches);
+	leave(publisher);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(many_who_ask_for_figures_wait_for_one_collection),
+		cmocka_unit_test(few_who_ask_for_figures_need_not_wait_for_long),
+		cmocka_unit_test(all_who_do_not_take_their_figures_hold_one_text),
+		cmocka_unit_test(busy_topics_are_found_in_as_many_turns_as_it_takes),
 		cmocka_unit_test(those_who_wait_cost_a_publish_nothing_and_are_told_in_turn),
 		cmocka_unit_test(whoever_asks_for_much_at_once_is_answered_in_turn_with_others),
 		cmocka_unit_test(what_comes_together_is_one_block_whatever_it_holds),
