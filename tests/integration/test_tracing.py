@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -115,3 +116,15 @@ def test_the_seconds_of_a_script_begin_when_it_sees_what_it_looks_for(start, tmp
     slow.chmod(0o755)
     text = shows(start, "latency", tmp_path, {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"})
     assert re.search(SHOWS["latency"], text, re.M), text
+
+
+@release_only
+def test_scripts_see_a_broker_whose_processes_have_numbers_of_their_own():
+    """As in a container: bpftrace sees those of the machine."""
+    if why_not():
+        pytest.skip(why_not())
+    apart = ["unshare", "--pid", "--fork", "--mount-proc"]
+    test = [__file__, "-k", "test_a_script_shows_what_a_broker_does and (submit or workers or fanout)"]
+    done = subprocess.run([*apart, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *test],
+                          capture_output=True, text=True, timeout=3 * TEST_SECONDS)  # fmt: skip
+    assert done.returncode == 0 and "3 passed" in done.stdout, done.stdout + done.stderr
