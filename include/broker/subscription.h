@@ -32,7 +32,8 @@ struct audience {
 	size_t configured_at;
 	struct list dirty;    /* streams with cursors that want a send */
 	struct list replays;  /* streams with cursors that want a send of the past */
-	struct list active;   /* streams that hold chunks */
+	struct list active;   /* streams that hold chunks, but for those */
+	struct list untimed;  /* that are still to be looked at for what is too old */
 	struct list appended; /* streams that something was appended to in this turn */
 	uint32_t pressed;     /* streams that fan-out lags so far behind that no lane is drained */
 	bool relieved;        /* there are fewer of them than at the last look */
@@ -83,17 +84,19 @@ void subscriptions_deliver(struct shard *shard, struct block *block);
 /* The last publisher of a topic that says goodbye has left; takes the letter over. */
 void subscriptions_bye(struct shard *shard, struct topic_letter *letter);
 /* At the end of a turn: deals with those who have more bytes before them than they may, in the
- * streams that something was appended to. */
-void subscriptions_bound_bytes(struct shard *shard);
+ * streams that something was appended to, while there is time. True: there are more. */
+bool subscriptions_bound_bytes(struct shard *shard);
 /* Before something is appended to a stream and after fan-out has served it: while it is three
  * eighths of a backlog behind, the publishers of its topic wait. */
 void subscriptions_hold(struct shard *shard, struct stream *stream);
 /* At any time: while it is six eighths behind all the same, with what was under way, the shard
  * takes nothing in from others. */
 void subscriptions_press(struct shard *shard, struct stream *stream);
-/* Deals with those who have been behind too long in any stream that holds chunks, and lets streams
- * rest. Returns whether any still holds some. */
+/* Who has been behind too long in any stream that holds chunks is to be dealt with by
+ * subscriptions_bound_time_some, and streams are to rest. Returns whether any holds some. */
 bool subscriptions_bound_time(struct shard *shard);
+/* Deals with some of them. True: there are more. */
+bool subscriptions_bound_time_some(struct shard *shard);
 /* An interest that nobody has any more ends, once no answer is under way that counts on it. */
 void subscriptions_let_go(struct shard *shard, struct interest *interest);
 /* The configuration is about to change. An interest gets its settings when it is asked for, the

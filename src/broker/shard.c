@@ -408,9 +408,13 @@ static bool flush(void *context)
 		reactor_part(&s->reactor, PART_TOPICS);
 		more |= s->home.sweeping = home_sweep(s);
 	}
+	if (!list_empty(&s->audience.untimed)) {
+		reactor_part(&s->reactor, PART_CLIENTS);
+		more |= subscriptions_bound_time_some(s);
+	}
 	if (!list_empty(&s->audience.dirty))
 		reactor_part(&s->reactor, PART_FAN_OUT);
-	subscriptions_bound_bytes(s);
+	more |= subscriptions_bound_bytes(s);
 	s->pace.off = s->drain.draining || budget_now(s->broker) == BUDGET_EVICTION;
 	if (!list_empty(&s->pace.resting))
 		pace_resume(s);
@@ -527,6 +531,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	pace_init(&s->pace);
 	list_init(&s->audience.replays);
 	list_init(&s->audience.active);
+	list_init(&s->audience.untimed);
 	list_init(&s->audience.appended);
 	list_init(&s->clients.connections);
 	list_init(&s->clients.unlooked);

@@ -809,6 +809,36 @@ static void a_subscriber_may_be_behind_for_its_time_and_until_the_next_look(void
 }
 
 /* Who catches up in time stays, also at the last look before its time is over. */
+static void the_slow_are_let_go_some_in_each_turn(void **state)
+{
+	struct client *slow[SOME_CLIENTS], *publisher;
+	struct shard *s;
+
+	(void)state;
+	world_adjust = limit_backlogs;
+	begin(1);
+	s = &sim.broker.shards[0];
+	/* There is time for next to nothing in a turn. */
+	s->reactor.params.turn_us = 1;
+	for (unsigned i = 0; i < SOME_CLIENTS; i++)
+		slow[i] = stalled("SUBSCRIBE t\r\n");
+	publisher = client_who_says("PUBLISH t\r\n");
+	publish(publisher, 200);
+	world_pass(BACKLOG_SECONDS * NS_PER_S - LOOK_MS * NS_PER_MS);
+	assert_int_equal(dropped_slow(), 0);
+	while (dropped_slow() < SOME_CLIENTS) {
+		uint64_t before = dropped_slow(), turns = s->reactor.stats.turns;
+
+		world_step();
+		assert_true(dropped_slow() - before <=
+			    CLIENTS_IN_A_TURN * (s->reactor.stats.turns - turns));
+	}
+	for (unsigned i = 0; i < SOME_CLIENTS; i++)
+		leave(slow[i]);
+	leave(publisher);
+	world_end();
+}
+
 static void a_subscriber_that_reads_again_in_time_stays(void **state)
 {
 	struct client *slow, *publisher;
@@ -1320,18 +1350,24 @@ static void serve_one_in_a_turn(struct config *c)
 	c->limits.message_bytes = 1024;
 }
 
+static bool stands_in(struct list *waiting, const struct client *client)
+{
+	for (struct list *l = waiting->next; l != waiting; l = l->next) {
+		const struct connection *c = LIST_ENTRY(l, struct connection, waiting);
+
+		if (&sim.clients[kernel_client_of(c->socket.fd)] == client)
+			return true;
+	}
+	return false;
+}
+
 static bool waits(const struct client *client)
 {
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
 		struct shard *s = &sim.broker.shards[i];
 
-		for (struct list *l = s->clients.paused.next; l != &s->clients.paused;
-		     l = l->next) {
-			const struct connection *c = LIST_ENTRY(l, struct connection, waiting);
-
-			if (&sim.clients[kernel_client_of(c->socket.fd)] == client)
-				return true;
-		}
+		if (stands_in(&s->clients.paused, client) || stands_in(&s->clients.resumed, client))
+			return true;
 	}
 	return false;
 }
@@ -1851,6 +1887,7 @@ int main(void)
 		cmocka_unit_test(a_backlog_may_be_as_long_as_it_may_be_and_no_longer),
 		cmocka_unit_test(a_subscriber_may_be_behind_for_its_time_and_until_the_next_look),
 		cmocka_unit_test(a_subscriber_that_reads_again_in_time_stays),
+		cmocka_unit_test(the_slow_are_let_go_some_in_each_turn),
 		cmocka_unit_test(who_cannot_be_told_that_it_is_cut_is_reset),
 		cmocka_unit_test(whoever_does_not_get_to_the_point_ends_at_one_time),
 		cmocka_unit_test(whoever_has_been_told_the_last_word_counts_until_it_has_gone),
