@@ -403,6 +403,220 @@ def topics(broker, n):
     return {"rate": f"{max(rates):.0f}/s", "peak": ", ".join(f"{p / 2**20:.0f} MiB" for p in peaks), **before.restored()}
 
 
+# --- much to do in a turn -------------------------------------------------------------------------------
+
+
+def counted(wanted):
+    """For keep: counts how often this comes, wherever it is cut; the list holds the number."""
+    count, tail = [0], [b""]
+
+    def heard(data):
+        joined = tail[0] + data
+        count[0] += joined.count(wanted)
+        tail[0] = joined[-len(wanted) + 1 :]
+
+    return count, heard
+
+
+def published_all(broker, before, what, members, messages):
+    """Publishers that have said all and BYE: each has its receipt, and every message its number."""
+    crowd = members[0].crowd
+    crowd.wait_each(members, lambda m: m.ended, f"receipts: {what}", 12 * PATIENCE)
+    assert all(bytes(m.got) == OK for m in members), "each publisher has its OK and its end"
+    settled(broker, f"all of them published: {what}", published=before + messages)
+
+
+@storm("pipelined requests for the last message of a block of 130,000 empty ones", 100, 8000)
+def long_blocks(broker, n):
+    before, address = Baseline(broker), broker.address(BOTH)
+    assert talk(address, b"PUBLISH long\r\n" + b"\r\n" * 132_000 + b"BYE\r\n", lambda _: False, 3 * PATIENCE) == OK
+    ask = b"GET /topic/long/last HTTP/1.1\r\nHost: b\r\n\r\n"
+    begin = time.monotonic()
+    with Crowd() as crowd:
+        counts = []
+        for _ in range(10):
+            count, heard = counted(b"HTTP/1.1 200 OK")
+            crowd.add(address, ask * (n // 10), keep=heard)
+            counts.append(count)
+        crowd.wait(lambda: all(c[0] == n // 10 for c in counts), lambda: f"answers: {counts}", 6 * PATIENCE)
+        seconds = time.monotonic() - begin
+    return {"answers": f"{n / seconds:.0f}/s", **before.restored(grown=24 << 20)}
+
+
+@storm("publishers at full speed to topics that nobody reads", 50, 1000, topics={"history_messages": 0, "linger_seconds": 0})
+def unread(broker, n):
+    before, said = Baseline(broker), broker.stats()["published"]
+    lines = 2000
+    with Crowd() as crowd:
+        begin = time.monotonic()
+        text = (b"x" * 98 + b"\r\n") * lines + b"BYE\r\n"
+        published_all(broker, said, "unread", [crowd.add(broker.address(BOTH), b"PUBLISH unread.%d\r\n" % i + text) for i in range(n)], n * lines)
+        seconds = time.monotonic() - begin
+    return {"messages": f"{n * lines / seconds:.0f}/s", **before.restored(grown=48 << 20)}
+
+
+@storm("requests that wait for a message, and a publisher to their topic", 300, 10_000, http={"wait_seconds": 60, "ahead": 1000})
+def waiters(broker, n):
+    before, address = Baseline(broker), broker.address(BOTH)
+    ask = b"GET /topic/awaited/%d HTTP/1.1\r\nHost: b\r\n\r\n"
+    with Crowd() as crowd:
+        publisher = crowd.add(address, b"PUBLISH awaited\r\n")
+        crowd.wait(lambda: publisher.got == OK, "the publisher's OK")
+        early = [crowd.add(address, ask % 1) for _ in range(n)]
+        late = crowd.add(address, ask % 300)
+        crowd.wait(lambda: not any(m.out for m in early), "all have asked")
+        crowd.sleep(0.5)
+        for i in range(1, 300):
+            publisher.say(b"message %d\r\n" % i)
+            crowd.turn(0.001)
+        crowd.wait_each(early, lambda m: m.got.endswith(b"\r\n\r\nmessage 1"), "the first message", 3 * PATIENCE)
+        assert not late.got, "who waits for another one is not told"
+        publisher.say(b"message 300\r\n")
+        crowd.wait(lambda: late.got.endswith(b"\r\n\r\nmessage 300"), "the last message")
+    return before.restored(grown=(16 << 20) + 4096 * n)
+
+
+@storm("subscribers that ask for the past at once, of a history of blocks of one message", 200, 5000, topics={"history_messages": 10_000})
+def replays(broker, n):
+    before, address, kept = Baseline(broker), broker.address(BOTH), 2000
+    count, heard = counted(b"HTTP/1.1 200 OK")
+    with Crowd() as crowd:
+        crowd.add(address, b"".join(b"POST /publish/past HTTP/1.1\r\nHost: b\r\nContent-Length: 4\r\n\r\n%04d" % i for i in range(kept)), keep=heard)
+        crowd.wait(lambda: count[0] == kept, lambda: f"a history: {count[0]} of {kept}", 3 * PATIENCE)
+    wanted = OK + b"".join(b"%04d\r\n" % i for i in range(kept - 50, kept))
+    begin = time.monotonic()
+    with Crowd() as crowd:
+        members = [crowd.add(address, b"SUBSCRIBE past LAST 50\r\n") for _ in range(n)]
+        crowd.wait_each(members, lambda m: len(m.got) >= len(wanted) or m.ended, "the past", 3 * PATIENCE)
+        assert all(m.got == wanted for m in members), "each has the same past, whole"
+        seconds = time.monotonic() - begin
+    return {"replays": f"{n / seconds:.0f}/s", **before.restored(grown=(24 << 20) + 4096 * n)}
+
+
+@storm("lines with a CR inside", 4, 50, topics={"history_messages": 0})
+def returns(broker, n):
+    before, said = Baseline(broker), broker.stats()["published"]
+    pairs = (256 << 10) // 5
+    text = b"a\n\rb\n" * pairs + b"BYE\r\n"
+    with Crowd() as crowd:
+        begin = time.monotonic()
+        published_all(broker, said, "lines with a CR", [crowd.add(broker.address(BOTH), b"PUBLISH returns.%d\r\n" % (i % 5) + text) for i in range(n)], 2 * pairs * n)
+        seconds = time.monotonic() - begin
+    return {"messages": f"{2 * pairs * n / seconds:.0f}/s", **before.restored(grown=48 << 20)}
+
+
+@storm("empty lines to an event stream", 20_000, 1_000_000, limits={"memory_bytes": "48M"}, topics={"history_messages": 0})
+def empties(broker, n):
+    """Two bytes become a hundred on their way; who reads gets all of them."""
+    before, address = Baseline(broker), broker.address(BOTH)
+    count, heard = counted(b"\ndata:")
+    peak, said = 0, 0
+    with Crowd() as crowd:
+        reader = crowd.add(address, b"GET /subscribe/empty HTTP/1.1\r\nHost: b\r\nAccept: text/event-stream\r\n\r\n", keep=heard)
+        crowd.wait(lambda: not reader.out, "it has asked")
+        settled(broker, "the stream is there", subscriptions=before.open["subscriptions"] + 1)
+        publisher = crowd.add(address, b"PUBLISH empty\r\n")
+        while said < n:
+            if not publisher.out:
+                publisher.say(b"\r\n" * 20_000)
+                said += 20_000
+            crowd.turn(0.01)
+            peak = max(peak, broker.memory())
+        crowd.wait(lambda: count[0] >= n, lambda: f"{count[0]} of {n} events", 12 * PATIENCE)
+        assert count[0] == n
+    if not SANITIZER:
+        assert peak - before.memory < (80 << 20) + RECEIVE_BYTES, f"{peak >> 20} MiB where 48 are allowed"
+    return {"peak": f"{(peak - before.memory) / 2**20:+.1f} MiB", **before.restored()}
+
+
+@storm("clients that ask for /metrics at once, half of whom read nothing", 200, 9000, limits={"memory_bytes": "64M"})
+def metrics(broker, n):
+    before, address, peak = Baseline(broker), broker.address(BOTH), 0
+    ask = b"GET /metrics HTTP/1.1\r\nHost: b\r\n\r\n"
+    with Crowd() as crowd:
+        begin, members = time.monotonic(), []
+        for i in range(n):
+            count, heard = counted(b"\nbroker_turns_total{")
+            reads = i % 2 == 0
+            crowd.add(address, ask, reads=reads, keep=heard, rcvbuf=None if reads else 4096)
+            if reads:
+                members.append(count)
+            if i % 100 == 99:
+                crowd.turn()
+                peak = max(peak, broker.memory())
+        crowd.wait(lambda: all(c[0] == REACTORS for c in members), lambda: f"{sum(c[0] == REACTORS for c in members)} of {len(members)} have figures", 6 * PATIENCE)
+        peak = max(peak, broker.memory())
+        seconds = time.monotonic() - begin
+    if not SANITIZER:
+        # A session each, and not a text.
+        assert peak - before.memory < RECEIVE_BYTES + (16 << 20) + 6144 * n, f"{(peak - before.memory) >> 20} MiB for {n} clients"
+    return {"served in": f"{seconds:.1f} s", "peak": f"{(peak - before.memory) / 2**20:+.1f} MiB", **before.restored()}
+
+
+@storm("topics with a reader each that has stopped", 50, 1000, topics={"backlog_bytes": "64K", "backlog_seconds": 600, "history_messages": 0})
+def stuck_topics(broker, n):
+    before, address, size = Baseline(broker), broker.address(BOTH), 16 << 10
+    line = b"x" * (size - 2) + b"\r\n"
+    with Crowd() as crowd:
+        stuck = [crowd.add(address, b"SUBSCRIBE stuck.%d\r\n" % i, rcvbuf=4096) for i in range(n)]
+        crowd.wait_each(stuck, lambda m: m.got.startswith(OK), "OK", 2 * PATIENCE)
+        for member in stuck:
+            crowd.epoll.unregister(member.socket)
+        said = broker.stats()["published"]
+        members = [crowd.add(address, b"PUBLISH stuck.%d\r\n" % i + line * 16 + b"BYE\r\n") for i in range(n)]
+        published_all(broker, said, "to those who have stopped", members, 16 * n)
+        for member in stuck:
+            member.close(reset=True)
+    return before.restored(grown=(48 << 20) + 4096 * n)
+
+
+@storm("SIGHUP with many topics", 4000, 200_000, rounds=1, topics={"linger_seconds": 600}, limits={"topics": 1_100_000})
+def reload_topics(broker, n):
+    before, address = Baseline(broker), broker.address(BOTH)
+    counts = []
+    with Crowd() as crowd:
+        for i in range(4):
+            count, heard = counted(b"HTTP/1.1 200 OK")
+            crowd.add(address, b"".join(b"POST /publish/r%d.%d HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\n\r\nm" % (i, k) for k in range(n // 4)), keep=heard)
+            counts.append(count)
+        crowd.wait(lambda: all(c[0] == n // 4 for c in counts), lambda: f"topics: {counts}", 12 * PATIENCE)
+    for _ in range(5):
+        since = broker.log_size()
+        broker.configure()
+        os.kill(broker.pid, signal.SIGHUP)
+        broker.loop.wait(lambda: "is in force" in broker.log(since), "the reload", 3 * PATIENCE)
+    assert broker.stats()["topics"] >= n, "no topic is lost"
+    return before.restored()
+
+
+@storm("a broker that is stopped for some seconds under load, and goes on", 3, 12, rounds=1, topics={"backlog_seconds": 1})
+def stopped(broker, n):
+    before, address = Baseline(broker), broker.address(BOTH)
+    with Crowd() as crowd:
+        readers = subscribed(crowd, address, "stopped", 50)
+        publisher = crowd.add(address, b"PUBLISH stopped\r\n")
+        crowd.wait(lambda: publisher.got == OK, "the publisher's OK")
+        said, text = 0, bytearray(OK)
+
+        def publish_for(seconds):
+            nonlocal said
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                publisher.say(line := b"message %d\r\n" % said)
+                text.extend(line)
+                said += 1
+                crowd.turn(0.002)
+
+        publish_for(1)
+        os.kill(broker.pid, signal.SIGSTOP)
+        publish_for(n)
+        os.kill(broker.pid, signal.SIGCONT)
+        publish_for(1)
+        crowd.wait_each(readers, lambda m: len(m.got) >= len(text) or m.ended, "everything", 3 * PATIENCE)
+        assert all(m.got == text and not m.ended for m in readers), "nobody is dropped for the time in which nobody could be served"
+    return {"messages": f"{said}", **before.restored(grown=16 << 20)}
+
+
 # --- bytes that nobody should send ----------------------------------------------------------------------
 
 
