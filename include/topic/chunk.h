@@ -76,6 +76,8 @@ static inline uint64_t chunk_end(const struct chunk *c)
 	return c->base + c->used;
 }
 
+/* All of a block, of which it takes a hold. NULL: out of memory. */
+struct pending *pending_of_block(struct block *block);
 /* What is held by it, as far as that need be looked at. */
 uint64_t pending_bytes(const struct pending *pending, uint64_t max);
 /* Lets go of what is left in it. */

@@ -73,6 +73,8 @@ struct stream {
 	 * it is told of; or NULL. */
 	uint64_t *unencodable;
 	uint64_t rewinds, chunks; /* counts, for statistics */
+	/* Done for what was pending, for its owner's budget: a message, or 64 bytes, is one. */
+	uint64_t work;
 };
 
 void stream_init(struct stream *stream, const struct wire_format *format);

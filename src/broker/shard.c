@@ -19,6 +19,7 @@
 
 enum {
 	STREAM_QUOTA = 64,       /* sends of one stream before the next one has its turn */
+	SPEND_WORK = 4,          /* of a stream's work takes about as long as a letter */
 	TURN_BYTES = 4 << 20,    /* queued in one turn: about a millisecond of copying */
 	REPLAY_QUOTA = 32,       /* sends of the past in a turn: what is live waits for these */
 	COMPLETION_BATCH = 8192, /* handled before anything else moves: all, but for floods */
@@ -313,17 +314,28 @@ void shard_active(struct shard *s, struct stream *stream)
 }
 
 /* Sends for the first of a stream's cursors in this list, so many at most, and no more once the
- * shard has queued so many bytes; how many. */
-static unsigned serve(struct shard *s, struct list *cursors, unsigned max, uint64_t upto_bytes)
+ * shard has queued so many bytes, or what had to be encoded for them took all of its time; how
+ * many. */
+static unsigned serve(struct shard *s, const struct stream *stream, struct list *cursors,
+		      unsigned max, uint64_t upto_bytes)
 {
+	uint64_t work = stream->work;
 	unsigned n = 0;
 
 	for (; n < max && s->sockets.send_bytes < upto_bytes && !list_empty(cursors); n++) {
 		struct subscription *sub =
 			LIST_ENTRY(cursors->next, struct subscription, cursor.link);
 
+		if (stream->work != work) {
+			reactor_spend(&s->reactor, (stream->work - work) / SPEND_WORK);
+			work = stream->work;
+			if (reactor_spent(&s->reactor))
+				break;
+		}
 		connection_flush(sub->connection);
 	}
+	if (stream->work != work)
+		reactor_spend(&s->reactor, (stream->work - work) / SPEND_WORK);
 	return n;
 }
 
@@ -339,6 +351,7 @@ static void fan_out(struct shard *s)
 
 	/* What comes in meanwhile need not wait for a whole turn's sends. */
 	while (left > 0 && s->sockets.send_bytes < turn_bytes &&
+	       (left == turn || !reactor_spent(&s->reactor)) &&
 	       (left == turn || !ring_deferred(s->reactor.ring)) &&
 	       (link = list_take(&s->audience.dirty)) != NULL) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
@@ -346,7 +359,7 @@ static void fan_out(struct shard *s)
 
 		if (sample.began_ns == 0 && stream->cursors >= PACE_SAMPLE_SENDS)
 			sample = pace_sample(s);
-		sends = serve(s, &stream->ready, quota, turn_bytes);
+		sends = serve(s, stream, &stream->ready, quota, turn_bytes);
 		left -= sends;
 		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
 		pace_count(s, stream, sends, turn - left);
@@ -373,10 +386,12 @@ static void replay(struct shard *s)
 
 		/* One that there is no memory for is closed, and may be the last. */
 		i->subscribers++;
-		left -= serve(s, &stream->replaying, 1, UINT64_MAX);
+		left -= serve(s, stream, &stream->replaying, 1, UINT64_MAX);
 		shard_dirty(s, stream);
 		i->subscribers--;
 		subscriptions_let_go(s, i);
+		if (reactor_spent(&s->reactor))
+			return;
 	}
 }
 

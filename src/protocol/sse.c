@@ -20,6 +20,10 @@ enum {
 	EVENT_AROUND_MAX = CHUNK_AROUND_MAX + sizeof(event_base64) + sizeof(id_field) + 16 + 1 +
 			   ID_DIGITS + sizeof(data_field) + 3,
 	PER_LINE = sizeof(data_field) - 1 + 1,
+	/* Of so many messages of at most so many bytes it is worth knowing whether they are text.
+	 */
+	MANY = 64,
+	SHORT_BYTES = 32,
 };
 
 /* ---- chunks ---- */
@@ -178,18 +182,59 @@ static uint32_t every_message(const struct run *run)
 	return run->messages;
 }
 
+/* Whether lines are text without looking at each: most are ASCII. */
+static bool are_text(struct span lines)
+{
+	uint64_t others = 0;
+	size_t i = 0;
+
+	for (; i + 8 <= lines.len && others == 0; i += 8) {
+		uint64_t word;
+
+		memcpy(&word, lines.data + i, 8);
+		others = ((word - EACH(1)) | word) & EACH(0x80);
+	}
+	for (; i < lines.len && others == 0; i++)
+		others = (signed char)lines.data[i] <= 0;
+	return others == 0;
+}
+
+/* Of the messages of a run, all together. */
+static size_t payload_bytes(const struct run *run)
+{
+	size_t around = run->form == RUN_ONE ? 0 : run->form == RUN_LINES ? 2 : RECORD_HEAD_BYTES;
+
+	return run->body.len - run->messages * around;
+}
+
+/* Most of what comes with the data of one event of a run. */
+static size_t event_around(const struct run *run, size_t data, bool text)
+{
+	uint64_t last = run->seq + run->messages;
+	size_t n =
+		(text ? 0 : sizeof(event_base64) - 1) + sizeof(id_field) - 1 + 16 + 1 + 1 + 1 + 1;
+
+	for (; last >= 10; last /= 10)
+		n++;
+	return hex_digits(n + data) + 4 + n;
+}
+
+/* Many short messages come to many times what they are, and nearly to this: it is what is reserved
+ * for them. */
 static size_t sse_encoded_max(const struct run *run)
 {
-	size_t text = run->messages;
+	size_t m = run->messages, payload = payload_bytes(run), data = payload + m * PER_LINE;
+	/* Four for three, and what each is filled up by. */
+	size_t base64 = base64_len(payload) + m * (PER_LINE + 4);
+	bool text = run->form == RUN_LINES && m >= MANY && payload <= m * SHORT_BYTES &&
+		    are_text(run->body);
 
 	/* Of records it counts those in their heads too. */
 	if (run->form != RUN_LINES)
-		text += count_lf(run->body);
-	text = text * PER_LINE + run->body.len;
-	/* Four for three, and what each is filled up by. */
-	return run->messages * (size_t)EVENT_AROUND_MAX +
-	       (text > base64_len(run->body.len) ? text : base64_len(run->body.len)) +
-	       run->messages * (size_t)4;
+		data += count_lf(run->body) * PER_LINE;
+	if (!text && data < base64)
+		data = base64;
+	return m * event_around(run, data - (m - 1) * PER_LINE, text) + data;
 }
 
 static size_t encode_events(const struct run *run, char *out, bool chunked)

@@ -12,6 +12,12 @@ enum {
 	/* Encoded at once, when the first cursor comes to it: about as much as a few sends of it
 	 * take. */
 	PORTION_BYTES = 256 << 10,
+	/* At most so much of it into a chunk that may have no more room than that: of chunks of
+	 * 64 KiB little is wasted then, however much more than they need messages ask for. */
+	RUN_BYTES = 16 << 10,
+	RUN_MESSAGES = 1024,
+	WORK_BYTES = 64,
+	LIVE_CHUNK_BYTES = 64 << 10, /* if it is live, of which it is known how much it is */
 	BLOCK_BYTES = 64, /* what a block costs beside its bytes, as if it were some more */
 };
 
@@ -46,22 +52,22 @@ static void go_on(const struct pending *p, struct place *at, uint64_t seq)
 	}
 }
 
-/* The messages from a place on that are in its block, or fewer, so that they are not much more than
- * a portion when encoded. */
+/* The messages from a place on that are in its block, or fewer: as many as are encoded at once. */
 static struct run next_run(const struct stream *s, const struct pending *p, const struct place *at)
 {
 	struct block *b = block_at(p, at);
 	uint64_t end = b->seq + b->messages < p->until ? b->seq + b->messages : p->until;
 	uint32_t first = (uint32_t)(at->seq - b->seq), n = (uint32_t)(end - at->seq);
-	struct run run = block_part(b, first, n);
+	struct run run;
 
-	while (run.messages > 1 && s->format->encoded_max(&run) > PORTION_BYTES) {
+	/* What is sent from where it lies takes no room. */
+	if (s->format->lines_verbatim && b->form == RUN_LINES)
+		return block_part(b, first, n);
+	run = block_part(b, first, n < RUN_MESSAGES ? n : RUN_MESSAGES);
+	while (run.messages > 1 && s->format->encoded_max(&run) > RUN_BYTES) {
 		size_t max = s->format->encoded_max(&run);
-		size_t fit = (size_t)run.messages * PORTION_BYTES / max;
+		size_t fit = (size_t)run.messages * RUN_BYTES / max;
 
-		/* As it is for lines of a block that are sent from where they lie. */
-		if (s->format->lines_verbatim && run.form == RUN_LINES)
-			break;
 		n = fit < 1 ? 1 : fit < run.messages / 2 ? (uint32_t)fit : run.messages / 2;
 		run = block_part(b, first, n);
 	}
@@ -98,6 +104,39 @@ static struct pending *pending_of(const struct stretch *from, uint64_t until)
 	return p;
 }
 
+struct pending *pending_of_block(struct block *b)
+{
+	struct pending *p = pending_new(1);
+
+	if (p == NULL)
+		return NULL;
+	p->segments[0] = segment_of(b);
+	if (p->segments[0] == NULL) {
+		memory_free(p);
+		return NULL;
+	}
+	p->n = 1;
+	p->until = b->seq + b->messages;
+	return p;
+}
+
+/* Most bytes that what is live and pending from a number on, in one block, may come to. */
+static size_t reserve(const struct stream *s, const struct pending *p, uint64_t seq, uint64_t until)
+{
+	struct block *b = p->segments[p->at]->blocks[p->block];
+	struct run run = block_part(b, (uint32_t)(seq - b->seq), (uint32_t)(until - seq));
+
+	return s->format->encoded_max(&run);
+}
+
+/* A chunk in the stream's backlog from now on, as old as another one. */
+static void make_live(struct stream *s, struct chunk *c, const struct chunk *like)
+{
+	c->live = true;
+	c->opened_ns = like->opened_ns;
+	s->bytes += chunk_bytes(c);
+}
+
 /* A chunk of what is still to be encoded, in front of another one; takes the pending over. */
 static struct chunk *put_in_front(struct stream *s, struct pending *p, uint64_t seq, uint64_t first,
 				  struct chunk *next)
@@ -117,13 +156,20 @@ static struct chunk *put_in_front(struct stream *s, struct pending *p, uint64_t 
 	return c;
 }
 
-/* Cuts what is pending in two before this number. */
+/* Cuts what is pending in two before this number. -EAGAIN: there is not room for what both may come
+ * to in what is reserved for them together. */
 static int split(struct stream *s, struct chunk *c, uint64_t seq)
 {
 	struct pending *front = c->pending, *back;
 	struct place at = { front->at, front->block, c->seq };
+	uint64_t base = 0;
 	struct chunk *second;
 
+	if (c->live) {
+		base = c->next->base - reserve(s, front, seq, front->until);
+		if (base < c->base + reserve(s, front, c->seq, seq))
+			return -EAGAIN;
+	}
 	/* By segments first: there are many blocks in one. */
 	while (at.segment + 1 < front->n && front->segments[at.segment + 1]->seq <= seq) {
 		at.segment++;
@@ -140,6 +186,9 @@ static int split(struct stream *s, struct chunk *c, uint64_t seq)
 		memory_free(back);
 		return -ENOMEM;
 	}
+	second->base = base;
+	if (c->live)
+		make_live(s, second, c);
 	second->messages = back->until - seq;
 	back->n = front->n - at.segment;
 	memcpy(back->segments, front->segments + at.segment, back->n * sizeof(back->segments[0]));
@@ -159,10 +208,11 @@ static int split(struct stream *s, struct chunk *c, uint64_t seq)
 static int encode_portion(struct stream *chain, const struct pending *p, struct place *at,
 			  struct chunk **begin)
 {
+	uint64_t start = chain->pos;
 	size_t looked_at = 0;
 
 	*begin = NULL;
-	while (at->seq < p->until && looked_at + chain->pos < PORTION_BYTES) {
+	while (at->seq < p->until && looked_at + (chain->pos - start) < PORTION_BYTES) {
 		struct run run = next_run(chain, p, at);
 		uint32_t messages = chain->format->encodable(&run);
 
@@ -176,9 +226,27 @@ static int encode_portion(struct stream *chain, const struct pending *p, struct 
 		}
 		chain->count += run.messages - messages;
 		looked_at += BLOCK_BYTES + (messages < run.messages ? run.body.len : 0);
+		chain->work += run.messages + run.body.len / WORK_BYTES;
 		go_on(p, at, run.seq + run.messages);
 	}
 	return 0;
+}
+
+/* Where what is left of live messages begins: as far behind as it may come to, if there is room. */
+static uint64_t rest_base(const struct stream *s, const struct chunk *c, const struct place *at,
+			  uint64_t end)
+{
+	uint64_t room = c->next->base - end;
+	size_t most = reserve(s, c->pending, at->seq, c->pending->until);
+
+	return most < room ? c->next->base - most : end;
+}
+
+static size_t live_capacity(const struct chunk *c)
+{
+	uint64_t reserved = c->next->base - c->base;
+
+	return reserved < LIVE_CHUNK_BYTES ? (size_t)reserved : LIVE_CHUNK_BYTES;
 }
 
 int stream_encode_pending(struct stream *s, struct chunk *c)
@@ -189,15 +257,22 @@ int stream_encode_pending(struct stream *s, struct chunk *c)
 	struct stream chain;
 
 	stream_init(&chain, s->format);
-	/* Below everything that is live. */
-	chain.pos = 0;
+	/* What is not live is below everything that is. */
+	chain.pos = c->base;
 	chain.count = c->first;
+	if (c->live)
+		chain.next_capacity = live_capacity(c);
 	if (encode_portion(&chain, p, &at, &begin) != 0)
 		goto fail;
+	s->work += chain.work;
 	if (at.seq < p->until) {
 		rest = put_in_front(s, p, at.seq, chain.count, c->next);
 		if (rest == NULL)
 			goto fail;
+		if (c->live) {
+			rest->base = rest_base(s, c, &at, chain.pos);
+			make_live(s, rest, c);
+		}
 		while (p->at < at.segment)
 			segment_unref(p->segments[p->at++]);
 		p->block = at.block;
@@ -219,6 +294,8 @@ int stream_encode_pending(struct stream *s, struct chunk *c)
 	for (struct chunk *k = begin; k != rest; k = k->next) {
 		k->stream = s;
 		k->next_pos = k->next->base;
+		if (c->live)
+			make_live(s, k, c);
 	}
 	c->next = begin;
 	c->next_pos = begin->base;
@@ -284,17 +361,17 @@ static int reach_back(struct stream *s, struct chunk *next, const struct past *p
 static int find_begin(struct stream *s, const struct past *past, struct chunk **begin)
 {
 	struct chunk *c = chunk_at(s, past->from), *next;
+	int err;
 
 	if (c == NULL)
 		return reach_back(s, s->whole, past, begin);
 	if (c->pending != NULL && c->seq < past->from) {
-		int err = split(s, c, past->from);
-
-		if (err != 0)
+		err = split(s, c, past->from);
+		if (err != 0 && err != -EAGAIN)
 			return err;
-		c = c->next;
+		c = err == 0 ? c->next : c;
 	}
-	if (!c->uneven || c->seq >= past->from) {
+	if (c->seq >= past->from || (!c->uneven && c->pending == NULL)) {
 		*begin = c;
 		c->refs++;
 		return 0;

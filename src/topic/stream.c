@@ -10,7 +10,14 @@
 enum {
 	CHUNK_BYTES_MIN = 2 << 10,
 	CHUNK_BYTES_MAX = 64 << 10,
-	PAST_LOOK_BYTES = 1 << 20 /* of what a cursor replays: many may do so, and it may be long */
+	PAST_LOOK_BYTES =
+		1 << 20, /* of what a cursor replays: many may do so, and it may be long */
+	/* What comes to more, with what waits already, is encoded piece by piece when it is sent,
+	 * if it grows so many times by that. What is small is not worth it. */
+	ENCODED_AHEAD_BYTES = 256 << 10,
+	GROWS = 2,
+	SMALL_BYTES = 1 << 10,
+	FEW_MESSAGES = 32
 };
 
 /* Numbering starts high: below is room for what is replayed. */
@@ -178,6 +185,56 @@ int stream_encode(struct stream *s, const struct run *run, uint32_t messages, st
 	return 0;
 }
 
+/* Whether the messages would take so much more room than where they lie that they are better kept
+ * there until somebody comes to them. */
+static bool worth_waiting(const struct stream *s, const struct run *run)
+{
+	size_t max;
+
+	if (run->messages < FEW_MESSAGES || worth_referring(s->format, run))
+		return false;
+	max = s->format->encoded_max(run);
+	return max > SMALL_BYTES && s->bytes + max > ENCODED_AHEAD_BYTES &&
+	       max / GROWS > run->body.len;
+}
+
+/* Puts a block at the head as what is still to be encoded, and an empty chunk for those who stand
+ * behind it. */
+static int append_pending(struct stream *s, const struct run *run, struct block *block,
+			  uint64_t now_ns)
+{
+	struct chunk *c = add_chunk(s, 0, true);
+	size_t max = s->format->encoded_max(run);
+
+	/* If it comes to nothing, an empty chunk is in nobody's way. */
+	if (c == NULL)
+		return -ENOMEM;
+	c->opened_ns = now_ns;
+	c->sealed = true;
+	s->bytes += chunk_bytes(c);
+	c->pending = pending_of_block(block);
+	if (c->pending == NULL)
+		return -ENOMEM;
+	c->messages = run->messages;
+	s->pos += max;
+	s->count += run->messages;
+	/* Where nobody stands the one before goes at once. */
+	if (add_chunk(s, 0, true) == NULL) {
+		s->pos -= max;
+		s->count -= run->messages;
+		pending_free(c->pending);
+		c->pending = NULL;
+		c->messages = 0;
+		return -ENOMEM;
+	}
+	/* Something small may follow, and then more of this. */
+	s->next_capacity = CHUNK_BYTES_MIN;
+	s->head->seq = run->seq + run->messages;
+	s->head->opened_ns = now_ns;
+	s->bytes += chunk_bytes(s->head);
+	return 0;
+}
+
 void stream_begin_anew(struct stream *s, uint64_t seq)
 {
 	s->next_seq = seq;
@@ -206,7 +263,12 @@ uint32_t stream_append(struct stream *s, struct block *block, uint64_t now_ns, i
 		s->next_seq += run.messages;
 		return 0;
 	}
-	*error = stream_encode(s, &run, messages, block, now_ns, true);
+	if (worth_waiting(s, &run)) {
+		messages = run.messages;
+		*error = append_pending(s, &run, block, now_ns);
+	} else {
+		*error = stream_encode(s, &run, messages, block, now_ns, true);
+	}
 	if (*error != 0)
 		return 0;
 	s->next_seq += run.messages;
@@ -369,6 +431,7 @@ int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsig
 {
 	size_t send_bytes = STREAM_SEND_BYTES, piece_bytes = STREAM_SEND_PIECE_BYTES;
 	size_t piece_max = STREAM_SEND_PIECE_MAX;
+	size_t looked_at = 0;
 	uint64_t pos;
 	unsigned n = 0;
 
@@ -386,9 +449,17 @@ int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsig
 	if (c->pos < c->live_pos)
 		send_bytes = piece_bytes = piece_max = STREAM_SEND_REPLAY_BYTES;
 	pos = c->pos;
-	for (const struct chunk *k = c->chunk; k != NULL && k->pending == NULL && n + 3 <= max;
+	for (struct chunk *k = c->chunk; k != NULL && n + 3 <= max;
 	     pos = k->next_pos, k = k->next) {
 		size_t at = (size_t)(pos - k->base), left = k->used - at, before = c->goal_bytes;
+
+		if (k->pending != NULL) {
+			/* It fills the send up, as long as it brings something. */
+			if (before == looked_at || before >= send_bytes ||
+			    stream_encode_pending(s, k) != 0)
+				break;
+			looked_at = before;
+		}
 
 		if (left > 0 && k->block == NULL) {
 			size_t piece = left < send_bytes ? left : send_bytes;

@@ -318,6 +318,30 @@ def test_the_process_stays_within_its_budget(start, reactors):
     assert budget.sum("published") > 1000 and len(crowd) == 16
 
 
+@release_only
+@REACTORS
+def test_short_messages_to_event_streams_stay_within_the_budget(start, reactors):
+    """An empty line is 2 bytes, and its event 42: they wait as they came."""
+    slack = 32 * MIB
+    budget = Budget(start, reactors=reactors, topics={**KEPT, **PATIENT}, limits={"memory_bytes": "48M"})
+    broker = budget.broker
+    ask = "GET /subscribe/t.{} HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\n\r\n"
+    crowd = [broker.say(ask.format(i), rcvbuf=RCVBUF) for i in range(16)]
+    broker.loop.wait_each(crowd, lambda c: c.has(1), "an answer")
+    for client in crowd:
+        client.stall()
+    publishers = [broker.publisher(f"t.{i}") for i in range(16)]
+    deadline = time.monotonic() + 4
+    while time.monotonic() < deadline:
+        for publisher in publishers:
+            if len(publisher.out) < 1 * MIB:
+                publisher.send(b"\r\n" * 132_000)
+        broker.loop.turn(0)
+    assert broker.memory("VmHWM") < 48 * MIB + slack, budget.memory()
+    assert budget.memory()["bytes"] < 48 * MIB + slack
+    assert budget.sum("published") > 1_000_000 and len(crowd) == 16
+
+
 def test_a_start_that_leaves_clients_less_than_half_is_refused(tmp_path):
     """With both numbers and the keys, by --check too."""
     for memory, fits in (("16M", False), ("32M", True)):

@@ -57,6 +57,7 @@ static void *failing_realloc(void *p, size_t size)
 #undef realloc
 
 #include "protocol/line.h"
+#include "protocol/sse.h"
 #include "stretch.h"
 
 static struct block *block_with(const char *body, uint32_t messages)
@@ -129,6 +130,53 @@ static void append_without_memory_loses_one_block_and_nothing_else(void **state)
 		block_unref(small);
 		block_unref(large);
 		block_unref(medium);
+	}
+}
+
+/* Of what waits unencoded, too, and what is encoded when it is sent is still there later. */
+static void what_grows_much_and_has_no_memory_is_lost_alone(void **state)
+{
+	enum { LINES = 9000 };
+	char lines[2 * LINES + 1];
+	bool failed = true;
+
+	(void)state;
+	for (size_t i = 0; i < 2 * LINES; i++)
+		lines[i] = i % 2 == 0 ? '\r' : '\n';
+	lines[2 * LINES] = 0;
+	for (unsigned k = 1; failed; k++) {
+		struct block *small = block_with("eins\r\nzwei\r\n", 2),
+			     *flood = block_with(lines, LINES);
+		struct block *const all[] = { small, flood, flood, small, flood };
+		uint64_t want = 0;
+		struct iovec spans[16];
+		struct stream s;
+		struct cursor c;
+
+		stream_init(&s, &sse_format);
+		assert_int_equal(stream_join(&s, &c), 0);
+		until_failure = k;
+		for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+			int error;
+
+			if (stream_append(&s, all[i], 1, &error))
+				want += all[i]->messages;
+			else
+				assert_int_equal(error, -ENOMEM);
+		}
+		if (want > 0 && stream_gather(&s, &c, spans, 16) > 0)
+			stream_sent(&s, &c, 0);
+		failed = until_failure == 0;
+		until_failure = 0;
+		stream_unhold(&s, &c);
+		assert_int_equal(send_all(&s, &c), want);
+		assert_true(stream_rest(&s));
+		assert_int_equal(stream_remove(&s, &c), 0);
+		stream_release(&s);
+		assert_int_equal(atomic_load(&small->holders), 1);
+		assert_int_equal(atomic_load(&flood->holders), 1);
+		block_unref(small);
+		block_unref(flood);
 	}
 }
 
@@ -223,7 +271,8 @@ static void past_that_there_is_no_memory_to_encode_is_still_there_later(void **s
 		n = err == 0 ? stream_gather(&s, &c, spans, 16) : 0;
 		failed = until_failure == 0;
 		until_failure = 0;
-		assert_int_equal(n <= 0, failed);
+		/* It may have been for what would have filled the send up. */
+		assert_true(n > 0 || failed);
 		if (n > 0)
 			stream_sent(&s, &c, 0);
 		stream_unhold(&s, &c);
@@ -345,6 +394,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(append_without_memory_loses_one_block_and_nothing_else),
+		cmocka_unit_test(what_grows_much_and_has_no_memory_is_lost_alone),
 		cmocka_unit_test(replay_without_memory_has_not_happened),
 		cmocka_unit_test(past_that_there_is_no_memory_to_encode_is_still_there_later),
 		cmocka_unit_test(skip_without_memory_has_not_happened),

@@ -286,6 +286,28 @@ static void start_heartbeat_and_gap_tell_ids(void **state)
 	assert_true(n <= sizeof(out));
 }
 
+/* It is what is reserved for them. */
+static void short_messages_promise_little_more_than_they_take(void **state)
+{
+	enum { LINES = 2000 };
+	const struct span kinds[] = { SPAN("\r\n"), SPAN("a\r\n"), SPAN("12.345\r\n") };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+		char *body = malloc(LINES * kinds[i].len);
+		struct run run = lines((struct span){ body, LINES * kinds[i].len }, LINES);
+		struct span events;
+
+		assert_non_null(body);
+		for (size_t n = 0; n < LINES; n++)
+			memcpy(body + n * kinds[i].len, kinds[i].data, kinds[i].len);
+		events = encode(&sse_format, &run);
+		assert_in_range(sse_format.encoded_max(&run), events.len, events.len / 10 * 11);
+		release(events);
+		free(body);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -300,6 +322,7 @@ int main(void)
 		cmocka_unit_test(an_empty_message_has_no_chunk),
 		cmocka_unit_test(boundaries_are_ends_of_messages),
 		cmocka_unit_test(start_heartbeat_and_gap_tell_ids),
+		cmocka_unit_test(short_messages_promise_little_more_than_they_take),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

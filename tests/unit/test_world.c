@@ -1430,6 +1430,58 @@ static void a_topic_that_lags_makes_its_own_publishers_wait(void **state)
 		assert_true(waited[shards] > 0);
 }
 
+/* ---- what becomes much more when it is sent ---- */
+
+static void large_buffers(struct config *c)
+{
+	c->engine.recv_buffer_bytes = 16 << 10;
+}
+
+/* An empty line is 2 bytes, and its event 42. */
+static void short_messages_wait_for_slow_event_streams_where_they_lie(void **state)
+{
+	enum { LINES = 120000, EVENT_BYTES = 42, AT_ONCE = 500, READERS = 3 };
+	struct client *readers[READERS], *publisher;
+	char lines[2 * AT_ONCE];
+
+	(void)state;
+	for (unsigned i = 0; i < sizeof(lines); i++)
+		lines[i] = i % 2 == 0 ? '\r' : '\n';
+	world_adjust = large_buffers;
+	/* In few blocks, and in many that are small. */
+	for (size_t at_most = 16 << 10; at_most >= 128; at_most /= 128) {
+		uint64_t before;
+
+		begin(1);
+		for (unsigned i = 0; i < READERS; i++) {
+			readers[i] = client_who_says("GET /subscribe/t HTTP/1.1\r\nHost: x\r\n"
+						     "Accept: text/event-stream\r\n\r\n");
+			readers[i]->stalled = true;
+			readers[i]->wire.out.max = 64;
+		}
+		publisher = client_who_says("PUBLISH t\r\n");
+		publisher->wire.in.max = at_most;
+		before = memory_used();
+		for (unsigned i = 0; i < LINES / AT_ONCE; i++)
+			client_say(publisher, lines, sizeof(lines));
+		world_rest();
+		assert_int_equal(sim.broker.shards[0].counters.published, LINES);
+		assert_true(memory_used() - before < LINES * EVENT_BYTES / 2);
+		for (unsigned i = 0; i < READERS; i++) {
+			readers[i]->stalled = false;
+			readers[i]->wire.out.max = 1 << 20;
+		}
+		world_rest();
+		for (unsigned i = 0; i < READERS; i++) {
+			assert_true(hears(readers[i], ":1\ndata: \n\n\r\n"));
+			assert_true(hears(readers[i], ":120000\ndata: \n\n\r\n"));
+			leave(readers[i]);
+		}
+		leave(publisher);
+		world_end();
+	}
+}
+
 /* ---- what comes together ---- */
 
 /* Other kinds of messages in turn, all with a LF at their end: they stay together, and who follows
@@ -1672,11 +1724,6 @@ static void nobody_rests_while_the_broker_drains(void **state)
 
 /* ---- turns ---- */
 
-static void large_buffers(struct config *c)
-{
-	c->engine.recv_buffer_bytes = 16 << 10;
-}
-
 static void whoever_asks_for_much_at_once_is_answered_in_turn_with_others(void **state)
 {
 	enum { REQUESTS = 500 };
@@ -1913,6 +1960,7 @@ int main(void)
 		cmocka_unit_test(a_body_waits_for_a_slow_reader_as_long_as_it_reads),
 		cmocka_unit_test(an_ipv6_network_counts_as_one_address),
 		cmocka_unit_test(an_event_stream_beyond_a_limit_is_sent_away_for_a_while),
+		cmocka_unit_test(short_messages_wait_for_slow_event_streams_where_they_lie),
 		cmocka_unit_test(a_drain_says_nothing_to_who_may_want_events),
 		cmocka_unit_test(a_topic_lives_as_long_as_its_history),
 		cmocka_unit_test(a_topic_whose_history_was_taken_is_forgotten),
