@@ -44,23 +44,20 @@ struct audience {
 	struct deadline backlog_deadline;
 };
 
-/* Wire formats, each a stream of its own: the index in struct interest. */
-enum format { FORMAT_LINE, FORMAT_SSE, FORMAT_CHUNKED, FORMAT_SSE_PLAIN, FORMATS };
-
 struct subscription {
 	struct cursor cursor;
 	struct connection *connection;
 	struct interest *interest;
-	struct stream *stream; /* NULL: the home has not answered yet */
-	uint8_t format;        /* enum format */
-	bool in_flight;        /* the connection's send carries bytes of it */
-	bool skip;             /* to be let go as soon as its send has ended */
+	struct stream *stream;            /* NULL: the home has not answered yet */
+	const struct wire_format *format; /* in which it is sent */
+	bool in_flight;                   /* the connection's send carries bytes of it */
+	bool skip;                        /* to be let go as soon as its send has ended */
 };
 
 /* Asks for a topic in this format; the OK, and what was asked for of the past, follow when the home
  * has answered. -ENOMEM, -ENOSPC (limit), -ENOBUFS (memory budget). */
-int subscription_new(struct connection *connection, struct span name, enum format format,
-		     const struct replay *replay);
+int subscription_new(struct connection *connection, struct span name,
+		     const struct wire_format *format, const struct replay *replay);
 /* The home's answer; takes the letter over. */
 void subscription_answered(struct shard *shard, struct subscribe_letter *letter);
 /* Asks the topic's home for a receipt: when it comes, everything sequenced before has come too.

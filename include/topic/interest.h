@@ -17,18 +17,16 @@ struct config_topic;
 struct stream;
 struct topic_letter;
 
-enum { INTEREST_FORMATS = 4 };
-
 struct interest {
 	struct named named; /* first: it is in the shard's table */
 	const struct config_topic *settings;
-	uint32_t settings_n;  /* the owner's: how manyth settings these are */
-	unsigned home;        /* shard */
-	bool live;            /* the home has answered: blocks that come are for us */
-	uint32_t subscribers; /* here, those that wait for an answer included */
-	uint32_t unanswered;  /* letters under way to the home and back */
-	uint64_t epoch, seq;  /* of the newest message that has come here */
-	struct stream *streams[INTEREST_FORMATS]; /* by format; made at need */
+	uint32_t settings_n;    /* the owner's: how manyth settings these are */
+	unsigned home;          /* shard */
+	bool live;              /* the home has answered: blocks that come are for us */
+	uint32_t subscribers;   /* here, those that wait for an answer included */
+	uint32_t unanswered;    /* letters under way to the home and back */
+	uint64_t epoch, seq;    /* of the newest message that has come here */
+	struct stream *streams; /* one for each wire format that somebody here has asked for */
 	/* The shard's, plain memory: for its end, which must not fail for want of any. */
 	struct topic_letter *unsubscribe;
 	char name[];
@@ -41,7 +39,6 @@ struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
 void interest_free(struct interest *interest);
 
 /* The stream of this format; made if it is not there. NULL: out of memory. */
-struct stream *interest_stream(struct interest *interest, unsigned index,
-			       const struct wire_format *format);
+struct stream *interest_stream(struct interest *interest, const struct wire_format *format);
 
 #endif

@@ -44,6 +44,7 @@ struct cursor {
 };
 
 struct stream {
+	struct stream *next; /* of the same interest */
 	const struct wire_format *format;
 	struct chunk *head;  /* written; NULL while idle */
 	struct chunk *tail;  /* oldest of the live chain */

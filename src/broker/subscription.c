@@ -12,9 +12,7 @@
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/protocol.h"
-#include "protocol/line.h"
 #include "broker/shard.h"
-#include "protocol/sse.h"
 #include "topic/block.h"
 #include "topic/interest.h"
 
@@ -23,15 +21,6 @@ enum {
 	OVERTAKE_COST = 8,  /* of a subscriber that is let go */
 	LOOK_COST = 2,      /* of a stream that is looked at for what is too old */
 	CONFIGURE_COST = 3, /* of an interest's settings; of a place in the table: 1 */
-};
-
-_Static_assert((int)FORMATS <= (int)INTEREST_FORMATS, "every format has its place");
-
-static const struct wire_format *const formats[FORMATS] = {
-	[FORMAT_LINE] = &line_format,
-	[FORMAT_SSE] = &sse_format,
-	[FORMAT_CHUNKED] = &chunked_format,
-	[FORMAT_SSE_PLAIN] = &sse_plain_format,
 };
 
 static struct shard *shard_of(const struct subscription *sub)
@@ -95,7 +84,7 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	struct stream *stream = interest_stream(sub->interest, sub->format, formats[sub->format]);
+	struct stream *stream = interest_stream(sub->interest, sub->format);
 	uint64_t messages = 0, unencodable = 0;
 	int err;
 
@@ -131,7 +120,7 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 	return 0;
 }
 
-int subscription_new(struct connection *c, struct span name, enum format format,
+int subscription_new(struct connection *c, struct span name, const struct wire_format *format,
 		     const struct replay *replay)
 {
 	struct shard *s = c->shard;
@@ -156,7 +145,7 @@ int subscription_new(struct connection *c, struct span name, enum format format,
 			subscriptions_let_go(s, i);
 		return -ENOMEM;
 	}
-	*sub = (struct subscription){ .connection = c, .interest = i, .format = (uint8_t)format };
+	*sub = (struct subscription){ .connection = c, .interest = i, .format = format };
 	list_init(&sub->cursor.link);
 	c->subscription = sub;
 	i->subscribers++;
@@ -348,11 +337,7 @@ void subscriptions_bye(struct shard *s, struct topic_letter *l)
 	if (i != NULL) {
 		/* It must outlive its subscribers' leaving here. */
 		i->subscribers++;
-		for (unsigned f = 0; f < INTEREST_FORMATS; f++) {
-			struct stream *stream = i->streams[f];
-
-			if (stream == NULL)
-				continue;
+		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next) {
 			each_in(&stream->idle, say_bye, NULL);
 			each_in(&stream->ready, say_bye, NULL);
 			each_in(&stream->replaying, say_bye, NULL);
@@ -535,9 +520,9 @@ void subscriptions_deliver(struct shard *s, struct block *b)
 	if (i != NULL && i->live) {
 		i->epoch = b->epoch;
 		i->seq = b->seq + b->messages - 1;
-		for (unsigned f = 0; f < INTEREST_FORMATS; f++)
-			if (i->streams[f] != NULL && i->streams[f]->cursors > 0)
-				append(s, i->streams[f], b);
+		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next)
+			if (stream->cursors > 0)
+				append(s, stream, b);
 	}
 	block_unref(b);
 }

@@ -295,13 +295,13 @@ static void start_heartbeats(struct connection *c)
 void http_answer_subscribed(struct connection *c, const struct subscribe_letter *l)
 {
 	struct http_session *http = http_of(c);
-	bool events = c->subscription->format != FORMAT_CHUNKED;
+	bool events = c->subscription->format != &chunked_format;
 	char text[SSE_TEXT_MAX];
 	struct head h;
 
 	c->awaiting = false;
 	http->state = HTTP_STREAMING;
-	http->chunked = c->subscription->format != FORMAT_SSE_PLAIN;
+	http->chunked = c->subscription->format != &sse_plain_format;
 	if (!http->chunked)
 		http->close = true;
 	add_first(c, &h, 200, false);

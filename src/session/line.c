@@ -265,7 +265,7 @@ static void begin_subscription(struct connection *c, const struct line_event *e)
 
 	/* What a subscriber says is little and is never made to wait. */
 	c->socket.multishot = true;
-	err = subscription_new(c, e->topic, FORMAT_LINE, &replay);
+	err = subscription_new(c, e->topic, &line_format, &replay);
 	if (err != 0)
 		connection_no_subscription(c, err);
 }

@@ -13,6 +13,7 @@
 #include "broker/fetch.h"
 #include "broker/home.h"
 #include "protocol/line.h"
+#include "protocol/sse.h"
 #include "session/http_answer.h"
 #include "session/http.h"
 #include "broker/objects.h"
@@ -420,9 +421,9 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 	}
 	(void)http_wait(c);
 	err = subscription_new(c, topic,
-			       !events       ? FORMAT_CHUNKED
-			       : r->http_1_0 ? FORMAT_SSE_PLAIN
-					     : FORMAT_SSE,
+			       !events       ? &chunked_format
+			       : r->http_1_0 ? &sse_plain_format
+					     : &sse_format,
 			       &replay);
 	if (err != 0)
 		connection_no_subscription(c, err);

@@ -1,6 +1,5 @@
 #include "topic/interest.h"
 
-#include <assert.h>
 #include <string.h>
 
 #include "base/memory.h"
@@ -22,27 +21,29 @@ struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
 
 void interest_free(struct interest *i)
 {
-	for (unsigned f = 0; f < INTEREST_FORMATS; f++) {
-		if (i->streams[f] == NULL)
-			continue;
-		stream_release(i->streams[f]);
-		memory_free(i->streams[f]);
+	struct stream *s;
+
+	while ((s = i->streams) != NULL) {
+		i->streams = s->next;
+		stream_release(s);
+		memory_free(s);
 	}
 	free(i->unsubscribe);
 	memory_free(i);
 }
 
-struct stream *interest_stream(struct interest *i, unsigned index, const struct wire_format *format)
+struct stream *interest_stream(struct interest *i, const struct wire_format *format)
 {
 	struct stream *s;
 
-	assert(index < INTEREST_FORMATS);
-	if (i->streams[index] != NULL)
-		return i->streams[index];
+	for (s = i->streams; s != NULL; s = s->next)
+		if (s->format == format)
+			return s;
 	s = memory_new(sizeof(*s));
 	if (s == NULL)
 		return NULL;
 	stream_init(s, format);
-	i->streams[index] = s;
+	s->next = i->streams;
+	i->streams = s;
 	return s;
 }

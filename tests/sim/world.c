@@ -699,9 +699,8 @@ static void check_rest(void)
 		for (size_t at = 0; (n = table_next(&s->audience.interests, &at)) != NULL;) {
 			const struct interest *interest = (struct interest *)(void *)n;
 
-			for (unsigned f = 0; f < INTEREST_FORMATS; f++)
-				if (interest->streams[f] != NULL)
-					check_stream(s, interest->streams[f]);
+			for (struct stream *st = interest->streams; st != NULL; st = st->next)
+				check_stream(s, st);
 			if (interest->unanswered > 0)
 				sim_fail("shard %u still waits for an answer", i);
 		}
