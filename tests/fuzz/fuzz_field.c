@@ -202,7 +202,6 @@ static bool weightless(struct span parameters)
 
 	while (parameters.len > 0) {
 		struct span one;
-		char text[8];
 
 		parameters = span_skip(parameters, 1);
 		one = piece(parameters, ';');
@@ -210,8 +209,7 @@ static bool weightless(struct span parameters)
 		one = trimmed(one);
 		if (one.len < 3 || (one.data[0] != 'q' && one.data[0] != 'Q') || one.data[1] != '=')
 			continue;
-		snprintf(text, sizeof(text), "%.*s", (int)(one.len - 2), one.data + 2);
-		nothing = text[0] == '0' && (text[1] == 0 || text[1] == '.');
+		nothing = one.data[2] == '0' && (one.len == 3 || one.data[3] == '.');
 		for (size_t i = 4; i < one.len; i++)
 			nothing &= one.data[i] == '0';
 	}
