@@ -268,8 +268,7 @@ void connection_close(struct connection *c, enum drop_reason reason)
 	socket_close(&c->shard->sockets, &c->socket);
 }
 
-/* Says why it is refused. */
-static void refuse(struct connection *c)
+void connection_refuse(struct connection *c)
 {
 	connection_finish(c, c->protocol->say(c, (enum reason)c->refusal));
 }
@@ -289,11 +288,6 @@ void connection_speak(struct connection *c, const struct protocol *protocol, str
 	memset(c->session, 0, sizeof(c->session));
 	if (c->state == CONNECTION_OPEN && bytes.len > 0)
 		protocol->received(c, bytes);
-}
-
-void connection_refuse(struct connection *c)
-{
-	refuse(c);
 }
 
 static bool is_local(const unsigned char peer[16])
@@ -457,7 +451,7 @@ void connection_closing_timed_out(void *context, struct deadline *d)
 	(void)context;
 	/* Refused, and it has not said what it speaks. */
 	if (c->state == CONNECTION_OPEN)
-		refuse(c);
+		connection_refuse(c);
 	else
 		connection_close(c, c->reason);
 }
@@ -519,7 +513,7 @@ void connection_open(struct shard *s, int fd, const struct listener *listener)
 	if (s->clients.refused_n > REFUSED_CONNECTIONS_MAX && !c->late) {
 		connection_close(c, DROP_CLOSED);
 	} else if (c->protocol->refuses_at_once) {
-		refuse(c);
+		connection_refuse(c);
 	} else {
 		connection_limit_closing(c);
 		socket_receive(&s->sockets, &c->socket);
