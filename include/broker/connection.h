@@ -74,7 +74,7 @@ static inline bool clients_limit_idle(const struct clients *clients)
 	return clients->idle.after_ns != DEADLINE_NEVER;
 }
 
-/* A send touches the first two cache lines, and two of its subscription; a receive all four. */
+/* A send touches the first two cache lines, and two of its subscription; a receive all five. */
 struct connection {
 	struct socket socket; /* first */
 	uint8_t state;        /* enum connection_state */

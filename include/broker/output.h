@@ -17,9 +17,10 @@
 struct block;
 
 struct output {
+	bool waits;           /* there is any of it; first, where each send looks */
+	uint32_t flown;       /* of what the kernel has */
 	char *reply, *flying; /* bytes to say, and those that the kernel has */
-	uint32_t reply_len, flying_len, flown;
-	bool waits;         /* there is any of it */
+	uint32_t reply_len, flying_len;
 	struct block *body; /* held; NULL: none is on its way */
 	struct span left;   /* of it */
 };

@@ -59,7 +59,7 @@ struct protocol {
 	/* Says what may only be said where no message is under way (connection_interject). NULL:
 	 * there is no such thing. */
 	void (*interject)(struct connection *connection);
-	/* Some of a body (connection_send_body) has gone out, or the last of it. NULL: it has none.
+	/* Some of a body (output_add_body) has gone out, or the last of it. NULL: it has none.
 	 */
 	void (*body_went)(struct connection *connection, bool whole);
 	/* A send has ended, or publishing need not wait any more: it may go on with what has come.
