@@ -505,9 +505,11 @@ class Broker:
     # What it says.
 
     def log(self, since=0):
+        """Whole lines only: one may be just being written."""
         with open(self.log_path, "rb") as log:
             log.seek(since)
-            return log.read().decode(errors="replace")
+            text = log.read()
+        return text[: text.rfind(b"\n") + 1].decode(errors="replace")
 
     def log_size(self):
         return self.log_path.stat().st_size
@@ -525,7 +527,7 @@ class Broker:
     def totals(self, text):
         """The newest counters of each reactor, summed; None while a reactor's are missing."""
         newest = {}
-        for match in STATS.finditer(text[: text.rfind("\n") + 1]):
+        for match in STATS.finditer(text):
             fields = dict(re.findall(r"(\w+)=(\d+)(?=\s|$)", match.group(1)))
             newest[fields.pop("reactor")] = fields
         if len(newest) < self.config["reactors"]:
