@@ -6,9 +6,9 @@
  * walk them. It owns nothing; what it points to is a block's. Any thread.
  *
  * A record is four bytes, how long its payload is in the machine's order (records never leave the
- * process), then the payload, whatever bytes it is made of. The highest bit of the length is kept
- * free: it will say that one byte of flags follows, and behind that what these name (a reply
- * subject, headers, a content type, a version), before the payload.
+ * process), then the payload, whatever bytes it is made of. The highest bit of the length says that
+ * a byte of flags follows, and behind that for each extra that they name its length in four bytes
+ * and itself, before the payload.
  */
 
 #include <assert.h>
@@ -25,6 +25,11 @@ enum run_form {
 	RUN_RECORDS, /* each message a record */
 };
 
+/* Who published: a connection of a shard. generation 0: not known. */
+struct run_publisher {
+	uint32_t shard, slot, generation;
+};
+
 struct run {
 	struct span topic;
 	struct span body;
@@ -32,9 +37,21 @@ struct run {
 	enum run_form form;
 	uint64_t epoch, seq; /* seq of the first */
 	struct span type;    /* content type, or empty */
+	struct run_publisher publisher;
 };
 
 enum { RECORD_HEAD_BYTES = 4 };
+
+/* A message with what its publisher said beside it; empty: nothing. */
+struct record {
+	struct span payload;
+	struct span reply;      /* the topic that an answer is wanted on */
+	struct span headers;    /* NATS/1.0 ..., with the empty line at its end */
+	struct span type;       /* content type */
+	struct span version;    /* what its publisher calls its version */
+	struct span properties; /* MQTT 5's own, as they stand in its PUBLISH */
+	bool retain;            /* MQTT's */
+};
 
 /* Writes a record, returns where the next one goes. */
 static inline char *record_put(char *out, struct span message)
@@ -48,6 +65,16 @@ static inline char *record_put(char *out, struct span message)
 	return out + RECORD_HEAD_BYTES + message.len;
 }
 
+#define RECORD_HAS_EXTRAS (UINT32_C(1) << 31)
+
+/* Bytes that record_write writes, and so many at most beside the payload and the extras. */
+enum { RECORD_AROUND_MAX = RECORD_HEAD_BYTES + 1 + 5 * RECORD_HEAD_BYTES };
+size_t record_bytes(const struct record *record);
+/* Writes a record with its extras, returns where the next one goes. */
+char *record_write(char *out, const struct record *record);
+/* The record at the start, which has extras. */
+struct record record_read(struct span records);
+
 /* The payload of the record at the start. */
 static inline struct span record_payload(struct span records)
 {
@@ -55,6 +82,8 @@ static inline struct span record_payload(struct span records)
 
 	assert(records.len >= RECORD_HEAD_BYTES);
 	memcpy(&len, records.data, sizeof(len));
+	if (len & RECORD_HAS_EXTRAS)
+		return record_read(records).payload;
 	assert(len <= records.len - RECORD_HEAD_BYTES);
 	return (struct span){ records.data + RECORD_HEAD_BYTES, len };
 }
@@ -79,6 +108,9 @@ static inline bool run_next(struct run *run, struct span *message)
 	run->body = span_skip(run->body, (size_t)(message->data - run->body.data) + message->len);
 	return true;
 }
+
+/* The same with its extras: those of records; a run of one has its content type. */
+bool run_next_record(struct run *run, struct record *record);
 
 /* Bytes of a run's first n messages, with what ends or precedes them. */
 size_t run_skip(const struct run *run, uint32_t n);

@@ -14,26 +14,35 @@
 #include "base/run.h"
 #include "base/span.h"
 
-enum { WIRE_AROUND_MAX = 256 }; /* most bytes of a prefix or a suffix */
+enum { WIRE_AROUND_MAX = 1024 }; /* most bytes of a prefix or a suffix */
+
+struct wire_format;
+
+/* What all who get the same bytes have in common: the format, and what stands in every frame of
+ * theirs beside the message (NATS: their sid); the parameter belongs to somebody else. */
+struct wire {
+	const struct wire_format *format;
+	struct span parameter;
+};
 
 struct wire_format {
 	const char *name;
 	/* How many of the run's messages have a form in this format; encode leaves the others out,
 	 * and is not called when it is none of them. */
-	uint32_t (*encodable)(const struct run *run);
+	uint32_t (*encodable)(const struct wire *wire, const struct run *run);
 	/* No fewer bytes than encode will write. */
-	size_t (*encoded_max)(const struct run *run);
+	size_t (*encoded_max)(const struct wire *wire, const struct run *run);
 	/* Writes the run, returns how many bytes. */
-	size_t (*encode)(const struct run *run, char *out);
+	size_t (*encode)(const struct wire *wire, const struct run *run, char *out);
 	/*
 	 * For a run of one message that is sent from where it lies, or of lines where these go out
 	 * verbatim: what goes before and after it (at most WIRE_AROUND_MAX bytes each) and which
 	 * part of the run's body goes between. NULL: this format always copies.
 	 */
-	void (*enclose)(const struct run *run, char *prefix, size_t *prefix_len, struct span *body,
-			char *suffix, size_t *suffix_len);
+	void (*enclose)(const struct wire *wire, const struct run *run, char *prefix,
+			size_t *prefix_len, struct span *body, char *suffix, size_t *suffix_len);
 	/* Whether enclose can do it for this one; NULL: for every one. */
-	bool (*enclosable)(const struct run *run);
+	bool (*enclosable)(const struct wire *wire, const struct run *run);
 	/* A run of lines goes out just as it is, so that it too may be sent from where it lies. */
 	bool lines_verbatim;
 	/* The first end of a message at or after an offset into encoded bytes; these begin with the

@@ -30,9 +30,9 @@ struct block {
 	/* For a publisher that waits to hear its number, at this connection: a letter to it, plain
 	 * memory of the block's; or NULL. */
 	struct letter *receipt;
-	uint32_t shard, slot, generation;
-	uint32_t head_len;   /* name and labels */
-	uint64_t hash;       /* of the name */
+	uint32_t shard, slot, generation; /* that; generation 0: not known */
+	uint32_t head_len;                /* name and labels */
+	uint64_t hash;                    /* of the name */
 	uint64_t epoch, seq; /* stamped by the home: seq is that of the first message */
 	uint64_t stamped_ns;
 	size_t len, capacity; /* of the body */

@@ -3,8 +3,9 @@
 
 /*
  * A shard's interest in a topic: the local half of a subscription, with one stream for each wire
- * format that somebody here has asked for. It is asked for at the topic's home once; from the
- * home's answer on, every block of the topic comes to this shard. The shard's thread only.
+ * (format and parameter) that somebody here has asked for. It is asked for at the topic's home
+ * once; from the home's answer on, every block of the topic comes to this shard. The shard's thread
+ * only.
  */
 
 #include <stdbool.h>
@@ -26,7 +27,7 @@ struct interest {
 	uint32_t subscribers;   /* here, those that wait for an answer included */
 	uint32_t unanswered;    /* letters under way to the home and back */
 	uint64_t epoch, seq;    /* of the newest message that has come here */
-	struct stream *streams; /* one for each wire format that somebody here has asked for */
+	struct stream *streams; /* one for each wire that somebody here has asked for */
 	/* The shard's, plain memory: for its end, which must not fail for want of any. */
 	struct topic_letter *unsubscribe;
 	char name[];
@@ -38,7 +39,8 @@ struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
 /* Its streams must have no cursors. */
 void interest_free(struct interest *interest);
 
-/* The stream of this format; made if it is not there. NULL: out of memory. */
-struct stream *interest_stream(struct interest *interest, const struct wire_format *format);
+/* The stream of this wire; made, with a copy of the parameter, if it is not there. NULL: out of
+ * memory. */
+struct stream *interest_stream(struct interest *interest, const struct wire *wire);
 
 #endif

@@ -45,7 +45,7 @@ struct cursor {
 
 struct stream {
 	struct stream *next; /* of the same interest */
-	const struct wire_format *format;
+	struct wire wire;    /* its parameter is the owner's memory */
 	struct chunk *head;  /* written; NULL while idle */
 	struct chunk *tail;  /* oldest of the live chain */
 	struct chunk *whole; /* oldest from which on nothing is missing; NULL: none */
@@ -78,7 +78,8 @@ struct stream {
 	uint64_t work;
 };
 
-void stream_init(struct stream *stream, const struct wire_format *format);
+/* The wire's parameter must stay as long as the stream. */
+void stream_init(struct stream *stream, const struct wire *wire);
 /* No cursor may be left. */
 void stream_release(struct stream *stream);
 

@@ -84,7 +84,8 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
-	struct stream *stream = interest_stream(sub->interest, sub->format);
+	struct stream *stream =
+		interest_stream(sub->interest, &(struct wire){ .format = sub->format });
 	uint64_t messages = 0, unencodable = 0;
 	int err;
 

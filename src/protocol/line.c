@@ -446,12 +446,13 @@ static bool is_line(struct span message)
 				    memchr(message.data, '\r', message.len) == NULL);
 }
 
-static uint32_t encodable(const struct run *run)
+static uint32_t encodable(const struct wire *wire, const struct run *run)
 {
 	struct run rest = *run;
 	struct span message;
 	uint32_t n = 0;
 
+	(void)wire;
 	if (run->form == RUN_LINES)
 		return run->messages;
 	while (run_next(&rest, &message))
@@ -460,17 +461,19 @@ static uint32_t encodable(const struct run *run)
 }
 
 /* A record's head takes more than an end of line. */
-static size_t encoded_max(const struct run *run)
+static size_t encoded_max(const struct wire *wire, const struct run *run)
 {
+	(void)wire;
 	return run->body.len + 2;
 }
 
-static size_t encode(const struct run *run, char *out)
+static size_t encode(const struct wire *wire, const struct run *run, char *out)
 {
 	struct run rest = *run;
 	struct span message;
 	char *at = out;
 
+	(void)wire;
 	if (run->form == RUN_LINES) {
 		memcpy(out, run->body.data, run->body.len);
 		return run->body.len;
@@ -486,9 +489,10 @@ static size_t encode(const struct run *run, char *out)
 	return (size_t)(at - out);
 }
 
-static void enclose(const struct run *run, char *prefix, size_t *prefix_len, struct span *body,
-		    char *suffix, size_t *suffix_len)
+static void enclose(const struct wire *wire, const struct run *run, char *prefix,
+		    size_t *prefix_len, struct span *body, char *suffix, size_t *suffix_len)
 {
+	(void)wire;
 	(void)prefix;
 	*prefix_len = 0;
 	*body = run->form == RUN_LINES ? run->body : run_only(run);

@@ -177,8 +177,9 @@ static char *put_text(char *out, struct span message)
 	}
 }
 
-static uint32_t every_message(const struct run *run)
+static uint32_t every_message(const struct wire *wire, const struct run *run)
 {
+	(void)wire;
 	return run->messages;
 }
 
@@ -221,7 +222,7 @@ static size_t event_around(const struct run *run, size_t data, bool text)
 
 /* Many short messages come to many times what they are, and nearly to this: it is what is reserved
  * for them. */
-static size_t sse_encoded_max(const struct run *run)
+static size_t sse_encoded_max(const struct wire *wire, const struct run *run)
 {
 	size_t m = run->messages, payload = payload_bytes(run), data = payload + m * PER_LINE;
 	/* Four for three, and what each is filled up by. */
@@ -229,6 +230,7 @@ static size_t sse_encoded_max(const struct run *run)
 	bool text = run->form == RUN_LINES && m >= MANY && payload <= m * SHORT_BYTES &&
 		    are_text(run->body);
 
+	(void)wire;
 	/* Of records it counts those in their heads too. */
 	if (run->form != RUN_LINES)
 		data += count_lf(run->body) * PER_LINE;
@@ -269,21 +271,24 @@ static size_t encode_events(const struct run *run, char *out, bool chunked)
 	return (size_t)(at - out);
 }
 
-static size_t sse_encode(const struct run *run, char *out)
+static size_t sse_encode(const struct wire *wire, const struct run *run, char *out)
 {
+	(void)wire;
 	return encode_events(run, out, true);
 }
 
-static size_t sse_plain_encode(const struct run *run, char *out)
+static size_t sse_plain_encode(const struct wire *wire, const struct run *run, char *out)
 {
+	(void)wire;
 	return encode_events(run, out, false);
 }
 
 /* Only one line of text lies in its block as it is sent. */
-static bool sse_enclosable(const struct run *run)
+static bool sse_enclosable(const struct wire *wire, const struct run *run)
 {
 	struct span message = run_only(run);
 
+	(void)wire;
 	return is_text(message) && memchr(message.data, '\n', message.len) == NULL;
 }
 
@@ -303,15 +308,18 @@ static void enclose_event(const struct run *run, bool chunked, char *prefix, siz
 	memcpy(suffix, "\n\n\r\n", *suffix_len);
 }
 
-static void sse_enclose(const struct run *run, char *prefix, size_t *prefix_len, struct span *body,
-			char *suffix, size_t *suffix_len)
+static void sse_enclose(const struct wire *wire, const struct run *run, char *prefix,
+			size_t *prefix_len, struct span *body, char *suffix, size_t *suffix_len)
 {
+	(void)wire;
 	enclose_event(run, true, prefix, prefix_len, body, suffix, suffix_len);
 }
 
-static void sse_plain_enclose(const struct run *run, char *prefix, size_t *prefix_len,
-			      struct span *body, char *suffix, size_t *suffix_len)
+static void sse_plain_enclose(const struct wire *wire, const struct run *run, char *prefix,
+			      size_t *prefix_len, struct span *body, char *suffix,
+			      size_t *suffix_len)
 {
+	(void)wire;
 	enclose_event(run, false, prefix, prefix_len, body, suffix, suffix_len);
 }
 
@@ -390,28 +398,31 @@ size_t sse_gap(bool chunked, uint64_t epoch, uint64_t oldest, char *out)
 /* ---- plain bytes ---- */
 
 /* An empty chunk is the end of a body (RFC 9112, 7.1): an empty message has no form. */
-static uint32_t chunked_encodable(const struct run *run)
+static uint32_t chunked_encodable(const struct wire *wire, const struct run *run)
 {
 	struct run rest = *run;
 	struct span message;
 	uint32_t n = 0;
 
+	(void)wire;
 	while (run_next(&rest, &message))
 		n += message.len > 0;
 	return n;
 }
 
-static size_t chunked_encoded_max(const struct run *run)
+static size_t chunked_encoded_max(const struct wire *wire, const struct run *run)
 {
+	(void)wire;
 	return run->body.len + run->messages * (size_t)CHUNK_AROUND_MAX;
 }
 
-static size_t chunked_encode(const struct run *run, char *out)
+static size_t chunked_encode(const struct wire *wire, const struct run *run, char *out)
 {
 	struct run rest = *run;
 	struct span message;
 	char *at = out;
 
+	(void)wire;
 	while (run_next(&rest, &message)) {
 		if (message.len == 0)
 			continue;
@@ -422,9 +433,10 @@ static size_t chunked_encode(const struct run *run, char *out)
 	return (size_t)(at - out);
 }
 
-static void chunked_enclose(const struct run *run, char *prefix, size_t *prefix_len,
-			    struct span *body, char *suffix, size_t *suffix_len)
+static void chunked_enclose(const struct wire *wire, const struct run *run, char *prefix,
+			    size_t *prefix_len, struct span *body, char *suffix, size_t *suffix_len)
 {
+	(void)wire;
 	*body = run_only(run);
 	*prefix_len = (size_t)(put_size(prefix, body->len) - prefix);
 	*suffix_len = 2;

@@ -102,7 +102,8 @@ struct run block_run(const struct block *b)
 			     .form = b->form,
 			     .epoch = b->epoch,
 			     .seq = b->seq,
-			     .type = block_type(b) };
+			     .type = block_type(b),
+			     .publisher = { b->shard, b->slot, b->generation } };
 }
 
 /* NULL: it is not worth one, or out of memory. */

@@ -32,17 +32,22 @@ void interest_free(struct interest *i)
 	memory_free(i);
 }
 
-struct stream *interest_stream(struct interest *i, const struct wire_format *format)
+struct stream *interest_stream(struct interest *i, const struct wire *wire)
 {
+	struct wire own = *wire;
 	struct stream *s;
 
 	for (s = i->streams; s != NULL; s = s->next)
-		if (s->format == format)
+		if (s->wire.format == wire->format &&
+		    span_equal(s->wire.parameter, wire->parameter))
 			return s;
-	s = memory_new(sizeof(*s));
+	s = memory_new(sizeof(*s) + wire->parameter.len);
 	if (s == NULL)
 		return NULL;
-	stream_init(s, format);
+	own.parameter.data = (char *)(s + 1);
+	if (own.parameter.len > 0)
+		memcpy(s + 1, wire->parameter.data, own.parameter.len);
+	stream_init(s, &own);
 	s->next = i->streams;
 	i->streams = s;
 	return s;

@@ -61,11 +61,11 @@ static struct run next_run(const struct stream *s, const struct pending *p, cons
 	struct run run;
 
 	/* What is sent from where it lies takes no room. */
-	if (s->format->lines_verbatim && b->form == RUN_LINES)
+	if (s->wire.format->lines_verbatim && b->form == RUN_LINES)
 		return block_part(b, first, n);
 	run = block_part(b, first, n < RUN_MESSAGES ? n : RUN_MESSAGES);
-	while (run.messages > 1 && s->format->encoded_max(&run) > RUN_BYTES) {
-		size_t max = s->format->encoded_max(&run);
+	while (run.messages > 1 && s->wire.format->encoded_max(&s->wire, &run) > RUN_BYTES) {
+		size_t max = s->wire.format->encoded_max(&s->wire, &run);
 		size_t fit = (size_t)run.messages * RUN_BYTES / max;
 
 		n = fit < 1 ? 1 : fit < run.messages / 2 ? (uint32_t)fit : run.messages / 2;
@@ -126,7 +126,7 @@ static size_t reserve(const struct stream *s, const struct pending *p, uint64_t 
 	struct block *b = p->segments[p->at]->blocks[p->block];
 	struct run run = block_part(b, (uint32_t)(seq - b->seq), (uint32_t)(until - seq));
 
-	return s->format->encoded_max(&run);
+	return s->wire.format->encoded_max(&s->wire, &run);
 }
 
 /* A chunk in the stream's backlog from now on, as old as another one. */
@@ -214,7 +214,7 @@ static int encode_portion(struct stream *chain, const struct pending *p, struct 
 	*begin = NULL;
 	while (at->seq < p->until && looked_at + (chain->pos - start) < PORTION_BYTES) {
 		struct run run = next_run(chain, p, at);
-		uint32_t messages = chain->format->encodable(&run);
+		uint32_t messages = chain->wire.format->encodable(&chain->wire, &run);
 
 		if (messages > 0 &&
 		    stream_encode(chain, &run, messages, block_at(p, at), 0, false) != 0)
@@ -256,7 +256,7 @@ int stream_encode_pending(struct stream *s, struct chunk *c)
 	struct chunk *begin, *rest = NULL;
 	struct stream chain;
 
-	stream_init(&chain, s->format);
+	stream_init(&chain, &s->wire);
 	/* What is not live is below everything that is. */
 	chain.pos = c->base;
 	chain.count = c->first;
@@ -396,7 +396,7 @@ static void stand_in(const struct stream *s, struct cursor *c, struct chunk *beg
 	uint64_t skip = before < begin->messages ? before : begin->messages;
 
 	*c = (struct cursor){ .chunk = begin,
-			      .pos = begin->base + chunk_skip(s->format, begin, skip),
+			      .pos = begin->base + chunk_skip(s->wire.format, begin, skip),
 			      .live_pos = s->pos,
 			      .counted = begin->first + before };
 	/* What is published now counts those that have a form only. */

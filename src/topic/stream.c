@@ -23,9 +23,9 @@ enum {
 /* Numbering starts high: below is room for what is replayed. */
 #define NUMBERING_START (UINT64_C(1) << 62)
 
-void stream_init(struct stream *s, const struct wire_format *format)
+void stream_init(struct stream *s, const struct wire *wire)
 {
-	*s = (struct stream){ .format = format,
+	*s = (struct stream){ .wire = *wire,
 			      .pos = NUMBERING_START,
 			      .count = NUMBERING_START,
 			      .next_capacity = CHUNK_BYTES_MIN };
@@ -127,7 +127,7 @@ static int append_reference(struct stream *s, const struct run *run, uint32_t me
 	struct span body;
 	struct chunk *c;
 
-	s->format->enclose(run, prefix, &prefix_len, &body, suffix, &suffix_len);
+	s->wire.format->enclose(&s->wire, run, prefix, &prefix_len, &body, suffix, &suffix_len);
 	c = add_chunk(s, prefix_len + suffix_len, counts);
 	if (c == NULL)
 		return -ENOMEM;
@@ -151,12 +151,15 @@ static int append_reference(struct stream *s, const struct run *run, uint32_t me
 }
 
 /* Whether not copying saves more than a chunk of its own costs. */
-static bool worth_referring(const struct wire_format *format, const struct run *run)
+static bool worth_referring(const struct wire *wire, const struct run *run)
 {
+	const struct wire_format *format = wire->format;
+
 	if (run->form == RUN_LINES && format->lines_verbatim)
 		return run->body.len >= STREAM_REFERENCE_LINES_BYTES;
 	return run->messages == 1 && run->body.len >= STREAM_REFERENCE_BYTES &&
-	       format->enclose != NULL && (format->enclosable == NULL || format->enclosable(run));
+	       format->enclose != NULL &&
+	       (format->enclosable == NULL || format->enclosable(wire, run));
 }
 
 /* So many of the run's messages have a form, and only these are counted: a cursor's count is then
@@ -167,16 +170,16 @@ int stream_encode(struct stream *s, const struct run *run, uint32_t messages, st
 	struct chunk *c;
 	size_t n;
 
-	if (worth_referring(s->format, run))
+	if (worth_referring(&s->wire, run))
 		return append_reference(s, run, messages, block, now_ns, counts);
-	c = room(s, s->format->encoded_max(run), now_ns, counts);
+	c = room(s, s->wire.format->encoded_max(&s->wire, run), now_ns, counts);
 	if (c == NULL)
 		return -ENOMEM;
 	if (c->messages == 0)
 		c->seq = run->seq;
 	if (c->seq + c->messages != run->seq || messages < run->messages)
 		c->uneven = true;
-	n = s->format->encode(run, c->data + c->used);
+	n = s->wire.format->encode(&s->wire, run, c->data + c->used);
 	assert(n <= c->capacity - c->used);
 	c->used += n;
 	c->messages += messages;
@@ -191,9 +194,9 @@ static bool worth_waiting(const struct stream *s, const struct run *run)
 {
 	size_t max;
 
-	if (run->messages < FEW_MESSAGES || worth_referring(s->format, run))
+	if (run->messages < FEW_MESSAGES || worth_referring(&s->wire, run))
 		return false;
-	max = s->format->encoded_max(run);
+	max = s->wire.format->encoded_max(&s->wire, run);
 	return max > SMALL_BYTES && s->bytes + max > ENCODED_AHEAD_BYTES &&
 	       max / GROWS > run->body.len;
 }
@@ -204,7 +207,7 @@ static int append_pending(struct stream *s, const struct run *run, struct block 
 			  uint64_t now_ns)
 {
 	struct chunk *c = add_chunk(s, 0, true);
-	size_t max = s->format->encoded_max(run);
+	size_t max = s->wire.format->encoded_max(&s->wire, run);
 
 	/* If it comes to nothing, an empty chunk is in nobody's way. */
 	if (c == NULL)
@@ -253,7 +256,7 @@ bool stream_add_head(struct stream *s)
 uint32_t stream_append(struct stream *s, struct block *block, uint64_t now_ns, int *error)
 {
 	struct run run = block_run(block);
-	uint32_t messages = s->format->encodable(&run);
+	uint32_t messages = s->wire.format->encodable(&s->wire, &run);
 
 	*error = 0;
 	/* Something was published while nobody here wanted it, or there was no memory for it. */
@@ -389,7 +392,7 @@ uint64_t stream_settle(struct stream *s, struct cursor *c)
 		return 0;
 	at = (size_t)(c->pos - k->base);
 	counted = k->first;
-	while (end < at && (end = chunk_message_end(s->format, k, end)) <= at)
+	while (end < at && (end = chunk_message_end(s->wire.format, k, end)) <= at)
 		counted++;
 	if (counted <= c->counted)
 		return 0;
@@ -423,7 +426,7 @@ bool stream_between(struct stream *s, struct cursor *c)
 	k = c->chunk;
 	if (k == NULL || k->pending != NULL || c->pos == k->base)
 		return k == NULL || !k->detached;
-	return !k->detached && chunk_boundary(s->format, k, (size_t)(c->pos - k->base)) ==
+	return !k->detached && chunk_boundary(s->wire.format, k, (size_t)(c->pos - k->base)) ==
 				       (size_t)(c->pos - k->base);
 }
 
@@ -725,7 +728,7 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 		return 0; /* it is at the head, or at its end */
 	assert(c->goal_bytes == 0);
 	at = (size_t)(c->pos - from->base);
-	end = chunk_boundary(s->format, from, at);
+	end = chunk_boundary(s->wire.format, from, at);
 	if (end == at) {
 		skipped = jump(s, c);
 		stream_unhold(s, c);

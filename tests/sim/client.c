@@ -354,7 +354,7 @@ static bool think(struct client *c)
 
 static bool speak(struct client *c)
 {
-	struct wire *w = &c->wire;
+	struct sim_tcp *w = &c->wire;
 	size_t n;
 
 	if (w->client_fin || w->client_closed)
@@ -564,7 +564,7 @@ static void hear(struct client *c, const char *data, size_t n)
 /* The end of what the broker says. */
 static void hear_end(struct client *c)
 {
-	struct wire *w = &c->wire;
+	struct sim_tcp *w = &c->wire;
 
 	c->over = true;
 	sim_trace("client  %" PRIu64 " is at the end after %" PRIu64 " lines", c->id, c->lines_n, 0,
@@ -599,7 +599,7 @@ static void hear_end(struct client *c)
 
 static bool listen(struct client *c)
 {
-	struct wire *w = &c->wire;
+	struct sim_tcp *w = &c->wire;
 	char data[2000];
 	size_t n = sizeof(data);
 

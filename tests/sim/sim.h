@@ -202,7 +202,7 @@ size_t pipe_write(struct pipe *p, const char *data, size_t n);
 size_t pipe_read(struct pipe *p, char *data, size_t n);
 
 /* A connection, with both ends. */
-struct wire {
+struct sim_tcp {
 	struct pipe in, out; /* as the broker sees it */
 	bool waiting;        /* in a listener's queue */
 	bool client_fin;     /* the client sends no more */
@@ -220,7 +220,7 @@ void kernel_release(void);
 int kernel_listen(unsigned shard);
 void kernel_connect(unsigned client, unsigned shard);
 /* The peer is gone without a word. */
-void kernel_reset(struct wire *wire);
+void kernel_reset(struct sim_tcp *wire);
 /* Some request makes some progress, if one can. */
 void kernel_step(void);
 /* Every request makes what progress it can. Returns whether there was any. */
@@ -300,7 +300,7 @@ struct client {
 	bool begun, said_all, over, stalled, slow;
 	bool cut_short; /* the broker closed while it had more to say */
 	struct random random;
-	struct wire wire;
+	struct sim_tcp wire;
 	char *pending; /* what it is about to say */
 	size_t pending_n, pending_at, pending_slots;
 	char *line; /* what it has read of one */

@@ -131,7 +131,7 @@ static struct file *file_of(int fd, const char *what)
 	return f;
 }
 
-static struct wire *wire_of(const struct file *f)
+static struct sim_tcp *wire_of(const struct file *f)
 {
 	return &sim.clients[f->client].wire;
 }
@@ -189,12 +189,12 @@ int kernel_listen(unsigned shard)
 void kernel_connect(unsigned client, unsigned shard)
 {
 	struct file *f = file_of(kernel.listeners[shard], "connect");
-	struct wire *w = &sim.clients[client].wire;
+	struct sim_tcp *w = &sim.clients[client].wire;
 	char *data = kernel.pipes + (size_t)2 * client * SIM_PIPE_BYTES_MAX;
 
-	*w = (struct wire){ .in = { .data = data, .max = pipe_size() },
-			    .out = { .data = data + SIM_PIPE_BYTES_MAX, .max = pipe_size() },
-			    .waiting = true };
+	*w = (struct sim_tcp){ .in = { .data = data, .max = pipe_size() },
+			       .out = { .data = data + SIM_PIPE_BYTES_MAX, .max = pipe_size() },
+			       .waiting = true };
 	if (f->shut_read) {
 		/* Refused. */
 		w->waiting = false;
@@ -205,7 +205,7 @@ void kernel_connect(unsigned client, unsigned shard)
 	f->waiting[f->waiting_n++] = client;
 }
 
-void kernel_reset(struct wire *w)
+void kernel_reset(struct sim_tcp *w)
 {
 	w->reset = w->cut = true;
 	w->out.len = 0;
@@ -377,7 +377,7 @@ static bool accept_goes_on(struct request *r)
 	return complete(r, fd, may_go_on(), -1);
 }
 
-static int wire_error(struct wire *w)
+static int wire_error(struct sim_tcp *w)
 {
 	int error = w->errored ? -EPIPE : -ECONNRESET;
 
@@ -388,7 +388,7 @@ static int wire_error(struct wire *w)
 static bool recv_goes_on(struct request *r)
 {
 	struct ring *ring = r->ring;
-	struct wire *w = wire_of(r->file);
+	struct sim_tcp *w = wire_of(r->file);
 	size_t max = r->op == REQUEST_RECV ? ring->params.recv_buffer_bytes : r->total, n;
 	char *to = r->into;
 	int buffer = -1;
@@ -440,7 +440,7 @@ static bool send_into_the_void(struct request *r)
 
 static bool send_goes_on(struct request *r)
 {
-	struct wire *w = wire_of(r->file);
+	struct sim_tcp *w = wire_of(r->file);
 	size_t at = 0, room, left, moved = 0;
 
 	if (!w->reset && w->client_closed && !r->file->shut_write) {
@@ -998,7 +998,7 @@ void ring_shutdown(struct ring *ring, int fd, int how)
 	f->shut_write |= how != SHUT_RD;
 	if (f->listener) {
 		for (unsigned i = 0; i < f->waiting_n; i++) {
-			struct wire *w = &sim.clients[f->waiting[i]].wire;
+			struct sim_tcp *w = &sim.clients[f->waiting[i]].wire;
 
 			w->waiting = false;
 			w->broker_closed = true;
@@ -1019,7 +1019,7 @@ void ring_shutdown(struct ring *ring, int fd, int how)
 void ring_close(struct ring *ring, int fd)
 {
 	struct file *f = file_of(fd, "close");
-	struct wire *w;
+	struct sim_tcp *w;
 
 	if (f->requests > 0 && !sim.broker.shards[ring->shard].reactor.stop)
 		sim_fail("fd %d is closed with %u requests in flight", fd, f->requests);
@@ -1041,7 +1041,7 @@ void ring_close(struct ring *ring, int fd)
 int ring_send_now(struct ring *ring, int fd, const void *data, size_t len)
 {
 	struct file *f = file_of(fd, "send");
-	struct wire *w = wire_of(f);
+	struct sim_tcp *w = wire_of(f);
 
 	(void)ring;
 	if (w->reset || f->shut_write)

@@ -579,6 +579,56 @@ static void a_tree_gives_its_entries_in_the_order_of_their_keys(void **state)
 	assert_int_equal(n, N - (N + 2) / 3);
 }
 
+static void a_record_keeps_what_was_said_beside_its_payload(void **state)
+{
+	const struct record records[] = {
+		{ .payload = SPAN("plain") },
+		{ .payload = SPAN("\0\r\n"), .reply = SPAN("_INBOX.a"), .retain = true },
+		{ .retain = true },
+		{ .headers = SPAN("NATS/1.0\r\n\r\n"),
+		  .type = SPAN("text/plain"),
+		  .version = SPAN("1.2"),
+		  .properties = SPAN("\1\2"),
+		  .payload = SPAN("p") },
+		{ .payload = SPAN("") },
+	};
+	enum { N = sizeof(records) / sizeof(*records) };
+	char body[512], *at = body;
+	struct run run = { .form = RUN_RECORDS, .messages = N }, plain;
+	struct span payload = { NULL, 0 };
+	struct record r;
+
+	(void)state;
+	for (size_t i = 0; i < N; i++) {
+		char *end = record_write(at, &records[i]);
+
+		assert_int_equal(end - at, record_bytes(&records[i]));
+		at = end;
+	}
+	run.body = (struct span){ body, (size_t)(at - body) };
+	plain = run;
+	assert_int_equal(run_skip(&run, N), run.body.len);
+	for (size_t i = 0; i < N; i++) {
+		const struct record *want = &records[i];
+
+		assert_true(run_next_record(&run, &r) && run_next(&plain, &payload));
+		assert_true(span_equal(r.payload, want->payload));
+		assert_true(span_equal(payload, want->payload));
+		assert_true(span_equal(r.reply, want->reply));
+		assert_true(span_equal(r.headers, want->headers));
+		assert_true(span_equal(r.type, want->type));
+		assert_true(span_equal(r.version, want->version));
+		assert_true(span_equal(r.properties, want->properties));
+		assert_int_equal(r.retain, want->retain);
+	}
+	assert_false(run_next_record(&run, &r));
+	run = (struct run){
+		.form = RUN_ONE, .messages = 1, .body = SPAN("x"), .type = SPAN("text/css")
+	};
+	assert_true(run_next_record(&run, &r));
+	assert_true(span_equal(r.type, SPAN("text/css")) && span_equal(r.payload, SPAN("x")));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -601,6 +651,7 @@ int main(void)
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 		cmocka_unit_test(spare_memory_is_there_when_the_system_gives_no_more),
 #endif
+		cmocka_unit_test(a_record_keeps_what_was_said_beside_its_payload),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

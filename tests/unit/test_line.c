@@ -676,15 +676,15 @@ static void what_holds_an_end_of_line_has_no_form(void **state)
 	struct run run = { .messages = 1, .body = SPAN("plain") };
 
 	(void)state;
-	assert_true(line_format.encodable(&run));
+	assert_true(line_format.encodable(NULL, &run));
 	run.body = SPAN("a\rb");
-	assert_false(line_format.encodable(&run));
+	assert_false(line_format.encodable(NULL, &run));
 	run.body = SPAN("a\n");
-	assert_false(line_format.encodable(&run));
+	assert_false(line_format.encodable(NULL, &run));
 	run.body = SPAN("");
-	assert_true(line_format.encodable(&run));
+	assert_true(line_format.encodable(NULL, &run));
 	run = (struct run){ .messages = 2, .form = RUN_LINES, .body = SPAN("a\r\nb\r\n") };
-	assert_true(line_format.encodable(&run));
+	assert_true(line_format.encodable(NULL, &run));
 }
 
 static void runs_are_encoded_as_lines(void **state)
@@ -696,21 +696,21 @@ static void runs_are_encoded_as_lines(void **state)
 	struct span body;
 
 	(void)state;
-	n = line_format.encode(&lines, out);
+	n = line_format.encode(NULL, &lines, out);
 	assert_int_equal(n, 6);
-	assert_true(n <= line_format.encoded_max(&lines));
+	assert_true(n <= line_format.encoded_max(NULL, &lines));
 	assert_memory_equal(out, "a\r\nb\r\n", 6);
-	n = line_format.encode(&single, out);
+	n = line_format.encode(NULL, &single, out);
 	assert_int_equal(n, 5);
-	assert_true(n <= line_format.encoded_max(&single));
+	assert_true(n <= line_format.encoded_max(NULL, &single));
 	assert_memory_equal(out, "one\r\n", 5);
 
-	line_format.enclose(&single, prefix, &prefix_len, &body, suffix, &suffix_len);
+	line_format.enclose(NULL, &single, prefix, &prefix_len, &body, suffix, &suffix_len);
 	assert_int_equal(prefix_len, 0);
 	assert_true(span_equal(body, single.body));
 	assert_true(span_equal((struct span){ suffix, suffix_len }, SPAN("\r\n")));
 	lines = (struct run){ .messages = 1, .form = RUN_LINES, .body = SPAN("a\r\n") };
-	line_format.enclose(&lines, prefix, &prefix_len, &body, suffix, &suffix_len);
+	line_format.enclose(NULL, &lines, prefix, &prefix_len, &body, suffix, &suffix_len);
 	assert_int_equal(prefix_len + suffix_len, 0);
 	assert_true(span_equal(body, lines.body));
 }
@@ -727,9 +727,9 @@ static void of_records_those_that_are_lines_are_encoded(void **state)
 	for (size_t i = 0; i < 6; i++)
 		at = record_put(at, messages[i]);
 	run.body = (struct span){ records, (size_t)(at - records) };
-	assert_int_equal(line_format.encodable(&run), 3);
-	n = line_format.encode(&run, out);
-	assert_true(n <= line_format.encoded_max(&run));
+	assert_int_equal(line_format.encodable(NULL, &run), 3);
+	n = line_format.encode(NULL, &run, out);
+	assert_true(n <= line_format.encoded_max(NULL, &run));
 	assert_true(span_equal((struct span){ out, n }, SPAN("one\r\n\r\ntwo\r\n")));
 }
 

@@ -111,7 +111,7 @@ static void append_without_memory_loses_one_block_and_nothing_else(void **state)
 		struct stream s;
 		struct cursor c;
 
-		stream_init(&s, &line_format);
+		stream_init(&s, &(struct wire){ .format = &line_format });
 		assert_int_equal(stream_join(&s, &c), 0);
 		until_failure = k;
 		for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
@@ -153,7 +153,7 @@ static void what_grows_much_and_has_no_memory_is_lost_alone(void **state)
 		struct stream s;
 		struct cursor c;
 
-		stream_init(&s, &sse_format);
+		stream_init(&s, &(struct wire){ .format = &sse_format });
 		assert_int_equal(stream_join(&s, &c), 0);
 		until_failure = k;
 		for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
@@ -220,7 +220,7 @@ static void replay_without_memory_has_not_happened(void **state)
 		make_past(all);
 		held = stretch_of(all, 7, 2);
 		next->seq = 11;
-		stream_init(&s, &line_format);
+		stream_init(&s, &(struct wire){ .format = &line_format });
 		assert_int_equal(stream_join(&s, &other), 0);
 		until_failure = k;
 		err = stream_join_replay(&s, &c, &past, &formless);
@@ -262,7 +262,7 @@ static void past_that_there_is_no_memory_to_encode_is_still_there_later(void **s
 
 		make_past(all);
 		held = stretch_of(all, 7, 1);
-		stream_init(&s, &line_format);
+		stream_init(&s, &(struct wire){ .format = &line_format });
 		assert_int_equal(stream_join_replay(&s, &c, &past, &formless), 0);
 		until_failure = k;
 		/* One that begins later cuts what is pending in two, or has some of it encoded. */
@@ -298,7 +298,7 @@ static void skip_without_memory_has_not_happened(void **state)
 	int error;
 
 	(void)state;
-	stream_init(&s, &line_format);
+	stream_init(&s, &(struct wire){ .format = &line_format });
 	assert_int_equal(stream_join(&s, &c), 0);
 	assert_true(stream_append(&s, b, 1, &error));
 	assert_int_equal(stream_gather(&s, &c, spans, 16), 1);

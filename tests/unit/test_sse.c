@@ -26,11 +26,11 @@ static struct run lines(struct span body, uint32_t messages)
 /* Into memory of just the promised size, so that a sanitizer sees a byte too many. */
 static struct span encode(const struct wire_format *format, const struct run *run)
 {
-	size_t max = format->encoded_max(run), n;
+	size_t max = format->encoded_max(NULL, run), n;
 	char *out = malloc(max);
 
 	assert_non_null(out);
-	n = format->encode(run, out);
+	n = format->encode(NULL, run, out);
 	assert_true(n <= max);
 	return (struct span){ out, n };
 }
@@ -150,8 +150,8 @@ static void a_large_line_of_text_is_sent_from_where_it_lies(void **state)
 	memset(large, 'x', sizeof(large));
 	for (int f = 0; f < 3; f++) {
 		run = one((struct span){ large, sizeof(large) });
-		assert_true(formats[f]->enclosable == NULL || formats[f]->enclosable(&run));
-		formats[f]->enclose(&run, prefix, &prefix_len, &body, suffix, &suffix_len);
+		assert_true(formats[f]->enclosable == NULL || formats[f]->enclosable(NULL, &run));
+		formats[f]->enclose(NULL, &run, prefix, &prefix_len, &body, suffix, &suffix_len);
 		memcpy(joined, prefix, prefix_len);
 		memcpy(joined + prefix_len, body.data, body.len);
 		memcpy(joined + prefix_len + body.len, suffix, suffix_len);
@@ -162,9 +162,9 @@ static void a_large_line_of_text_is_sent_from_where_it_lies(void **state)
 	}
 	large[100] = '\n';
 	run = one((struct span){ large, sizeof(large) });
-	assert_false(sse_format.enclosable(&run));
+	assert_false(sse_format.enclosable(NULL, &run));
 	large[100] = '\xff';
-	assert_false(sse_format.enclosable(&run));
+	assert_false(sse_format.enclosable(NULL, &run));
 }
 
 static void each_message_is_a_chunk(void **state)
@@ -201,7 +201,7 @@ static void records_are_encoded_as_each_alone(void **state)
 			struct span part;
 
 			alone.seq += i;
-			if (formats[f]->encodable(&alone) == 0)
+			if (formats[f]->encodable(NULL, &alone) == 0)
 				continue;
 			with_form++;
 			part = encode(formats[f], &alone);
@@ -211,7 +211,7 @@ static void records_are_encoded_as_each_alone(void **state)
 			release(part);
 		}
 		assert_int_equal(rest.len, 0);
-		assert_int_equal(formats[f]->encodable(&run), with_form);
+		assert_int_equal(formats[f]->encodable(NULL, &run), with_form);
 		release(all);
 	}
 }
@@ -221,13 +221,13 @@ static void an_empty_message_has_no_chunk(void **state)
 	struct run run = one(SPAN(""));
 
 	(void)state;
-	assert_int_equal(chunked_format.encodable(&run), 0);
+	assert_int_equal(chunked_format.encodable(NULL, &run), 0);
 	run = lines(SPAN("\r\n\r\n"), 2);
-	assert_int_equal(chunked_format.encodable(&run), 0);
+	assert_int_equal(chunked_format.encodable(NULL, &run), 0);
 	run = lines(SPAN("\r\na\r\n\r\nb\r\n"), 4);
-	assert_int_equal(chunked_format.encodable(&run), 2);
+	assert_int_equal(chunked_format.encodable(NULL, &run), 2);
 	expect(&chunked_format, run, SPAN("1\r\na\r\n1\r\nb\r\n"));
-	assert_int_equal(sse_format.encodable(&run), 4);
+	assert_int_equal(sse_format.encodable(NULL, &run), 4);
 }
 
 static void boundaries_are_ends_of_messages(void **state)
@@ -302,7 +302,8 @@ static void short_messages_promise_little_more_than_they_take(void **state)
 		for (size_t n = 0; n < LINES; n++)
 			memcpy(body + n * kinds[i].len, kinds[i].data, kinds[i].len);
 		events = encode(&sse_format, &run);
-		assert_in_range(sse_format.encoded_max(&run), events.len, events.len / 10 * 11);
+		assert_in_range(sse_format.encoded_max(NULL, &run), events.len,
+				events.len / 10 * 11);
 		release(events);
 		free(body);
 	}

@@ -30,31 +30,34 @@ static bool has_form(struct span message)
 	return message.len == 0 || message.data[0] != '!';
 }
 
-static uint32_t tagged_encodable(const struct run *run)
+static uint32_t tagged_encodable(const struct wire *wire, const struct run *run)
 {
 	struct run rest = *run;
 	struct span message;
 	uint32_t n = 0;
 
+	(void)wire;
 	while (run_next(&rest, &message))
 		n += has_form(message);
 	return n;
 }
 
-static size_t tagged_max(const struct run *run)
+static size_t tagged_max(const struct wire *wire, const struct run *run)
 {
+	(void)wire;
 	return run->body.len + (size_t)run->messages * 24;
 }
 
 static unsigned encoded_runs;
 static size_t encoded_bytes;
 
-static size_t tagged_encode(const struct run *run, char *out)
+static size_t tagged_encode(const struct wire *wire, const struct run *run, char *out)
 {
 	struct run rest = *run;
 	struct span message;
 	char *to = out;
 
+	(void)wire;
 	encoded_runs++;
 	while (run_next(&rest, &message)) {
 		if (!has_form(message))
@@ -68,9 +71,10 @@ static size_t tagged_encode(const struct run *run, char *out)
 	return (size_t)(to - out);
 }
 
-static void tagged_enclose(const struct run *run, char *prefix, size_t *prefix_len,
-			   struct span *body, char *suffix, size_t *suffix_len)
+static void tagged_enclose(const struct wire *wire, const struct run *run, char *prefix,
+			   size_t *prefix_len, struct span *body, char *suffix, size_t *suffix_len)
 {
+	(void)wire;
 	*prefix_len = (size_t)sprintf(prefix, "[%llu]", (unsigned long long)run->seq);
 	*body = run_only(run);
 	suffix[0] = '\n';
@@ -809,7 +813,7 @@ static void world_begin(const struct wire_format *format, uint64_t number)
 {
 	memset(&world, 0, sizeof(world));
 	seed = number * 0x9e3779b97f4a7c15u + 1;
-	stream_init(&world.stream, format);
+	stream_init(&world.stream, &(struct wire){ .format = format });
 	world.stream.unencodable = &world.dropped;
 }
 
@@ -1621,28 +1625,30 @@ static void what_has_no_form_is_counted_when_the_cursor_comes_to_it(void **state
 }
 
 /* A format in which an empty line has no bytes. */
-static uint32_t silencing_encodable(const struct run *run)
+static uint32_t silencing_encodable(const struct wire *wire, const struct run *run)
 {
 	struct run rest = *run;
 	struct span message;
 	uint32_t n = 0;
 
+	(void)wire;
 	while (run_next(&rest, &message))
 		n += message.len > 0;
 	return n;
 }
 
-static size_t silencing_encode(const struct run *run, char *out)
+static size_t silencing_encode(const struct wire *wire, const struct run *run, char *out)
 {
 	struct run rest = *run;
 	struct span message;
 	size_t n = 0;
 
+	(void)wire;
 	while (run_next(&rest, &message)) {
 		const struct run one = { .body = message, .messages = 1, .seq = rest.seq - 1 };
 
 		if (message.len > 0)
-			n += tagged_encode(&one, out + n);
+			n += tagged_encode(wire, &one, out + n);
 	}
 	return n;
 }

@@ -656,11 +656,30 @@ static void interest_makes_a_stream_for_a_format_once(void **state)
 	assert_int_equal(i->named.hash, 4711);
 	assert_int_equal(i->home, 2);
 	assert_false(i->live);
-	first = interest_stream(i, &some_format);
+	first = interest_stream(i, &(struct wire){ .format = &some_format });
 	assert_non_null(first);
-	assert_ptr_equal(first->format, &some_format);
-	assert_ptr_equal(interest_stream(i, &some_format), first);
-	assert_true(interest_stream(i, &other_format) != first);
+	assert_ptr_equal(first->wire.format, &some_format);
+	assert_ptr_equal(interest_stream(i, &(struct wire){ .format = &some_format }), first);
+	assert_true(interest_stream(i, &(struct wire){ .format = &other_format }) != first);
+	interest_free(i);
+}
+
+static void what_stands_in_every_frame_parts_streams_of_a_format(void **state)
+{
+	char sid[] = "7";
+	const struct wire seven = { &some_format, { sid, 1 } }, also = { &some_format, SPAN("7") };
+	struct interest *i = interest_new(SPAN("a.topic"), 4711, 2, &settings);
+	struct stream *first;
+
+	(void)state;
+	assert_non_null(i);
+	first = interest_stream(i, &seven);
+	assert_non_null(first);
+	sid[0] = '8';
+	assert_true(span_equal(first->wire.parameter, SPAN("7")));
+	assert_ptr_equal(interest_stream(i, &also), first);
+	assert_true(interest_stream(i, &seven) != first);
+	assert_true(interest_stream(i, &(struct wire){ .format = &some_format }) != first);
 	interest_free(i);
 }
 
@@ -683,6 +702,7 @@ int main(void)
 		cmocka_unit_test(epochs_differ_from_topic_to_topic),
 		cmocka_unit_test(other_settings_are_other_limits),
 		cmocka_unit_test(interest_makes_a_stream_for_a_format_once),
+		cmocka_unit_test(what_stands_in_every_frame_parts_streams_of_a_format),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
