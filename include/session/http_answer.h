@@ -59,11 +59,6 @@ struct connection *http_waited(struct shard *shard, uint32_t slot, uint32_t gene
  * Returns the length. */
 size_t json_string(struct span text, char *out);
 
-static inline struct http_clients *http_shared(const struct shard *s)
-{
-	return (struct http_clients *)s->sessions;
-}
-
 void http_answers_init(struct shard *shard);
 void http_answers_configure(struct shard *shard);
 

@@ -8,6 +8,7 @@
 #include "broker/home.h"
 #include "session/http_answer.h"
 #include "session/routes.h"
+#include "session/shared.h"
 #include "broker/shard.h"
 #include "protocol/http.h"
 #include "topic/block.h"

@@ -12,6 +12,7 @@
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "session/http.h"
+#include "session/shared.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
 #include "protocol/sse.h"

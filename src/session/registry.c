@@ -10,9 +10,11 @@
 #include "broker/shard.h"
 #include "session/http.h"
 #include "session/http_answer.h"
+#include "session/intake.h"
 #include "session/line.h"
 #include "session/opening.h"
 #include "session/routes.h"
+#include "session/shared.h"
 
 const struct protocol line_protocol = {
 	.name = "line",
@@ -75,9 +77,10 @@ static const struct protocol *first(unsigned protocols, bool proxied)
 
 static int init(struct shard *s)
 {
-	s->sessions = memory_new_zeroed(sizeof(struct http_clients));
+	s->sessions = memory_new_zeroed(sizeof(struct session_shared));
 	if (s->sessions == NULL)
 		return -ENOMEM;
+	list_init(&session_shared(s)->intakes);
 	http_answers_init(s);
 	return 0;
 }
@@ -99,6 +102,7 @@ static bool flush(struct shard *s)
 {
 	bool more = http_sessions_go_on(s);
 
+	more |= intakes_go_on(s);
 	more |= routes_flush(s);
 	return more;
 }

@@ -16,6 +16,7 @@
 #include "protocol/sse.h"
 #include "session/http_answer.h"
 #include "session/http.h"
+#include "session/shared.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"

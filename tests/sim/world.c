@@ -22,6 +22,7 @@
 #include "broker/shard.h"
 #include "engine/mailbox.h"
 #include "session/http_answer.h"
+#include "session/shared.h"
 #include "session/registry.h"
 #include "sim.h"
 #include "topic/interest.h"

@@ -18,6 +18,7 @@
 #include "broker/connection.h"
 #include "broker/listener.h"
 #include "session/http_answer.h"
+#include "session/shared.h"
 #include "topic/block.h"
 #include "topic/interest.h"
 

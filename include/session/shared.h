@@ -1,0 +1,29 @@
+#ifndef SESSION_SHARED_H
+#define SESSION_SHARED_H
+
+/*
+ * What the sessions of a shard share, by protocol (shard->sessions). The shard's thread only.
+ */
+
+#include "base/list.h"
+#include "broker/shard.h"
+#include "session/gather.h"
+#include "session/http_answer.h"
+
+struct session_shared {
+	struct http_clients http;
+	struct list intakes; /* with commands to do, first come first (session/intake.h) */
+	struct gather gather;
+};
+
+static inline struct session_shared *session_shared(const struct shard *s)
+{
+	return (struct session_shared *)s->sessions;
+}
+
+static inline struct http_clients *http_shared(const struct shard *s)
+{
+	return &session_shared(s)->http;
+}
+
+#endif

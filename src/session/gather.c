@@ -1,0 +1,103 @@
+#include "session/gather.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "broker/connection.h"
+#include "broker/shard.h"
+#include "session/shared.h"
+#include "topic/block.h"
+
+static struct gather *gather_of(const struct connection *c)
+{
+	struct gather *g = &session_shared(c->shard)->gather;
+
+	assert(g->connection == c);
+	return g;
+}
+
+void gather_begin(struct connection *c, void (*publishing)(struct connection *, struct block *))
+{
+	struct gather *g = &session_shared(c->shard)->gather;
+
+	assert(g->connection == NULL && g->block == NULL);
+	g->connection = c;
+	g->publishing = publishing;
+}
+
+static void publish(struct connection *c, struct block *b)
+{
+	struct gather *g = gather_of(c);
+
+	b->shard = c->shard->id;
+	b->slot = c->socket.slot;
+	b->generation = socket_generation(&c->shard->sockets, &c->socket);
+	if (g->publishing != NULL)
+		g->publishing(c, b);
+	connection_publish(c, block_trim(b));
+}
+
+void gather_flush(struct connection *c)
+{
+	struct gather *g = gather_of(c);
+	struct block *b = g->block;
+
+	if (b == NULL)
+		return;
+	g->block = NULL;
+	g->usual -= g->usual / 8;
+	if (g->usual < b->len)
+		g->usual = b->len;
+	b->form = RUN_RECORDS;
+	if (b->messages == 1 && !g->extras) {
+		b->form = RUN_ONE;
+		b->len -= RECORD_HEAD_BYTES;
+		memmove(block_body(b), block_body(b) + RECORD_HEAD_BYTES, b->len);
+	}
+	publish(c, b);
+}
+
+/* The block that a record of so many bytes goes into. NULL: out of memory. */
+static struct block *room_for(struct connection *c, struct span topic, size_t bytes)
+{
+	struct gather *g = gather_of(c);
+
+	if (g->block != NULL &&
+	    (!span_equal(block_name(g->block), topic) || g->block->len + bytes > GATHER_BYTES_MAX))
+		gather_flush(c);
+	if (g->block != NULL)
+		return block_reserve(g->block, bytes);
+	g->extras = false;
+	return block_new(topic, hash_bytes(topic.data, topic.len),
+			 bytes > g->usual ? bytes : g->usual);
+}
+
+int gather_add(struct connection *c, struct span topic, const struct record *r)
+{
+	struct gather *g = gather_of(c);
+	size_t bytes = record_bytes(r);
+	struct block *b = room_for(c, topic, bytes);
+
+	if (b == NULL)
+		return -ENOMEM;
+	record_write(block_body(b) + b->len, r);
+	b->len += bytes;
+	b->messages++;
+	g->block = b;
+	g->extras |= bytes > RECORD_HEAD_BYTES + r->payload.len;
+	return 0;
+}
+
+void gather_block(struct connection *c, struct block *b)
+{
+	gather_flush(c);
+	publish(c, b);
+}
+
+void gather_end(struct connection *c)
+{
+	gather_flush(c);
+	gather_of(c)->connection = NULL;
+}

@@ -1,0 +1,321 @@
+#include "session/intake.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/memory.h"
+#include "broker/connection.h"
+#include "broker/shard.h"
+#include "session/gather.h"
+#include "session/shared.h"
+#include "topic/block.h"
+
+enum {
+	TAKE_COST = 2,              /* of one call, about 0.5 us */
+	COPY_BYTES = 4 << 10,       /* collected in about a quarter of a microsecond */
+	JOIN_BYTES = 256,           /* put behind the beginning of a command at first */
+	KEPT_BYTES_MIN = 64,        /* of memory for what is kept */
+	BODY_ROOM_BYTES = 64 << 10, /* for what comes next of a block, or as much as has come */
+	REPLY_BYTES_MAX =
+		256 << 10, /* that the client does not take: then nothing is done for it */
+};
+
+static size_t kept_n(const struct intake *in)
+{
+	return in->end - in->at;
+}
+
+static struct span kept_span(const struct intake *in)
+{
+	return (struct span){ in->kept + in->at, kept_n(in) };
+}
+
+static void forget_kept(struct intake *in)
+{
+	memory_free(in->kept);
+	in->kept = NULL;
+	in->at = in->end = in->room = in->refused = 0;
+}
+
+/* Puts bytes behind what is kept. False: out of memory, the connection is closed. Memory grows by
+ * doubling and is moved in when at least half of it is free, so that each byte is copied a few
+ * times at most, however it comes. */
+static bool keep(struct intake *in, struct span bytes)
+{
+	size_t n = kept_n(in), room = in->room;
+	char *grown;
+
+	if (in->end + bytes.len > in->room && n + bytes.len > in->room / 2) {
+		room = n + bytes.len > 2 * room ? n + bytes.len : 2 * room;
+		room = room < KEPT_BYTES_MIN ? KEPT_BYTES_MIN : room;
+	}
+	if (in->end + bytes.len > in->room && in->at > 0) {
+		memmove(in->kept, in->kept + in->at, n);
+		in->at = 0;
+		in->end = n;
+	}
+	if (room > in->room) {
+		grown = memory_resize(in->kept, room);
+		if (grown == NULL) {
+			connection_close(in->connection, DROP_MEMORY);
+			return false;
+		}
+		in->kept = grown;
+		in->room = room;
+	}
+	memcpy(in->kept + in->end, bytes.data, bytes.len);
+	in->end += bytes.len;
+	return true;
+}
+
+void intake_init(struct intake *in, struct connection *c, const struct intake_use *use)
+{
+	*in = (struct intake){ .use = use, .connection = c };
+	list_init(&in->runnable);
+	in->kept = c->input;
+	in->end = in->room = c->input_len;
+	c->input = NULL;
+	c->input_len = 0;
+}
+
+void intake_release(struct intake *in)
+{
+	list_remove(&in->runnable);
+	forget_kept(in);
+	if (in->block != NULL)
+		block_unref(in->block);
+	in->block = NULL;
+}
+
+void intake_hold(struct intake *in)
+{
+	in->held = true;
+}
+
+void intake_need(struct intake *in, size_t bytes)
+{
+	in->needed = bytes;
+}
+
+void intake_collect(struct intake *in, struct block *b, size_t bytes)
+{
+	assert(in->block == NULL && bytes > 0);
+	in->block = b;
+	in->left = bytes;
+}
+
+/* ---- collecting ---- */
+
+/* Adds to the block what there is of it at the beginning of the bytes. Returns how many; fewer than
+ * there are when it is whole, or when there is no memory and the connection is closed. */
+static size_t collect(struct intake *in, struct span bytes)
+{
+	size_t n = bytes.len < in->left ? bytes.len : in->left;
+	struct block *b = block_reserve(in->block, n);
+
+	if (b == NULL) {
+		connection_error(in->connection, REASON_MEMORY);
+		return 0;
+	}
+	/* It may have been received where it belongs. */
+	if (bytes.data != block_body(b) + b->len) {
+		memcpy(block_body(b) + b->len, bytes.data, n);
+		reactor_spend(&in->connection->shard->reactor, n / COPY_BYTES);
+	}
+	b->len += n;
+	in->block = b;
+	in->left -= n;
+	if (in->left == 0) {
+		in->block = NULL;
+		in->use->collected(in->connection, b);
+	}
+	return n;
+}
+
+/*
+ * While more of a block is to come than a receive buffer holds, it is received straight into it.
+ * Room is made for as much again as has come: a length that is only announced costs nothing.
+ */
+static void receive_in_place(struct intake *in)
+{
+	struct connection *c = in->connection;
+	size_t room;
+	struct block *b;
+
+	if (in->block == NULL || in->wrapped || in->ended || kept_n(in) > 0 || c->socket.paused ||
+	    c->socket.recv_armed || c->socket.into != NULL || c->socket.multishot ||
+	    in->left < c->shard->config->engine.recv_buffer_bytes)
+		return;
+	room = in->block->len > BODY_ROOM_BYTES ? in->block->len : BODY_ROOM_BYTES;
+	room = room < in->left ? room : in->left;
+	b = block_reserve(in->block, room);
+	if (b == NULL)
+		return;
+	in->block = b;
+	room = b->capacity - b->len;
+	socket_receive_into(&c->shard->sockets, &c->socket, block_body(b) + b->len,
+			    room < in->left ? room : in->left);
+}
+
+/* ---- commands ---- */
+
+/* Whether there is no reason to wait with the next command. */
+static bool ready(const struct intake *in)
+{
+	const struct connection *c = in->connection;
+
+	return c->state == CONNECTION_OPEN && !in->held && list_empty(&c->waiting) &&
+	       c->output.reply_len < REPLY_BYTES_MAX;
+}
+
+static size_t give(struct intake *in, struct span bytes)
+{
+	size_t used;
+
+	in->needed = 0;
+	used = in->use->take(in->connection, bytes);
+	assert(used <= bytes.len);
+	return used;
+}
+
+/* The next piece of work on what is kept, to which some of the bytes are joined where that is not
+ * enough: no more than it takes to end what has begun, or the next few of that. Returns how many
+ * bytes are done with. *more: whether there may be more to do. */
+static size_t go_on_with_kept(struct intake *in, struct span bytes, bool *more)
+{
+	size_t before = kept_n(in), joined = 0, used;
+
+	if (in->block == NULL && (before <= in->refused || before < in->needed)) {
+		joined = before > JOIN_BYTES ? before : JOIN_BYTES;
+		if (in->needed > before + joined)
+			joined = in->needed - before;
+		joined = joined < bytes.len ? joined : bytes.len;
+		*more = joined > 0 && keep(in, (struct span){ bytes.data, joined }) &&
+			kept_n(in) >= in->needed;
+		if (!*more)
+			return joined;
+	}
+	used = in->block != NULL ? collect(in, kept_span(in)) : give(in, kept_span(in));
+	*more = used > 0 || joined < bytes.len;
+	in->refused = used > 0 || in->held ? 0 : kept_n(in);
+	if (used < before) {
+		in->at += used;
+		return joined;
+	}
+	/* What is left of it is where it came from, too. */
+	forget_kept(in);
+	return used - before;
+}
+
+/* Works through what is kept and then the bytes, as far as it may and there is time. Returns the
+ * rest of the bytes. */
+static struct span work(struct intake *in, struct span bytes)
+{
+	struct reactor *r = &in->connection->shard->reactor;
+	bool more = true;
+	size_t used;
+
+	while (more && ready(in) && (kept_n(in) > 0 || bytes.len > 0)) {
+		if (kept_n(in) > 0) {
+			used = go_on_with_kept(in, bytes, &more);
+		} else if (in->block != NULL) {
+			used = collect(in, bytes);
+		} else {
+			used = bytes.len >= in->needed ? give(in, bytes) : 0;
+			more = used > 0;
+			in->refused = more || in->held ? 0 : bytes.len;
+		}
+		bytes = span_skip(bytes, used);
+		reactor_spend(r, TAKE_COST);
+		if (reactor_spent(r) && more) {
+			list_append(&session_shared(in->connection->shard)->intakes, &in->runnable);
+			break;
+		}
+	}
+	return bytes;
+}
+
+/* Sees to how much may come. */
+static void settle(struct intake *in)
+{
+	struct connection *c = in->connection;
+	struct sockets *sockets = &c->shard->sockets;
+	bool waits = !ready(in) || !list_empty(&in->runnable);
+
+	if (waits && kept_n(in) >= INTAKE_WAITING_BYTES)
+		socket_pause(sockets, &c->socket);
+	else if (c->socket.paused && list_empty(&c->waiting))
+		socket_receive(sockets, &c->socket);
+	receive_in_place(in);
+}
+
+static void run(struct intake *in, struct span bytes)
+{
+	struct connection *c = in->connection;
+
+	in->running = true;
+	gather_begin(c, in->use->publishing);
+	if (list_empty(&in->runnable))
+		bytes = work(in, bytes);
+	gather_end(c);
+	in->running = false;
+	if (c->state == CONNECTION_OPEN && bytes.len > 0)
+		(void)keep(in, bytes);
+	if (c->state != CONNECTION_OPEN) {
+		list_remove(&in->runnable);
+		forget_kept(in);
+		return;
+	}
+	settle(in);
+	/* Half a command at the end of everything is no command. */
+	if (in->ended && ready(in) && list_empty(&in->runnable))
+		connection_goodbye(c);
+	else if (!c->socket.sending && c->output.waits)
+		connection_flush(c);
+}
+
+void intake_received(struct intake *in, struct span bytes)
+{
+	run(in, bytes);
+}
+
+void intake_ended(struct intake *in)
+{
+	in->ended = true;
+	intake_resume(in);
+}
+
+void intake_resume(struct intake *in)
+{
+	in->held = false;
+	if (in->running || !list_empty(&in->runnable) || in->connection->state != CONNECTION_OPEN)
+		return;
+	if (ready(in) && (kept_n(in) > 0 || in->ended))
+		run(in, (struct span){ "", 0 });
+	else
+		settle(in);
+}
+
+bool intake_idle(const struct intake *in)
+{
+	return kept_n(in) == 0 && in->block == NULL;
+}
+
+uint64_t intake_held(const struct intake *in)
+{
+	return in->room + (in->block != NULL ? block_bytes(in->block) : 0);
+}
+
+bool intakes_go_on(struct shard *s)
+{
+	struct list *runnable = &session_shared(s)->intakes, *l;
+
+	if (list_empty(runnable))
+		return false;
+	reactor_part(&s->reactor, PART_CLIENTS);
+	do {
+		l = list_take(runnable);
+		run(LIST_ENTRY(l, struct intake, runnable), (struct span){ "", 0 });
+	} while (!list_empty(runnable) && !reactor_spent(&s->reactor));
+	return !list_empty(runnable);
+}
