@@ -1,0 +1,345 @@
+#include "fuzz.h"
+#include "protocol/resp.h"
+
+/*
+ * The decoder of RESP's commands against a slow reference that reads all bytes at once, and against
+ * itself with the bytes split in another way. The first byte of an input sets the limits, the
+ * second how it is split.
+ */
+
+/* ---- what comes out, as text ---- */
+
+static void add_error(struct text *out, const char *words)
+{
+	text_add(out, "-ERR Protocol error: ", 21);
+	text_add(out, words, strlen(words));
+	text_add(out, "\r\n", 2);
+}
+
+static void add_word(struct text *out, const char *word, size_t len)
+{
+	char head[32];
+
+	text_add(out, head, (size_t)snprintf(head, sizeof(head), "%zu:", len));
+	text_add(out, word, len);
+}
+
+/* ---- the broker's ---- */
+
+struct client {
+	struct resp_decoder decoder;
+	struct resp_limits limits;
+	struct text *out;
+};
+
+static void add_words(struct text *out, struct span rest, uint32_t words)
+{
+	for (; words > 0; words--) {
+		struct span word = resp_next(&rest);
+
+		add_word(out, word.data, word.len);
+	}
+	check(rest.len == 0, "there are more words than it says");
+	text_add(out, "\n", 1);
+}
+
+/* A line's words, in memory of just the promised size. */
+static bool add_line(struct text *out, struct span line)
+{
+	char *array = malloc(resp_array_of_line_max(line)), *own;
+	size_t len = 0;
+	int words;
+
+	check(array != NULL, "out of memory");
+	words = resp_array_of_line(line, array, &len);
+	if (words >= 0) {
+		own = exact_copy(array, len);
+		add_words(out, (struct span){ own, len }, (uint32_t)words);
+		free(own);
+	} else {
+		add_error(out, "unbalanced quotes in request");
+	}
+	free(array);
+	return words >= 0;
+}
+
+static enum taken take(void *context, struct span in, size_t *used)
+{
+	struct client *c = context;
+	char error[RESP_ERROR_BYTES_MAX];
+	struct resp_event e;
+
+	resp_decode(&c->decoder, in, &c->limits, &e, used);
+	switch (e.kind) {
+	case RESP_MORE:
+		check(*used == 0, "it takes bytes and wants more");
+		if (e.payload_at == 0)
+			return TAKE_MORE;
+		check(e.payload_at <= in.len && in.len - e.payload_at < e.payload_bytes + 2,
+		      "a payload is there that it waits for");
+		check(e.rest.data >= in.data && e.rest.data + e.rest.len <= in.data + e.payload_at,
+		      "words are not where they are said to be");
+		for (uint32_t i = 0; i < e.words; i++)
+			(void)resp_next(&e.rest);
+		return TAKE_MORE;
+	case RESP_COMMAND:
+		add_words(c->out, e.rest, e.words);
+		break;
+	case RESP_LINE:
+		if (!add_line(c->out, e.rest))
+			return TAKE_NO_MORE;
+		break;
+	case RESP_NOTHING:
+		break;
+	case RESP_ERROR:
+	default:
+		text_add(c->out, error, resp_put_error(error, &e));
+		return TAKE_NO_MORE;
+	}
+	check(*used > 0, "it takes nothing");
+	return TAKEN;
+}
+
+static struct text decode(struct span in, const struct resp_limits *limits, unsigned step)
+{
+	struct text out = { 0 };
+	struct client c = { .limits = *limits, .out = &out };
+
+	feed(in, step, take, &c);
+	return out;
+}
+
+/* ---- the reference ---- */
+
+/* -1: no number; -2: a negative one. */
+static long long number(const char *text, size_t len)
+{
+	char copy[32], again[32];
+	long long n;
+
+	if (len == 0 || len > 18)
+		return -1;
+	memcpy(copy, text, len);
+	copy[len] = 0;
+	n = strtoll(copy, NULL, 10);
+	snprintf(again, sizeof(again), "%lld", n);
+	if (strlen(copy) != len || strcmp(copy, again) != 0)
+		return -1;
+	return n < 0 ? -2 : n;
+}
+
+/* Where the line from `at` ends in CR: SIZE_MAX: not yet; SIZE_MAX - 1: too far away. */
+static size_t line_end(struct span in, size_t at)
+{
+	for (size_t i = at; i < at + RESP_LINE_BYTES_MAX; i++) {
+		if (i + 1 >= in.len)
+			return i > at + RESP_LINE_BYTES_MAX ? SIZE_MAX - 1 : SIZE_MAX;
+		if (in.data[i] == '\r')
+			return i;
+	}
+	return in.len - at > RESP_LINE_BYTES_MAX ? SIZE_MAX - 1 : SIZE_MAX;
+}
+
+/* Bytes of the array at the start; 0: not all of it is there, or it is wrong (*over). */
+static size_t array(struct span in, const struct resp_limits *limits, struct text *out, bool *over)
+{
+	struct text words = { 0 };
+	size_t end = line_end(in, 0), at, total = 0;
+	long long n;
+
+	*over = true;
+	if (end == SIZE_MAX)
+		return 0;
+	n = end == SIZE_MAX - 1 ? -1 : number(in.data + 1, end - 1);
+	if (end == SIZE_MAX - 1)
+		add_error(out, "too big mbulk count string");
+	else if (in.data[end + 1] != '\n' || n == -1 || n > RESP_WORDS_MAX)
+		add_error(out, "invalid multibulk length");
+	else if (limits->unknown && n > 10)
+		add_error(out, "unauthenticated multibulk length");
+	else
+		*over = false;
+	if (*over)
+		return 0;
+	at = end + 2;
+	for (; n > 0; n--) {
+		long long len;
+
+		*over = true;
+		end = line_end(in, at);
+		if (end == SIZE_MAX) {
+			free(words.data);
+			return 0;
+		}
+		len = end == SIZE_MAX - 1 || end == at ? -1
+						       : number(in.data + at + 1, end - at - 1);
+		if (end == SIZE_MAX - 1) {
+			add_error(out, "too big bulk count string");
+		} else if (in.data[at] != '$') {
+			char text[] = "expected '$', got 'x'";
+
+			text[19] = in.data[at] == '\r' || in.data[at] == '\n' ? ' ' : in.data[at];
+			text_add(out, "-ERR Protocol error: ", 21);
+			text_add(out, text, sizeof(text) - 1);
+			text_add(out, "\r\n", 2);
+		} else if (in.data[end + 1] != '\n' || len < 0 ||
+			   len > (long long)limits->word_bytes ||
+			   total + (size_t)len > limits->word_bytes + 65536) {
+			add_error(out, "invalid bulk length");
+		} else if (limits->unknown && len > 16384) {
+			add_error(out, "unauthenticated bulk length");
+		} else if (in.len - (end + 2) < (size_t)len + 2) {
+			free(words.data);
+			return 0;
+		} else if (memcmp(in.data + end + 2 + len, "\r\n", 2) != 0) {
+			add_error(out, "invalid bulk length");
+		} else {
+			*over = false;
+			add_word(&words, in.data + end + 2, (size_t)len);
+			at = end + 2 + (size_t)len + 2;
+			total += (size_t)len;
+		}
+		if (*over) {
+			free(words.data);
+			return 0;
+		}
+	}
+	if (words.len > 0) {
+		text_add(out, words.data, words.len);
+		text_add(out, "\n", 1);
+	}
+	free(words.data);
+	return at;
+}
+
+static bool space(char c)
+{
+	return c == ' ' || (c >= 9 && c <= 13) || c == 0;
+}
+
+/* The words of a line, a state for each kind of place in it. */
+static bool line_words(struct span line, struct text *out)
+{
+	enum { BETWEEN, PLAIN, DOUBLE, SINGLE, CLOSED } state = BETWEEN;
+	struct text word = { 0 }, all = { 0 };
+
+	for (size_t i = 0; i <= line.len; i++) {
+		bool last = i == line.len;
+		char c = last ? ' ' : line.data[i];
+
+		if (last && (state == DOUBLE || state == SINGLE))
+			break;
+		if (state == BETWEEN && !space(c))
+			state = PLAIN;
+		if ((state == PLAIN || state == CLOSED) && space(c)) {
+			add_word(&all, word.data, word.len);
+			word.len = 0;
+			state = BETWEEN;
+		} else if (state == CLOSED) {
+			state = DOUBLE;
+			break;
+		} else if (state == PLAIN && (c == '"' || c == '\'')) {
+			state = c == '"' ? DOUBLE : SINGLE;
+		} else if (state == PLAIN) {
+			text_add(&word, &c, 1);
+		} else if ((state == DOUBLE && c == '"') || (state == SINGLE && c == '\'')) {
+			state = CLOSED;
+		} else if (state == DOUBLE && c == '\\' && i + 1 < line.len) {
+			unsigned value;
+			char hex[3] = { 0 };
+
+			c = line.data[++i];
+			if (c == 'x' && i + 2 < line.len) {
+				memcpy(hex, line.data + i + 1, 2);
+				if (strspn(hex, "0123456789abcdefABCDEF") == 2) {
+					value = (unsigned)strtoul(hex, NULL, 16);
+					c = (char)value;
+					i += 2;
+					text_add(&word, &c, 1);
+					continue;
+				}
+			}
+			c = c == 'n'   ? '\n'
+			    : c == 'r' ? '\r'
+			    : c == 't' ? '\t'
+			    : c == 'b' ? '\b'
+			    : c == 'a' ? '\a'
+				       : c;
+			text_add(&word, &c, 1);
+		} else if (state == SINGLE && c == '\\' && i + 1 < line.len &&
+			   line.data[i + 1] == '\'') {
+			text_add(&word, "'", 1);
+			i++;
+		} else if (state == DOUBLE || state == SINGLE) {
+			text_add(&word, &c, 1);
+		}
+	}
+	if (state == BETWEEN && all.len > 0) {
+		text_add(out, all.data, all.len);
+		text_add(out, "\n", 1);
+	} else if (state != BETWEEN) {
+		add_error(out, "unbalanced quotes in request");
+	}
+	free(word.data);
+	free(all.data);
+	return state == BETWEEN;
+}
+
+static struct text reference(struct span in, const struct resp_limits *limits)
+{
+	struct text out = { 0 };
+
+	while (in.len > 0) {
+		size_t len = 0;
+		bool over = false;
+
+		if (in.data[0] == '*') {
+			len = array(in, limits, &out, &over);
+			if (len == 0)
+				break;
+		} else {
+			struct span line;
+
+			while (len < in.len && in.data[len] != '\n')
+				len++;
+			if (len > RESP_LINE_BYTES_MAX) {
+				add_error(&out, "too big inline request");
+				break;
+			}
+			if (len == in.len)
+				break;
+			line = (struct span){ in.data, len };
+			len++;
+			if (line.len > 0 && line.data[line.len - 1] == '\r')
+				line.len--;
+			if (!line_words(line, &out))
+				break;
+		}
+		in = span_skip(in, len);
+	}
+	text_add(&out, "", 0);
+	return out;
+}
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
+{
+	struct resp_limits limits;
+	struct text whole, split, slow;
+	struct span in;
+
+	if (size < 2)
+		return 0;
+	limits = (struct resp_limits){ .word_bytes = data[0] < 100 ? data[0] : 1 << 20,
+				       .unknown = data[0] % 2 == 1 };
+	in = (struct span){ (const char *)data + 2, size - 2 };
+	whole = decode(in, &limits, 0);
+	text_add(&whole, "", 0);
+	split = decode(in, &limits, 1 + data[1] % 80);
+	text_add(&split, "", 0);
+	slow = reference(in, &limits);
+	check(whole.len == slow.len && memcmp(whole.data, slow.data, slow.len) == 0,
+	      "the reference reads it differently");
+	free(slow.data);
+	text_same(&whole, &split);
+	return 0;
+}
