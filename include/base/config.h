@@ -18,6 +18,8 @@ enum config_placement { PLACEMENT_CORES, PLACEMENT_THREADS, PLACEMENT_NONE };
 enum config_steer { STEER_NONE, STEER_CPU };
 enum config_slow { SLOW_DISCONNECT, SLOW_SKIP };
 enum config_last_publisher { LAST_PUBLISHER_KEEP, LAST_PUBLISHER_BYE };
+/* Who may come without a credential. */
+enum config_anonymous { ANONYMOUS_NONE, ANONYMOUS_LOOPBACK, ANONYMOUS_ALL };
 
 /* Bits of config_listen.protocols. */
 enum { CONFIG_PROTOCOL_LINE = 1 << 0, CONFIG_PROTOCOL_HTTP = 1 << 1 };
@@ -92,6 +94,56 @@ struct config_http {
 	bool page_local_only;
 };
 
+/* Bits of config_jwt.algorithms (RFC 7518, 3.1; RFC 8037, 3.1). */
+enum {
+	CONFIG_JWT_HS256 = 1 << 0,
+	CONFIG_JWT_RS256 = 1 << 1,
+	CONFIG_JWT_ES256 = 1 << 2,
+	CONFIG_JWT_EDDSA = 1 << 3
+};
+
+struct config_jwt {
+	unsigned algorithms; /* CONFIG_JWT_* */
+	char **keys;         /* files; none: no JWT is taken */
+	size_t keys_n;
+	char *issuer;
+	char *audience;
+	unsigned leeway_seconds;
+	char *claim; /* that says what its bearer may */
+};
+
+struct config_auth {
+	enum config_anonymous anonymous;
+	unsigned hash_threads;
+	unsigned hash_pending;
+	unsigned cache_seconds;
+	unsigned failures;
+	char *cookie;
+	unsigned ticket_seconds;
+	struct config_jwt jwt;
+};
+
+#define CONFIG_ANONYMOUS "anonymous" /* the user that those are who come without a credential */
+
+struct config_user {
+	char *name;
+	char *password_hash; /* as crypt(3) makes them; empty: no password */
+	char **token_hash;   /* "sha256:<64 hexadecimal digits>" */
+	size_t token_hash_n;
+	char *certificate;
+	char *uid; /* a number; empty: none */
+	char **publish;
+	size_t publish_n;
+	char **subscribe;
+	size_t subscribe_n;
+	char **deny_publish;
+	size_t deny_publish_n;
+	char **deny_subscribe;
+	size_t deny_subscribe_n;
+	bool monitor;
+	unsigned connections;
+};
+
 struct config {
 	unsigned reactors; /* CONFIG_REACTORS_AUTO: one per physical core it may use */
 	enum config_placement placement;
@@ -108,6 +160,9 @@ struct config {
 	size_t topic_n;
 	struct config_limits limits;
 	struct config_http http;
+	struct config_auth auth;
+	struct config_user *users;
+	size_t users_n;
 	bool sandbox;
 };
 

@@ -13,8 +13,11 @@ struct config_section {
 	const char *name;
 	const char *keys; /* the section in the table of keys that it takes its keys from */
 	bool titled;      /* may stand in a file any number of times, each with its title */
-	size_t offset;    /* where its struct lies in struct config, unless titled */
+	const char *in;   /* the section that it stands in; NULL: it is the file itself */
+	size_t offset;    /* where its struct lies in that of `in`, unless titled */
 };
+
+#define CONFIG_ROOT "root" /* what libconfuse calls the file itself */
 
 extern const struct key config_keys[];
 extern const struct config_section config_sections[]; /* the first is the file itself */
@@ -24,6 +27,8 @@ bool config_key_in(const struct key *key, const char *section);
 
 /* Room for n listeners that have their defaults but no title or address yet. -ENOMEM. */
 int config_listens_new(struct config *config, size_t n);
+/* The same for users. */
+int config_users_new(struct config *config, size_t n);
 void config_listens_free(struct config *config);
 
 #endif

@@ -18,7 +18,7 @@ enum key_kind {
 	KIND_DECIMAL, /* a number with up to two decimals; it, min and max are in hundredths */
 	KIND_MODE,    /* a number in octal */
 	KIND_WORD,    /* one of words, stored as its index */
-	KIND_WORDS,   /* a list of words, stored as their bits; all of them by default */
+	KIND_WORDS,   /* a list of words, stored as their bits; all of them by default, or one */
 	KIND_TEXT,
 	KIND_TEXTS,
 	KIND_ADDRESS,
@@ -33,7 +33,12 @@ struct key {
 	uint64_t min;
 	uint64_t max;
 	const char *words;
+	/* What is wrong with a text or one of texts, and what would be right; NULL: any is right.
+	 */
+	const char *(*check)(const char *text);
+	const char *right;
 	bool restart; /* a reload cannot change it */
+	bool secret;  /* is not to be repeated where something is wrong with it */
 	size_t offset;
 	size_t size;
 	size_t count_offset; /* of a list of texts */

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 #include "base/span.h"
+#include "broker/access.h"
 
 struct connection;
 struct shard;
@@ -27,6 +28,8 @@ enum reason {
 	REASON_TOPICS,
 	REASON_MEMORY,
 	REASON_DRAINING,
+	REASON_NOT_PERMITTED, /* it is not who it says, or may not do that, or not any more */
+	REASON_EXPIRED,       /* its token has come to its end */
 	REASONS
 };
 
@@ -62,6 +65,12 @@ struct protocol {
 	/* Some of a body (output_add_body) has gone out, or the last of it. NULL: it has none.
 	 */
 	void (*body_went)(struct connection *connection, bool whole);
+	/* What access_login was asked for is decided (enum access_result). NULL: it never asks. */
+	void (*logged_in)(struct connection *connection, enum access_result result);
+	/* What it may has changed: forgets what it was once allowed (the topic that it last
+	 * published to), and says whether it still may do what it goes on doing without asking;
+	 * its subscriptions are the core's to look at. NULL: there is nothing of that. */
+	bool (*still_may)(struct connection *connection);
 	/* A send has ended, or publishing need not wait any more: it may go on with what has come.
 	 * In any state but closed. NULL: it keeps nothing back. */
 	void (*resume)(struct connection *connection);

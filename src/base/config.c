@@ -7,7 +7,9 @@
 
 #include "base/address.h"
 #include "base/config_keys.h"
+#include "base/digest.h"
 #include "base/name.h"
+#include "base/password.h"
 
 /*
  * ---- The keys: one line for each, and nothing else to change for a new one ----
@@ -26,6 +28,39 @@ enum { MILLION = 1000000, MANY = 1000 * MILLION };
 /* io_uring takes no more entries in a ring, nor buffers in a group. */
 enum { RING_ENTRIES_MAX = 32768 };
 
+/* ---- What texts may say ---- */
+
+static const char *pattern_wrong(const char *text)
+{
+	return name_pattern_valid(span_of(text)) ? NULL : "is not a pattern";
+}
+
+static const char *password_hash_wrong(const char *text)
+{
+	return password_hash_valid(text) ? NULL : "is not a hash of crypt(3)";
+}
+
+static const char *token_hash_wrong(const char *text)
+{
+	struct digest digest;
+
+	return digest_parse(span_of(text), &digest) ? NULL : "is not the hash of a token";
+}
+
+static const char *uid_wrong(const char *text)
+{
+	uint64_t uid = 0;
+
+	for (const char *p = text; *p != '\0'; p++) {
+		if (*p < '0' || *p > '9')
+			return "is not a number";
+		uid = 10 * uid + (uint64_t)(*p - '0');
+		if (uid >= UINT32_MAX)
+			return "is out of range";
+	}
+	return NULL;
+}
+
 /* clang-format off */
 /* The keys of section x are the fields of struct config_x; those outside any, of struct config. */
 #define config_root config
@@ -42,10 +77,14 @@ enum { RING_ENTRIES_MAX = 32768 };
 #define OR(word) .words = word
 #define WORD(value, all) .kind = KIND_WORD, .standard = value, .words = all
 #define WORDS(all) .kind = KIND_WORDS, .words = all
+#define ONE_OF(value, all) .kind = KIND_WORDS, .standard = value, .words = all
 #define FLAG(value) WORD(value, "false|true")
 #define TEXT(value) .kind = KIND_TEXT, .standard = value
 #define TEXTS(type, count) .kind = KIND_TEXTS, .count_offset = offsetof(type, count)
+#define PATTERNS(in, list) TEXTS(struct config_##in, list), \
+	.check = pattern_wrong, .right = "use levels like \"live.*.score\" or \"live.>\""
 #define RESTART .restart = true
+#define SECRET .secret = true
 
 const struct key config_keys[] = {
 	KEY(root, reactors, NUMBER("auto", 1, CONFIG_REACTORS_MAX), OR("auto"), RESTART),
@@ -110,17 +149,48 @@ const struct key config_keys[] = {
 	KEY(http, objects_dir, TEXT("")),
 	KEY(http, page, FLAG("true")),
 	KEY(http, page_local_only, FLAG("true")),
+
+	KEY(auth, anonymous, WORD("loopback", "none|loopback|all")),
+	KEY(auth, hash_threads, NUMBER("1", 1, 64), RESTART),
+	KEY(auth, hash_pending, NUMBER("64", 1, MILLION)),
+	KEY(auth, cache_seconds, NUMBER("300", 0, 24 * HOUR)),
+	KEY(auth, failures, NUMBER("10", 1, MILLION)),
+	KEY(auth, cookie, TEXT("")),
+	KEY(auth, ticket_seconds, NUMBER("60", 1, 24 * HOUR)),
+
+	KEY(jwt, algorithms, ONE_OF("EdDSA", "HS256|RS256|ES256|EdDSA")),
+	KEY(jwt, keys, TEXTS(struct config_jwt, keys_n)),
+	KEY(jwt, issuer, TEXT("")),
+	KEY(jwt, audience, TEXT("")),
+	KEY(jwt, leeway_seconds, NUMBER("5", 0, HOUR)),
+	KEY(jwt, claim, TEXT("broker")),
+
+	KEY(user, password_hash, TEXT(""), .check = password_hash_wrong, SECRET,
+	    .right = "use one that broker --hash-password prints"),
+	KEY(user, token_hash, TEXTS(struct config_user, token_hash_n), .check = token_hash_wrong,
+	    SECRET, .right = "use one that broker --make-token prints: sha256: and 64 digits"),
+	KEY(user, certificate, TEXT("")),
+	KEY(user, uid, TEXT(""), .check = uid_wrong, .right = "use a number like 1001"),
+	KEY(user, publish, PATTERNS(user, publish_n)),
+	KEY(user, subscribe, PATTERNS(user, subscribe_n)),
+	KEY(user, deny_publish, PATTERNS(user, deny_publish_n)),
+	KEY(user, deny_subscribe, PATTERNS(user, deny_subscribe_n)),
+	KEY(user, monitor, FLAG("false")),
+	KEY(user, connections, NUMBER("0", 0, 16 * MILLION)),
 	{ .name = NULL },
 };
 
 const struct config_section config_sections[] = {
-	{ "root", "root", false, 0 }, /* what libconfuse calls the file itself */
-	{ "listen", "listen", true, 0 },
-	{ "engine", "engine", false, offsetof(struct config, engine) },
-	{ "topics", "topic", false, offsetof(struct config, topics) },
-	{ "topic", "topic", true, 0 },
-	{ "limits", "limits", false, offsetof(struct config, limits) },
-	{ "http", "http", false, offsetof(struct config, http) },
+	{ CONFIG_ROOT, "root", false, NULL, 0 },
+	{ "listen", "listen", true, CONFIG_ROOT, 0 },
+	{ "engine", "engine", false, CONFIG_ROOT, offsetof(struct config, engine) },
+	{ "topics", "topic", false, CONFIG_ROOT, offsetof(struct config, topics) },
+	{ "topic", "topic", true, CONFIG_ROOT, 0 },
+	{ "limits", "limits", false, CONFIG_ROOT, offsetof(struct config, limits) },
+	{ "http", "http", false, CONFIG_ROOT, offsetof(struct config, http) },
+	{ "auth", "auth", false, CONFIG_ROOT, offsetof(struct config, auth) },
+	{ "jwt", "jwt", false, "auth", offsetof(struct config_auth, jwt) },
+	{ "user", "user", true, CONFIG_ROOT, 0 },
 	{ .name = NULL },
 };
 /* clang-format on */
@@ -138,26 +208,40 @@ bool config_key_in(const struct key *key, const char *section)
 
 /* ---- Defaults, and the end ---- */
 
+/* The sections that stand in this one, each once: the first, or the one behind another. */
+static const struct config_section *section_within(const char *in,
+						   const struct config_section *after)
+{
+	const struct config_section *s = after != NULL ? after + 1 : config_sections;
+
+	for (; s->name != NULL; s++)
+		if (!s->titled && s->in != NULL && strcmp(s->in, in) == 0)
+			return s;
+	return NULL;
+}
+
 static void section_clear(const char *section, void *base)
 {
+	const struct config_section *inner = NULL;
+
 	for (const struct key *k = config_keys; k->name != NULL; k++)
 		if (config_key_in(k, section))
 			key_clear(k, base);
+	while ((inner = section_within(section, inner)) != NULL)
+		section_clear(inner->name, (char *)base + inner->offset);
 }
 
 static int section_defaults(const char *section, void *base)
 {
+	const struct config_section *inner = NULL;
 	int error = 0;
 
 	for (const struct key *k = config_keys; k->name != NULL && error == 0; k++)
 		if (config_key_in(k, section))
 			error = key_store_default(k, base);
+	while (error == 0 && (inner = section_within(section, inner)) != NULL)
+		error = section_defaults(inner->name, (char *)base + inner->offset);
 	return error;
-}
-
-static void *section_base(struct config *config, const struct config_section *section)
-{
-	return (char *)config + section->offset;
 }
 
 void config_listens_free(struct config *config)
@@ -184,6 +268,28 @@ int config_listens_new(struct config *config, size_t n)
 	return error;
 }
 
+int config_users_new(struct config *config, size_t n)
+{
+	int error = 0;
+
+	config->users = calloc(n, sizeof(*config->users));
+	if (config->users == NULL)
+		return -ENOMEM;
+	config->users_n = n;
+	for (size_t i = 0; i < n && error == 0; i++)
+		error = section_defaults("user", &config->users[i]);
+	return error;
+}
+
+static void users_free(struct config *config)
+{
+	for (size_t i = 0; i < config->users_n; i++) {
+		free(config->users[i].name);
+		section_clear("user", &config->users[i]);
+	}
+	free(config->users);
+}
+
 struct config *config_defaults(void)
 {
 	struct config *config = calloc(1, sizeof(*config));
@@ -192,9 +298,8 @@ struct config *config_defaults(void)
 	if (config == NULL)
 		return NULL;
 	error = config_listens_new(config, 1);
-	for (const struct config_section *s = config_sections; s->name != NULL && error == 0; s++)
-		if (!s->titled)
-			error = section_defaults(s->name, section_base(config, s));
+	if (error == 0)
+		error = section_defaults(CONFIG_ROOT, config);
 	if (error == 0) {
 		config->listens[0].title = strdup("main");
 		config->listens[0].address = strdup(ADDRESS_STANDARD);
@@ -215,9 +320,8 @@ void config_free(struct config *config)
 		section_clear("topic", &config->topic[i]);
 	}
 	free(config->topic);
-	for (const struct config_section *s = config_sections; s->name != NULL; s++)
-		if (!s->titled)
-			section_clear(s->name, section_base(config, s));
+	users_free(config);
+	section_clear(CONFIG_ROOT, config);
 	free(config);
 }
 
@@ -257,18 +361,27 @@ static void list_add(char *buf, size_t size, const char *section, const char *ke
 		buf[len] = '\0';
 }
 
+/* Of a section and of those that stand in it. */
+static void list_changed(const char *section, const void *before, const void *after, char *buf,
+			 size_t size)
+{
+	const char *named = strcmp(section, CONFIG_ROOT) == 0 ? "" : section;
+	const struct config_section *inner = NULL;
+
+	for (const struct key *k = config_keys; k->name != NULL; k++)
+		if (config_key_in(k, section) && k->restart && !key_same(k, before, after))
+			list_add(buf, size, named, k->name);
+	while ((inner = section_within(section, inner)) != NULL)
+		list_changed(inner->name, (const char *)before + inner->offset,
+			     (const char *)after + inner->offset, buf, size);
+}
+
 const char *config_restart_keys(const struct config *old_config, const struct config *new_config,
 				char *buf, size_t size)
 {
 	assert(size > 0);
 	*buf = '\0';
-	for (const struct config_section *s = config_sections; s->name != NULL; s++) {
-		for (const struct key *k = config_keys; k->name != NULL && !s->titled; k++)
-			if (config_key_in(k, s->name) && k->restart &&
-			    !key_same(k, (const char *)old_config + s->offset,
-				      (const char *)new_config + s->offset))
-				list_add(buf, size, s == config_sections ? "" : s->name, k->name);
-	}
+	list_changed(CONFIG_ROOT, old_config, new_config, buf, size);
 	if (!listens_same(old_config, new_config))
 		list_add(buf, size, "listen", "");
 	return buf;

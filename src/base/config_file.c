@@ -7,6 +7,8 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "base/address.h"
 #include "base/config_keys.h"
@@ -21,6 +23,7 @@ struct load {
 	FILE *errors;
 	unsigned failures;
 	const char *file; /* the one being read: the first, or one that it includes */
+	struct stat stat; /* its */
 	unsigned depth;   /* of includes */
 	int section_line; /* where the titled section being read begins */
 	int address_line;
@@ -28,7 +31,7 @@ struct load {
 
 static struct load *loading;
 
-enum { INCLUDE_DEPTH_MAX = 10 };
+enum { INCLUDE_DEPTH_MAX = 10, USER_NAME_MAX = 128 };
 
 static FILE *report_begin(int line, const char *key)
 {
@@ -127,10 +130,71 @@ static int on_value(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result)
 	if (wrong != NULL) {
 		FILE *to = report_begin(cfg->line, key->name);
 
-		fprintf(to, "\"%s\" %s, ", text, wrong);
+		fprintf(to, "\"%s\" %s, ", key->secret ? "..." : text, wrong);
 		key_print_right(to, key);
 		fputc('\n', to);
 	}
+	return 0;
+}
+
+/* An included file with users is for whoever runs the broker, and nobody else. */
+static void check_file_private(int line)
+{
+	const struct stat *st = &loading->stat;
+
+	if (loading->depth == 0)
+		return;
+	if ((st->st_mode & 0137) != 0)
+		report(line, "user",
+		       "stands in an included file of mode %04o, use 0600 or 0640 (chmod 0640 %s)",
+		       (unsigned)st->st_mode & 07777, loading->file);
+	if (st->st_uid != 0 && st->st_uid != geteuid())
+		report(line, "user",
+		       "stands in an included file of user %u, use one of root or of the broker's "
+		       "user",
+		       (unsigned)st->st_uid);
+}
+
+/* A name ends up in logs, and where %u stands in patterns. */
+static void check_user(const cfg_t *user)
+{
+	struct span name = span_of(user->title);
+	bool plain = name.len > 0 && name.len <= USER_NAME_MAX && utf8_valid(name);
+
+	for (size_t i = 0; plain && i < name.len; i++)
+		plain = (unsigned char)name.data[i] >= ' ' && name.data[i] != 0x7f &&
+			name.data[i] != ':';
+	if (!plain)
+		report(user->line, "user",
+		       "\"%s\" is not a name, use 1 to %d bytes of UTF-8 without control "
+		       "characters and colons",
+		       user->title, USER_NAME_MAX);
+	check_file_private(user->line);
+}
+
+/* %u stands for one level. */
+static void check_templates(cfg_t *user)
+{
+	static const char *const keys[] = { "publish", "subscribe", "deny_publish",
+					    "deny_subscribe" };
+	struct span name = span_of(user->title);
+	bool level = name_valid(name) && memchr(name.data, '.', name.len) == NULL;
+
+	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
+		for (unsigned j = 0; !level && j < cfg_size(user, keys[i]); j++)
+			if (strstr(cfg_getnstr(user, keys[i], j), "%u") != NULL)
+				report(loading->section_line, keys[i],
+				       "%%u stands for a user's name, and \"%s\" is not one level "
+				       "of "
+				       "a topic, use a name without dots, spaces, * and >",
+				       user->title);
+}
+
+/* Called where a user's section ends. */
+static int on_user(cfg_t *cfg, cfg_opt_t *opt)
+{
+	(void)cfg;
+	check_templates(cfg_opt_getnsec(opt, cfg_opt_size(opt) - 1));
 	return 0;
 }
 
@@ -149,6 +213,8 @@ static int on_section(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result
 		       cfg->title);
 	if (strcmp(cfg->name, "listen") == 0 && *cfg->title == '\0')
 		report(cfg->line, "listen", "an empty title, use a name like \"main\"");
+	if (strcmp(cfg->name, "user") == 0)
+		check_user(cfg);
 	return 0;
 }
 
@@ -301,7 +367,7 @@ static bool text_prepare(char *text)
 }
 
 /* The whole file, NUL-terminated; the caller frees it. */
-static int file_read(const char *path, char **text)
+static int file_read(const char *path, char **text, struct stat *st)
 {
 	FILE *file = fopen(path, "re");
 	size_t size = 0;
@@ -312,7 +378,7 @@ static int file_read(const char *path, char **text)
 	if (file == NULL)
 		return -errno;
 	n = getdelim(text, &size, '\0', file);
-	if (n < 0 && !feof(file)) {
+	if ((n < 0 && !feof(file)) || fstat(fileno(file), st) != 0) {
 		error = -errno;
 	} else if (n < 0) {
 		free(*text);
@@ -350,9 +416,10 @@ static int file_parse(cfg_t *cfg, const char *path)
 {
 	bool included = loading->file != path;
 	const char *outer_file = loading->file;
+	struct stat outer_stat = loading->stat, st = { 0 };
 	int outer_line = cfg->line;
 	char *text;
-	int error = file_read(path, &text);
+	int error = file_read(path, &text, &st);
 
 	if (error != 0)
 		report(outer_line, included ? "include" : "file",
@@ -360,8 +427,10 @@ static int file_parse(cfg_t *cfg, const char *path)
 		       strerror(-error));
 	if (error == 0) {
 		loading->file = path;
+		loading->stat = st;
 		error = text_parse(cfg, text);
 		loading->file = outer_file;
+		loading->stat = outer_stat;
 		cfg->line = outer_line;
 	}
 	free(text);
@@ -423,9 +492,14 @@ static cfg_t *parser_new(void)
 	}
 	for (size_t s = 1; config_sections[s].name != NULL; s++) {
 		int flags = CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES;
+		size_t in = 0;
 
-		opts[0][n[0]++] = (cfg_opt_t)CFG_SEC(config_sections[s].name, opts[s],
-						     config_sections[s].titled ? flags : CFGF_NONE);
+		while (strcmp(config_sections[in].name, config_sections[s].in) != 0)
+			in++;
+		assert(n[in] < OPTIONS_MAX);
+		opts[in][n[in]++] =
+			(cfg_opt_t)CFG_SEC(config_sections[s].name, opts[s],
+					   config_sections[s].titled ? flags : CFGF_NONE);
 	}
 	opts[0][n[0]++] = (cfg_opt_t)CFG_FUNC("include", on_include);
 
@@ -434,12 +508,14 @@ static cfg_t *parser_new(void)
 		return NULL;
 	cfg_set_error_function(cfg, on_error);
 	cfg_set_validate_func(cfg, "listen", on_listen);
+	cfg_set_validate_func(cfg, "user", on_user);
 	return cfg;
 }
 
 /* ---- What the file has set ---- */
 
-/* Takes over what the file has set; everything else stays as it is. */
+/* Takes over what the file has set, in the sections within this one, too; everything else stays as
+ * it is. */
 static int section_read(cfg_t *cfg, void *base)
 {
 	int error = 0;
@@ -453,6 +529,9 @@ static int section_read(cfg_t *cfg, void *base)
 		for (unsigned j = 0; j < cfg_opt_size(opt) && error == 0; j++)
 			error = key_store(k, base, cfg_opt_getnstr(opt, j));
 	}
+	for (const struct config_section *s = config_sections; s->name != NULL && error == 0; s++)
+		if (!s->titled && s->in != NULL && strcmp(s->in, cfg->name) == 0)
+			error = section_read(cfg_getsec(cfg, s->name), (char *)base + s->offset);
 	return error;
 }
 
@@ -503,19 +582,34 @@ static int topics_read(struct config *config, cfg_t *cfg)
 	return error;
 }
 
+static int users_read(struct config *config, cfg_t *cfg)
+{
+	unsigned n = cfg_size(cfg, "user");
+	int error = n > 0 ? config_users_new(config, n) : 0;
+
+	for (unsigned i = 0; i < n && error == 0; i++) {
+		cfg_t *section = cfg_getnsec(cfg, "user", i);
+
+		config->users[i].name = strdup(section->title);
+		if (config->users[i].name == NULL)
+			return -ENOMEM;
+		error = section_read(section, &config->users[i]);
+	}
+	return error;
+}
+
 static int config_read(struct config **out, cfg_t *cfg)
 {
 	struct config *config = config_defaults();
-	int error = 0;
+	int error;
 
 	if (config == NULL)
 		return -ENOMEM;
-	for (const struct config_section *s = config_sections; s->name != NULL && error == 0; s++)
-		if (!s->titled)
-			error = section_read(s == config_sections ? cfg : cfg_getsec(cfg, s->name),
-					     (char *)config + s->offset);
+	error = section_read(cfg, config);
 	if (error == 0)
 		error = listens_read(config, cfg);
+	if (error == 0)
+		error = users_read(config, cfg);
 	if (error == 0)
 		error = topics_read(config, cfg);
 	if (error != 0) {

@@ -104,9 +104,11 @@ const char *key_parse(const struct key *key, const char *text, uint64_t *number)
 		*number = (uint64_t)1 << *number;
 		return wrong;
 	case KIND_TEXT:
-		return NULL;
+		return key->check != NULL && *text != '\0' ? key->check(text) : NULL;
 	case KIND_TEXTS:
-		return *text != '\0' ? NULL : "is empty";
+		if (*text == '\0')
+			return "is empty";
+		return key->check != NULL ? key->check(text) : NULL;
 	case KIND_ADDRESS:
 		return address_parse(text, &address);
 	case KIND_NETWORKS:
@@ -153,7 +155,7 @@ void key_print_right(FILE *to, const struct key *key)
 		return;
 	case KIND_TEXT:
 	case KIND_TEXTS:
-		fprintf(to, "use some text");
+		fputs(key->right != NULL ? key->right : "use some text", to);
 		break;
 	case KIND_NETWORKS:
 		fprintf(to, "use some like 10.0.0.1, 10.0.0.0/8 or 2001:db8::/32");
@@ -231,7 +233,7 @@ int key_store(const struct key *key, void *base, const char *text)
 
 int key_store_default(const struct key *key, void *base)
 {
-	if (key->kind == KIND_WORDS) {
+	if (key->kind == KIND_WORDS && key->standard == NULL) {
 		unsigned *bits = value_at(key, base);
 
 		for (const char *p = key->words; p != NULL; p = strchr(p + 1, '|'))

@@ -15,17 +15,18 @@ PROGRAMS = [BROKER, *([LOAD] if (ROOT / "bench/load").is_dir() else [])]
 
 
 def shipped_keys():
-    """{"engine.batch": "64", ...} of config/broker.conf; a key outside any section has no dot."""
-    keys, section = {}, ""
+    """{"engine.batch": "64", ...} of config/broker.conf; a key outside any section has no dot, one in a section
+    within a section two."""
+    keys, sections = {}, []
     for line in (ROOT / "config/broker.conf").read_text().splitlines():
         line = re.sub(r'#(?=([^"]*"[^"]*")*[^"]*$).*', "", line).strip()
         if head := re.fullmatch(r'(\w+)(?: "[^"]*")? \{', line):
-            section = head.group(1) + "."
+            sections.append(head.group(1))
         elif line == "}":
-            section = ""
+            sections.pop()
         elif line:
             key, value = re.fullmatch(r"(\w+)\s*=\s*(.*)", line).groups()
-            keys[section + key] = value
+            keys[".".join([*sections, key])] = value
     return keys
 
 

@@ -160,6 +160,29 @@ static void assert_topic_equal(const struct config_topic *a, const struct config
 	assert_int_equal(a->pace, b->pace);
 }
 
+static void assert_texts_equal(char *const *a, size_t a_n, char *const *b, size_t b_n)
+{
+	assert_int_equal(a_n, b_n);
+	for (size_t i = 0; i < a_n; i++)
+		assert_string_equal(a[i], b[i]);
+}
+
+static void assert_user_equal(const struct config_user *a, const struct config_user *b)
+{
+	assert_string_equal(a->name, b->name);
+	assert_string_equal(a->password_hash, b->password_hash);
+	assert_texts_equal(a->token_hash, a->token_hash_n, b->token_hash, b->token_hash_n);
+	assert_string_equal(a->certificate, b->certificate);
+	assert_string_equal(a->uid, b->uid);
+	assert_texts_equal(a->publish, a->publish_n, b->publish, b->publish_n);
+	assert_texts_equal(a->subscribe, a->subscribe_n, b->subscribe, b->subscribe_n);
+	assert_texts_equal(a->deny_publish, a->deny_publish_n, b->deny_publish, b->deny_publish_n);
+	assert_texts_equal(a->deny_subscribe, a->deny_subscribe_n, b->deny_subscribe,
+			   b->deny_subscribe_n);
+	assert_int_equal(a->monitor, b->monitor);
+	assert_int_equal(a->connections, b->connections);
+}
+
 static void assert_config_equal(const struct config *a, const struct config *b)
 {
 	assert_int_equal(a->reactors, b->reactors);
@@ -229,6 +252,25 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 	assert_string_equal(a->http.objects_dir, b->http.objects_dir);
 	assert_int_equal(a->http.page, b->http.page);
 	assert_int_equal(a->http.page_local_only, b->http.page_local_only);
+
+	assert_int_equal(a->auth.anonymous, b->auth.anonymous);
+	assert_int_equal(a->auth.hash_threads, b->auth.hash_threads);
+	assert_int_equal(a->auth.hash_pending, b->auth.hash_pending);
+	assert_int_equal(a->auth.cache_seconds, b->auth.cache_seconds);
+	assert_int_equal(a->auth.failures, b->auth.failures);
+	assert_string_equal(a->auth.cookie, b->auth.cookie);
+	assert_int_equal(a->auth.ticket_seconds, b->auth.ticket_seconds);
+	assert_int_equal(a->auth.jwt.algorithms, b->auth.jwt.algorithms);
+	assert_texts_equal(a->auth.jwt.keys, a->auth.jwt.keys_n, b->auth.jwt.keys,
+			   b->auth.jwt.keys_n);
+	assert_string_equal(a->auth.jwt.issuer, b->auth.jwt.issuer);
+	assert_string_equal(a->auth.jwt.audience, b->auth.jwt.audience);
+	assert_int_equal(a->auth.jwt.leeway_seconds, b->auth.jwt.leeway_seconds);
+	assert_string_equal(a->auth.jwt.claim, b->auth.jwt.claim);
+
+	assert_int_equal(a->users_n, b->users_n);
+	for (size_t i = 0; i < a->users_n; i++)
+		assert_user_equal(&a->users[i], &b->users[i]);
 }
 
 static void assert_defaults(struct config *config)
@@ -277,8 +319,17 @@ static void the_defaults_are_the_documented_ones(void **state)
 	assert_int_equal(c->http.allowed_hosts_n, 0);
 	assert_string_equal(c->http.objects_dir, "");
 	assert_true(c->http.page_local_only);
+	assert_int_equal(c->auth.anonymous, ANONYMOUS_LOOPBACK);
+	assert_int_equal(c->auth.jwt.algorithms, CONFIG_JWT_EDDSA);
+	assert_int_equal(c->auth.jwt.keys_n, 0);
+	assert_int_equal(c->users_n, 0);
 	config_free(c);
 }
+
+#define HASH                                                                                       \
+	"$6$abcdefgh$D7W7qyozKBT.t6FD3DVYHvADbIO0eSyI4.p20L"                                       \
+	"aEUjro8PqTGYYo/EQcuNjhFbzo9Yg5ir1KIEqFY/yJpgFph0"
+#define TOKEN "sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 /* Every key with a value that is not its default. */
 static const char other_values[] =
@@ -350,6 +401,36 @@ static const char other_values[] =
 	"	page = false\n"
 	"	page_local_only = false\n"
 	"}\n"
+	"auth {\n"
+	"	anonymous = \"all\"\n"
+	"	hash_threads = 2\n"
+	"	hash_pending = 65\n"
+	"	cache_seconds = 301\n"
+	"	failures = 11\n"
+	"	cookie = \"session\"\n"
+	"	ticket_seconds = 61\n"
+	"	jwt {\n"
+	"		algorithms = { \"RS256\", \"HS256\" }\n"
+	"		keys = { \"/etc/broker/jwt.pem\" }\n"
+	"		issuer = \"https://a.example\"\n"
+	"		audience = \"us\"\n"
+	"		leeway_seconds = 6\n"
+	"		claim = \"may\"\n"
+	"	}\n"
+	"}\n"
+	"user \"scores\" {\n"
+	"	password_hash = \"" HASH "\"\n"
+	"	token_hash = { \"" TOKEN "\" }\n"
+	"	certificate = \"a.example\"\n"
+	"	uid = 1001\n"
+	"	publish = { \"scores.>\" }\n"
+	"	subscribe = { \"scores.>\", \"user.%u.>\" }\n"
+	"	deny_publish = { \"scores.admin.>\" }\n"
+	"	deny_subscribe = { \"scores.*.secret\" }\n"
+	"	monitor = true\n"
+	"	connections = 7\n"
+	"}\n"
+	"user \"anonymous\" {}\n"
 	"sandbox = false\n";
 
 static void every_documented_key_is_read(void **state)
@@ -371,6 +452,17 @@ static void every_documented_key_is_read(void **state)
 	char unix_address[] = "unix:/run/broker.sock", every_address[] = "0.0.0.0:80";
 	char owner[] = "www-data", group[] = "33", none[] = "", network[] = "10.0.0.0/8";
 	char a[] = "https://a.example", b[] = "https://b.example", host[] = "a.example";
+	char cookie[] = "session", key[] = "/etc/broker/jwt.pem", us[] = "us", may[] = "may";
+	char scores[] = "scores", hash[] = HASH, token[] = TOKEN, uid[] = "1001";
+	char may_publish[] = "scores.>", may_subscribe[] = "user.%u.>", host_of[] = "a.example";
+	char may_not_publish[] = "scores.admin.>", may_not_subscribe[] = "scores.*.secret";
+	char anonymous[] = "anonymous";
+	struct config_user users[] = {
+		{ scores, hash, (char *[]){ token }, 1, host_of, uid, (char *[]){ may_publish }, 1,
+		  (char *[]){ may_publish, may_subscribe }, 2, (char *[]){ may_not_publish }, 1,
+		  (char *[]){ may_not_subscribe }, 1, true, 7 },
+		{ .name = anonymous, .password_hash = none, .certificate = none, .uid = none },
+	};
 	struct config_listen listens[] = {
 		{ inner, unix_address, CONFIG_PROTOCOL_LINE, true, (char *[]){ network }, 1, true,
 		  0660, owner, group },
@@ -395,6 +487,17 @@ static void every_documented_key_is_read(void **state)
 			    6, (size_t)2 << 30 },
 		.http = { (char *[]){ a, b }, 2, (char *[]){ host }, 1, 16, 4, 12, objects, false,
 			  false },
+		.auth = { ANONYMOUS_ALL,
+			  2,
+			  65,
+			  301,
+			  11,
+			  cookie,
+			  61,
+			  { CONFIG_JWT_HS256 | CONFIG_JWT_RS256, (char *[]){ key }, 1, a, us, 6,
+			    may } },
+		.users = users,
+		.users_n = 2,
 		.sandbox = false,
 	};
 
@@ -1200,6 +1303,79 @@ static void freeing_nothing_is_allowed(void **state)
 
 #define TEST(claim) cmocka_unit_test_setup_teardown(claim, make_dir, remove_dir)
 
+/* ---- Users ---- */
+
+static void a_user_is_refused_whose_name_or_credentials_are_none(void **state)
+{
+	(void)state;
+	assert_refused(LISTEN "user \"\" {}", "a.conf:2: user: ");
+	assert_refused(LISTEN "user \"a\\001b\" {}", "a.conf:2: user: ");
+	assert_refused(LISTEN "user \"a:b\" {}", "a.conf:2: user: ");
+	assert_refused(LISTEN "user \"a\" {}\nuser \"a\" {}", "a.conf:3: ");
+	assert_refused(LISTEN "user a { token_hash = { \"sha256:12\" } }",
+		       "a.conf:2: token_hash: ");
+	assert_refused(LISTEN "user a { password_hash = \"$1$abc$def\" }",
+		       "a.conf:2: password_hash: ");
+	/* A salt alone, as a hash that was cut. */
+	assert_refused(LISTEN "user a { password_hash = \"$6$abcdefgh\" }",
+		       "a.conf:2: password_hash: ");
+	assert_refused(LISTEN "user a { uid = root }", "a.conf:2: uid: ");
+	assert_refused(LISTEN "user a { uid = 4294967295 }", "a.conf:2: uid: ");
+	assert_refused(LISTEN "user a { publish = { \"a..b\" } }", "a.conf:2: publish: ");
+	assert_accepted(LISTEN "user a { uid = 0 publish = {} subscribe = { \"a.*\", \">\" } }");
+	assert_accepted(LISTEN "user \"J\303\274rgen L.\" { password_hash = \"" HASH "\" }");
+}
+
+static void what_is_wrong_with_a_secret_is_said_without_it(void **state)
+{
+	struct config *config;
+
+	(void)state;
+	write_file("a.conf", LISTEN "user a { password_hash = \"hunter2\" }");
+	assert_int_equal(load_path(in_dir("a.conf"), &config), -EINVAL);
+	assert_null(strstr(said, "hunter2"));
+	assert_non_null(strstr(said, "--hash-password"));
+}
+
+static void a_name_that_is_no_level_stands_for_none_in_a_pattern(void **state)
+{
+	(void)state;
+	assert_accepted(LISTEN "user a-b { subscribe = { \"user.%u.>\" } }");
+	assert_refused(LISTEN "user \"a.b\" { subscribe = { \"user.%u.>\" } }",
+		       "a.conf:2: subscribe: ");
+	assert_refused(LISTEN "user \"*\" { publish = { \"user.%u\" } }", "a.conf:2: publish: ");
+	assert_refused(LISTEN "user \">\" { deny_publish = { \"user.%u\" } }",
+		       "a.conf:2: deny_publish: ");
+	assert_accepted(LISTEN "user \"a.b\" { subscribe = { \"user.>\" } }");
+}
+
+static void an_included_file_with_users_is_private(void **state)
+{
+	static const struct {
+		mode_t mode;
+		bool accepted;
+	} modes[] = { { 0600, true },  { 0640, true },  { 0400, true },  { 0440, true },
+		      { 0644, false }, { 0660, false }, { 0604, false }, { 0750, false } };
+	struct config *config;
+
+	(void)state;
+	write_file("b.conf", "user a { publish = { \"a\" } }\n");
+	write_file("a.conf", LISTEN "include(\"b.conf\")\n");
+	for (size_t i = 0; i < sizeof(modes) / sizeof(modes[0]); i++) {
+		assert_int_equal(chmod(in_dir("b.conf"), modes[i].mode), 0);
+		assert_int_equal(load_path(in_dir("a.conf"), &config),
+				 modes[i].accepted ? 0 : -EINVAL);
+		if (!modes[i].accepted)
+			assert_int_equal(strncmp(said, "b.conf:1: user: ", 16), 0);
+		config_free(config);
+	}
+	/* Another file's mode is its own affair. */
+	write_file("b.conf", "reactors = 1\n");
+	assert_int_equal(chmod(in_dir("b.conf"), 0644), 0);
+	assert_int_equal(load_path(in_dir("a.conf"), &config), 0);
+	config_free(config);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1243,6 +1419,10 @@ int main(void)
 		TEST(a_truncated_file_is_refused),
 		TEST(what_cannot_be_read_is_an_error),
 		TEST(a_file_that_is_not_text_is_refused),
+		TEST(a_user_is_refused_whose_name_or_credentials_are_none),
+		TEST(what_is_wrong_with_a_secret_is_said_without_it),
+		TEST(a_name_that_is_no_level_stands_for_none_in_a_pattern),
+		TEST(an_included_file_with_users_is_private),
 		TEST(include_is_relative_to_the_file_that_includes),
 		TEST(include_takes_an_absolute_path),
 		TEST(an_error_is_named_in_the_file_it_is_in),
