@@ -32,6 +32,7 @@
 #include "engine/mailbox.h"
 #include "engine/placement.h"
 #include "engine/ring.h"
+#include "topic/topic.h"
 
 enum { EXIT_CLEAN = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_IO_URING = 3 };
 
@@ -708,6 +709,8 @@ static int run(const struct options *o, struct config *config)
 		return EXIT_FAILED;
 	}
 	err = broker_init(&b, b.placement.slots_n, config->engine.lane_entries);
+	if (err == 0)
+		err = topic_hash_sections(config);
 	sessions_register(&b);
 	budget_set_limit(&b, config->limits.memory_bytes);
 	figures_init(&b);

@@ -53,6 +53,8 @@ struct config_engine {
 	enum config_steer steer;
 };
 
+enum config_order { ORDER_TOPIC, ORDER_SECTION };
+
 struct config_topic {
 	char *pattern; /* NULL: the topics section, for every topic that no other matches */
 	uint64_t history_messages;
@@ -63,6 +65,8 @@ struct config_topic {
 	enum config_slow slow;
 	enum config_last_publisher on_last_publisher;
 	uint64_t linger_seconds;
+	bool passing;
+	enum config_order order;
 	unsigned pace; /* in hundredths */
 };
 
@@ -78,6 +82,7 @@ struct config_limits {
 	size_t history_total_bytes;
 	uint64_t topics;
 	uint64_t subscriptions;
+	uint64_t globs;
 	size_t memory_bytes; /* 0: auto */
 };
 

@@ -3,15 +3,15 @@
 
 /*
  * Topic names and the patterns that match them: 1 to 255 bytes of valid UTF-8 without spaces or
- * control characters (C0, DEL, C1), levels separated by '.', at most 16 levels, none of them empty.
+ * control characters (C0, DEL, C1), levels separated by '.', at most 32 levels, none of them empty.
  * In a pattern '*' alone as a level stands for exactly one level, '>' alone as the last level for
- * one or more; both are refused anywhere in a name that is published to. Pure functions over spans;
- * any thread.
+ * one or more; both are refused anywhere in a name that is published to, and in first place neither
+ * matches a name that begins with '$'. Pure functions over spans; any thread.
  */
 
 #include "base/span.h"
 
-enum { NAME_BYTES_MAX = 255, NAME_LEVELS_MAX = 16 };
+enum { NAME_BYTES_MAX = 255, NAME_LEVELS_MAX = 32 };
 
 bool name_valid(struct span name);
 bool name_pattern_valid(struct span pattern);

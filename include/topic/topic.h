@@ -14,6 +14,7 @@
 #include "topic/block.h"
 #include "topic/history.h"
 
+struct config;
 struct config_topic;
 
 struct topic {
@@ -43,6 +44,23 @@ static inline bool topic_internal(struct span name)
 {
 	return name.len > 5 && memcmp(name.data, "$sys.", 5) == 0;
 }
+
+/* Whether messages of this name have no number and leave nothing behind, whatever its settings say.
+ */
+bool topic_passes(struct span name);
+
+/*
+ * The hash of a topic's name, by which everybody asks for it: the upper half chooses its home, the
+ * lower one its place in tables. Sections whose topics have one order share the upper half, and so
+ * do inboxes with the same first two levels, so that a client's pattern for its own stands at one
+ * home.
+ */
+uint64_t topic_hash(struct span name);
+/* Whether all names that this pattern matches have the same home; *hash: as theirs. */
+bool topic_hash_of_pattern(struct span pattern, uint64_t *hash);
+/* Takes note of sections with one order, instead of those before; NULL: of none. Called before
+ * threads start. -ENOMEM. */
+int topic_hash_sections(const struct config *config);
 
 /* Whether anybody waits for a message of it. */
 static inline bool topic_awaited(const struct topic *topic)

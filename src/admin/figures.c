@@ -7,7 +7,6 @@
 #include "admin/snapshot.h"
 #include "admin/text.h"
 #include "base/clock.h"
-#include "base/hash.h"
 #include "base/memory.h"
 #include "broker/connection.h"
 #include "broker/fetch.h"
@@ -55,7 +54,7 @@ static struct span stats_topic(void)
 
 static uint64_t stats_hash(void)
 {
-	return hash_bytes(stats_topic().data, stats_topic().len);
+	return topic_hash(stats_topic());
 }
 
 static void press_free(struct press *p)
@@ -164,7 +163,7 @@ static void begin_page(struct press *p)
 	struct span topic = kind->topic != NULL ? span_of(kind->topic) : SPAN("");
 
 	text_init(&p->text,
-		  block_new_labelled(topic, hash_bytes(topic.data, topic.len),
+		  block_new_labelled(topic, topic_hash(topic),
 				     &(const struct block_labels){ .type = span_of(kind->type) },
 				     TEXT_BYTES));
 }

@@ -126,6 +126,8 @@ const struct key config_keys[] = {
 	KEY(topic, slow, WORD("disconnect", "disconnect|skip")),
 	KEY(topic, on_last_publisher, WORD("keep", "keep|bye")),
 	KEY(topic, linger_seconds, NUMBER("60", 0, YEAR)),
+	KEY(topic, passing, FLAG("false")),
+	KEY(topic, order, WORD("topic", "topic|section")),
 	KEY(topic, pace, DECIMAL("1.0", 0, 100)),
 
 	KEY(limits, connections, NUMBER("65536", 1, 16 * MILLION)),
@@ -139,6 +141,7 @@ const struct key config_keys[] = {
 	KEY(limits, history_total_bytes, SIZE("1G", 0, TIB(1024))),
 	KEY(limits, topics, NUMBER("1000000", 1, MANY)),
 	KEY(limits, subscriptions, NUMBER("1000000", 1, MANY)),
+	KEY(limits, globs, NUMBER("256", 0, MILLION)),
 	KEY(limits, memory_bytes, SIZE("auto", MIB(16), TIB(1024)), OR("auto")),
 
 	KEY(http, allowed_origins, TEXTS(struct config_http, allowed_origins_n)),
@@ -349,6 +352,26 @@ static bool listens_same(const struct config *a, const struct config *b)
 	return true;
 }
 
+/* Whether both give the same topics one order. */
+static bool orders_same(const struct config *a, const struct config *b)
+{
+	if (a->topics.order != b->topics.order || a->topic_n != b->topic_n)
+		return false;
+	for (size_t i = 0; i < a->topic_n; i++)
+		if (a->topic[i].order != b->topic[i].order ||
+		    strcmp(a->topic[i].pattern, b->topic[i].pattern) != 0)
+			return false;
+	return true;
+}
+
+static bool orders_any(const struct config *config)
+{
+	for (size_t i = 0; i < config->topic_n; i++)
+		if (config->topic[i].order == ORDER_SECTION)
+			return true;
+	return config->topics.order == ORDER_SECTION;
+}
+
 /* Appends to a list in buf what still fits, never a part of a name. */
 static void list_add(char *buf, size_t size, const char *section, const char *key)
 {
@@ -384,5 +407,8 @@ const char *config_restart_keys(const struct config *old_config, const struct co
 	list_changed(CONFIG_ROOT, old_config, new_config, buf, size);
 	if (!listens_same(old_config, new_config))
 		list_add(buf, size, "listen", "");
+	if ((orders_any(old_config) || orders_any(new_config)) &&
+	    !orders_same(old_config, new_config))
+		list_add(buf, size, "topic.order", "");
 	return buf;
 }

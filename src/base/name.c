@@ -87,8 +87,17 @@ bool name_pattern_valid(struct span pattern)
 	return levels_valid(pattern, true);
 }
 
+static bool wild(struct span level)
+{
+	return level.len == 1 && (*level.data == '*' || *level.data == '>');
+}
+
 bool name_matches(struct span pattern, struct span name)
 {
+	struct span rest = pattern;
+
+	if (name.len > 0 && *name.data == '$' && wild(level_next(&rest)))
+		return false;
 	while (pattern.len > 0 && name.len > 0) {
 		struct span wanted = level_next(&pattern);
 		struct span level = level_next(&name);

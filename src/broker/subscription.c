@@ -7,7 +7,6 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
-#include "base/hash.h"
 #include "base/probe.h"
 #include "broker/connection.h"
 #include "broker/home.h"
@@ -62,7 +61,7 @@ void subscriptions_let_go(struct shard *s, struct interest *i)
 
 static struct interest *find_or_new(struct shard *s, struct span name)
 {
-	uint64_t hash = hash_bytes(name.data, name.len);
+	uint64_t hash = topic_hash(name);
 	struct interest *i = find(s, hash, name);
 
 	if (i != NULL)

@@ -4,11 +4,11 @@
 #include <errno.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "broker/connection.h"
 #include "broker/shard.h"
 #include "session/shared.h"
 #include "topic/block.h"
+#include "topic/topic.h"
 
 static struct gather *gather_of(const struct connection *c)
 {
@@ -70,8 +70,7 @@ static struct block *room_for(struct connection *c, struct span topic, size_t by
 	if (g->block != NULL)
 		return block_reserve(g->block, bytes);
 	g->extras = false;
-	return block_new(topic, hash_bytes(topic.data, topic.len),
-			 bytes > g->usual ? bytes : g->usual);
+	return block_new(topic, topic_hash(topic), bytes > g->usual ? bytes : g->usual);
 }
 
 int gather_add(struct connection *c, struct span topic, const struct record *r)

@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "base/memory.h"
 #include "broker/budget.h"
 #include "broker/connection.h"
@@ -232,7 +231,7 @@ static void begin_publishing(struct connection *c, struct span topic)
 	}
 	memcpy(p->bytes, topic.data, topic.len);
 	p->name = (struct span){ p->bytes, topic.len };
-	p->hash = hash_bytes(topic.data, topic.len);
+	p->hash = topic_hash(topic);
 	p->home = shard_home(c->shard, p->hash);
 	l = topic_letter_new(LETTER_JOIN, topic, p->hash);
 	p->leave = topic_letter_new(LETTER_LEAVE, topic, p->hash);

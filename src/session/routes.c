@@ -7,7 +7,6 @@
 #include <stdlib.h>
 #include <strings.h>
 
-#include "base/hash.h"
 #include "base/name.h"
 #include "broker/connection.h"
 #include "broker/fetch.h"
@@ -326,7 +325,7 @@ static void handle_publish(struct connection *c, const struct http_request *r, s
 		http_error(c, 400, "malformed Content-Encoding");
 		return;
 	}
-	b = block_new_labelled(topic, hash_bytes(topic.data, topic.len), &labels, capacity);
+	b = block_new_labelled(topic, topic_hash(topic), &labels, capacity);
 	if (b == NULL)
 		http_error(c, 503, "out of memory");
 	else
@@ -474,7 +473,7 @@ static void handle_topic(struct connection *c, const struct http_request *r, str
 			return;
 		}
 	}
-	hash = hash_bytes(topic.data, topic.len);
+	hash = topic_hash(topic);
 	l = fetch_letter_new(kind, topic, hash);
 	if (l == NULL || !keep_conditions(c, r)) {
 		if (l != NULL)

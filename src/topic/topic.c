@@ -1,14 +1,129 @@
 #include "topic/topic.h"
 
 #include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/memory.h"
+#include "base/name.h"
 
 enum { WORD_BITS = 64 };
+
+#define INBOX SPAN("_INBOX.")
+
+/* Sections of the configuration, in their order; the last one matches everything. */
+static struct section {
+	char *pattern; /* NULL: the last */
+	bool ordered;
+} * sections;
+
+/* ---- names ---- */
+
+static bool begins_with(struct span name, struct span with)
+{
+	return name.len > with.len && memcmp(name.data, with.data, with.len) == 0;
+}
+
+bool topic_passes(struct span name)
+{
+	if (*name.data == '$')
+		return !topic_internal(name);
+	return *name.data == '_' && begins_with(name, INBOX);
+}
+
+/* The first two levels of an inbox. */
+static struct span inbox_of(struct span name)
+{
+	const char *dot = memchr(name.data + INBOX.len, '.', name.len - INBOX.len);
+
+	return dot != NULL ? (struct span){ name.data, (size_t)(dot - name.data) } : name;
+}
+
+static const struct section *section_of(struct span name)
+{
+	const struct section *s = sections;
+
+	while (s->pattern != NULL && !name_matches(span_of(s->pattern), name))
+		s++;
+	return s;
+}
+
+/* The same place in tables, where the others of that name are. */
+static uint64_t at_home_of(uint64_t hash, struct span home)
+{
+	return (hash & UINT32_MAX) | (hash_bytes(home.data, home.len) & ~(uint64_t)UINT32_MAX);
+}
+
+uint64_t topic_hash(struct span name)
+{
+	uint64_t hash = hash_bytes(name.data, name.len);
+	const struct section *s;
+
+	if (*name.data == '_' && begins_with(name, INBOX))
+		return at_home_of(hash, inbox_of(name));
+	if (sections == NULL)
+		return hash;
+	s = section_of(name);
+	if (!s->ordered)
+		return hash;
+	return at_home_of(hash, s->pattern != NULL ? span_of(s->pattern) : SPAN(""));
+}
+
+static bool is_wild(struct span text)
+{
+	return memchr(text.data, '*', text.len) != NULL || memchr(text.data, '>', text.len) != NULL;
+}
+
+bool topic_hash_of_pattern(struct span pattern, uint64_t *hash)
+{
+	if (begins_with(pattern, INBOX) && !is_wild(inbox_of(pattern)) &&
+	    inbox_of(pattern).len < pattern.len) {
+		*hash = topic_hash(pattern);
+		return true;
+	}
+	if (is_wild(pattern))
+		return false;
+	*hash = topic_hash(pattern);
+	return true;
+}
+
+static void free_sections(void)
+{
+	for (struct section *s = sections; s != NULL && s->pattern != NULL; s++)
+		free(s->pattern);
+	free(sections);
+	sections = NULL;
+}
+
+int topic_hash_sections(const struct config *config)
+{
+	bool any = config != NULL && config->topics.order == ORDER_SECTION;
+
+	free_sections();
+	for (size_t i = 0; config != NULL && i < config->topic_n; i++)
+		any |= config->topic[i].order == ORDER_SECTION;
+	if (!any)
+		return 0;
+	sections = calloc(config->topic_n + 1, sizeof(*sections));
+	if (sections == NULL)
+		return -ENOMEM;
+	sections[config->topic_n].ordered = config->topics.order == ORDER_SECTION;
+	for (size_t i = 0; i < config->topic_n; i++) {
+		sections[i].ordered = config->topic[i].order == ORDER_SECTION;
+		sections[i].pattern = strdup(config->topic[i].pattern);
+		if (sections[i].pattern == NULL) {
+			free_sections();
+			return -ENOMEM;
+		}
+	}
+	return 0;
+}
+
+/* ---- topics ---- */
 
 struct topic *topic_new(struct span name, uint64_t hash, unsigned shards,
 			const struct config_topic *settings)

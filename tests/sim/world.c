@@ -665,7 +665,7 @@ static void check_readers(void)
 		    c->wire.reset || c->wire.client_fin || c->generated == c->answered)
 			continue;
 		name = oracle_topic_name(c->topic);
-		hash = hash_bytes(name.data, name.len);
+		hash = topic_hash(name);
 		t = home_topic(&sim.broker.shards[shard_home(any, hash)], hash, name);
 		if (t != NULL && c->wanted <= t->seq)
 			sim_fail("client %u waits for message %" PRIu64 ", and there are %" PRIu64,

@@ -157,6 +157,8 @@ static void assert_topic_equal(const struct config_topic *a, const struct config
 	assert_int_equal(a->slow, b->slow);
 	assert_int_equal(a->on_last_publisher, b->on_last_publisher);
 	assert_int_equal(a->linger_seconds, b->linger_seconds);
+	assert_int_equal(a->passing, b->passing);
+	assert_int_equal(a->order, b->order);
 	assert_int_equal(a->pace, b->pace);
 }
 
@@ -238,6 +240,7 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 	assert_int_equal(a->limits.history_total_bytes, b->limits.history_total_bytes);
 	assert_int_equal(a->limits.topics, b->limits.topics);
 	assert_int_equal(a->limits.subscriptions, b->limits.subscriptions);
+	assert_int_equal(a->limits.globs, b->limits.globs);
 	assert_int_equal(a->limits.memory_bytes, b->limits.memory_bytes);
 
 	assert_int_equal(a->http.allowed_origins_n, b->http.allowed_origins_n);
@@ -372,6 +375,8 @@ static const char other_values[] =
 	"	slow = \"skip\"\n"
 	"	on_last_publisher = \"bye\"\n"
 	"	linger_seconds = 61\n"
+	"	passing = true\n"
+	"	order = \"section\"\n"
 	"	pace = 2.5\n"
 	"}\n"
 	"topic \"live.>\" {\n"
@@ -389,6 +394,7 @@ static const char other_values[] =
 	"	history_total_bytes = \"16G\"\n"
 	"	topics = 5\n"
 	"	subscriptions = 6\n"
+	"	globs = 7\n"
 	"	memory_bytes = \"2G\"\n"
 	"}\n"
 	"http {\n"
@@ -445,6 +451,8 @@ static void every_documented_key_is_read(void **state)
 		.slow = SLOW_SKIP,
 		.on_last_publisher = LAST_PUBLISHER_BYE,
 		.linger_seconds = 61,
+		.passing = true,
+		.order = ORDER_SECTION,
 		.pace = 250,
 	};
 	struct config_topic live = topics;
@@ -484,7 +492,7 @@ static void every_documented_key_is_read(void **state)
 		.topic = &live,
 		.topic_n = 1,
 		.limits = { 1, 2, 3, 4, 64 << 20, 5 << 10, 17 << 10, 257 << 10, (size_t)16 << 30, 5,
-			    6, (size_t)2 << 30 },
+			    6, 7, (size_t)2 << 30 },
 		.http = { (char *[]){ a, b }, 2, (char *[]){ host }, 1, 16, 4, 12, objects, false,
 			  false },
 		.auth = { ANONYMOUS_ALL,
@@ -745,6 +753,7 @@ static void numbers_are_held_to_their_range(void **state)
 		{ "limits", "history_total_bytes", "-1", "0", "1048576G", "1125899906842625" },
 		{ "limits", "topics", "0", "1", "1000000000", "1000000001" },
 		{ "limits", "subscriptions", "0", "1", "1000000000", "1000000001" },
+		{ "limits", "globs", "-1", "0", "1000000", "1000001" },
 		{ "limits", "memory_bytes", "16777215", "16M", "1048576G", "1125899906842625" },
 		{ "http", "heartbeat_seconds", "0", "1", "3600", "3601" },
 		{ "http", "ahead", "-1", "0", "1000", "1001" },
@@ -824,6 +833,8 @@ static void words_are_those_documented(void **state)
 		{ "engine", "steer", "none|cpu" },
 		{ "topics", "slow", "disconnect|skip" },
 		{ "topics", "on_last_publisher", "keep|bye" },
+		{ "topics", "passing", "true|false" },
+		{ "topics", "order", "topic|section" },
 		{ "http", "page", "true|false" },
 		{ "http", "page_local_only", "true|false" },
 	};
@@ -1276,6 +1287,10 @@ static void keys_that_need_a_restart_are_named(void **state)
 	assert_restart(LISTEN,
 		       "listen \"main\" { address = \"127.0.0.1:8080\" protocols = { line } }",
 		       "listen");
+	assert_restart("topic a {} " LISTEN, "topic b {} " LISTEN, "");
+	assert_restart(LISTEN, "topic \"a.>\" { order = \"section\" } " LISTEN, "topic.order");
+	assert_restart("topic a { order = \"section\" } " LISTEN,
+		       "topic b { order = \"section\" } " LISTEN, "topic.order");
 }
 
 static void names_that_do_not_fit_are_left_out(void **state)

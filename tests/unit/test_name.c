@@ -68,14 +68,15 @@ static void a_name_has_1_to_255_bytes(void **state)
 	assert_false(name_pattern_valid((struct span){ name, 256 }));
 }
 
-static void a_name_has_at_most_16_levels(void **state)
+static void a_name_has_at_most_32_levels(void **state)
 {
+#define LEVELS_30 "1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17.18.19.20.21.22.23.24.25.26.27.28.29.30"
 	(void)state;
-	assert_true(valid("1.2.3.4.5.6.7.8.9.10.11.12.13.14.15"));
-	assert_true(valid("1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16"));
-	assert_false(valid("1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17"));
-	assert_true(pattern_valid("1.2.3.4.5.6.7.8.9.10.11.12.13.14.*.>"));
-	assert_false(pattern_valid("1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.*.>"));
+	assert_true(valid(LEVELS_30 ".31"));
+	assert_true(valid(LEVELS_30 ".31.32"));
+	assert_false(valid(LEVELS_30 ".31.32.33"));
+	assert_true(pattern_valid(LEVELS_30 ".*.>"));
+	assert_false(pattern_valid(LEVELS_30 ".31.*.>"));
 }
 
 static void empty_levels_are_invalid(void **state)
@@ -180,6 +181,18 @@ static void the_rest_matches_one_level_or_more(void **state)
 	assert_false(matches("*.>", "a"));
 }
 
+static void a_wildcard_in_first_place_leaves_names_with_a_dollar_out(void **state)
+{
+	(void)state;
+	assert_false(matches(">", "$sys.stats"));
+	assert_false(matches("*", "$a"));
+	assert_false(matches("*.stats", "$sys.stats"));
+	assert_true(matches("$sys.>", "$sys.stats"));
+	assert_true(matches("$sys.*", "$sys.stats"));
+	assert_true(matches("a.*", "a.$b"));
+	assert_true(matches(">", "a.$b"));
+}
+
 static void well_formed_utf8_is_valid(void **state)
 {
 	(void)state;
@@ -236,7 +249,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ordinary_names_are_valid),
 		cmocka_unit_test(a_name_has_1_to_255_bytes),
-		cmocka_unit_test(a_name_has_at_most_16_levels),
+		cmocka_unit_test(a_name_has_at_most_32_levels),
 		cmocka_unit_test(empty_levels_are_invalid),
 		cmocka_unit_test(spaces_and_control_characters_are_invalid),
 		cmocka_unit_test(names_that_are_not_utf8_are_invalid),
@@ -246,6 +259,7 @@ int main(void)
 		cmocka_unit_test(a_pattern_without_wildcards_matches_itself),
 		cmocka_unit_test(a_star_matches_exactly_one_level),
 		cmocka_unit_test(the_rest_matches_one_level_or_more),
+		cmocka_unit_test(a_wildcard_in_first_place_leaves_names_with_a_dollar_out),
 		cmocka_unit_test(well_formed_utf8_is_valid),
 		cmocka_unit_test(overlong_forms_are_invalid),
 		cmocka_unit_test(surrogates_and_what_is_beyond_unicode_are_invalid),

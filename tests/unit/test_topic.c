@@ -683,6 +683,81 @@ static void what_stands_in_every_frame_parts_streams_of_a_format(void **state)
 	interest_free(i);
 }
 
+/* ---- names ---- */
+
+static uint32_t home_of(const char *name)
+{
+	return (uint32_t)(topic_hash(span_of(name)) >> 32);
+}
+
+static uint32_t place_of(const char *name)
+{
+	return (uint32_t)topic_hash(span_of(name));
+}
+
+static void inboxes_of_one_client_have_one_home(void **state)
+{
+	uint64_t hash;
+
+	(void)state;
+	assert_int_equal(home_of("_INBOX.a.1"), home_of("_INBOX.a.2.3"));
+	assert_int_equal(home_of("_INBOX.a.1"), home_of("_INBOX.a"));
+	assert_int_not_equal(place_of("_INBOX.a.1"), place_of("_INBOX.a.2"));
+	assert_int_not_equal(home_of("_INBOX.a.1"), home_of("_INBOX.b.1"));
+	assert_int_not_equal(home_of("INBOX.a.1"), home_of("INBOX.a.2"));
+	assert_int_not_equal(home_of("_INBOX"), home_of("_INBOX.a"));
+	assert_true(topic_hash_of_pattern(SPAN("_INBOX.a.*"), &hash));
+	assert_int_equal(hash >> 32, home_of("_INBOX.a.1"));
+	assert_true(topic_hash_of_pattern(SPAN("_INBOX.a.>"), &hash));
+	assert_true(topic_hash_of_pattern(SPAN("_INBOX.a.*.b"), &hash));
+	assert_false(topic_hash_of_pattern(SPAN("_INBOX.*"), &hash));
+	assert_false(topic_hash_of_pattern(SPAN("_INBOX.>"), &hash));
+	assert_false(topic_hash_of_pattern(SPAN("_INBOX.*.a"), &hash));
+	assert_false(topic_hash_of_pattern(SPAN("a.*"), &hash));
+	assert_true(topic_hash_of_pattern(SPAN("a.b"), &hash));
+	assert_true(hash == topic_hash(SPAN("a.b")));
+}
+
+static void topics_of_a_section_with_one_order_have_one_home(void **state)
+{
+	struct config *config = config_defaults();
+	uint32_t elsewhere = home_of("orders.a");
+
+	(void)state;
+	assert_non_null(config);
+	config->topic_n = 2;
+	config->topic = calloc(2, sizeof(*config->topic));
+	assert_non_null(config->topic);
+	config->topic[0].pattern = strdup("orders.*.log");
+	config->topic[1].pattern = strdup("orders.>");
+	config->topic[1].order = ORDER_SECTION;
+	assert_int_equal(topic_hash_sections(config), 0);
+	assert_int_equal(home_of("orders.a"), home_of("orders.b.c"));
+	assert_int_not_equal(place_of("orders.a"), place_of("orders.b.c"));
+	/* The first section that matches says so. */
+	assert_int_not_equal(home_of("orders.a.log"), home_of("orders.a"));
+	assert_int_not_equal(home_of("a"), home_of("b"));
+	config->topics.order = ORDER_SECTION;
+	assert_int_equal(topic_hash_sections(config), 0);
+	assert_int_equal(home_of("a"), home_of("b.c"));
+	assert_int_not_equal(home_of("a"), home_of("orders.a"));
+	assert_int_equal(topic_hash_sections(NULL), 0);
+	assert_int_equal(home_of("orders.a"), elsewhere);
+	config_free(config);
+}
+
+static void inboxes_and_what_is_internal_to_a_service_pass(void **state)
+{
+	(void)state;
+	assert_true(topic_passes(SPAN("_INBOX.a")));
+	assert_true(topic_passes(SPAN("$SRV.PING")));
+	assert_true(topic_passes(SPAN("$JS.API.INFO")));
+	assert_false(topic_passes(SPAN("$sys.stats")));
+	assert_false(topic_passes(SPAN("_INBOX")));
+	assert_false(topic_passes(SPAN("_INBOXES.a")));
+	assert_false(topic_passes(SPAN("a.$b")));
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -703,6 +778,9 @@ int main(void)
 		cmocka_unit_test(other_settings_are_other_limits),
 		cmocka_unit_test(interest_makes_a_stream_for_a_format_once),
 		cmocka_unit_test(what_stands_in_every_frame_parts_streams_of_a_format),
+		cmocka_unit_test(inboxes_of_one_client_have_one_home),
+		cmocka_unit_test(topics_of_a_section_with_one_order_have_one_home),
+		cmocka_unit_test(inboxes_and_what_is_internal_to_a_service_pass),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
