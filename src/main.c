@@ -22,6 +22,7 @@
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/hash.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "broker/broker.h"
 #include "broker/budget.h"
@@ -700,6 +701,7 @@ static int run(const struct options *o, struct config *config)
 
 	log_configure((enum log_level)config->log_level, (enum log_format)config->log_format);
 	hash_seed();
+	json_init();
 	prepare_files(config);
 	set_budget(config);
 	err = placement_init(&b.placement, placement_modes[config->placement], config->reactors);

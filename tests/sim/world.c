@@ -622,6 +622,8 @@ static void check_awake(void)
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
 		if (!list_empty(&http_shared(s)->runnable))
 			sim_fail("shard %u sleeps with requests to look at", i);
+		if (!list_empty(&session_shared(s)->intakes))
+			sim_fail("shard %u sleeps with commands to do", i);
 		if (s->audience.pressed != 0 || !list_empty(&s->audience.appended))
 			sim_fail("shard %u sleeps and takes less in than it could", i);
 		if (!held_up())

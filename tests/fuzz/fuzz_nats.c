@@ -1,0 +1,328 @@
+#include <ctype.h>
+#include <inttypes.h>
+
+#include "base/json.h"
+#include "base/name.h"
+#include "fuzz.h"
+#include "protocol/nats.h"
+
+/*
+ * The NATS decoder and what goes out. A command is what a slow reader, who knows the grammar only,
+ * finds in its line; nothing is decided before enough is there, and nothing else when more is. What
+ * is encoded is what a client's reader finds again. The first byte of an input sets the limit of a
+ * line, the second how it is split.
+ */
+
+/* ---- a slow reader of commands ---- */
+
+struct slow {
+	char words[9][512]; /* the last one stays empty */
+	size_t len[9];
+	unsigned n;
+};
+
+static bool blank(char c)
+{
+	return c == ' ' || c == '\t' || c == '\r';
+}
+
+static void split_slowly(struct slow *s, const char *line, size_t len)
+{
+	size_t at = 0;
+
+	memset(s, 0, sizeof(*s));
+	for (size_t i = 0; i <= len; i++) {
+		if (i < len && !blank(line[i])) {
+			if (s->n < 8 && at < 511)
+				s->words[s->n][at++] = line[i];
+			continue;
+		}
+		s->len[s->n] = at;
+		if (at > 0 && s->n < 8)
+			s->n++;
+		at = 0;
+	}
+}
+
+static bool is_size(const struct slow *s, unsigned at, size_t *n)
+{
+	const char *word = s->words[at];
+
+	if (s->len[at] == 0 || s->len[at] > 9 || strspn(word, "0123456789") != s->len[at])
+		return false;
+	*n = strtoul(word, NULL, 10);
+	return true;
+}
+
+/* Whether the span is that word; NONE: empty. */
+enum { NONE = 8 };
+static bool same(struct span span, const struct slow *s, unsigned word)
+{
+	return span_equal(span, (struct span){ s->words[word], s->len[word] });
+}
+
+static void check_publish(const struct slow *s, const struct nats_event *e, bool headers)
+{
+	unsigned numbers = headers ? 2 : 1;
+	size_t h = 0, n = 0;
+	bool fine = s->n >= 2 + numbers && s->n <= 3 + numbers && is_size(s, s->n - 1, &n) &&
+		    (!headers || (is_size(s, s->n - 2, &h) && h <= n));
+
+	check(fine == (e->kind == NATS_PUBLISH), "PUB is read otherwise");
+	if (!fine)
+		return;
+	check(same(e->subject, s, 1) && e->bytes == n && e->header_bytes == h &&
+		      e->headers == headers,
+	      "PUB says something else");
+	check(same(e->reply, s, s->n == 3 + numbers ? 2 : NONE), "another reply");
+}
+
+static void check_line(const char *line, size_t len, const struct nats_event *e)
+{
+	struct slow s;
+	size_t max = 0;
+	bool fine;
+
+	split_slowly(&s, line, len);
+	for (char *c = s.words[0]; *c != 0; c++)
+		*c = (char)toupper((unsigned char)*c);
+	if (len > 0 && blank(line[0])) {
+		check(e->kind == NATS_ERROR, "a line that begins with a space");
+	} else if (strncmp(s.words[0], "PING", 4) == 0) {
+		check(e->kind == NATS_PING, "PING");
+	} else if (strncmp(s.words[0], "PONG", 4) == 0) {
+		check(e->kind == NATS_PONG, "PONG");
+	} else if (strncmp(s.words[0], "CONNECT", 7) == 0) {
+		check(e->kind == NATS_CONNECT, "CONNECT");
+	} else if (strcmp(s.words[0], "PUB") == 0 || strcmp(s.words[0], "HPUB") == 0) {
+		check_publish(&s, e, s.words[0][0] == 'H');
+	} else if (strcmp(s.words[0], "SUB") == 0) {
+		fine = s.n == 3 || s.n == 4;
+		check(fine == (e->kind == NATS_SUBSCRIBE), "SUB is read otherwise");
+		check(!fine || (same(e->subject, &s, 1) && same(e->sid, &s, s.n - 1) &&
+				same(e->queue, &s, s.n == 4 ? 2 : NONE)),
+		      "SUB says something else");
+	} else if (strcmp(s.words[0], "UNSUB") == 0) {
+		fine = s.n == 2 || (s.n == 3 && is_size(&s, 2, &max));
+		check(fine == (e->kind == NATS_UNSUBSCRIBE), "UNSUB is read otherwise");
+		check(!fine || (same(e->sid, &s, 1) && e->max == max), "UNSUB");
+	} else {
+		check(e->kind == NATS_ERROR, "what is no command is taken for one");
+	}
+}
+
+/* ---- in pieces ---- */
+
+struct session {
+	size_t line_bytes, payload;
+	struct text *out;
+};
+
+static void add(struct text *out, const struct nats_event *e)
+{
+	char head[120];
+	int n = snprintf(head, sizeof(head), "%d %d %zu %zu %" PRIu64, e->kind, e->headers,
+			 e->header_bytes, e->bytes, e->max);
+	const struct span spans[] = { e->subject, e->reply, e->queue, e->sid, e->text };
+
+	text_add(out, head, (size_t)n);
+	for (size_t i = 0; i < sizeof(spans) / sizeof(*spans); i++) {
+		text_add(out, "|", 1);
+		text_add(out, spans[i].data, spans[i].len);
+	}
+	text_add(out, "\n", 1);
+}
+
+static enum taken take(void *context, struct span in, size_t *used)
+{
+	struct session *s = context;
+	struct nats_event e;
+	const char *lf;
+
+	if (s->payload > 0) {
+		*used = in.len < s->payload ? in.len : s->payload;
+		s->payload -= *used;
+		return TAKEN;
+	}
+	nats_decode(in, s->line_bytes, &e, used);
+	lf = memchr(in.data, '\n', in.len);
+	if (e.kind == NATS_MORE) {
+		check(*used == 0 && lf == NULL, "a whole line is left");
+		check(in.len <= s->line_bytes + 1, "too long a line is waited for");
+		return TAKE_MORE;
+	}
+	if (e.kind != NATS_ERROR || (lf != NULL && *used > 0)) {
+		size_t len = (size_t)(lf - in.data);
+
+		check(lf != NULL && *used == len + 1, "not just a line is taken");
+		check_line(in.data, len, &e);
+	}
+	add(s->out, &e);
+	if (e.kind == NATS_ERROR)
+		return TAKE_NO_MORE;
+	if (e.kind == NATS_PUBLISH)
+		s->payload = e.bytes + 2;
+	return TAKEN;
+}
+
+static struct text decode(struct span in, size_t line_bytes, unsigned step)
+{
+	struct text out = { 0 };
+	struct session s = { .line_bytes = line_bytes, .out = &out };
+
+	feed(in, step, take, &s);
+	return out;
+}
+
+/* It decides once, and what comes behind does not change its mind. */
+static void check_detect(struct span in)
+{
+	int decided = 0;
+
+	for (size_t n = 0; n <= in.len && n < 40; n++) {
+		char *own = exact_copy(in.data, n);
+		int now = nats_detect((struct span){ own, n });
+		struct nats_event e;
+		size_t used;
+
+		check(decided == 0 || now == decided, "more bytes change the protocol");
+		decided = now;
+		if (now == 1) {
+			nats_decode((struct span){ own, n }, 4096, &e, &used);
+			check(e.kind != NATS_ERROR || memchr(own, '\n', n) != NULL,
+			      "what is taken for NATS is none");
+		}
+		free(own);
+	}
+}
+
+/* ---- what goes out ---- */
+
+/* The next piece of the input that has a length of its own. */
+static struct span piece(struct span *in)
+{
+	struct span s = { in->data, 0 };
+
+	if (in->len == 0)
+		return s;
+	s.len = (unsigned char)in->data[0];
+	*in = span_skip(*in, 1);
+	s.data = in->data;
+	s.len = s.len < in->len ? s.len : in->len;
+	*in = span_skip(*in, s.len);
+	return s;
+}
+
+/* Reads one message as a client does. Returns how long it is. */
+static size_t read_message(struct span at, const struct nats_frame *f, const struct record *r)
+{
+	const char *cr;
+	struct slow s;
+	size_t frame = 0, h = 0, n = 0, line;
+	bool headers;
+
+	if (f->framed) {
+		size_t len = (unsigned char)at.data[1];
+
+		check((unsigned char)at.data[0] == 0x82, "no binary frame");
+		frame = len == 127 ? 10 : len == 126 ? 4 : 2;
+	}
+	cr = memmem(at.data + frame, at.len - frame, "\r\n", 2);
+	check(cr != NULL, "a line without an end");
+	line = (size_t)(cr - at.data) - frame;
+	split_slowly(&s, at.data + frame, line);
+	headers = strcmp(s.words[0], "HMSG") == 0;
+	check(headers || strcmp(s.words[0], "MSG") == 0, "neither MSG nor HMSG");
+	check(strcmp(s.words[1], "a.b") == 0 && same(f->sid, &s, 2), "subject or sid");
+	check(is_size(&s, s.n - 1, &n), "no length");
+	check(!headers || (is_size(&s, s.n - 2, &h) && f->headers), "no length of headers");
+	check(s.n == 4U + headers + (r->reply.len > 0), "words");
+	check(r->reply.len == 0 || same(r->reply, &s, 3), "reply");
+	check(n >= h && frame + line + 2 + n + 2 <= at.len, "it goes beyond its end");
+	check(n - h == r->payload.len &&
+		      (n == h || memcmp(cr + 2 + h, r->payload.data, n - h) == 0),
+	      "payload");
+	check(memcmp(cr + 2 + n, "\r\n", 2) == 0, "its end");
+	if (headers && r->headers.len > 0 && !f->ids)
+		check(h == r->headers.len && memcmp(cr + 2, r->headers.data, h) == 0, "headers");
+	return frame + line + 2 + n + 2;
+}
+
+static bool is_word(struct span s)
+{
+	for (size_t i = 0; i < s.len; i++)
+		if (blank(s.data[i]) || s.data[i] == '\n' || s.data[i] == 0)
+			return false;
+	return s.len > 0;
+}
+
+static void check_encode(struct span in, unsigned how)
+{
+	enum { MESSAGES_MAX = 20 };
+	struct record r[MESSAGES_MAX] = { 0 };
+	struct nats_frame f = {
+		.headers = how & 1, .ids = how & 2, .framed = how & 4, .sid = SPAN("17")
+	};
+	char parameter[64];
+	struct wire wire = { &nats_format, { parameter, nats_parameter(&f, parameter) } };
+	struct run run = { .topic = SPAN("a.b"), .form = RUN_RECORDS, .seq = 1 };
+	struct text body = { 0 };
+	size_t max, n, at = 0, ends[MESSAGES_MAX + 1] = { 0 };
+	char *room, *out;
+
+	while (in.len > 0 && run.messages < MESSAGES_MAX) {
+		struct record *one = &r[run.messages++];
+
+		one->payload = piece(&in);
+		one->reply = piece(&in);
+		one->headers = piece(&in);
+		if (!is_word(one->reply))
+			one->reply.len = 0;
+		room = malloc(record_bytes(one));
+		text_add(&body, room, (size_t)(record_write(room, one) - room));
+		free(room);
+	}
+	if (run.messages == 0)
+		return;
+	run.body = (struct span){ body.data, body.len };
+	max = nats_format.encoded_max(&wire, &run);
+	out = malloc(max);
+	check(out != NULL, "out of memory");
+	n = nats_format.encode(&wire, &run, out);
+	check(n <= max, "more is written than was said");
+	for (uint32_t i = 0; i < run.messages; i++)
+		ends[i + 1] = at += read_message((struct span){ out + at, n - at }, &f, &r[i]);
+	check(at == n, "something is left");
+	for (uint32_t i = 0; i < run.messages; i++) {
+		struct span all = { out, n };
+
+		check(nats_format.boundary(all, ends[i]) == ends[i], "a boundary moves");
+		check(nats_format.boundary(all, ends[i] + 1) == ends[i + 1], "another boundary");
+	}
+	free(out);
+	free(body.data);
+}
+
+int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
+{
+	struct nats_options options;
+	struct nats_replay replay;
+	struct text whole, split;
+	struct span in;
+	size_t line_bytes;
+
+	if (size < 2)
+		return 0;
+	line_bytes = data[0] < 128 ? 16U + data[0] : 400;
+	in = (struct span){ (const char *)data + 2, size - 2 };
+	check_detect(in);
+	whole = decode(in, line_bytes, 0);
+	split = decode(in, line_bytes, 1 + data[1] % 80);
+	text_same(&whole, &split);
+	check_encode(in, data[0]);
+	(void)nats_connect(in, &options, NULL);
+	(void)nats_header(in, SPAN("Content-Type"));
+	(void)nats_replay(in, &replay);
+	check((nats_subject(in) <= NATS_SUBJECT_PATTERN) == name_pattern_valid(in), "a subject");
+	return 0;
+}
