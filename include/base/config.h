@@ -82,6 +82,7 @@ struct config_limits {
 	size_t history_total_bytes;
 	uint64_t topics;
 	uint64_t subscriptions;
+	uint64_t subscriptions_per_connection;
 	uint64_t globs;
 	size_t memory_bytes; /* 0: auto */
 };

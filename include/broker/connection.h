@@ -2,12 +2,17 @@
 #define BROKER_CONNECTION_H
 
 /*
- * A client's connection: a socket, what it has still to say (replies, and the stream that it
+ * A client's connection: a socket, what it has still to say (replies, and the streams that it
  * subscribed to), and the session that understands its bytes. The shard's thread only. An idle
  * subscriber is this structure and struct subscription: 512 bytes together.
  *
  *   OPEN -> FINISHING (says what it has to say) -> LINGERING (our FIN is out, waits for theirs) ->
  * CLOSED
+ *
+ * A send carries the rest of a message, replies, and then what is there of the subscriptions whose
+ * turn it is (the queue), in this order. One with a single subscription is sent to as soon as
+ * fan-out comes to it; one with many is told that something is there by each of them, and sent to
+ * once in a turn.
  */
 
 #include <stdbool.h>
@@ -19,14 +24,15 @@
 #include "broker/counters.h"
 #include "broker/output.h"
 #include "broker/protocol.h"
+#include "broker/subscription.h"
 #include "engine/deadline.h"
 #include "engine/socket.h"
 
 struct block;
 struct listener;
 struct protocol;
+struct sequenced_letter;
 struct shard;
-struct subscription;
 struct topic_letter;
 
 enum connection_state {
@@ -64,6 +70,7 @@ struct clients {
 	uint32_t late_n;     /* of connections_n: that came while draining, which waits for none */
 	struct list paused;  /* publishers that wait for an outbox to empty */
 	struct list resumed; /* those of them that are to be looked at, some in each turn */
+	struct list turns;   /* that are to be sent to, or gone on with, in this turn */
 	struct deadline_class handshake, closing, idle;
 	struct connections_walk configured; /* idle has begun for those who came without it */
 };
@@ -74,23 +81,62 @@ static inline bool clients_limit_idle(const struct clients *clients)
 	return clients->idle.after_ns != DEADLINE_NEVER;
 }
 
-/* A send touches the first two cache lines, and two of its subscription; a receive all five. */
+/* Through all subscriptions, some at a time where there are many: a later one takes the place of an
+ * earlier. */
+enum connection_walk {
+	WALK_NONE,
+	WALK_BARRIER, /* what is there of them is to be sent */
+	WALK_LEAVE,   /* they get what is theirs already and end */
+	WALK_PART,    /* they end */
+};
+
+enum connection_barrier {
+	BARRIER_NONE,
+	BARRIER_ASKED,  /* answers are on their way */
+	BARRIER_WALKS,  /* they have come: what they brought is put in the queue */
+	BARRIER_QUEUED, /* when the queue is empty it is time */
+};
+
+/* A send touches the first two cache lines, and two of its subscription; a receive most of it. */
 struct connection {
 	struct socket socket; /* first */
 	uint8_t state;        /* enum connection_state */
 	uint8_t counts;       /* enum connection_counts: in which limit */
 	uint8_t protocols;    /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
+	uint8_t reason;       /* enum drop_reason: why what it does not get is dropped */
 	bool awaiting;        /* an answer from a home, before which it must not finish */
 	bool interjects;      /* its protocol has something to say between messages */
+	bool middle_flies;    /* the send begins with it */
+	bool landing;         /* what the send that has ended carried is told so */
+	bool hasty;           /* it ends, and waits for nobody's answer */
+	bool gone;            /* its socket is closed; its subscriptions end one by one */
+	bool published;       /* since the last barrier */
+	bool late;            /* came while draining */
+	bool proxied, local;  /* there was one; its client is on this machine */
+	uint8_t refusal;      /* enum reason: why it is refused */
+	uint8_t walk;         /* enum connection_walk */
 	uint32_t unlooked_bytes; /* about what the kernel has taken since it was last looked at */
+	uint32_t subscriptions_n;
 	struct shard *shard;
 
-	struct subscription *subscription;
+	struct list subscriptions;
+	struct subscription *middle; /* in the middle of one of its messages; never in the queue */
+	/* Those whose turn it is, round: the last, whose next is the first. NULL: none. */
+	struct subscription *queue;
+	struct output output; /* what it has to say before its subscriptions' messages */
 	const struct protocol *protocol;
-	struct output output; /* what it has to say before its subscription's messages */
+	uint16_t flying;       /* so many of the queue's first are in the send in flight, */
+	uint16_t output_after; /* so many of them before the output */
+	uint16_t syncs;        /* homes that have not said yet that all before has been sequenced */
+	uint8_t barrier;       /* enum connection_barrier */
+	struct list turn;      /* in the shard's turns */
+	char *pack;            /* small spans of the send in flight, put together; or NULL */
+	uint32_t walk_left;
+	uint32_t asked; /* subscriptions whose home has not answered */
 	uint32_t input_len;
-	char *input;                                        /* a command that is not whole yet */
-	const char *farewell;                               /* the last thing to say, or NULL */
+	uint32_t kernel_bytes; /* of the socket's, when it was last looked at */
+	char *input;           /* a command that is not whole yet */
+	const char *farewell;  /* the last thing to say, or NULL */
 	uint64_t session[SESSION_BYTES / sizeof(uint64_t)]; /* its protocol's */
 
 	uint64_t publishes_to; /* hash of the topic that it last published to */
@@ -98,13 +144,10 @@ struct connection {
 	struct list waiting;   /* the shard's paused publishers */
 
 	struct deadline deadline;  /* handshake, or closing */
-	uint32_t kernel_bytes;     /* of the socket's, when it was last looked at */
-	enum drop_reason reason;   /* why what it does not get is dropped */
 	unsigned char address[16]; /* of the peer, where connections are counted per address */
-	bool late;                 /* came while draining */
-	bool proxied, local;       /* there was one; its client is on this machine */
-	uint8_t refusal;           /* enum reason: why it is refused */
 };
+
+_Static_assert(sizeof(struct connection) <= 384, "with a subscription it is 512 bytes");
 
 void connections_init(struct shard *shard);
 /* Ends all that are left, at once; the reactor does not turn any more. */
@@ -116,6 +159,31 @@ bool connection_reply(struct connection *connection, struct span text);
 /* Sends what there is to send, if nothing is in flight. Its cursor, if it is ready, becomes busy.
  */
 void connection_flush(struct connection *connection);
+/* Nothing of what was gathered for its send is under way after all. */
+void connection_ground(struct connection *connection);
+/* It will be flushed at the end of this turn. */
+void connection_turn(struct connection *connection);
+/* Some of those are, as far as there is time. True: there are more. */
+bool connections_turn_some(struct shard *shard);
+/*
+ * Its protocol is told (struct protocol, barrier) when every subscription before this stands at its
+ * home, every block before it has been sequenced, and what these brought to this very connection
+ * stands before what is replied then. Not while another one is on its way.
+ */
+void connection_barrier(struct connection *connection);
+static inline bool connection_barred(const struct connection *c)
+{
+	return c->barrier != BARRIER_NONE;
+}
+/* A home has answered something that it waited for. */
+void connection_answered(struct connection *connection);
+/* A subscription is not to be: -ENOSPC: its topic has no place; -ENOMEM. */
+void connection_refused_subscription(struct connection *connection, void *session, int error);
+/* Asks the home of a subscription for a receipt: when it comes, everything sequenced before has
+ * come too. Until then it does not finish. */
+void connection_ask_last(struct connection *connection, struct subscription *subscription);
+/* It finishes without waiting for anybody's answer. */
+void connection_hasten(struct connection *connection);
 /* Nothing more is wanted from the client: say what there is to say, the farewell last, and close.
  * farewell: static text or NULL. */
 void connection_finish(struct connection *connection, const char *farewell);
@@ -174,6 +242,8 @@ void connection_no_subscription(struct connection *connection, int error);
 /* LETTER_RECEIPT: a home's, for the publisher or subscriber of a connection; takes the letter over.
  */
 void connection_receipt(struct shard *shard, struct topic_letter *letter);
+/* LETTER_SEQUENCED: for a block of a connection's; takes the letter over. */
+void connection_sequenced(struct shard *shard, struct sequenced_letter *letter);
 /* Publishers that had to wait may go on: all that wait now are to be looked at. */
 void connections_resume(struct shard *shard);
 /* Looks at some of them. True: there are more. */
@@ -189,6 +259,25 @@ bool connections_rush(const struct shard *shard);
 extern const struct socket_events connection_events;
 void connection_timed_out(void *context, struct deadline *deadline);
 void connection_closing_timed_out(void *context, struct deadline *deadline);
+
+/* Its only subscription, or some of several; NULL: it has none. */
+static inline struct subscription *connection_subscription(const struct connection *c)
+{
+	return c->subscriptions_n > 0 ? LIST_ENTRY(c->subscriptions.next, struct subscription, link)
+				      : NULL;
+}
+
+/* Whether no message of a subscription is under way. */
+static inline bool connection_between(const struct connection *c)
+{
+	return c->middle == NULL && !c->middle_flies && c->flying == 0;
+}
+
+/* Whether it must not finish yet. */
+static inline bool connection_waits(const struct connection *c)
+{
+	return !c->hasty && (c->awaiting || c->asked > 0 || c->syncs > 0);
+}
 
 /* Whether it is beyond a limit, and is to be told so when it has said what it wants. */
 static inline bool connection_refused(const struct connection *c)

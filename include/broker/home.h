@@ -14,6 +14,7 @@
 #include "base/config.h"
 #include "base/span.h"
 #include "base/table.h"
+#include "base/wire.h"
 #include "engine/deadline.h"
 #include "topic/history.h"
 #include "topic/letter.h"
@@ -21,6 +22,7 @@
 
 struct block;
 struct shard;
+struct subscription;
 
 /* A shard's topics. */
 struct home {
@@ -49,8 +51,9 @@ static inline size_t home_idle_lists(const struct config *config)
 /* LETTER_SUBSCRIBE and, the same letter on its way back, LETTER_SUBSCRIBED. */
 struct subscribe_letter {
 	struct letter letter;
-	unsigned shard;            /* who asks */
-	uint32_t slot, generation; /* for which connection there */
+	unsigned shard;                    /* who asks */
+	struct subscription *subscription; /* for which one there */
+	struct wire wire;                  /* in which it wants it, for that */
 	uint64_t hash;
 	struct replay replay;
 	/* the answer */
@@ -60,7 +63,7 @@ struct subscribe_letter {
 	uint64_t from;       /* number of the first message it gets */
 	struct stretch past; /* those from there on, held for whoever has the letter */
 	struct span name;
-	char bytes[];
+	char bytes[]; /* the name, the wire's parameter */
 };
 
 /* LETTER_UNSUBSCRIBE, LETTER_JOIN, LETTER_REFUSED, LETTER_LEAVE, LETTER_SYNC, LETTER_RECEIPT,
@@ -88,7 +91,8 @@ struct sequenced_letter {
 };
 
 /* NULL: out of memory. */
-struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash);
+struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash,
+					      const struct wire *wire);
 /* With what it holds. */
 void subscribe_letter_free(struct subscribe_letter *letter);
 void sequenced_letter_free(struct sequenced_letter *letter);

@@ -16,7 +16,9 @@
 
 struct connection;
 struct shard;
+struct sequenced_letter;
 struct subscribe_letter;
+struct subscription;
 
 /* Why the broker ends a connection, or does not do what it asks for. */
 enum reason {
@@ -49,9 +51,18 @@ struct protocol {
 	/* What it publishes has come to its end. receipt: the connection is to wait until all of it
 	 * has been sequenced (connection->awaiting). NULL: it has no end of its own. */
 	void (*stop_publishing)(struct connection *connection, bool receipt);
-	/* Its subscription stands: says so, before anything of it is sent. letter: the home's
-	 * answer, with what was asked for of the past; NULL: there was nothing to ask. */
-	void (*subscribed)(struct connection *connection, const struct subscribe_letter *letter);
+	/* A subscription stands: says so, before anything of it is sent. letter: the home's answer,
+	 * with what was asked for of the past; NULL: there was nothing to ask. */
+	void (*subscribed)(struct connection *connection, struct subscription *subscription,
+			   const struct subscribe_letter *letter);
+	/* One with this session (struct subscription_wanted) is not to be: its topic has no place.
+	 * NULL: the connection ends for that. */
+	void (*refused)(struct connection *connection, void *session, enum reason reason);
+	/* The receipt for a block that asked for one. NULL: none does. */
+	void (*sequenced)(struct connection *connection, const struct sequenced_letter *letter);
+	/* What connection_barrier was waiting for has come: it says so (connection_reply). NULL: it
+	 * asks for none. */
+	void (*barrier)(struct connection *connection);
 	/* The connection ends for this reason: says now what is to be said at once
 	 * (connection_reply) and returns the last word, which comes behind all that its
 	 * subscription has still to get; static text, or NULL. */
@@ -71,8 +82,9 @@ struct protocol {
 	 * published to), and says whether it still may do what it goes on doing without asking;
 	 * its subscriptions are the core's to look at. NULL: there is nothing of that. */
 	bool (*still_may)(struct connection *connection);
-	/* A send has ended, or publishing need not wait any more: it may go on with what has come.
-	 * In any state but closed. NULL: it keeps nothing back. */
+	/* A send has ended, publishing need not wait any more, or all subscriptions that were asked
+	 * for stand: it may go on with what has come. In any state but closed. NULL: it keeps
+	 * nothing back. */
 	void (*resume)(struct connection *connection);
 	/* The broker drains: whoever is not to be told so ends here in another way. The connection
 	 * is open. NULL: everybody is told. */

@@ -2,8 +2,8 @@
 #define BROKER_SUBSCRIPTION_H
 
 /*
- * What ties a connection to a topic: a cursor in one of the streams of this shard's interest. The
- * shard's thread only.
+ * What ties a connection to a topic: a cursor in one of the streams of this shard's interest. A
+ * connection has any number of them. The shard's thread only.
  */
 
 #include <stdbool.h>
@@ -44,27 +44,76 @@ struct audience {
 	struct deadline backlog_deadline;
 };
 
-struct subscription {
-	struct cursor cursor;
-	struct connection *connection;
-	struct interest *interest;
-	struct stream *stream;            /* NULL: the home has not answered yet */
-	const struct wire_format *format; /* in which it is sent */
-	bool in_flight;                   /* the connection's send carries bytes of it */
-	bool skip;                        /* to be let go as soon as its send has ended */
+/* In its cursor, so that both together are two cache lines. */
+enum subscription_flag {
+	SUBSCRIPTION_ASKED = 1,  /* the home has not answered yet */
+	SUBSCRIPTION_QUEUED = 2, /* its turn in the connection's sends comes; its cursor is busy */
+	SUBSCRIPTION_IN_FLIGHT = 4, /* the connection's send carries bytes of it */
+	SUBSCRIPTION_SKIP = 8,      /* to be let go as soon as that has ended */
+	SUBSCRIPTION_UNWANTED = 16, /* to be ended as soon as that has ended */
 };
 
-/* Asks for a topic in this format; the OK, and what was asked for of the past, follow when the home
- * has answered. -ENOMEM, -ENOSPC (limit), -ENOBUFS (memory budget). */
-int subscription_new(struct connection *connection, struct span name,
-		     const struct wire_format *format, const struct replay *replay);
+struct subscription {
+	struct cursor cursor;
+	/* NULL: it has ended, and goes as soon as nothing refers to it (ASKED, QUEUED). */
+	struct connection *connection;
+	union {
+		struct interest *interest; /* while it is asked for */
+		struct stream *stream;     /* then; its owner is the interest */
+	};
+	void *session;             /* what its protocol knows it by */
+	struct list link;          /* the connection's */
+	struct subscription *next; /* in the connection's queue */
+};
+
+static inline bool subscription_is(const struct subscription *sub, enum subscription_flag flag)
+{
+	return sub->cursor.owner & flag;
+}
+
+static inline void subscription_set(struct subscription *sub, enum subscription_flag flag)
+{
+	sub->cursor.owner |= (uint8_t)flag;
+}
+
+static inline void subscription_unset(struct subscription *sub, enum subscription_flag flag)
+{
+	sub->cursor.owner &= (uint8_t)~flag;
+}
+
+/* Its stream; NULL while the home has not answered. */
+static inline struct stream *subscription_stream(const struct subscription *sub)
+{
+	return subscription_is(sub, SUBSCRIPTION_ASKED) ? NULL : sub->stream;
+}
+
+static inline struct interest *subscription_interest(const struct subscription *sub)
+{
+	return subscription_is(sub, SUBSCRIPTION_ASKED) ? sub->interest : sub->stream->owner;
+}
+
+struct subscription_wanted {
+	struct span name;
+	struct wire wire; /* in which it is sent */
+	struct replay replay;
+	void *session;
+};
+
+/* Asks for a topic; name and parameter are copied. Its protocol's `subscribed` follows when the
+ * home has answered, or at once, before this returns, if there is nothing to ask. *made: NULL if it
+ * has ended by then. -ENOMEM, -ENOSPC (limit), -ENOBUFS (memory budget): there is none. */
+int subscription_new(struct connection *connection, const struct subscription_wanted *wanted,
+		     struct subscription **made);
+/* Its client does not want it any more: nothing more of it from now on but the rest of a message
+ * and what the kernel has. It may be gone when this returns. */
+void subscription_end(struct subscription *subscription);
 /* The home's answer; takes the letter over. */
 void subscription_answered(struct shard *shard, struct subscribe_letter *letter);
-/* Asks the topic's home for a receipt: when it comes, everything sequenced before has come too.
- * False: there is nothing to wait for. */
-bool subscription_ask_last(struct subscription *subscription);
 /* Nothing more for it from now on; what is its already it still gets. */
 void subscription_leave(struct subscription *subscription);
+/* The same, and of what is its already only the rest of a message that is under way; it may be gone
+ * when this returns. */
+void subscription_cut(struct subscription *subscription, enum drop_reason reason);
 /* Whether it has got everything it will ever get. */
 bool subscription_done(const struct subscription *subscription);
 /* It is too far behind: it is told so and closed, or skips ahead, as its topic wants. */
@@ -73,8 +122,12 @@ void subscription_overtake(struct subscription *subscription);
 void subscription_go_on(struct subscription *subscription);
 /* Its send ended: so many bytes of it went. */
 void subscription_sent(struct subscription *subscription, size_t bytes);
+/* Its connection is in the middle of something else: it gets its turn there. */
+void subscription_queue(struct subscription *subscription);
 /* Ends it; nothing of it may be in flight. Messages it has not got are dropped for this reason. */
 void subscription_free(struct subscription *subscription, enum drop_reason reason);
+/* It has been taken from its connection's queue. False: it has ended, and is gone. */
+bool subscription_dequeued(struct subscription *subscription, struct shard *shard);
 
 /* A sequenced block for this shard's subscribers; takes the block over. */
 void subscriptions_deliver(struct shard *shard, struct block *block);

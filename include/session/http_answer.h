@@ -63,7 +63,8 @@ void http_answers_init(struct shard *shard);
 void http_answers_configure(struct shard *shard);
 
 /* What struct protocol has of them. */
-void http_answer_subscribed(struct connection *connection, const struct subscribe_letter *letter);
+void http_answer_subscribed(struct connection *connection, struct subscription *subscription,
+			    const struct subscribe_letter *letter);
 const char *http_answer_say(struct connection *connection, enum reason reason);
 const char *http_answer_farewell(const struct connection *connection, bool bye);
 void http_answer_body_went(struct connection *connection, bool whole);

@@ -54,7 +54,8 @@ static inline struct publisher *line_publisher(const struct connection *c)
 void line_session_received(struct connection *connection, struct span bytes);
 /* Nothing more will come: what has come is all. */
 void line_session_ended(struct connection *connection);
-void line_session_subscribed(struct connection *connection, const struct subscribe_letter *letter);
+void line_session_subscribed(struct connection *connection, struct subscription *subscription,
+			     const struct subscribe_letter *letter);
 const char *line_session_say(struct connection *connection, enum reason reason);
 const char *line_session_farewell(const struct connection *connection, bool bye);
 void line_session_interject(struct connection *connection);

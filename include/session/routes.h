@@ -54,6 +54,6 @@ bool routes_flush(struct shard *shard);
 /* Frees those that are left. */
 void routes_release(struct shard *shard);
 /* A message published over HTTP has its number, or never will; takes the letter over. */
-void route_sequenced(struct shard *shard, struct sequenced_letter *letter);
+void route_sequenced(struct connection *connection, const struct sequenced_letter *letter);
 
 #endif

@@ -38,7 +38,9 @@ struct cursor {
 	uint64_t live_pos;   /* what is before that is a replay */
 	uint64_t counted;    /* messages delivered to it, in the stream's numbering */
 	uint64_t goal_count; /* what `counted` will be when the send in flight has all gone */
-	size_t goal_bytes;
+	uint32_t goal_bytes;
+	bool goal_whole;    /* that is then between two messages */
+	uint8_t owner;      /* the owner's flags */
 	struct chunk *last; /* leaving: ends at the end of this chunk; NULL: stays */
 	uint64_t last_count;
 };

@@ -141,6 +141,7 @@ const struct key config_keys[] = {
 	KEY(limits, history_total_bytes, SIZE("1G", 0, TIB(1024))),
 	KEY(limits, topics, NUMBER("1000000", 1, MANY)),
 	KEY(limits, subscriptions, NUMBER("1000000", 1, MANY)),
+	KEY(limits, subscriptions_per_connection, NUMBER("65536", 1, MANY)),
 	KEY(limits, globs, NUMBER("256", 0, MILLION)),
 	KEY(limits, memory_bytes, SIZE("auto", MIB(16), TIB(1024)), OR("auto")),
 

@@ -10,7 +10,8 @@
 enum {
 	CLOSING_SECONDS = 5, /* for a client to take a last word and close */
 	RESUME_COST = 2,
-	CALL_COST = 8, /* of what is done with one in a walk: 2 us */
+	BACKLOGS_MAX = 16, /* of one connection's subscriptions that are looked at */
+	CALL_COST = 8,     /* of what is done with one in a walk: 2 us */
 };
 
 static uint64_t idle_ns(const struct shard *s)
@@ -35,6 +36,7 @@ void connections_init(struct shard *s)
 	pool_init(&s->audience.subscription_pool, sizeof(struct subscription));
 	list_init(&s->clients.paused);
 	list_init(&s->clients.resumed);
+	list_init(&s->clients.turns);
 	deadline_class_init(&s->clients.handshake, s->config->limits.handshake_seconds * NS_PER_S);
 	deadline_class_init(&s->clients.idle, idle_ns(s));
 	deadline_class_init(&s->clients.closing, CLOSING_SECONDS * NS_PER_S);
@@ -77,18 +79,24 @@ static uint64_t held_alone(const struct connection *c)
 	if (c->protocol->held != NULL)
 		held += c->protocol->held(c);
 	/* One that skips is in the middle of a message, and may never take the rest. */
-	if (c->subscription != NULL)
-		held += cursor_rest(&c->subscription->cursor);
+	if (c->middle != NULL)
+		held += cursor_rest(&c->middle->cursor);
 	return held;
 }
 
 static uint64_t backlog(const struct connection *c)
 {
-	const struct subscription *sub = c->subscription;
+	uint64_t bytes = c->output.left.len;
+	unsigned n = 0;
 
-	if (sub != NULL && sub->stream != NULL)
-		return cursor_backlog(sub->stream, &sub->cursor);
-	return c->output.left.len;
+	for (struct list *l = c->subscriptions.next; l != &c->subscriptions && n < BACKLOGS_MAX;
+	     l = l->next, n++) {
+		const struct subscription *sub = LIST_ENTRY(l, struct subscription, link);
+
+		if (!subscription_is(sub, SUBSCRIPTION_ASKED))
+			bytes += cursor_backlog(sub->stream, &sub->cursor);
+	}
+	return bytes;
 }
 
 uint64_t connection_held(const struct connection *c)
@@ -101,8 +109,8 @@ uint64_t connection_evict(struct connection *c)
 	uint64_t alone = held_alone(c);
 
 	c->shard->counters.memory_evicted++;
-	if (c->subscription != NULL && backlog(c) > alone) {
-		subscription_overtake(c->subscription);
+	if (c->subscriptions_n == 1 && backlog(c) > alone) {
+		subscription_overtake(connection_subscription(c));
 		return 0;
 	}
 	/* What the kernel holds for the client must go with it. */
@@ -210,8 +218,7 @@ bool connections_configure_some(struct shard *s)
 static void end_now(struct connection *c, void *argument)
 {
 	(void)argument;
-	if (c->subscription != NULL)
-		c->subscription->in_flight = false;
+	connection_ground(c);
 	socket_abandon(&c->shard->sockets, &c->socket);
 	connection_close(c, DROP_CLOSED);
 }
@@ -219,7 +226,7 @@ static void end_now(struct connection *c, void *argument)
 void connections_release(struct shard *s)
 {
 	connections_each(s, end_now, NULL);
-	while (sockets_flush(&s->sockets))
+	while (sockets_flush(&s->sockets) || connections_turn_some(s))
 		;
 	sockets_release(&s->sockets);
 	pool_release(&s->clients.connection_pool);

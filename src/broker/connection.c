@@ -15,10 +15,17 @@
 #include "broker/shard.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
+#include "topic/interest.h"
 #include "topic/stream.h"
 
 enum {
-	PONGS_AT_ONCE = 16,
+	WALK_AT_ONCE = 16, /* subscriptions, before there is a look at the time */
+	WALK_COST = 16,
+	TURN_COST = 2,
+	FLYING_MAX = 1024,           /* subscriptions in one send */
+	SPANS_OF_ONE = 3,            /* at least, that stream_gather needs */
+	PACK_BYTES = 32 << 10,       /* of small spans in one send, put together */
+	PACKED_BYTES_MAX = 2 << 10,  /* of one subscription there */
 	KERNEL_SEND_BYTES = 1 << 10, /* that the kernel takes for a send beside what is sent */
 	LOOK_BYTES = 4 << 10,        /* sent; less does not show beside what any connection takes */
 };
@@ -39,15 +46,25 @@ static void become(struct connection *c, enum connection_state state)
 void connection_receipt(struct shard *s, struct topic_letter *l)
 {
 	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
-	struct connection *c;
+	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
 
+	if (c != NULL && l->receipt)
+		c->awaiting = false; /* of a publisher's end */
+	else if (c != NULL && c->syncs > 0)
+		c->syncs--;
 	free(l);
-	if (socket == NULL)
-		return;
-	c = connection_of(socket);
-	c->awaiting = false;
-	if (c->state == CONNECTION_FINISHING)
-		connection_finish(c, c->farewell);
+	if (c != NULL)
+		connection_answered(c);
+}
+
+void connection_sequenced(struct shard *s, struct sequenced_letter *l)
+{
+	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
+	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
+
+	if (c != NULL && c->state != CONNECTION_CLOSED && c->protocol->sequenced != NULL)
+		c->protocol->sequenced(c, l);
+	sequenced_letter_free(l);
 }
 
 bool connection_reply(struct connection *c, struct span text)
@@ -93,13 +110,8 @@ static void maybe_end(struct connection *c)
 {
 	const char *farewell = c->farewell;
 
-	if (c->state != CONNECTION_FINISHING || c->awaiting)
+	if (c->state != CONNECTION_FINISHING || connection_waits(c) || c->subscriptions_n > 0)
 		return;
-	if (c->subscription != NULL) {
-		if (!subscription_done(c->subscription))
-			return;
-		subscription_free(c->subscription, c->reason);
-	}
 	if (farewell == NULL) {
 		linger(c);
 		return;
@@ -108,6 +120,30 @@ static void maybe_end(struct connection *c)
 	connection_limit_closing(c);
 	if (connection_reply(c, span_of(farewell)))
 		connection_flush(c);
+}
+
+/* Whether what its protocol has to say between messages may be said now. */
+static bool may_interject(const struct connection *c)
+{
+	const struct subscription *sub = connection_subscription(c);
+
+	return c->state == CONNECTION_OPEN && !c->socket.sending && c->middle == NULL &&
+	       sub != NULL && !subscription_is(sub, SUBSCRIPTION_ASKED);
+}
+
+static void queue_if_behind(struct subscription *sub)
+{
+	if (subscription_is(sub, SUBSCRIPTION_ASKED) ||
+	    subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))
+		return;
+	if (!stream_at_end(sub->stream, &sub->cursor))
+		subscription_queue(sub);
+}
+
+/* Whether nobody is in the queue but those in the send. */
+static bool last_flies(const struct connection *c)
+{
+	return subscription_is(c->queue, SUBSCRIPTION_IN_FLIGHT) && c->queue->cursor.goal_whole;
 }
 
 /* So much has been given to the kernel: enough of it, and somebody has to see whether it stays
@@ -123,63 +159,331 @@ static void count_unlooked(struct connection *c, size_t sent_bytes)
 	list_append(&c->shard->clients.unlooked, &c->link);
 }
 
-/* Whether no message of its subscription is under way. */
-static bool between_messages(const struct connection *c)
-{
-	struct subscription *sub = c->subscription;
-
-	return c->state == CONNECTION_OPEN && sub != NULL && sub->stream != NULL &&
-	       !sub->in_flight && stream_between(sub->stream, &sub->cursor);
-}
-
 void connection_interject(struct connection *c)
 {
 	c->interjects = true;
-	if (!c->socket.sending && between_messages(c))
+	if (may_interject(c))
 		connection_flush(c);
+}
+
+/* ---- what a send carries ---- */
+
+/* Takes whoever is behind `last` (NULL: the first) out of the queue. */
+static struct subscription *queue_take(struct connection *c, struct subscription *last)
+{
+	struct subscription *before = last != NULL ? last : c->queue, *sub = before->next;
+
+	before->next = sub->next;
+	if (sub == before)
+		c->queue = NULL;
+	else if (c->queue == sub)
+		c->queue = before;
+	return subscription_dequeued(sub, c->shard) ? sub : NULL;
+}
+
+struct gathered {
+	struct iovec spans[RING_SPANS_MAX];
+	unsigned n;
+	size_t bytes;
+	size_t packed;
+	bool packing; /* the last span is in the pack */
+};
+
+/* Moves small spans together, or a send would carry those of a few subscriptions only. */
+static void pack(struct connection *c, struct gathered *g, unsigned from)
+{
+	size_t bytes = 0;
+	char *at;
+
+	for (unsigned i = from; i < g->n; i++)
+		bytes += g->spans[i].iov_len;
+	if (bytes > PACKED_BYTES_MAX || g->packed + bytes > PACK_BYTES) {
+		g->packing = false;
+		return;
+	}
+	if (c->pack == NULL)
+		c->pack = memory_new(PACK_BYTES);
+	if (c->pack == NULL)
+		return;
+	at = c->pack + g->packed;
+	for (unsigned i = from; i < g->n; i++) {
+		memcpy(c->pack + g->packed, g->spans[i].iov_base, g->spans[i].iov_len);
+		g->packed += g->spans[i].iov_len;
+	}
+	g->n = from;
+	if (g->packing)
+		g->spans[g->n - 1].iov_len += bytes;
+	else
+		g->spans[g->n++] = (struct iovec){ at, bytes };
+	g->packing = true;
+}
+
+/* What there is of one. 0: nothing for now; -ENOMEM. */
+static int gather_one(struct connection *c, struct subscription *sub, struct gathered *g)
+{
+	unsigned from = g->n;
+	int n;
+
+	if (stream_at_end(sub->stream, &sub->cursor)) {
+		/* It has been let go on meanwhile, or is at its end. */
+		stream_unhold(sub->stream, &sub->cursor);
+		if (c->state == CONNECTION_FINISHING && subscription_done(sub))
+			subscription_free(sub, (enum drop_reason)c->reason);
+		return 0;
+	}
+	n = stream_gather(sub->stream, &sub->cursor, g->spans + g->n, RING_SPANS_MAX - g->n);
+	if (n < 0)
+		return n;
+	if (n == 0) {
+		subscription_go_on(sub);
+		return 0;
+	}
+	subscription_set(sub, SUBSCRIPTION_IN_FLIGHT);
+	g->n += (unsigned)n;
+	g->bytes += sub->cursor.goal_bytes;
+	if (c->subscriptions_n > 1)
+		pack(c, g, from);
+	else
+		g->packing = false;
+	return n;
+}
+
+/* Of those whose turn it is, as long as each ends with a whole message. Whoever is behind `last`
+ * has not been gathered. -ENOMEM. */
+static int gather_queue(struct connection *c, struct gathered *g)
+{
+	struct subscription *last = NULL;
+
+	while (c->queue != NULL && c->queue != last && g->n + SPANS_OF_ONE <= RING_SPANS_MAX &&
+	       g->bytes < STREAM_SEND_BYTES && c->flying < FLYING_MAX) {
+		struct subscription *sub = last != NULL ? last->next : c->queue->next;
+		int n = sub->connection != NULL ? gather_one(c, sub, g) : 0;
+
+		if (n < 0)
+			return n;
+		if (n == 0) {
+			(void)queue_take(c, last);
+			continue;
+		}
+		last = sub;
+		c->flying++;
+		if (!sub->cursor.goal_whole)
+			break;
+	}
+	return 0;
+}
+
+static void gather_output(struct connection *c, struct gathered *g)
+{
+	if (!c->output.waits || g->n == RING_SPANS_MAX)
+		return;
+	c->output_after = c->flying;
+	g->n += output_gather(&c->output, g->spans + g->n, RING_SPANS_MAX - g->n);
+	g->packing = false;
+}
+
+static int gather(struct connection *c, struct gathered *g)
+{
+	if (c->middle != NULL) {
+		int n = gather_one(c, c->middle, g);
+
+		if (n < 0)
+			return n;
+		/* There is more of that message than goes in one send, or none for now. */
+		c->middle_flies = n > 0;
+		if (c->middle != NULL && (n == 0 || !c->middle->cursor.goal_whole))
+			return 0;
+	}
+	gather_output(c, g);
+	if (c->output.waits && !output_all_gathered(&c->output))
+		return 0;
+	if (gather_queue(c, g) != 0)
+		return -ENOMEM;
+	/* What there was when it was time for the barrier is ahead of what is said now. */
+	if (c->barrier != BARRIER_QUEUED || (c->flying > 0 ? !last_flies(c) : c->queue != NULL))
+		return 0;
+	c->barrier = BARRIER_NONE;
+	c->protocol->barrier(c);
+	if (c->state != CONNECTION_CLOSED && c->output.flying_len == 0)
+		gather_output(c, g);
+	return 0;
+}
+
+/* Nothing of what was gathered is sent after all. */
+void connection_ground(struct connection *c)
+{
+	struct subscription *sub = c->queue;
+
+	c->middle_flies = false;
+	for (; c->flying > 0; c->flying--) {
+		sub = sub->next;
+		subscription_unset(sub, SUBSCRIPTION_IN_FLIGHT);
+	}
+	if (c->middle != NULL)
+		subscription_unset(c->middle, SUBSCRIPTION_IN_FLIGHT);
 }
 
 void connection_flush(struct connection *c)
 {
-	struct subscription *sub = c->subscription;
-	struct iovec spans[RING_SPANS_MAX];
-	unsigned n = 0;
+	struct gathered g = { .n = 0 };
 
-	if (c->socket.sending || c->state == CONNECTION_CLOSED) {
-		if (sub != NULL && sub->stream != NULL && !sub->in_flight)
-			stream_hold(sub->stream, &sub->cursor);
+	if (c->subscriptions_n == 1)
+		queue_if_behind(connection_subscription(c));
+	if (c->socket.sending || c->landing || c->state == CONNECTION_CLOSED)
 		return;
-	}
-	if (c->interjects && between_messages(c)) {
+	if (c->interjects && may_interject(c)) {
 		c->interjects = false;
 		c->protocol->interject(c);
 		if (c->state == CONNECTION_CLOSED)
 			return;
 	}
-	if (c->output.waits)
-		n = output_gather(&c->output, spans, RING_SPANS_MAX);
-	/* A reply that has not left yet comes first. */
-	if (sub != NULL && sub->stream != NULL &&
-	    (!c->output.waits || output_all_gathered(&c->output)) &&
-	    !stream_at_end(sub->stream, &sub->cursor)) {
-		int gathered =
-			stream_gather(sub->stream, &sub->cursor, spans + n, RING_SPANS_MAX - n);
-
-		if (gathered < 0) {
-			connection_close(c, DROP_MEMORY);
-			return;
-		}
-		if (gathered > 0)
-			sub->in_flight = true;
-		else
-			subscription_go_on(sub);
-		n += (unsigned)gathered;
+	if (gather(c, &g) != 0) {
+		connection_ground(c);
+		connection_close(c, DROP_MEMORY);
+		return;
 	}
-	if (n > 0)
-		count_unlooked(c, socket_send(&c->shard->sockets, &c->socket, spans, n));
+	if (c->state == CONNECTION_CLOSED)
+		return;
+	if (g.n > 0)
+		count_unlooked(c, socket_send(&c->shard->sockets, &c->socket, g.spans, g.n));
 	else
 		maybe_end(c);
 }
+
+/* ---- all subscriptions ---- */
+
+static void visit(struct connection *c, struct subscription *sub)
+{
+	bool asked = subscription_is(sub, SUBSCRIPTION_ASKED);
+	bool flies = subscription_is(sub, SUBSCRIPTION_IN_FLIGHT);
+
+	switch ((enum connection_walk)c->walk) {
+	case WALK_BARRIER:
+		queue_if_behind(sub);
+		break;
+	case WALK_LEAVE:
+		if (asked && c->hasty)
+			subscription_free(sub, DROP_CLOSED);
+		if (asked)
+			break;
+		subscription_leave(sub);
+		/* Whoever is too slow for one topic gets no more of the others either. */
+		if (c->reason == DROP_SLOW && !flies)
+			subscription_cut(sub, DROP_SLOW);
+		else if (subscription_done(sub))
+			subscription_free(sub, (enum drop_reason)c->reason);
+		break;
+	case WALK_PART:
+		if (!flies)
+			subscription_free(sub, (enum drop_reason)c->reason);
+		break;
+	case WALK_NONE:
+	default:
+		break;
+	}
+}
+
+/* Some more of a walk. True: that was the last. */
+static bool walk_on(struct connection *c, unsigned max)
+{
+	for (; max > 0 && c->walk_left > 0 && c->subscriptions_n > 0; max--, c->walk_left--) {
+		struct list *l = list_take(&c->subscriptions);
+
+		list_append(&c->subscriptions, l);
+		visit(c, LIST_ENTRY(l, struct subscription, link));
+	}
+	if (c->walk_left > 0 && c->subscriptions_n > 0)
+		return false;
+	c->walk_left = 0;
+	if (c->walk == WALK_BARRIER)
+		c->barrier = BARRIER_QUEUED;
+	c->walk = WALK_NONE;
+	return true;
+}
+
+static void walk(struct connection *c, enum connection_walk walk)
+{
+	if (walk < c->walk)
+		return;
+	c->walk = (uint8_t)walk;
+	c->walk_left = c->subscriptions_n;
+	if (!walk_on(c, WALK_AT_ONCE))
+		connection_turn(c);
+}
+
+void connection_turn(struct connection *c)
+{
+	if (list_empty(&c->turn))
+		list_append(&c->shard->clients.turns, &c->turn);
+}
+
+/* ---- barriers ---- */
+
+static struct topic_letter *sync_letter(struct connection *c, struct span name, uint64_t hash)
+{
+	struct topic_letter *l = topic_letter_new(LETTER_SYNC, name, hash);
+
+	if (l == NULL)
+		return NULL;
+	l->shard = c->shard->id;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&c->shard->sockets, &c->socket);
+	c->syncs++;
+	return l;
+}
+
+void connection_ask_last(struct connection *c, struct subscription *sub)
+{
+	const struct interest *i = subscription_interest(sub);
+	struct topic_letter *l = sync_letter(c, i->named.name, i->named.hash);
+
+	if (l != NULL)
+		shard_post(c->shard, i->home, LANE_FREE, &l->letter);
+}
+
+/* Asks every home, behind whatever of its has been posted in this lane. -ENOMEM: some. */
+static int ask_all(struct connection *c, enum mailbox_lane lane)
+{
+	for (unsigned to = 0; to < c->shard->broker->shards_n; to++) {
+		struct topic_letter *l = sync_letter(c, (struct span){ NULL, 0 }, 0);
+
+		if (l == NULL)
+			return -ENOMEM;
+		shard_post(c->shard, to, lane, &l->letter);
+	}
+	return 0;
+}
+
+void connection_barrier(struct connection *c)
+{
+	assert(c->barrier == BARRIER_NONE);
+	c->barrier = BARRIER_ASKED;
+	if (c->published && ask_all(c, LANE_GATED) != 0) {
+		connection_error(c, REASON_MEMORY);
+		return;
+	}
+	c->published = false;
+	connection_answered(c);
+}
+
+void connection_answered(struct connection *c)
+{
+	if (c->state == CONNECTION_CLOSED || connection_waits(c))
+		return;
+	if (c->state == CONNECTION_FINISHING) {
+		connection_finish(c, c->farewell);
+		return;
+	}
+	if (c->barrier == BARRIER_ASKED) {
+		c->barrier = BARRIER_WALKS;
+		walk(c, WALK_BARRIER);
+		connection_turn(c);
+	}
+	if (c->state == CONNECTION_OPEN && c->protocol->resume != NULL)
+		c->protocol->resume(c);
+}
+
+/* ---- ends ---- */
 
 void connection_finish(struct connection *c, const char *farewell)
 {
@@ -191,15 +495,21 @@ void connection_finish(struct connection *c, const char *farewell)
 		deadline_stop(&c->deadline);
 		list_remove(&c->waiting);
 		c->farewell = farewell;
-		if (c->subscription == NULL && !c->awaiting && c->output.body == NULL)
+		if (c->subscriptions_n == 0 && !connection_waits(c) && c->output.body == NULL)
 			connection_limit_closing(c);
 		memory_free(c->input);
 		c->input = NULL;
 		c->input_len = 0;
 	}
-	if (c->subscription != NULL && !c->awaiting)
-		subscription_leave(c->subscription);
+	if (!connection_waits(c))
+		walk(c, WALK_LEAVE);
 	connection_flush(c);
+}
+
+void connection_hasten(struct connection *c)
+{
+	c->hasty = true;
+	connection_finish(c, c->farewell);
 }
 
 static void stop_publishing(struct connection *c, bool receipt)
@@ -211,8 +521,10 @@ static void stop_publishing(struct connection *c, bool receipt)
 void connection_goodbye(struct connection *c)
 {
 	stop_publishing(c, true);
-	if (c->subscription != NULL && !c->awaiting)
-		c->awaiting = subscription_ask_last(c->subscription);
+	if (c->subscriptions_n == 1 && c->asked == 0)
+		connection_ask_last(c, connection_subscription(c));
+	else if (c->subscriptions_n > 1)
+		(void)ask_all(c, LANE_FREE);
 	connection_finish(c, c->protocol->farewell(c, false));
 }
 
@@ -224,9 +536,7 @@ void connection_fail(struct connection *c, const char *last_word)
 	} else if (c->state == CONNECTION_FINISHING) {
 		c->farewell = last_word;
 	}
-	c->awaiting = false;
-	if (c->subscription != NULL && c->subscription->stream == NULL)
-		subscription_free(c->subscription, DROP_CLOSED);
+	c->hasty = true;
 	connection_finish(c, last_word);
 }
 
@@ -247,6 +557,16 @@ void connection_no_topic(struct connection *c, int error)
 	connection_error(c, error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY);
 }
 
+void connection_refused_subscription(struct connection *c, void *session, int error)
+{
+	if (c->state == CONNECTION_CLOSED)
+		return;
+	if (c->protocol->refused != NULL && c->state == CONNECTION_OPEN)
+		c->protocol->refused(c, session, error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY);
+	else
+		connection_no_topic(c, error);
+}
+
 void connection_close(struct connection *c, enum drop_reason reason)
 {
 	if (c->state == CONNECTION_CLOSED)
@@ -256,15 +576,12 @@ void connection_close(struct connection *c, enum drop_reason reason)
 		c->socket.reset = true;
 	become(c, CONNECTION_CLOSED);
 	PROBE(close, c->shard->id, c->socket.fd, drop_reason_names[reason]);
-	c->reason = reason;
+	c->reason = (uint8_t)reason;
 	deadline_stop(&c->deadline);
 	list_remove(&c->waiting);
 	stop_publishing(c, false);
-	if (c->subscription != NULL) {
-		subscription_leave(c->subscription);
-		if (!c->subscription->in_flight)
-			subscription_free(c->subscription, reason);
-	}
+	c->barrier = BARRIER_NONE;
+	walk(c, WALK_PART);
 	socket_close(&c->shard->sockets, &c->socket);
 }
 
@@ -337,6 +654,7 @@ void connection_publish(struct connection *c, struct block *b)
 	struct shard *s = c->shard;
 
 	c->publishes_to = b->hash;
+	c->published = true;
 	shard_publish(s, b);
 	if (!shard_congested(s, c->publishes_to) || !list_empty(&c->waiting))
 		return;
@@ -373,30 +691,75 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 		connection_goodbye(c);
 }
 
-static void sent(struct socket *socket, int result)
+/* So many of a send's bytes went: the first `upto` of the queue that fly get theirs. Returns how
+ * many are left; *skipped: some of them wait for the send to end to be let go. */
+static size_t landed(struct connection *c, uint32_t *flying, uint32_t upto, size_t n, bool *skipped)
 {
-	struct connection *c = connection_of(socket);
-	size_t n = result > 0 ? (size_t)result : 0, body = 0;
-	bool any = n > 0;
+	for (; *flying > 0 && upto > 0; upto--, --*flying) {
+		struct subscription *sub = queue_take(c, NULL);
+		size_t got = n < sub->cursor.goal_bytes ? n : sub->cursor.goal_bytes;
 
-	c->shard->counters.sent_bytes += n;
+		*skipped |= subscription_is(sub, SUBSCRIPTION_SKIP);
+		n -= got;
+		subscription_sent(sub, got);
+	}
+	return n;
+}
+
+static size_t middle_landed(struct connection *c, size_t n, bool *skipped)
+{
+	struct subscription *sub = c->middle;
+	size_t got = n < sub->cursor.goal_bytes ? n : sub->cursor.goal_bytes;
+
+	c->middle_flies = false;
+	*skipped |= subscription_is(sub, SUBSCRIPTION_SKIP);
+	subscription_sent(sub, got);
+	return n - got;
+}
+
+/* In the order in which it was gathered. */
+static bool all_landed(struct connection *c, size_t n)
+{
+	uint32_t flying = c->flying, after = c->output_after;
+	bool skipped = false;
+	size_t body = 0;
+
+	c->landing = true;
+	c->flying = c->output_after = 0;
+	memory_free(c->pack);
+	c->pack = NULL;
+	if (c->middle_flies)
+		n = middle_landed(c, n, &skipped);
+	n = landed(c, &flying, after, n, &skipped);
 	if (c->output.waits)
 		n = output_sent(&c->output, n, &body);
 	if (body > 0)
 		c->protocol->body_went(c, c->output.body == NULL);
-	if (c->subscription != NULL) {
-		bool skip = c->subscription->skip;
+	(void)landed(c, &flying, flying, n, &skipped);
+	c->landing = false;
+	return skipped;
+}
 
-		if (c->subscription->in_flight)
-			subscription_sent(c->subscription, n);
-		else if (c->subscription->stream != NULL && c->state != CONNECTION_CLOSED) {
-			stream_unhold(c->subscription->stream, &c->subscription->cursor);
-			if (stream_wants_sends(c->subscription->stream))
-				shard_dirty(c->shard, c->subscription->stream);
-		}
-		if (skip && result == -ECANCELED)
-			result = 0;
+/* One with a single subscription is served in its stream's round. */
+static void queue_back(struct connection *c)
+{
+	while (c->queue != NULL) {
+		struct subscription *sub = queue_take(c, NULL);
+
+		if (sub != NULL)
+			subscription_go_on(sub);
 	}
+}
+
+static void sent(struct socket *socket, int result)
+{
+	struct connection *c = connection_of(socket);
+	size_t n = result > 0 ? (size_t)result : 0;
+	bool any = n > 0;
+
+	c->shard->counters.sent_bytes += n;
+	if (all_landed(c, n) && result == -ECANCELED)
+		result = 0;
 	if (c->state == CONNECTION_CLOSED)
 		return;
 	if (result < 0 && result != -EINTR && result != -EAGAIN && result != -ENOBUFS &&
@@ -406,12 +769,27 @@ static void sent(struct socket *socket, int result)
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
 	if (c->output.waits || c->state == CONNECTION_FINISHING ||
-	    (c->interjects && between_messages(c)))
+	    (c->interjects && may_interject(c)))
 		connection_flush(c);
+	else if (c->subscriptions_n > 1 && (c->queue != NULL || c->middle != NULL))
+		connection_turn(c);
+	else if (c->queue != NULL)
+		queue_back(c);
 	if (clients_limit_idle(&c->shard->clients) && any && may_be_silent(c))
 		connection_limit_silence(c);
 	if (c->protocol->resume != NULL)
 		c->protocol->resume(c);
+}
+
+/* All of its subscriptions have ended. */
+static void release(struct connection *c)
+{
+	while (c->queue != NULL)
+		(void)queue_take(c, NULL);
+	list_remove(&c->turn);
+	memory_free(c->pack);
+	c->protocol->free(c);
+	pool_give(&c->shard->clients.connection_pool, c);
 }
 
 static void closed(struct socket *socket)
@@ -419,8 +797,6 @@ static void closed(struct socket *socket)
 	struct connection *c = connection_of(socket);
 	struct shard *s = c->shard;
 
-	if (c->subscription != NULL)
-		subscription_free(c->subscription, c->reason);
 	uncount(c);
 	memory_count(-(int64_t)c->kernel_bytes);
 	s->clients.connections_n--;
@@ -428,8 +804,35 @@ static void closed(struct socket *socket)
 	list_remove(&c->link);
 	output_release(&c->output);
 	memory_free(c->input);
-	c->protocol->free(c);
-	pool_give(&s->clients.connection_pool, c);
+	c->gone = true;
+	walk(c, WALK_PART);
+	if (c->subscriptions_n == 0)
+		release(c);
+	else
+		connection_turn(c);
+}
+
+bool connections_turn_some(struct shard *s)
+{
+	struct list *l;
+
+	while ((l = list_take(&s->clients.turns)) != NULL) {
+		struct connection *c = LIST_ENTRY(l, struct connection, turn);
+
+		reactor_spend(&s->reactor, TURN_COST);
+		while (c->walk != WALK_NONE && !walk_on(c, WALK_AT_ONCE) &&
+		       !reactor_spent(&s->reactor))
+			reactor_spend(&s->reactor, WALK_COST);
+		if (c->walk != WALK_NONE)
+			list_append(&s->clients.turns, l);
+		if (!c->gone)
+			connection_flush(c);
+		else if (c->subscriptions_n == 0)
+			release(c);
+		if (reactor_spent(&s->reactor))
+			break;
+	}
+	return !list_empty(&s->clients.turns);
 }
 
 const struct socket_events connection_events = { .received = received,
@@ -453,7 +856,7 @@ void connection_closing_timed_out(void *context, struct deadline *d)
 	if (c->state == CONNECTION_OPEN)
 		connection_refuse(c);
 	else
-		connection_close(c, c->reason);
+		connection_close(c, (enum drop_reason)c->reason);
 }
 
 bool connection_local(const struct connection *c)
@@ -487,6 +890,8 @@ void connection_open(struct shard *s, int fd, const struct listener *listener)
 		return;
 	}
 	list_init(&c->waiting);
+	list_init(&c->subscriptions);
+	list_init(&c->turn);
 	list_init(&c->link);
 	list_append(&s->clients.connections, &c->link);
 	deadline_init(&c->deadline);

@@ -20,7 +20,7 @@ static void stop_publisher(struct connection *c, void *argument)
 		c->protocol->last(c);
 	if (c->state == CONNECTION_OPEN && c->protocol->drain != NULL)
 		c->protocol->drain(c);
-	if (c->state == CONNECTION_OPEN && c->subscription == NULL)
+	if (c->state == CONNECTION_OPEN && c->subscriptions_n == 0)
 		connection_error(c, REASON_DRAINING);
 	else if (c->state != CONNECTION_OPEN && deadline_running(&c->deadline))
 		connection_limit_closing(c);
@@ -32,13 +32,10 @@ static void say_farewell(struct connection *c, void *argument)
 
 	if (c->state == CONNECTION_OPEN && (s->drain.late || !c->late)) {
 		connection_error(c, REASON_DRAINING);
-	} else if (c->state == CONNECTION_FINISHING && c->awaiting) {
+	} else if (c->state == CONNECTION_FINISHING && connection_waits(c)) {
 		/* Its home may have ended. One that has asked for its last messages has them by
 		 * now, one that is not in yet is to have none. */
-		c->awaiting = false;
-		if (c->subscription != NULL && c->subscription->stream == NULL)
-			subscription_free(c->subscription, DROP_CLOSED);
-		connection_finish(c, c->farewell);
+		connection_hasten(c);
 	}
 }
 
@@ -106,7 +103,7 @@ static void say_goodbyes(struct shard *s)
 static void cut_off(struct connection *c, void *argument)
 {
 	(void)argument;
-	connection_close(c, c->reason);
+	connection_close(c, (enum drop_reason)c->reason);
 }
 
 /* Tells every shard, this one too, that nothing more will come from here in that lane. */

@@ -21,9 +21,10 @@ enum {
 	CONFIGURE_COST = 6, /* of a topic's settings; of a place in the table: 1 */
 };
 
-struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
+struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash,
+					      const struct wire *wire)
 {
-	struct subscribe_letter *l = calloc(1, sizeof(*l) + name.len);
+	struct subscribe_letter *l = calloc(1, sizeof(*l) + name.len + wire->parameter.len);
 
 	if (l == NULL)
 		return NULL;
@@ -31,6 +32,9 @@ struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash)
 	l->hash = hash;
 	memcpy(l->bytes, name.data, name.len);
 	l->name = (struct span){ l->bytes, name.len };
+	l->wire = (struct wire){ wire->format, { l->bytes + name.len, wire->parameter.len } };
+	if (wire->parameter.len > 0)
+		memcpy(l->bytes + name.len, wire->parameter.data, wire->parameter.len);
 	return l;
 }
 

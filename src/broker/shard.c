@@ -238,6 +238,7 @@ READER(home_join, struct topic_letter)
 READER(home_leave, struct topic_letter)
 READER(home_sync, struct topic_letter)
 READER(connection_receipt, struct topic_letter)
+READER(connection_sequenced, struct sequenced_letter)
 READER(home_fetch, struct fetch_letter)
 READER(fetch_count, struct fetch_letter)
 READER(subscriptions_bye, struct topic_letter)
@@ -260,7 +261,7 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_LEAVE] = { read_home_leave, free_letter },
 	[LETTER_SYNC] = { read_home_sync, free_letter },
 	[LETTER_RECEIPT] = { read_connection_receipt, free_letter },
-	[LETTER_SEQUENCED] = { NULL, discard_sequenced_letter_free },
+	[LETTER_SEQUENCED] = { read_connection_sequenced, discard_sequenced_letter_free },
 	[LETTER_FETCH] = { read_home_fetch, discard_fetch_letter_free },
 	[LETTER_COUNT] = { read_fetch_count, discard_fetch_letter_free },
 	[LETTER_FETCHED] = { NULL, discard_fetch_letter_free },
@@ -332,7 +333,12 @@ static unsigned serve(struct shard *s, const struct stream *stream, struct list 
 			if (reactor_spent(&s->reactor))
 				break;
 		}
-		connection_flush(sub->connection);
+		if (sub->connection->subscriptions_n == 1) {
+			connection_flush(sub->connection);
+		} else {
+			subscription_queue(sub);
+			connection_turn(sub->connection);
+		}
 	}
 	if (stream->work != work)
 		reactor_spend(&s->reactor, (stream->work - work) / SPEND_WORK);
@@ -437,6 +443,8 @@ static bool flush(void *context)
 	if (!list_empty(&s->pace.resting))
 		pace_park(s);
 	replay(s);
+	if (!list_empty(&s->clients.turns))
+		more |= connections_turn_some(s);
 	if (s->drain.draining)
 		more |= drain_go_on(s);
 	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */

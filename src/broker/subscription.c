@@ -78,13 +78,12 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 	return i;
 }
 
-/* Puts the cursor where it belongs and says so. */
-static int activate(struct subscription *sub, struct subscribe_letter *l)
+/* Puts the cursor where it belongs. letter: the home's answer, or NULL. */
+static int join(struct subscription *sub, const struct wire *wire, struct subscribe_letter *l)
 {
-	struct connection *c = sub->connection;
-	struct shard *s = c->shard;
-	struct stream *stream =
-		interest_stream(sub->interest, &(struct wire){ .format = sub->format });
+	struct shard *s = shard_of(sub);
+	struct interest *i = sub->interest;
+	struct stream *stream = interest_stream(i, wire);
 	uint64_t messages = 0, unencodable = 0;
 	int err;
 
@@ -101,75 +100,168 @@ static int activate(struct subscription *sub, struct subscribe_letter *l)
 	}
 	if (err != 0)
 		return err;
-	stream->owner = sub->interest;
+	stream->owner = i;
 	sub->stream = stream;
+	subscription_unset(sub, SUBSCRIPTION_ASKED);
 	shard_active(s, stream);
 	s->counters.matched += messages;
 	s->counters.dropped[DROP_UNENCODABLE] += unencodable;
-	c->protocol->subscribed(c, l);
-	if (c->state == CONNECTION_CLOSED)
-		return 0;
-	if (c->state != CONNECTION_FINISHING) {
-		connection_flush(c);
-		return 0;
-	}
-	/* It said goodbye before it was in: what has been sequenced since the home's answer is its
-	 * too. */
-	c->awaiting = subscription_ask_last(sub);
-	connection_finish(c, c->farewell);
 	return 0;
 }
 
-int subscription_new(struct connection *c, struct span name, const struct wire_format *format,
-		     const struct replay *replay)
+/* It is in: says so. */
+static void stands(struct subscription *sub, const struct subscribe_letter *l)
+{
+	struct connection *c = sub->connection;
+
+	c->protocol->subscribed(c, sub, l);
+	if (c->state == CONNECTION_OPEN) {
+		connection_flush(c);
+	} else if (c->state == CONNECTION_FINISHING && sub->connection != NULL) {
+		/* It said goodbye before it was in: what has been sequenced since the home's answer
+		 * is its too. */
+		connection_ask_last(c, sub);
+		connection_finish(c, c->farewell);
+	}
+}
+
+/* It is none of its connection's any more, and nobody's as far as limits go. */
+static void leave_place(struct subscription *sub)
+{
+	struct connection *c = sub->connection;
+	struct shard *s = c->shard;
+	struct interest *i = subscription_interest(sub);
+
+	if (c->middle == sub)
+		c->middle = NULL;
+	list_remove(&sub->link);
+	c->subscriptions_n--;
+	sub->connection = NULL;
+	i->subscribers--;
+	s->audience.subscriptions_n--;
+	atomic_fetch_sub(&s->broker->subscriptions, 1);
+	subscriptions_let_go(s, i);
+}
+
+static void give_back(struct subscription *sub, struct shard *s)
+{
+	/* Its place in the queue refers to it. */
+	if (!subscription_is(sub, SUBSCRIPTION_QUEUED))
+		pool_give(&s->audience.subscription_pool, sub);
+}
+
+/* In the connection's limit, and everybody's, in one step: other shards may want the last place,
+ * too. */
+static int take_place(struct connection *c)
 {
 	struct shard *s = c->shard;
-	struct subscribe_letter *l;
-	struct subscription *sub;
-	struct interest *i;
 
 	if (budget_now(s->broker) >= BUDGET_SUBSCRIBERS) {
 		s->counters.memory_refused++;
 		return -ENOBUFS;
 	}
-	/* In one step: other shards may want the last place, too. */
+	if (c->subscriptions_n >= s->config->limits.subscriptions_per_connection)
+		return -ENOSPC;
 	if (atomic_fetch_add(&s->broker->subscriptions, 1) >= s->config->limits.subscriptions) {
 		atomic_fetch_sub(&s->broker->subscriptions, 1);
 		return -ENOSPC;
 	}
-	i = find_or_new(s, name);
-	sub = i != NULL ? pool_take(&s->audience.subscription_pool) : NULL;
+	return 0;
+}
+
+static struct subscription *make(struct connection *c, const struct subscription_wanted *wanted)
+{
+	struct shard *s = c->shard;
+	struct interest *i = find_or_new(s, wanted->name);
+	struct subscription *sub = i != NULL ? pool_take(&s->audience.subscription_pool) : NULL;
+
 	if (sub == NULL) {
-		atomic_fetch_sub(&s->broker->subscriptions, 1);
 		if (i != NULL)
 			subscriptions_let_go(s, i);
-		return -ENOMEM;
+		return NULL;
 	}
-	*sub = (struct subscription){ .connection = c, .interest = i, .format = format };
+	*sub = (struct subscription){ .connection = c,
+				      .interest = i,
+				      .session = wanted->session,
+				      .cursor.owner = SUBSCRIPTION_ASKED };
 	list_init(&sub->cursor.link);
-	c->subscription = sub;
+	list_append(&c->subscriptions, &sub->link);
+	c->subscriptions_n++;
 	i->subscribers++;
 	s->audience.subscriptions_n++;
-	if (i->live && replay->kind == REPLAY_NONE)
-		return activate(sub, NULL);
-	l = subscribe_letter_new(name, i->named.hash);
+	return sub;
+}
+
+/* Whether it was asked for at its home; false: out of memory. */
+static bool ask(struct subscription *sub, const struct subscription_wanted *wanted)
+{
+	struct connection *c = sub->connection;
+	struct interest *i = sub->interest;
+	struct subscribe_letter *l =
+		subscribe_letter_new(wanted->name, i->named.hash, &wanted->wire);
+
 	if (l == NULL)
-		return -ENOMEM;
-	l->shard = s->id;
-	l->slot = c->socket.slot;
-	l->generation = socket_generation(&s->sockets, &c->socket);
-	l->replay = *replay;
+		return false;
+	l->shard = c->shard->id;
+	l->subscription = sub;
+	l->replay = wanted->replay;
 	i->unanswered++;
-	c->awaiting = true;
-	shard_post(s, i->home, LANE_FREE, &l->letter);
+	c->asked++;
+	shard_post(c->shard, i->home, LANE_FREE, &l->letter);
+	return true;
+}
+
+int subscription_new(struct connection *c, const struct subscription_wanted *wanted,
+		     struct subscription **made)
+{
+	int err = take_place(c);
+	struct subscription *sub;
+	bool known;
+
+	*made = NULL;
+	if (err != 0)
+		return err;
+	sub = make(c, wanted);
+	if (sub == NULL) {
+		atomic_fetch_sub(&c->shard->broker->subscriptions, 1);
+		return -ENOMEM;
+	}
+	known = sub->interest->live && wanted->replay.kind == REPLAY_NONE;
+	if (known ? join(sub, &wanted->wire, NULL) != 0 : !ask(sub, wanted)) {
+		leave_place(sub);
+		give_back(sub, c->shard);
+		return -ENOMEM;
+	}
+	if (known)
+		stands(sub, NULL);
+	if (c->state == CONNECTION_OPEN)
+		*made = sub;
 	return 0;
+}
+
+/* The connection gets its answer; the subscription may be gone then. */
+static void answer(struct subscription *sub, struct subscribe_letter *l)
+{
+	struct connection *c = sub->connection;
+	void *session = sub->session;
+
+	c->asked--;
+	if (l->error == 0)
+		l->error = join(sub, &l->wire, l);
+	if (l->error == 0) {
+		stands(sub, l);
+	} else {
+		leave_place(sub);
+		give_back(sub, c->shard);
+		connection_refused_subscription(c, session, l->error);
+	}
+	connection_answered(c);
 }
 
 void subscription_answered(struct shard *s, struct subscribe_letter *l)
 {
 	struct interest *i = find(s, l->hash, l->name);
-	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
-	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
+	struct subscription *sub = l->subscription;
 
 	assert(i != NULL && i->unanswered > 0);
 	i->unanswered--;
@@ -181,44 +273,39 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 		i->epoch = l->epoch;
 		i->seq = l->seq;
 	}
-	if (c != NULL && c->state != CONNECTION_CLOSED && c->subscription != NULL) {
-		assert(c->subscription->interest == i);
-		c->awaiting = false;
-		if (l->error == 0)
-			l->error = activate(c->subscription, l);
-		if (l->error != 0)
-			connection_no_topic(c, l->error);
+	if (sub->connection != NULL) {
+		answer(sub, l);
+	} else {
+		subscription_unset(sub, SUBSCRIPTION_ASKED);
+		give_back(sub, s);
 	}
 	i->subscribers--;
 	subscriptions_let_go(s, i);
 	subscribe_letter_free(l);
 }
 
-bool subscription_ask_last(struct subscription *sub)
+bool subscription_done(const struct subscription *sub)
 {
-	struct connection *c = sub->connection;
-	struct interest *i = sub->interest;
-	struct topic_letter *l = topic_letter_new(LETTER_SYNC, i->named.name, i->named.hash);
-
-	if (l == NULL)
-		return false;
-	l->shard = c->shard->id;
-	l->slot = c->socket.slot;
-	l->generation = socket_generation(&c->shard->sockets, &c->socket);
-	shard_post(c->shard, i->home, LANE_FREE, &l->letter);
-	return true;
+	return !subscription_is(sub, SUBSCRIPTION_ASKED) && sub->cursor.last_count != 0 &&
+	       !subscription_is(sub, SUBSCRIPTION_IN_FLIGHT) &&
+	       stream_at_end(sub->stream, &sub->cursor);
 }
 
 void subscription_leave(struct subscription *sub)
 {
-	if (sub->stream != NULL && sub->cursor.last_count == 0)
+	if (!subscription_is(sub, SUBSCRIPTION_ASKED) && sub->cursor.last_count == 0)
 		stream_leave(sub->stream, &sub->cursor);
 }
 
-bool subscription_done(const struct subscription *sub)
+/* Nothing of it is for its client any more but the rest of the message that it is in the middle
+ * of. -ENOMEM. */
+static int leave_now(struct subscription *sub, enum drop_reason reason)
 {
-	return sub->stream != NULL && sub->cursor.last_count != 0 && !sub->in_flight &&
-	       stream_at_end(sub->stream, &sub->cursor);
+	int err;
+
+	subscription_leave(sub);
+	shard_of(sub)->counters.dropped[reason] += stream_skip(sub->stream, &sub->cursor, &err);
+	return err;
 }
 
 /*
@@ -230,22 +317,23 @@ static void let_skip(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
+	const struct interest *i = subscription_interest(sub);
 	/* One that is about to end has nothing to go on to. */
-	bool disconnect = c->state == CONNECTION_FINISHING ||
-			  sub->interest->settings->slow == SLOW_DISCONNECT;
-	uint64_t skipped;
-	int err;
+	bool disconnect = c->state == CONNECTION_FINISHING || i->settings->slow == SLOW_DISCONNECT;
+	enum drop_reason reason = disconnect ? DROP_SLOW : DROP_SKIPPED;
+	uint64_t before = s->counters.dropped[reason];
+	int err = 0;
 
-	sub->skip = false;
+	subscription_unset(sub, SUBSCRIPTION_SKIP);
 	s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 	if (disconnect) {
 		c->reason = DROP_SLOW;
-		subscription_leave(sub);
+		err = leave_now(sub, reason);
+	} else {
+		s->counters.dropped[reason] += stream_skip(sub->stream, &sub->cursor, &err);
 	}
-	skipped = stream_skip(sub->stream, &sub->cursor, &err);
-	s->counters.dropped[disconnect ? DROP_SLOW : DROP_SKIPPED] += skipped;
-	PROBE(slow, s->id, c->socket.fd, sub->interest->named.name.data,
-	      sub->interest->named.name.len, skipped, disconnect);
+	PROBE(slow, s->id, c->socket.fd, i->named.name.data, i->named.name.len,
+	      s->counters.dropped[reason] - before, disconnect);
 	if (err != 0) {
 		connection_close(c, DROP_SLOW);
 	} else if (disconnect) {
@@ -265,44 +353,100 @@ void subscription_go_on(struct subscription *sub)
 		shard_dirty(shard_of(sub), sub->stream);
 }
 
+void subscription_cut(struct subscription *sub, enum drop_reason reason)
+{
+	struct connection *c = sub->connection;
+
+	if (c->middle != sub)
+		subscription_free(sub, reason);
+	else if (!cursor_detached(&sub->cursor) && leave_now(sub, reason) != 0)
+		connection_close(c, DROP_MEMORY);
+	else if (stream_wants_sends(sub->stream))
+		shard_dirty(c->shard, sub->stream);
+}
+
+void subscription_end(struct subscription *sub)
+{
+	sub->session = NULL;
+	subscription_set(sub, SUBSCRIPTION_UNWANTED);
+	if (!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))
+		subscription_cut(sub, DROP_CLOSED);
+}
+
 void subscription_sent(struct subscription *sub, size_t bytes)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
+	struct stream *stream = sub->stream;
+	bool whole = sub->cursor.goal_whole && bytes == sub->cursor.goal_bytes;
 
-	sub->in_flight = false;
-	PROBE(sent, s->id, sub->connection->socket.fd, sub->interest->named.name.data,
-	      sub->interest->named.name.len, bytes,
-	      s->reactor.now_ns - sub->connection->socket.sent_ns);
-	s->counters.delivered += stream_sent(sub->stream, &sub->cursor, bytes);
-	if (sub->skip && c->state != CONNECTION_CLOSED &&
-	    !stream_at_end(sub->stream, &sub->cursor)) {
+	subscription_unset(sub, SUBSCRIPTION_IN_FLIGHT);
+	PROBE(sent, s->id, c->socket.fd, subscription_interest(sub)->named.name.data,
+	      subscription_interest(sub)->named.name.len, bytes,
+	      s->reactor.now_ns - c->socket.sent_ns);
+	s->counters.delivered += stream_sent(stream, &sub->cursor, bytes);
+	if (c->state == CONNECTION_CLOSED)
+		return;
+	if (!whole && !stream_between(stream, &sub->cursor))
+		c->middle = sub;
+	else if (c->middle == sub)
+		c->middle = NULL;
+	if (subscription_is(sub, SUBSCRIPTION_SKIP) && !stream_at_end(stream, &sub->cursor)) {
 		let_skip(sub);
 		return;
 	}
 	/* Its send has brought it to the head after all. */
-	sub->skip = false;
-	if (stream_wants_sends(sub->stream))
-		shard_dirty(s, sub->stream);
+	subscription_unset(sub, SUBSCRIPTION_SKIP);
+	if (stream_wants_sends(stream))
+		shard_dirty(s, stream);
+	if (subscription_is(sub, SUBSCRIPTION_UNWANTED))
+		subscription_cut(sub, DROP_CLOSED);
+	else if (c->state == CONNECTION_FINISHING && subscription_done(sub))
+		subscription_free(sub, (enum drop_reason)c->reason);
+}
+
+void subscription_queue(struct subscription *sub)
+{
+	struct connection *c = sub->connection;
+
+	stream_hold(sub->stream, &sub->cursor);
+	/* The rest of a message goes before anybody whose turn it is. */
+	if (c->middle == sub || subscription_is(sub, SUBSCRIPTION_QUEUED))
+		return;
+	subscription_set(sub, SUBSCRIPTION_QUEUED);
+	sub->next = c->queue != NULL ? c->queue->next : sub;
+	if (c->queue != NULL)
+		c->queue->next = sub;
+	c->queue = sub;
 }
 
 void subscription_free(struct subscription *sub, enum drop_reason reason)
 {
-	struct shard *s = shard_of(sub);
+	struct connection *c = sub->connection;
+	struct shard *s = c->shard;
+	bool asked = subscription_is(sub, SUBSCRIPTION_ASKED);
 
-	assert(!sub->in_flight);
-	if (sub->stream != NULL) {
+	assert(!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT));
+	if (!asked) {
 		s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 		s->counters.dropped[reason] += stream_remove(sub->stream, &sub->cursor);
 		subscriptions_hold(s, sub->stream);
 		subscriptions_press(s, sub->stream);
 	}
-	sub->interest->subscribers--;
-	s->audience.subscriptions_n--;
-	atomic_fetch_sub(&s->broker->subscriptions, 1);
-	sub->connection->subscription = NULL;
-	subscriptions_let_go(s, sub->interest);
-	pool_give(&s->audience.subscription_pool, sub);
+	leave_place(sub);
+	if (asked)
+		c->asked--; /* the letter that comes back finds that it has ended */
+	else
+		give_back(sub, s);
+}
+
+bool subscription_dequeued(struct subscription *sub, struct shard *s)
+{
+	subscription_unset(sub, SUBSCRIPTION_QUEUED);
+	if (sub->connection != NULL)
+		return true;
+	give_back(sub, s);
+	return false;
 }
 
 /* Calls for each subscription of a stream whose cursor is in that list; the callback may take it
@@ -353,15 +497,15 @@ void subscription_overtake(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 
-	if (c->state == CONNECTION_CLOSED || sub->skip)
+	if (c->state == CONNECTION_CLOSED || subscription_is(sub, SUBSCRIPTION_SKIP))
 		return;
 	/* One that ends and has skipped already holds nothing up any more. */
 	if (c->state != CONNECTION_OPEN &&
 	    (cursor_detached(&sub->cursor) || subscription_done(sub)))
 		return;
-	if (sub->in_flight && !cursor_detached(&sub->cursor)) {
+	if (subscription_is(sub, SUBSCRIPTION_IN_FLIGHT) && !cursor_detached(&sub->cursor)) {
 		/* Its send may never end by itself. */
-		sub->skip = true;
+		subscription_set(sub, SUBSCRIPTION_SKIP);
 		socket_cancel_send(&c->shard->sockets, &c->socket);
 	} else {
 		let_skip(sub);
@@ -533,7 +677,7 @@ static void bound_time(struct subscription *sub, void *argument)
 	uint64_t since = cursor_behind_since(&sub->cursor);
 
 	if ((since != 0 && since < bound->before_ns) ||
-	    (sub->in_flight && !cursor_detached(&sub->cursor) &&
+	    (subscription_is(sub, SUBSCRIPTION_IN_FLIGHT) && !cursor_detached(&sub->cursor) &&
 	     sub->connection->socket.sent_ns < bound->before_ns))
 		overtake(sub, bound);
 }

@@ -293,16 +293,19 @@ static void start_heartbeats(struct connection *c)
 	reactor_deadline(&c->shard->reactor, &http_shared(c->shard)->heartbeat, &c->deadline);
 }
 
-void http_answer_subscribed(struct connection *c, const struct subscribe_letter *l)
+void http_answer_subscribed(struct connection *c, struct subscription *sub,
+			    const struct subscribe_letter *l)
 {
+	const struct wire_format *format = sub->stream->wire.format;
+	const struct interest *i = subscription_interest(sub);
 	struct http_session *http = http_of(c);
-	bool events = c->subscription->format != &chunked_format;
+	bool events = format != &chunked_format;
 	char text[SSE_TEXT_MAX];
 	struct head h;
 
 	c->awaiting = false;
 	http->state = HTTP_STREAMING;
-	http->chunked = c->subscription->format != &sse_plain_format;
+	http->chunked = format != &sse_plain_format;
 	if (!http->chunked)
 		http->close = true;
 	add_first(c, &h, 200, false);
@@ -319,8 +322,8 @@ void http_answer_subscribed(struct connection *c, const struct subscribe_letter 
 	http->origin = NULL;
 	if (events) {
 		/* Before the first message that it gets, or where it comes in. */
-		uint64_t seq = l != NULL ? l->from - 1 : c->subscription->interest->seq;
-		size_t n = sse_start(http->chunked, c->subscription->interest->epoch, seq, text);
+		uint64_t seq = l != NULL ? l->from - 1 : i->seq;
+		size_t n = sse_start(http->chunked, i->epoch, seq, text);
 
 		if (!connection_reply(c, (struct span){ text, n }))
 			return;
@@ -336,12 +339,12 @@ void http_answer_subscribed(struct connection *c, const struct subscribe_letter 
 static void beat(void *context, struct deadline *d)
 {
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
-	struct subscription *sub = c->subscription;
+	struct subscription *sub = connection_subscription(c);
 	struct shard *s = context;
 	char text[SSE_TEXT_MAX];
 	size_t n;
 
-	if (c->state != CONNECTION_OPEN || sub == NULL || sub->stream == NULL)
+	if (c->state != CONNECTION_OPEN || sub == NULL || subscription_is(sub, SUBSCRIPTION_ASKED))
 		return;
 	start_heartbeats(c);
 	/* Only a stream that stands at an event's end, and has been quiet, needs one. */
@@ -349,7 +352,8 @@ static void beat(void *context, struct deadline *d)
 	    !stream_at_end(sub->stream, &sub->cursor) ||
 	    s->reactor.now_ns - c->socket.sent_ns < http_shared(s)->heartbeat.after_ns / 2)
 		return;
-	n = sse_heartbeat(http_of(c)->chunked, sub->interest->epoch, sub->interest->seq, text);
+	n = sse_heartbeat(http_of(c)->chunked, subscription_interest(sub)->epoch,
+			  subscription_interest(sub)->seq, text);
 	if (connection_reply(c, (struct span){ text, n }))
 		connection_flush(c);
 }

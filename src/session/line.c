@@ -53,10 +53,12 @@ const char *line_session_farewell(const struct connection *c, bool bye)
 	return bye ? "BYE\r\n" : NULL;
 }
 
-void line_session_subscribed(struct connection *c, const struct subscribe_letter *l)
+void line_session_subscribed(struct connection *c, struct subscription *sub,
+			     const struct subscribe_letter *l)
 {
 	char gap[64];
 
+	(void)sub;
 	if (!connection_reply(c, SPAN("OK\r\n")) || l == NULL || l->gap == 0)
 		return;
 	snprintf(gap, sizeof(gap), "GAP %016" PRIx64 ":%" PRIu64 "\r\n", l->epoch, l->gap);
@@ -259,12 +261,17 @@ static void begin_subscription(struct connection *c, const struct line_event *e)
 	static const enum replay_kind kinds[] = { [LINE_REPLAY_NONE] = REPLAY_NONE,
 						  [LINE_REPLAY_FROM] = REPLAY_FROM,
 						  [LINE_REPLAY_LAST] = REPLAY_LAST };
-	const struct replay replay = { .kind = kinds[e->replay], .epoch = e->epoch, .n = e->n };
+	const struct subscription_wanted wanted = {
+		.name = e->topic,
+		.wire.format = &line_format,
+		.replay = { .kind = kinds[e->replay], .epoch = e->epoch, .n = e->n },
+	};
+	struct subscription *sub;
 	int err;
 
 	/* What a subscriber says is little and is never made to wait. */
 	c->socket.multishot = true;
-	err = subscription_new(c, e->topic, &line_format, &replay);
+	err = subscription_new(c, &wanted, &sub);
 	if (err != 0)
 		connection_no_subscription(c, err);
 }
@@ -522,7 +529,7 @@ void line_session_received(struct connection *c, struct span bytes)
 
 bool line_session_silent(const struct connection *c)
 {
-	return line_publisher(c) != NULL || c->subscription != NULL;
+	return line_publisher(c) != NULL || c->subscriptions_n > 0;
 }
 
 uint64_t line_session_held(const struct connection *c)

@@ -36,6 +36,7 @@ const struct protocol http_protocol = {
 	.received = http_session_received,
 	.ended = http_session_ended,
 	.subscribed = http_answer_subscribed,
+	.sequenced = route_sequenced,
 	.say = http_answer_say,
 	.farewell = http_answer_farewell,
 	.body_went = http_answer_body_went,
@@ -118,11 +119,6 @@ static void read_refused(struct shard *s, struct letter *letter)
 	publisher_refused(s, (struct topic_letter *)(void *)letter);
 }
 
-static void read_sequenced(struct shard *s, struct letter *letter)
-{
-	route_sequenced(s, (struct sequenced_letter *)(void *)letter);
-}
-
 static void read_fetched(struct shard *s, struct letter *letter)
 {
 	routes_fetched(s, (struct fetch_letter *)(void *)letter);
@@ -132,7 +128,6 @@ void sessions_register(struct broker *b)
 {
 	b->sessions = &sessions;
 	b->letter_uses[LETTER_REFUSED].read = read_refused;
-	b->letter_uses[LETTER_SEQUENCED].read = read_sequenced;
 	b->letter_uses[LETTER_FETCHED].read = read_fetched;
 	routes_init(b);
 }

@@ -332,17 +332,14 @@ static void handle_publish(struct connection *c, const struct http_request *r, s
 		http->receiving = b;
 }
 
-void route_sequenced(struct shard *s, struct sequenced_letter *l)
+void route_sequenced(struct connection *c, const struct sequenced_letter *l)
 {
-	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
-	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
 	char body[TOPIC_JSON_MAX + 80];
 	size_t n;
 
-	if (c != NULL && http_of(c) != NULL && http_of(c)->publishing)
-		c = http_waited(s, l->slot, l->generation, http_of(c)->ticket);
-	else
-		c = NULL;
+	if (http_of(c) == NULL || !http_of(c)->publishing)
+		return;
+	c = http_waited(c->shard, l->slot, l->generation, http_of(c)->ticket);
 	if (c != NULL && l->error != 0) {
 		http_error(c, 503, l->error == -ENOSPC ? "too many topics" : "out of memory");
 	} else if (c != NULL) {
@@ -356,7 +353,6 @@ void route_sequenced(struct shard *s, struct sequenced_letter *l)
 						      .headers = "Cache-Control: no-store\r\n",
 						      .body = { body, n } });
 	}
-	sequenced_letter_free(l);
 }
 
 /* What of the past a subscriber wants; false: malformed. */
@@ -395,14 +391,18 @@ static bool wants_events(const struct http_request *r)
 static void handle_subscribe(struct connection *c, const struct http_request *r, struct span rest)
 {
 	bool events = wants_events(r);
-	struct replay replay;
+	struct subscription_wanted wanted = {
+		.wire.format = !events       ? &chunked_format
+			       : r->http_1_0 ? &sse_plain_format
+					     : &sse_format,
+	};
+	struct subscription *sub;
 	char name[256];
-	struct span topic;
 	int err;
 
-	if (!route_topic(c, rest, name, &topic) || !may_read(c, r, topic))
+	if (!route_topic(c, rest, name, &wanted.name) || !may_read(c, r, wanted.name))
 		return;
-	if (!replay_of(r, &replay)) {
+	if (!replay_of(r, &wanted.replay)) {
 		http_error(c, 400, "malformed last");
 		return;
 	}
@@ -420,11 +420,7 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 		return;
 	}
 	(void)http_wait(c);
-	err = subscription_new(c, topic,
-			       !events       ? &chunked_format
-			       : r->http_1_0 ? &sse_plain_format
-					     : &sse_format,
-			       &replay);
+	err = subscription_new(c, &wanted, &sub);
 	if (err != 0)
 		connection_no_subscription(c, err);
 }

@@ -443,6 +443,7 @@ int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsig
 	list_remove(&c->link);
 	list_append(&s->busy, &c->link);
 	c->goal_bytes = 0;
+	c->goal_whole = true;
 	if (c->chunk != NULL && c->chunk->pending != NULL) {
 		if (stream_encode_pending(s, c->chunk) != 0)
 			return -ENOMEM;
@@ -471,9 +472,11 @@ int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsig
 				break;
 			/* The data is only read by the kernel; iovec knows no const. */
 			spans[n++] = (struct iovec){ (void *)(uintptr_t)(k->data + at), piece };
-			c->goal_bytes += piece;
-			if (piece < left)
+			c->goal_bytes += (uint32_t)piece;
+			if (piece < left) {
+				c->goal_whole = false;
 				break;
+			}
 		} else if (left > 0) {
 			const struct span parts[3] = { { k->data, k->prefix_len },
 						       k->body,
@@ -497,12 +500,14 @@ int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsig
 				if (part.len > piece)
 					part.len = piece;
 				piece -= part.len;
-				c->goal_bytes += part.len;
+				c->goal_bytes += (uint32_t)part.len;
 				spans[n++] =
 					(struct iovec){ (void *)(uintptr_t)part.data, part.len };
 			}
-			if (c->goal_bytes - before < left)
+			if (c->goal_bytes - before < left) {
+				c->goal_whole = false;
 				break;
+			}
 		}
 		/* In front of an empty one there may be what has no form, which is not sent. */
 		if (left > 0)

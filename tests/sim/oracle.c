@@ -416,7 +416,9 @@ static void check_answer(unsigned topic, const struct subscribe_letter *l, size_
 void __wrap_subscription_answered(struct shard *s, struct subscribe_letter *l)
 {
 	int topic = topic_of(l->name);
-	struct client *c = client_at(s, l->slot, l->generation);
+	const struct connection *connection = l->subscription->connection;
+	int client = connection != NULL ? kernel_client_of(connection->socket.fd) : -1;
+	struct client *c = client >= 0 ? &sim.clients[client] : NULL;
 
 	if (topic >= 0) {
 		size_t at = take_asked(l), begin = at;
@@ -464,7 +466,7 @@ int __wrap_stream_join(struct stream *stream, struct cursor *cursor)
 	struct subscription *sub = (struct subscription *)(void *)cursor;
 	struct connection *connection = sub->connection;
 	int client = kernel_client_of(connection->socket.fd);
-	int topic = topic_of(sub->interest->named.name);
+	int topic = topic_of(subscription_interest(sub)->named.name);
 	int err = __real_stream_join(stream, cursor);
 
 	if (err == 0 && client >= 0 && topic >= 0 && !sim.clients[client].asked)

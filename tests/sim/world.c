@@ -647,8 +647,8 @@ static void check_stream(const struct shard *s, const struct stream *stream)
 			continue;
 		sim_fail("shard %u rests, and the subscriber of client %d is busy (in flight %d, "
 			 "state %d)",
-			 s->id, kernel_client_of(sub->connection->socket.fd), sub->in_flight,
-			 sub->connection->state);
+			 s->id, kernel_client_of(sub->connection->socket.fd),
+			 subscription_is(sub, SUBSCRIPTION_IN_FLIGHT), sub->connection->state);
 	}
 }
 

@@ -814,7 +814,9 @@ static void count_let_go(struct connection *c, void *argument)
 {
 	unsigned *n = argument;
 
-	*n += c->subscription == NULL || c->subscription->skip;
+	const struct subscription *sub = connection_subscription(c);
+
+	*n += sub == NULL || subscription_is(sub, SUBSCRIPTION_SKIP);
 }
 
 /* Whose sends are cancelled, or were: the one who publishes has no subscription. */
