@@ -107,14 +107,15 @@ struct connection {
 	bool awaiting;        /* an answer from a home, before which it must not finish */
 	bool interjects;      /* its protocol has something to say between messages */
 	bool middle_flies;    /* the send begins with it */
-	bool landing;         /* what the send that has ended carried is told so */
-	bool hasty;           /* it ends, and waits for nobody's answer */
-	bool gone;            /* its socket is closed; its subscriptions end one by one */
-	bool published;       /* since the last barrier */
-	bool late;            /* came while draining */
-	bool proxied, local;  /* there was one; its client is on this machine */
-	uint8_t refusal;      /* enum reason: why it is refused */
-	uint8_t walk;         /* enum connection_walk */
+	bool alone;     /* the send has the output and the queue's first, who is its only one */
+	bool landing;   /* what the send that has ended carried is told so */
+	bool hasty;     /* it ends, and waits for nobody's answer */
+	bool gone;      /* its socket is closed; its subscriptions end one by one */
+	bool published; /* since the last barrier */
+	bool late;      /* came while draining */
+	bool proxied, local;     /* there was one; its client is on this machine */
+	uint8_t refusal;         /* enum reason: why it is refused */
+	uint8_t walk;            /* enum connection_walk */
 	uint32_t unlooked_bytes; /* about what the kernel has taken since it was last looked at */
 	uint32_t subscriptions_n;
 	struct shard *shard;
@@ -270,7 +271,7 @@ static inline struct subscription *connection_subscription(const struct connecti
 /* Whether no message of a subscription is under way. */
 static inline bool connection_between(const struct connection *c)
 {
-	return c->middle == NULL && !c->middle_flies && c->flying == 0;
+	return c->middle == NULL && !c->middle_flies && !c->alone && c->flying == 0;
 }
 
 /* Whether it must not finish yet. */

@@ -126,8 +126,8 @@ void subscription_sent(struct subscription *subscription, size_t bytes);
 void subscription_queue(struct subscription *subscription);
 /* Ends it; nothing of it may be in flight. Messages it has not got are dropped for this reason. */
 void subscription_free(struct subscription *subscription, enum drop_reason reason);
-/* It has been taken from its connection's queue. False: it has ended, and is gone. */
-bool subscription_dequeued(struct subscription *subscription, struct shard *shard);
+/* One that has ended and that no queue refers to any more. */
+void subscription_give_back(struct subscription *subscription, struct shard *shard);
 
 /* A sequenced block for this shard's subscribers; takes the block over. */
 void subscriptions_deliver(struct shard *shard, struct block *block);

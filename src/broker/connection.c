@@ -178,15 +178,19 @@ static struct subscription *queue_take(struct connection *c, struct subscription
 		c->queue = NULL;
 	else if (c->queue == sub)
 		c->queue = before;
-	return subscription_dequeued(sub, c->shard) ? sub : NULL;
+	subscription_unset(sub, SUBSCRIPTION_QUEUED);
+	if (sub->connection != NULL)
+		return sub;
+	subscription_give_back(sub, c->shard);
+	return NULL;
 }
 
 struct gathered {
-	struct iovec spans[RING_SPANS_MAX];
 	unsigned n;
+	bool packing; /* the last span is in the pack */
 	size_t bytes;
 	size_t packed;
-	bool packing; /* the last span is in the pack */
+	struct iovec spans[RING_SPANS_MAX];
 };
 
 /* Moves small spans together, or a send would carry those of a few subscriptions only. */
@@ -218,6 +222,14 @@ static void pack(struct connection *c, struct gathered *g, unsigned from)
 	g->packing = true;
 }
 
+/* It has been let go on meanwhile, or that was all. */
+static void at_end(struct connection *c, struct subscription *sub)
+{
+	stream_unhold(sub->stream, &sub->cursor);
+	if (c->state == CONNECTION_FINISHING && subscription_done(sub))
+		subscription_free(sub, (enum drop_reason)c->reason);
+}
+
 /* What there is of one. 0: nothing for now; -ENOMEM. */
 static int gather_one(struct connection *c, struct subscription *sub, struct gathered *g)
 {
@@ -225,10 +237,7 @@ static int gather_one(struct connection *c, struct subscription *sub, struct gat
 	int n;
 
 	if (stream_at_end(sub->stream, &sub->cursor)) {
-		/* It has been let go on meanwhile, or is at its end. */
-		stream_unhold(sub->stream, &sub->cursor);
-		if (c->state == CONNECTION_FINISHING && subscription_done(sub))
-			subscription_free(sub, (enum drop_reason)c->reason);
+		at_end(c, sub);
 		return 0;
 	}
 	n = stream_gather(sub->stream, &sub->cursor, g->spans + g->n, RING_SPANS_MAX - g->n);
@@ -284,6 +293,8 @@ static void gather_output(struct connection *c, struct gathered *g)
 
 static int gather(struct connection *c, struct gathered *g)
 {
+	if (c->subscriptions_n == 1)
+		queue_if_behind(connection_subscription(c));
 	if (c->middle != NULL) {
 		int n = gather_one(c, c->middle, g);
 
@@ -309,12 +320,43 @@ static int gather(struct connection *c, struct gathered *g)
 	return 0;
 }
 
+/* The same where there is one subscription only and nobody in the queue, as with most. */
+static int gather_alone(struct connection *c, struct gathered *g)
+{
+	struct subscription *sub = connection_subscription(c);
+	int n;
+
+	if (c->middle == NULL)
+		gather_output(c, g);
+	if (subscription_is(sub, SUBSCRIPTION_ASKED) ||
+	    (c->middle == NULL && c->output.waits && !output_all_gathered(&c->output)))
+		return 0;
+	if (stream_at_end(sub->stream, &sub->cursor)) {
+		at_end(c, sub);
+		return 0;
+	}
+	n = stream_gather(sub->stream, &sub->cursor, g->spans + g->n, RING_SPANS_MAX - g->n);
+	if (n <= 0) {
+		if (n == 0)
+			subscription_go_on(sub);
+		return n;
+	}
+	sub->cursor.owner |= SUBSCRIPTION_IN_FLIGHT | SUBSCRIPTION_QUEUED;
+	sub->next = c->queue = sub;
+	g->n += (unsigned)n;
+	c->alone = true;
+	return 0;
+}
+
 /* Nothing of what was gathered is sent after all. */
 void connection_ground(struct connection *c)
 {
 	struct subscription *sub = c->queue;
 
 	c->middle_flies = false;
+	if (c->alone)
+		c->flying = 1;
+	c->alone = false;
 	for (; c->flying > 0; c->flying--) {
 		sub = sub->next;
 		subscription_unset(sub, SUBSCRIPTION_IN_FLIGHT);
@@ -325,19 +367,24 @@ void connection_ground(struct connection *c)
 
 void connection_flush(struct connection *c)
 {
-	struct gathered g = { .n = 0 };
+	struct gathered g; /* but for its head uninitialized: it is large */
+	bool alone = c->subscriptions_n == 1 && c->barrier == BARRIER_NONE;
 
-	if (c->subscriptions_n == 1)
-		queue_if_behind(connection_subscription(c));
-	if (c->socket.sending || c->landing || c->state == CONNECTION_CLOSED)
+	if (c->socket.sending || c->landing || c->state == CONNECTION_CLOSED) {
+		if (c->subscriptions_n == 1)
+			queue_if_behind(connection_subscription(c));
 		return;
+	}
 	if (c->interjects && may_interject(c)) {
 		c->interjects = false;
 		c->protocol->interject(c);
 		if (c->state == CONNECTION_CLOSED)
 			return;
 	}
-	if (gather(c, &g) != 0) {
+	g.n = 0;
+	g.bytes = g.packed = 0;
+	g.packing = false;
+	if ((alone && c->queue == NULL ? gather_alone(c, &g) : gather(c, &g)) != 0) {
 		connection_ground(c);
 		connection_close(c, DROP_MEMORY);
 		return;
@@ -717,6 +764,30 @@ static size_t middle_landed(struct connection *c, size_t n, bool *skipped)
 	return n - got;
 }
 
+/* What gather_alone has gathered. */
+static bool alone_landed(struct connection *c, size_t n)
+{
+	struct subscription *sub = c->queue->next;
+	bool skipped = subscription_is(sub, SUBSCRIPTION_SKIP);
+	size_t body = 0;
+
+	c->alone = false;
+	c->landing = true;
+	if (c->queue != sub) {
+		(void)queue_take(c, NULL);
+	} else {
+		c->queue = NULL;
+		subscription_unset(sub, SUBSCRIPTION_QUEUED);
+	}
+	if (c->output.waits)
+		n = output_sent(&c->output, n, &body);
+	if (body > 0)
+		c->protocol->body_went(c, c->output.body == NULL);
+	subscription_sent(sub, n);
+	c->landing = false;
+	return skipped;
+}
+
 /* In the order in which it was gathered. */
 static bool all_landed(struct connection *c, size_t n)
 {
@@ -726,8 +797,10 @@ static bool all_landed(struct connection *c, size_t n)
 
 	c->landing = true;
 	c->flying = c->output_after = 0;
-	memory_free(c->pack);
-	c->pack = NULL;
+	if (c->pack != NULL) {
+		memory_free(c->pack);
+		c->pack = NULL;
+	}
 	if (c->middle_flies)
 		n = middle_landed(c, n, &skipped);
 	n = landed(c, &flying, after, n, &skipped);
@@ -758,7 +831,7 @@ static void sent(struct socket *socket, int result)
 	bool any = n > 0;
 
 	c->shard->counters.sent_bytes += n;
-	if (all_landed(c, n) && result == -ECANCELED)
+	if ((c->alone ? alone_landed(c, n) : all_landed(c, n)) && result == -ECANCELED)
 		result = 0;
 	if (c->state == CONNECTION_CLOSED)
 		return;

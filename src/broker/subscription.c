@@ -143,7 +143,7 @@ static void leave_place(struct subscription *sub)
 	subscriptions_let_go(s, i);
 }
 
-static void give_back(struct subscription *sub, struct shard *s)
+void subscription_give_back(struct subscription *sub, struct shard *s)
 {
 	/* Its place in the queue refers to it. */
 	if (!subscription_is(sub, SUBSCRIPTION_QUEUED))
@@ -229,7 +229,7 @@ int subscription_new(struct connection *c, const struct subscription_wanted *wan
 	known = sub->interest->live && wanted->replay.kind == REPLAY_NONE;
 	if (known ? join(sub, &wanted->wire, NULL) != 0 : !ask(sub, wanted)) {
 		leave_place(sub);
-		give_back(sub, c->shard);
+		subscription_give_back(sub, c->shard);
 		return -ENOMEM;
 	}
 	if (known)
@@ -252,7 +252,7 @@ static void answer(struct subscription *sub, struct subscribe_letter *l)
 		stands(sub, l);
 	} else {
 		leave_place(sub);
-		give_back(sub, c->shard);
+		subscription_give_back(sub, c->shard);
 		connection_refused_subscription(c, session, l->error);
 	}
 	connection_answered(c);
@@ -277,7 +277,7 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 		answer(sub, l);
 	} else {
 		subscription_unset(sub, SUBSCRIPTION_ASKED);
-		give_back(sub, s);
+		subscription_give_back(sub, s);
 	}
 	i->subscribers--;
 	subscriptions_let_go(s, i);
@@ -378,13 +378,19 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
 	struct stream *stream = sub->stream;
+	const struct interest *i = stream->owner;
 	bool whole = sub->cursor.goal_whole && bytes == sub->cursor.goal_bytes;
 
 	subscription_unset(sub, SUBSCRIPTION_IN_FLIGHT);
-	PROBE(sent, s->id, c->socket.fd, subscription_interest(sub)->named.name.data,
-	      subscription_interest(sub)->named.name.len, bytes,
+	PROBE(sent, s->id, c->socket.fd, i->named.name.data, i->named.name.len, bytes,
 	      s->reactor.now_ns - c->socket.sent_ns);
 	s->counters.delivered += stream_sent(stream, &sub->cursor, bytes);
+	if (whole && c->middle == NULL && c->state == CONNECTION_OPEN &&
+	    !(sub->cursor.owner & (SUBSCRIPTION_SKIP | SUBSCRIPTION_UNWANTED))) {
+		if (stream_wants_sends(stream))
+			shard_dirty(s, stream);
+		return;
+	}
 	if (c->state == CONNECTION_CLOSED)
 		return;
 	if (!whole && !stream_between(stream, &sub->cursor))
@@ -437,16 +443,7 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 	if (asked)
 		c->asked--; /* the letter that comes back finds that it has ended */
 	else
-		give_back(sub, s);
-}
-
-bool subscription_dequeued(struct subscription *sub, struct shard *s)
-{
-	subscription_unset(sub, SUBSCRIPTION_QUEUED);
-	if (sub->connection != NULL)
-		return true;
-	give_back(sub, s);
-	return false;
+		subscription_give_back(sub, s);
 }
 
 /* Calls for each subscription of a stream whose cursor is in that list; the callback may take it
