@@ -78,6 +78,8 @@ upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')
 # a machine that has none of it. The rule for $(BUILD)/flags complains.
 PKG_CFLAGS := $(shell pkg-config --cflags $(PACKAGES) $(FOUND) 2>/dev/null)
 PKG_LIBS   := $(shell pkg-config --libs $(PACKAGES) $(FOUND) 2>/dev/null)
+# Debian's wslay has no file for pkg-config either.
+PKG_LIBS   += -lwslay
 # Without llhttp its predecessor parses HTTP; Debian's has no file for pkg-config.
 PKG_LIBS   += $(if $(filter libllhttp,$(FOUND)),,-lhttp_parser)
 

@@ -100,6 +100,10 @@ struct config_http {
 	bool page_local_only;
 };
 
+struct config_ws {
+	unsigned ping_seconds;
+};
+
 /* Bits of config_jwt.algorithms (RFC 7518, 3.1; RFC 8037, 3.1). */
 enum {
 	CONFIG_JWT_HS256 = 1 << 0,
@@ -166,6 +170,7 @@ struct config {
 	size_t topic_n;
 	struct config_limits limits;
 	struct config_http http;
+	struct config_ws ws;
 	struct config_auth auth;
 	struct config_user *users;
 	size_t users_n;

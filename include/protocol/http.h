@@ -32,13 +32,16 @@ struct http_request {
 	bool expect_continue;
 	bool has_body, chunked;
 	bool forwarded; /* a proxy says that it hands somebody else's request on */
+	bool websocket; /* it asks for one (RFC 6455, 4.1) */
 	bool fetched;   /* a browser says what it is for (Sec-Fetch-...) */
 	uint64_t content_length;
 	struct span path; /* as sent: still percent-encoded, begins with '/' or is "*" */
 	struct span query;
 	struct span host, origin, content_type, last_event_id, range, if_range,
-		version; /* X-Version */
+		version;                        /* X-Version */
+	struct span socket_key, socket_version; /* Sec-WebSocket-... */
 	struct http_list accept, accept_encoding, content_encoding, if_match, if_none_match;
+	struct http_list connection, upgrade, socket_protocols;
 };
 
 enum http_event_kind {

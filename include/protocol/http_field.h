@@ -39,6 +39,8 @@ struct http_list {
 /* Takes the next element off, with its parameters; false: there is none left. A comma within quotes
  * ends no element, and empty ones are none (RFC 9110, 5.6.1). */
 bool http_list_next(struct http_list *list, struct span *element);
+/* Whether a word is an element, in any case of letters. */
+bool http_list_has(struct http_list list, struct span word);
 /* The elements with commas between them, into out unless that is NULL. Returns the length, which is
  * no more than that of value and more. */
 size_t http_list_join(struct http_list list, char *out);

@@ -26,6 +26,16 @@ enum http_state {
 	HTTP_RECEIVING, /* a body */
 	HTTP_WAITING,   /* for another shard's word */
 	HTTP_STREAMING, /* to the end of the connection */
+	HTTP_SWITCHED,  /* another protocol begins */
+};
+
+/* What a request for another protocol is to be told (session/upgrade.h); from malloc(3). */
+struct http_upgrade {
+	/* The connection's subscription, which it has been waiting for, stands. */
+	void (*subscribed)(struct connection *connection);
+	/* The request has been worked through, and HTTP_SWITCHED: there is to be no HTTP session
+	 * any more. */
+	void (*switched)(struct connection *connection);
 };
 
 struct http_session {
@@ -37,10 +47,12 @@ struct http_session {
 	bool ended;  /* the client has sent its last */
 	/* of the request that is being answered */
 	bool head_only, http_1_0, chunked, close;
-	bool events;              /* it is for an event stream */
-	bool publishing;          /* a message, whose number is still to come */
-	uint32_t ticket;          /* tells a late answer from the one that is waited for */
-	char *origin;             /* that may read the answer, or NULL */
+	bool events;                  /* it is for an event stream */
+	bool publishing;              /* a message, whose number is still to come */
+	bool pipelined;               /* something had come behind it already */
+	uint32_t ticket;              /* tells a late answer from the one that is waited for */
+	char *origin;                 /* that may read the answer, or NULL */
+	struct http_upgrade *upgrade; /* to another protocol, still to be granted; or NULL */
 	char *fields;             /* If-None-Match, Range and If-Range, each with a NUL, or NULL */
 	struct block *receiving;  /* the kernel may write to it until the socket is closed */
 	uint64_t receiving_bytes; /* of its whole body; 0: not known, or none */

@@ -21,6 +21,8 @@ struct route {
 	bool local;       /* for loopback clients only, where http.page_local_only is set */
 	bool guarded;     /* refused to pages of other sites that are not allowed */
 	bool vital;       /* answered while draining, too, and to whatever Host is asked */
+	bool upgrades;    /* for requests for a WebSocket, and only these; whom limits refuse it
+			     tells so itself */
 	bool probed;      /* asked by what knows an address only, whatever Host it says that is */
 	unsigned methods; /* HTTP_VERB_* */
 	/* Answers (http_answer.h), now or later. rest: the undecoded path behind the prefix. */
@@ -40,6 +42,10 @@ void routes_dispatch(struct connection *connection, const struct http_request *r
 /* Decodes a name from a path; false: it is no topic's, and that has been answered. */
 bool route_topic(struct connection *connection, struct span text, char name[256],
 		 struct span *topic);
+
+/* Whether a client may read this topic; false: that has been answered. */
+bool route_may_read(struct connection *connection, const struct http_request *request,
+		    struct span topic);
 
 struct fetch_letter;
 struct sequenced_letter;

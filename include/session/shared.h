@@ -9,11 +9,13 @@
 #include "broker/shard.h"
 #include "session/gather.h"
 #include "session/http_answer.h"
+#include "session/websocket.h"
 
 struct session_shared {
 	struct http_clients http;
 	struct list intakes; /* with commands to do, first come first (session/intake.h) */
 	struct gather gather;
+	struct websockets websockets;
 };
 
 static inline struct session_shared *session_shared(const struct shard *s)

@@ -154,6 +154,8 @@ const struct key config_keys[] = {
 	KEY(http, page, FLAG("true")),
 	KEY(http, page_local_only, FLAG("true")),
 
+	KEY(ws, ping_seconds, NUMBER("30", 1, HOUR)),
+
 	KEY(auth, anonymous, WORD("loopback", "none|loopback|all")),
 	KEY(auth, hash_threads, NUMBER("1", 1, 64), RESTART),
 	KEY(auth, hash_pending, NUMBER("64", 1, MILLION)),
@@ -192,6 +194,7 @@ const struct config_section config_sections[] = {
 	{ "topic", "topic", true, CONFIG_ROOT, 0 },
 	{ "limits", "limits", false, CONFIG_ROOT, offsetof(struct config, limits) },
 	{ "http", "http", false, CONFIG_ROOT, offsetof(struct config, http) },
+	{ "ws", "ws", false, CONFIG_ROOT, offsetof(struct config, ws) },
 	{ "auth", "auth", false, CONFIG_ROOT, offsetof(struct config, auth) },
 	{ "jwt", "jwt", false, "auth", offsetof(struct config_auth, jwt) },
 	{ "user", "user", true, CONFIG_ROOT, 0 },

@@ -22,6 +22,20 @@ enum {
 	ES256_DER_MAX = 80,
 };
 
+void digest_init(void)
+{
+	unsigned char digest[DIGEST_SHA1_BYTES];
+
+	/* What the system has set for others is not ours. */
+	OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL);
+	digest_sha1((struct span){ "", 0 }, digest);
+}
+
+void digest_sha1(struct span bytes, unsigned char out[DIGEST_SHA1_BYTES])
+{
+	(void)SHA1((const unsigned char *)bytes.data, bytes.len, out);
+}
+
 void digest_of(struct span bytes, struct digest *out)
 {
 	(void)SHA256((const unsigned char *)bytes.data, bytes.len, out->bytes);

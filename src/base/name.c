@@ -110,14 +110,31 @@ bool name_matches(struct span pattern, struct span name)
 	return pattern.len == 0 && name.len == 0;
 }
 
+/* Most text is ASCII: how many bytes, in words of eight, are nothing else. */
+static size_t ascii_words(struct span text)
+{
+	size_t n = 0;
+
+	for (uint64_t word; n + sizeof(word) <= text.len; n += sizeof(word)) {
+		memcpy(&word, text.data + n, sizeof(word));
+		if (word & UINT64_MAX / 255 * 0x80)
+			break;
+	}
+	return n;
+}
+
 bool utf8_valid(struct span text)
 {
 	uint32_t code;
 
-	for (size_t n; text.len > 0; text = span_skip(text, n)) {
-		n = utf8_next(text, &code);
+	while (text.len > 0) {
+		size_t n = ascii_words(text);
+
+		if (n == 0)
+			n = utf8_next(text, &code);
 		if (n == 0)
 			return false;
+		text = span_skip(text, n);
 	}
 	return true;
 }

@@ -262,6 +262,9 @@ static void note_list(struct head *h, struct span value)
 		FIELD("content-encoding", request.content_encoding),
 		FIELD("if-match", request.if_match),
 		FIELD("if-none-match", request.if_none_match),
+		FIELD("connection", request.connection),
+		FIELD("upgrade", request.upgrade),
+		FIELD("sec-websocket-protocol", request.socket_protocols),
 	};
 
 	for (size_t i = 0; i < sizeof(fields) / sizeof(*fields); i++) {
@@ -309,6 +312,8 @@ static int on_value(parser *p, const char *data, size_t len)
 		FIELD("if-range", request.if_range),
 		FIELD("expect", expect),
 		FIELD("x-version", request.version),
+		FIELD("sec-websocket-key", request.socket_key),
+		FIELD("sec-websocket-version", request.socket_version),
 	};
 	struct head *h = p->data;
 
@@ -526,6 +531,8 @@ static void decode_head(struct http_decoder *d, struct span in, const struct htt
 	} else if (h.expect.data != NULL && !http_equal(h.expect, SPAN("100-continue"))) {
 		fail(d, e, 417, "unknown expectation");
 	} else {
+		r->websocket =
+			r->verb == HTTP_VERB_GET && http_list_has(r->upgrade, SPAN("websocket"));
 		r->expect_continue = h.expect.data != NULL && !r->http_1_0;
 		decode_framing(d, &h, limits, e);
 	}

@@ -140,6 +140,16 @@ bool http_list_next(struct http_list *list, struct span *element)
 	return false;
 }
 
+bool http_list_has(struct http_list list, struct span word)
+{
+	struct span one;
+
+	while (http_list_next(&list, &one))
+		if (http_equal(one, word))
+			return true;
+	return false;
+}
+
 size_t http_list_join(struct http_list list, char *out)
 {
 	struct span element;

@@ -1,14 +1,14 @@
 #include "protocol/sse.h"
 
 #include <assert.h>
-#include <inttypes.h>
 #include <stdio.h>
 
+#include "base/base64.h"
+#include "base/id.h"
 #include "base/name.h"
 
 enum {
 	CHUNK_AROUND_MAX = 16 + 4, /* size and two ends of line */
-	ID_DIGITS = 20,
 };
 
 static const char event_base64[] = "event: base64\n";
@@ -17,8 +17,8 @@ static const char data_field[] = "data: ";
 
 enum {
 	/* All of an event but its data and what comes once per line of it. */
-	EVENT_AROUND_MAX = CHUNK_AROUND_MAX + sizeof(event_base64) + sizeof(id_field) + 16 + 1 +
-			   ID_DIGITS + sizeof(data_field) + 3,
+	EVENT_AROUND_MAX = CHUNK_AROUND_MAX + sizeof(event_base64) + sizeof(id_field) +
+			   ID_BYTES_MAX + sizeof(data_field) + 3,
 	PER_LINE = sizeof(data_field) - 1 + 1,
 	/* Of so many messages of at most so many bytes it is worth knowing whether they are text.
 	 */
@@ -92,33 +92,6 @@ static bool is_text(struct span message)
 	return utf8_valid(span_skip(message, i));
 }
 
-static size_t base64_len(size_t n)
-{
-	return (n + 2) / 3 * 4;
-}
-
-/* RFC 4648. */
-static char *put_base64(char *out, struct span s)
-{
-	static const char digits[] =
-		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-	const unsigned char *p = (const unsigned char *)s.data;
-	size_t n = s.len;
-
-	for (; n > 0; p += 3, out += 4) {
-		uint32_t word = (uint32_t)p[0] << 16;
-
-		word |= n > 1 ? (uint32_t)p[1] << 8 : 0;
-		word |= n > 2 ? p[2] : 0;
-		out[0] = digits[word >> 18];
-		out[1] = digits[word >> 12 & 63];
-		out[2] = n > 1 ? digits[word >> 6 & 63] : '=';
-		out[3] = n > 2 ? digits[word & 63] : '=';
-		n -= n > 3 ? 3 : n;
-	}
-	return out;
-}
-
 static char *put(char *out, const char *data, size_t len)
 {
 	memcpy(out, data, len);
@@ -137,27 +110,13 @@ static size_t count_lf(struct span s)
 	return n;
 }
 
-static char *put_id(char *out, uint64_t epoch, uint64_t seq)
-{
-	char digits[ID_DIGITS];
-	size_t n = sizeof(digits);
-
-	for (int shift = 60; shift >= 0; shift -= 4)
-		*out++ = "0123456789abcdef"[epoch >> shift & 15];
-	*out++ = ':';
-	do
-		digits[--n] = (char)('0' + seq % 10);
-	while ((seq /= 10) > 0);
-	return put(out, digits + n, sizeof(digits) - n);
-}
-
 /* What of an event comes before its data. */
 static char *put_event(char *out, bool text, uint64_t epoch, uint64_t seq)
 {
 	if (!text)
 		out = put(out, event_base64, sizeof(event_base64) - 1);
 	out = put(out, id_field, sizeof(id_field) - 1);
-	out = put_id(out, epoch, seq);
+	out = id_put(out, epoch, seq);
 	*out++ = '\n';
 	return out;
 }
@@ -261,7 +220,7 @@ static size_t encode_events(const struct run *run, char *out, bool chunked)
 			at = put_text(at, message);
 		} else {
 			at = put(at, data_field, sizeof(data_field) - 1);
-			at = put_base64(at, message);
+			at = base64_put(at, message);
 			*at++ = '\n';
 		}
 		*at++ = '\n';
@@ -368,7 +327,7 @@ static size_t put_whole(bool chunked, const char *text, size_t n, char *out)
 static char *put_place(char *out, uint64_t epoch, uint64_t seq)
 {
 	out = put(out, id_field, sizeof(id_field) - 1);
-	out = put_id(out, epoch, seq);
+	out = id_put(out, epoch, seq);
 	return put(out, "\n\n", 2);
 }
 
@@ -390,7 +349,7 @@ size_t sse_gap(bool chunked, uint64_t epoch, uint64_t oldest, char *out)
 {
 	char text[80], *at = put(text, "event: gap\ndata: ", 17);
 
-	at = put_id(at, epoch, oldest);
+	at = id_put(at, epoch, oldest);
 	at = put(at, "\n\n", 2);
 	return put_whole(chunked, text, (size_t)(at - text), out);
 }

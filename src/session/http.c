@@ -248,6 +248,7 @@ static struct span look_at(struct connection *c, struct span bytes)
 		bytes = span_skip(bytes, used);
 		if (e.kind == HTTP_EVENT_MORE)
 			break;
+		http->pipelined = bytes.len > 0;
 		handle(c, &e);
 		reactor_spend(r, EVENT_COST);
 		if (++n < EVENTS_AT_ONCE && !reactor_spent(r))
@@ -290,6 +291,10 @@ static void run(struct connection *c, struct span bytes)
 	keep(c, bytes, own);
 	if (c->state != CONNECTION_OPEN)
 		return;
+	if (http->state == HTTP_SWITCHED) {
+		http->upgrade->switched(c);
+		return;
+	}
 	if (http->state == HTTP_STREAMING) {
 		http_decoder_free(http->decoder);
 		http->decoder = NULL;
@@ -394,6 +399,7 @@ void http_session_free(struct connection *c)
 		block_unref(http->receiving);
 	free(http->origin);
 	free(http->fields);
+	free(http->upgrade);
 	memory_free(http);
 	http_set(c, NULL);
 }

@@ -62,6 +62,8 @@ static const char *reason_of(unsigned status)
 		return "Range Not Satisfiable";
 	case 417:
 		return "Expectation Failed";
+	case 426:
+		return "Upgrade Required";
 	case 431:
 		return "Request Header Fields Too Large";
 	case 500:
@@ -303,6 +305,10 @@ void http_answer_subscribed(struct connection *c, struct subscription *sub,
 	char text[SSE_TEXT_MAX];
 	struct head h;
 
+	if (http->upgrade != NULL) {
+		http->upgrade->subscribed(c);
+		return;
+	}
 	c->awaiting = false;
 	http->state = HTTP_STREAMING;
 	http->chunked = format != &sse_plain_format;

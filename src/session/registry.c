@@ -2,6 +2,7 @@
 
 #include <errno.h>
 
+#include "base/digest.h"
 #include "base/memory.h"
 #include "broker/broker.h"
 #include "broker/connection.h"
@@ -14,6 +15,7 @@
 #include "session/line.h"
 #include "session/opening.h"
 #include "session/routes.h"
+#include "session/upgrade.h"
 #include "session/shared.h"
 
 const struct protocol line_protocol = {
@@ -83,6 +85,7 @@ static int init(struct shard *s)
 		return -ENOMEM;
 	list_init(&session_shared(s)->intakes);
 	http_answers_init(s);
+	websockets_init(s);
 	return 0;
 }
 
@@ -91,12 +94,14 @@ static void release(struct shard *s)
 	if (s->sessions == NULL)
 		return;
 	routes_release(s);
+	websockets_release(s);
 	memory_free(s->sessions);
 }
 
 static void configure(struct shard *s)
 {
 	http_answers_configure(s);
+	websockets_configure(s);
 }
 
 static bool flush(struct shard *s)
@@ -130,4 +135,6 @@ void sessions_register(struct broker *b)
 	b->letter_uses[LETTER_REFUSED].read = read_refused;
 	b->letter_uses[LETTER_FETCHED].read = read_fetched;
 	routes_init(b);
+	upgrade_init(b);
+	digest_init();
 }

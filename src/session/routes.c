@@ -262,7 +262,7 @@ static bool asked_locally(const struct connection *c, const struct http_request 
 }
 
 /* Reading one of the broker's own topics is for whom the operator lets look. */
-static bool may_read(struct connection *c, const struct http_request *r, struct span topic)
+bool route_may_read(struct connection *c, const struct http_request *r, struct span topic)
 {
 	if (!topic_internal(topic) || !c->shard->config->http.page_local_only ||
 	    asked_locally(c, r))
@@ -400,7 +400,7 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 	char name[256];
 	int err;
 
-	if (!route_topic(c, rest, name, &wanted.name) || !may_read(c, r, wanted.name))
+	if (!route_topic(c, rest, name, &wanted.name) || !route_may_read(c, r, wanted.name))
 		return;
 	if (!replay_of(r, &wanted.replay)) {
 		http_error(c, 400, "malformed last");
@@ -450,7 +450,7 @@ static void handle_topic(struct connection *c, const struct http_request *r, str
 		what = span_skip(rest, (size_t)(slash - rest.data) + 1);
 		rest.len = (size_t)(slash - rest.data);
 	}
-	if (!route_topic(c, rest, name, &topic) || !may_read(c, r, topic))
+	if (!route_topic(c, rest, name, &topic) || !route_may_read(c, r, topic))
 		return;
 	if (slash != NULL && span_equal(what, SPAN("last"))) {
 		msn = http_query(r->query, SPAN("_HLS_msn"));
@@ -638,12 +638,17 @@ void routes_init(struct broker *b)
 		routes_add(b, &own[i]);
 }
 
-static const struct route *find(const struct broker *b, struct span path, struct span *rest)
+static const struct route *find(const struct broker *b, const struct http_request *r,
+				struct span *rest)
 {
+	struct span path = r->path;
+
 	for (unsigned i = 0; i < b->routes_n; i++) {
 		const struct route *route = b->routes[i];
 		struct span wanted = span_of(route->path);
 
+		if (route->upgrades != r->websocket)
+			continue;
 		if (route->prefix ? path.len <= wanted.len : path.len != wanted.len)
 			continue;
 		if (memcmp(path.data, wanted.data, wanted.len) != 0)
@@ -758,7 +763,7 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 {
 	const struct config_http *config = &c->shard->config->http;
 	struct span rest = { NULL, 0 };
-	const struct route *route = find(c->shard->broker, r->path, &rest);
+	const struct route *route = find(c->shard->broker, r, &rest);
 	bool foreign = r->origin.data != NULL, browser = foreign || r->fetched;
 
 	http_of(c)->events = route != NULL && route->handle == handle_subscribe &&
@@ -785,7 +790,7 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 		http_error(c, 403, "local clients only");
 	} else if (c->shard->drain.draining && !route->vital) {
 		connection_error(c, REASON_DRAINING);
-	} else if (connection_refused(c)) {
+	} else if (connection_refused(c) && !route->upgrades) {
 		connection_error(c, (enum reason)c->refusal);
 	} else {
 		route->handle(c, r, rest);

@@ -240,6 +240,8 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 	assert_int_equal(a->limits.history_total_bytes, b->limits.history_total_bytes);
 	assert_int_equal(a->limits.topics, b->limits.topics);
 	assert_int_equal(a->limits.subscriptions, b->limits.subscriptions);
+	assert_int_equal(a->limits.subscriptions_per_connection,
+			 b->limits.subscriptions_per_connection);
 	assert_int_equal(a->limits.globs, b->limits.globs);
 	assert_int_equal(a->limits.memory_bytes, b->limits.memory_bytes);
 
@@ -255,6 +257,8 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 	assert_string_equal(a->http.objects_dir, b->http.objects_dir);
 	assert_int_equal(a->http.page, b->http.page);
 	assert_int_equal(a->http.page_local_only, b->http.page_local_only);
+
+	assert_int_equal(a->ws.ping_seconds, b->ws.ping_seconds);
 
 	assert_int_equal(a->auth.anonymous, b->auth.anonymous);
 	assert_int_equal(a->auth.hash_threads, b->auth.hash_threads);
@@ -394,6 +398,7 @@ static const char other_values[] =
 	"	history_total_bytes = \"16G\"\n"
 	"	topics = 5\n"
 	"	subscriptions = 6\n"
+	"	subscriptions_per_connection = 8\n"
 	"	globs = 7\n"
 	"	memory_bytes = \"2G\"\n"
 	"}\n"
@@ -407,6 +412,7 @@ static const char other_values[] =
 	"	page = false\n"
 	"	page_local_only = false\n"
 	"}\n"
+	"ws { ping_seconds = 31 }\n"
 	"auth {\n"
 	"	anonymous = \"all\"\n"
 	"	hash_threads = 2\n"
@@ -492,9 +498,10 @@ static void every_documented_key_is_read(void **state)
 		.topic = &live,
 		.topic_n = 1,
 		.limits = { 1, 2, 3, 4, 64 << 20, 5 << 10, 17 << 10, 257 << 10, (size_t)16 << 30, 5,
-			    6, 7, (size_t)2 << 30 },
+			    6, 8, 7, (size_t)2 << 30 },
 		.http = { (char *[]){ a, b }, 2, (char *[]){ host }, 1, 16, 4, 12, objects, false,
 			  false },
+		.ws = { 31 },
 		.auth = { ANONYMOUS_ALL,
 			  2,
 			  65,
@@ -753,11 +760,13 @@ static void numbers_are_held_to_their_range(void **state)
 		{ "limits", "history_total_bytes", "-1", "0", "1048576G", "1125899906842625" },
 		{ "limits", "topics", "0", "1", "1000000000", "1000000001" },
 		{ "limits", "subscriptions", "0", "1", "1000000000", "1000000001" },
+		{ "limits", "subscriptions_per_connection", "0", "1", "1000000000", "1000000001" },
 		{ "limits", "globs", "-1", "0", "1000000", "1000001" },
 		{ "limits", "memory_bytes", "16777215", "16M", "1048576G", "1125899906842625" },
 		{ "http", "heartbeat_seconds", "0", "1", "3600", "3601" },
 		{ "http", "ahead", "-1", "0", "1000", "1001" },
 		{ "http", "wait_seconds", "-1", "0", "3600", "3601" },
+		{ "ws", "ping_seconds", "0", "1", "3600", "3601" },
 	};
 
 	(void)state;

@@ -17,7 +17,9 @@
 #include "broker/budget.h"
 #include "broker/connection.h"
 #include "broker/listener.h"
+#include "protocol/websocket.h"
 #include "session/http_answer.h"
+#include "session/intake.h"
 #include "session/shared.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -1230,6 +1232,120 @@ static void a_drain_says_nothing_to_who_may_want_events(void **state)
 	world_end();
 }
 
+/* ---- WebSockets ---- */
+
+#define HANDSHAKE(path)                                                                            \
+	"GET " path                                                                                \
+	" HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"            \
+	"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+/* Frames whose mask changes nothing. */
+#define MASKED(first, length) first length "\0\0\0\0"
+
+enum { PING_SECONDS = 3 };
+
+static void ping_soon(struct config *c)
+{
+	limit_memory(c);
+	c->ws.ping_seconds = PING_SECONDS;
+	c->limits.idle_seconds = 1;
+}
+
+/* A client whose WebSocket stands; it has read the answer. */
+static struct client *socket_for(const char *handshake)
+{
+	struct client *c = client_who_says(handshake);
+	const char *end = memmem(c->line, c->line_n, "\r\n\r\n", 4);
+
+	assert_memory_equal(c->line, "HTTP/1.1 101", 12);
+	assert_non_null(end);
+	assert_ptr_equal(end + 4, c->line + c->line_n);
+	c->line_n = 0;
+	return c;
+}
+
+static void assert_hears(const struct client *c, const char *bytes, size_t n)
+{
+	assert_int_equal(c->line_n, n);
+	assert_memory_equal(c->line, bytes, n);
+}
+
+static void a_silent_websocket_is_asked_and_closed_when_it_is_to_be_asked_again(void **state)
+{
+	struct client *silent, *alive;
+
+	(void)state;
+	world_adjust = ping_soon;
+	memory_limit = 1 << 30;
+	begin(1);
+	silent = socket_for(HANDSHAKE("/ws/t"));
+	alive = socket_for(HANDSHAKE("/ws/t"));
+	for (unsigned i = 1; i < 2 * PING_SECONDS; i++) {
+		world_pass(NS_PER_S);
+		client_say(alive, MASKED("\x8a", "\x80"), 6);
+		world_rest();
+		assert_false(silent->over);
+		if (i != PING_SECONDS)
+			assert_int_equal(silent->line_n, i < PING_SECONDS ? 0 : 2);
+	}
+	assert_hears(silent, "\x89\0", 2);
+	world_pass(2 * NS_PER_S);
+	assert_hears(silent, "\x89\0" WEBSOCKET_TIMEOUT, 2 + strlen(WEBSOCKET_TIMEOUT));
+	assert_int_equal(alive->line_n, 0);
+	world_end();
+}
+
+static void a_websocket_that_is_not_listened_to_is_not_silent(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	world_adjust = ping_soon;
+	memory_limit = 1 << 30;
+	begin(1);
+	c = socket_for(HANDSHAKE("/ws/t"));
+	memory_limit = memory_used() / 96 * 100;
+	world_reload();
+	client_say(c, MASKED("\x81", "\x81") "x", 7);
+	world_rest();
+	world_pass((uint64_t)10 * PING_SECONDS * NS_PER_S);
+	assert_false(c->over);
+	memory_limit = 1 << 30;
+	world_reload();
+	world_pass((uint64_t)3 * PING_SECONDS * NS_PER_S);
+	assert_true(c->over);
+	world_end();
+}
+
+static void pings_are_not_taken_from_one_who_does_not_take_the_answers(void **state)
+{
+	enum { PINGS = 64, ROUNDS = 1000, REPLIES_MAX = 300 << 10 };
+	struct client *c;
+	char pings[PINGS * 7];
+	uint64_t before;
+
+	(void)state;
+	world_adjust = ping_soon;
+	memory_limit = 1 << 30;
+	begin(1);
+	for (unsigned i = 0; i < PINGS; i++)
+		memcpy(pings + i * 7, MASKED("\x89", "\x81") "p", 7);
+	c = socket_for(HANDSHAKE("/ws/t"));
+	c->stalled = true;
+	c->wire.out.max = 64;
+	before = memory_used();
+	for (unsigned i = 0; i < ROUNDS; i++) {
+		client_say(c, pings, sizeof(pings));
+		world_rest();
+	}
+	assert_true(memory_used() - before < REPLIES_MAX + INTAKE_WAITING_BYTES);
+	assert_false(c->over);
+	world_pass((uint64_t)2 * PING_SECONDS * NS_PER_S + NS_PER_S);
+	c->stalled = false;
+	world_rest();
+	assert_true(hears(c, WEBSOCKET_TIMEOUT));
+	world_end();
+}
+
 /* ---- how long a topic lives ---- */
 
 enum { LINGER_S = 1, HISTORY_S = 10, WAIT_S = 3 };
@@ -1965,6 +2081,10 @@ int main(void)
 		cmocka_unit_test(an_event_stream_beyond_a_limit_is_sent_away_for_a_while),
 		cmocka_unit_test(short_messages_wait_for_slow_event_streams_where_they_lie),
 		cmocka_unit_test(a_drain_says_nothing_to_who_may_want_events),
+		cmocka_unit_test(
+			a_silent_websocket_is_asked_and_closed_when_it_is_to_be_asked_again),
+		cmocka_unit_test(a_websocket_that_is_not_listened_to_is_not_silent),
+		cmocka_unit_test(pings_are_not_taken_from_one_who_does_not_take_the_answers),
 		cmocka_unit_test(a_topic_lives_as_long_as_its_history),
 		cmocka_unit_test(a_topic_whose_history_was_taken_is_forgotten),
 		cmocka_unit_test(asking_for_what_is_not_there_makes_no_topic),

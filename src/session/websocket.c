@@ -1,0 +1,407 @@
+#include "session/websocket.h"
+
+#include <assert.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "broker/access.h"
+#include "broker/connection.h"
+#include "broker/shard.h"
+#include "broker/subscription.h"
+#include "protocol/websocket.h"
+#include "session/gather.h"
+#include "session/intake.h"
+#include "session/shared.h"
+#include "topic/block.h"
+#include "topic/interest.h"
+
+enum {
+	SLICE_BYTES = 4 << 10, /* of frames, before it may be others' turn */
+	FRAME_COST = 1,        /* of one, about a quarter of a microsecond */
+};
+
+/* What reads frames, from the first byte of a message to its last. */
+struct websocket_input {
+	struct intake intake;
+	struct websocket_reader *reader;
+	struct block *message; /* of which some is there, or NULL */
+};
+
+/* In the connection. */
+struct websocket_session {
+	struct websocket_input *input; /* NULL: nothing has begun */
+	char *pong;       /* to be sent between messages: its length, its bytes; or NULL */
+	char closing[6];  /* what its client's Close is answered with; or "" */
+	bool pinged;      /* and nothing has come since */
+	bool ping_waits;  /* for its turn between messages */
+	bool may_publish; /* it has been asked */
+};
+
+_Static_assert(sizeof(struct websocket_session) <= SESSION_BYTES, "it lies in the connection");
+
+static struct websocket_session *session_of(const struct connection *c)
+{
+	return (struct websocket_session *)(void *)(uintptr_t)c->session;
+}
+
+static struct websockets *shared(const struct shard *s)
+{
+	return &session_shared(s)->websockets;
+}
+
+static struct span topic_of(const struct connection *c)
+{
+	return subscription_interest(connection_subscription(c))->named.name;
+}
+
+/* ---- what reads ---- */
+
+static void input_free(struct websocket_input *in)
+{
+	if (in == NULL)
+		return;
+	intake_release(&in->intake);
+	websocket_reader_free(in->reader);
+	if (in->message != NULL)
+		block_unref(in->message);
+	memory_free(in);
+}
+
+static struct websocket_input *input_new(struct shard *s)
+{
+	struct websocket_input *in = shared(s)->spare;
+
+	shared(s)->spare = NULL;
+	if (in != NULL)
+		return in;
+	in = memory_new_zeroed(sizeof(*in));
+	if (in == NULL)
+		return NULL;
+	list_init(&in->intake.runnable);
+	in->reader = websocket_reader_new();
+	if (in->reader == NULL) {
+		memory_free(in);
+		return NULL;
+	}
+	return in;
+}
+
+/* Whoever has said all that he has begun needs none. */
+static void give_back(struct connection *c)
+{
+	struct websocket_session *ws = session_of(c);
+	struct websocket_input *in = ws->input;
+
+	if (in == NULL || in->message != NULL || !intake_idle(&in->intake) ||
+	    !list_empty(&in->intake.runnable) || !websocket_reader_idle(in->reader))
+		return;
+	ws->input = NULL;
+	intake_release(&in->intake);
+	if (shared(c->shard)->spare == NULL)
+		shared(c->shard)->spare = in;
+	else
+		input_free(in);
+}
+
+/* ---- pings ---- */
+
+/* Whoever does not take the answers is not listened to any more (session/intake.h). */
+static void say_control(struct connection *c, enum websocket_opcode opcode, struct span bytes)
+{
+	char text[2 + WEBSOCKET_CONTROL_BYTES_MAX];
+	size_t n = websocket_head(opcode, bytes.len, text);
+
+	if (bytes.len > 0)
+		memcpy(text + n, bytes.data, bytes.len);
+	(void)connection_reply(c, (struct span){ text, n + bytes.len });
+}
+
+static void restart_ping(struct connection *c)
+{
+	reactor_deadline(&c->shard->reactor, &shared(c->shard)->ping, &c->deadline);
+}
+
+static void ping_due(void *context, struct deadline *d)
+{
+	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
+	struct websocket_session *ws = session_of(c);
+
+	(void)context;
+	if (c->state != CONNECTION_OPEN)
+		return;
+	/* A publisher that has to wait is not heard. */
+	if (ws->pinged && list_empty(&c->waiting)) {
+		connection_error(c, REASON_TIMEOUT);
+		return;
+	}
+	restart_ping(c);
+	if (ws->pinged)
+		return;
+	ws->pinged = true;
+	say_control(c, WEBSOCKET_PING, (struct span){ NULL, 0 });
+	connection_flush(c);
+}
+
+/* ---- what comes ---- */
+
+static bool may_publish(struct connection *c)
+{
+	struct websocket_session *ws = session_of(c);
+
+	if (!ws->may_publish)
+		ws->may_publish = !topic_internal(topic_of(c)) &&
+				  access_may(c, ACCESS_PUBLISH, topic_of(c), false);
+	if (!ws->may_publish)
+		connection_fail(c, WEBSOCKET_NOT_PERMITTED);
+	return ws->may_publish;
+}
+
+/* A part of a message that does not come at once. False: out of memory. */
+static bool add_part(struct connection *c, struct span part)
+{
+	struct websocket_input *in = session_of(c)->input;
+	struct span topic = topic_of(c);
+	struct block *b = in->message != NULL
+				  ? block_reserve(in->message, part.len)
+				  : block_new(topic, hash_bytes(topic.data, topic.len), part.len);
+
+	if (b == NULL)
+		return false;
+	in->message = b;
+	if (part.len > 0)
+		memcpy(block_body(b) + b->len, part.data, part.len);
+	b->len += part.len;
+	return true;
+}
+
+static void take_message(struct connection *c, const struct websocket_event *e)
+{
+	struct websocket_input *in = session_of(c)->input;
+	struct block *b;
+
+	if (!may_publish(c))
+		return;
+	if (e->last && in->message == NULL) {
+		const struct record message = { .payload = e->bytes };
+
+		if (gather_add(c, topic_of(c), &message) != 0)
+			connection_error(c, REASON_MEMORY);
+		return;
+	}
+	if (!add_part(c, e->bytes)) {
+		connection_error(c, REASON_MEMORY);
+		return;
+	}
+	if (!e->last)
+		return;
+	b = in->message;
+	in->message = NULL;
+	b->messages = 1;
+	gather_block(c, b);
+}
+
+/* Its client says goodbye: what it has published goes to its home, what is its already it gets, and
+ * then it is answered. */
+static void take_close(struct connection *c, unsigned code)
+{
+	struct websocket_session *ws = session_of(c);
+
+	gather_flush(c);
+	/* A last word holds no NUL. */
+	memcpy(ws->closing, WEBSOCKET_CLOSED, sizeof(WEBSOCKET_CLOSED));
+	if ((code & 0xff) != 0) {
+		ws->closing[2] = (char)(code >> 8);
+		ws->closing[3] = (char)code;
+	}
+	if (c->state == CONNECTION_OPEN)
+		connection_goodbye(c);
+}
+
+static void handle(struct connection *c, const struct websocket_event *e)
+{
+	switch (e->kind) {
+	case WEBSOCKET_EVENT_PART:
+		take_message(c, e);
+		break;
+	case WEBSOCKET_EVENT_PING:
+		say_control(c, WEBSOCKET_PONG, e->bytes);
+		break;
+	case WEBSOCKET_EVENT_CLOSE:
+		take_close(c, e->close_code);
+		break;
+	case WEBSOCKET_EVENT_ERROR:
+		connection_fail(c, e->last_word);
+		break;
+	case WEBSOCKET_EVENT_PONG:
+	case WEBSOCKET_EVENT_MORE:
+	default:
+		break;
+	}
+}
+
+/* Everything is taken: what of it is no whole frame, its reader keeps. */
+static size_t take(struct connection *c, struct span bytes)
+{
+	size_t n = bytes.len < SLICE_BYTES ? bytes.len : SLICE_BYTES;
+	struct websocket_reader *reader = session_of(c)->input->reader;
+	uint64_t max = c->shard->config->limits.message_bytes;
+	struct span slice = { bytes.data, n };
+	struct websocket_event e;
+
+	do {
+		websocket_decode(reader, &slice, max, &e);
+		handle(c, &e);
+		reactor_spend(&c->shard->reactor, FRAME_COST);
+	} while (e.kind != WEBSOCKET_EVENT_MORE && c->state == CONNECTION_OPEN);
+	return n;
+}
+
+static const struct intake_use intake_use = { .take = take };
+
+static void received(struct connection *c, struct span bytes)
+{
+	struct websocket_session *ws = session_of(c);
+
+	/* Nobody publishes any more. */
+	if (c->shard->drain.draining)
+		return;
+	ws->pinged = false;
+	restart_ping(c);
+	if (ws->input == NULL) {
+		ws->input = input_new(c->shard);
+		if (ws->input == NULL) {
+			connection_close(c, DROP_MEMORY);
+			return;
+		}
+		intake_init(&ws->input->intake, c, &intake_use);
+	}
+	intake_received(&ws->input->intake, bytes);
+	give_back(c);
+}
+
+static void ended(struct connection *c)
+{
+	struct websocket_session *ws = session_of(c);
+
+	if (ws->input != NULL)
+		intake_ended(&ws->input->intake);
+	else
+		connection_goodbye(c);
+}
+
+static void resume(struct connection *c)
+{
+	struct websocket_session *ws = session_of(c);
+
+	if (ws->input == NULL)
+		return;
+	intake_resume(&ws->input->intake);
+	give_back(c);
+}
+
+/* What has not been published is not to be any more. */
+static void drain(struct connection *c)
+{
+	struct websocket_session *ws = session_of(c);
+
+	input_free(ws->input);
+	ws->input = NULL;
+}
+
+/* ---- words ---- */
+
+static const char *const words[REASONS] = {
+	[REASON_TIMEOUT] = WEBSOCKET_TIMEOUT,
+	[REASON_SLOW] = WEBSOCKET_SLOW,
+	[REASON_CONNECTIONS] = WEBSOCKET_CONNECTIONS,
+	[REASON_SUBSCRIPTIONS] = WEBSOCKET_SUBSCRIPTIONS,
+	[REASON_TOPICS] = WEBSOCKET_TOPICS,
+	[REASON_MEMORY] = WEBSOCKET_MEMORY,
+	[REASON_DRAINING] = WEBSOCKET_DRAINING,
+	[REASON_NOT_PERMITTED] = WEBSOCKET_NOT_PERMITTED,
+	[REASON_EXPIRED] = WEBSOCKET_NOT_PERMITTED,
+};
+
+static const char *say(struct connection *c, enum reason reason)
+{
+	(void)c;
+	return words[reason];
+}
+
+static const char *farewell(const struct connection *c, bool bye)
+{
+	const struct websocket_session *ws = session_of(c);
+
+	(void)bye;
+	return ws->closing[0] != 0 ? ws->closing : WEBSOCKET_CLOSED;
+}
+
+/* ---- life ---- */
+
+void websocket_begin(struct connection *c)
+{
+	if (connection_refused(c))
+		connection_finish(c, words[c->refusal]);
+	else
+		restart_ping(c);
+}
+
+static bool still_may(struct connection *c)
+{
+	session_of(c)->may_publish = false;
+	return true;
+}
+
+/* Its pings see to it that silence ends. */
+static bool silent(const struct connection *c)
+{
+	(void)c;
+	return false;
+}
+
+static uint64_t held(const struct connection *c)
+{
+	const struct websocket_input *in = session_of(c)->input;
+
+	if (in == NULL)
+		return 0;
+	return intake_held(&in->intake) + (in->message != NULL ? block_bytes(in->message) : 0);
+}
+
+static void session_free(struct connection *c)
+{
+	input_free(session_of(c)->input);
+}
+
+const struct protocol websocket_protocol = {
+	.name = "websocket",
+	.received = received,
+	.ended = ended,
+	.say = say,
+	.farewell = farewell,
+	.still_may = still_may,
+	.resume = resume,
+	.drain = drain,
+	.silent = silent,
+	.held = held,
+	.free = session_free,
+};
+
+void websockets_init(struct shard *s)
+{
+	deadline_class_init(&shared(s)->ping, s->config->ws.ping_seconds * NS_PER_S);
+	reactor_watch(&s->reactor, &shared(s)->ping, ping_due, s);
+}
+
+void websockets_release(struct shard *s)
+{
+	input_free(shared(s)->spare);
+}
+
+void websockets_configure(struct shard *s)
+{
+	reactor_deadlines_change(&s->reactor, &shared(s)->ping,
+				 s->config->ws.ping_seconds * NS_PER_S);
+}

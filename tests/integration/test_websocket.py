@@ -1,0 +1,290 @@
+"""WebSocket over real sockets: /ws/<topic>, the handshake, and how it ends."""
+
+import json
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+
+from harness import FACTOR, ROOT, node
+from web_socket import BINARY, CLOSE, PING, PONG, TEXT, WebSocket, frame
+
+HTTP = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
+MALFORMED = (1002).to_bytes(2, "big") + b"malformed frame"
+
+
+@pytest.fixture
+def open(start):
+    def open_(**config):
+        return start(listen=HTTP, **config)
+
+    return open_
+
+
+def post(broker, topic, body):
+    with urllib.request.urlopen(urllib.request.Request(f"http://{broker.address()}/publish/{topic}", body)) as answer:
+        return json.load(answer)["id"]
+
+
+# --- the socket is the topic ---------------------------------------------------------------------------
+
+
+def test_each_message_is_a_frame_and_each_frame_a_message(open):
+    broker = open(reactors=2)
+    a, b = WebSocket(broker, "/ws/a.b"), WebSocket(broker, "/ws/a.b")
+    line = broker.subscribe("a.b")
+    a.send("one")
+    assert (a.message(), b.message()) == ("one", "one")
+    b.send(b"\xff\x00")
+    assert (a.message(), b.message()) == (b"\xff\x00", b"\xff\x00")
+    b.send("grüße, €")
+    assert (a.message(), b.message()) == ("grüße, €", "grüße, €")
+    broker.publish("a.b", b"by line")
+    post(broker, "a.b", b"posted\r\n")
+    assert a.messages(2) == b.messages(2) == ["by line", "posted\r\n"]
+    assert line.take(4) == [b"one", b"\xff\x00", "grüße, €".encode(), b"by line"]
+
+
+def test_binary_frames_are_asked_for_in_the_path(open):
+    broker = open()
+    texts, bytes_ = WebSocket(broker, "/ws/t"), WebSocket(broker, "/ws/t?binary=1")
+    texts.send("text")
+    assert (texts.message(), bytes_.message()) == ("text", b"text")
+
+
+def test_empty_and_long_messages_are_whole(open):
+    broker = open()
+    a = WebSocket(broker, "/ws/t")
+    for n in (0, 1, 125, 126, 4096, 65535, 65536, 1 << 20):
+        a.send(b"\xff" * n)
+        # Nothing is UTF-8 too.
+        assert a.message() == (b"\xff" * n if n else "")
+    a.send("x" * (1 << 20))
+    assert a.message() == "x" * (1 << 20)
+
+
+def test_fragments_are_one_message_with_pings_between_them(open):
+    broker = open()
+    a = WebSocket(broker, "/ws/t")
+    a.send_bytes(frame(TEXT, "he", fin=False) + frame(PING, "are you there") + frame(0, "ll", fin=False) + frame(0, "o"))
+    got = sorted([a.frame(), a.frame()])
+    assert got == [(TEXT, b"hello"), (PONG, b"are you there")]
+
+
+def test_what_comes_byte_by_byte_is_the_same(open):
+    broker = open()
+    a = WebSocket(broker, "/ws/t")
+    for byte in frame(TEXT, "slow") + frame(BINARY, b"\xff" * 200):
+        a.send_bytes(bytes([byte]))
+    assert a.messages(2) == ["slow", b"\xff" * 200]
+
+
+def test_what_comes_together_goes_out_in_order(open):
+    broker = open(reactors=2)
+    a, b = WebSocket(broker, "/ws/t"), WebSocket(broker, "/ws/t")
+    wanted = [f"message {i} " + "x" * (i % 300) for i in range(3000)]
+    a.send_bytes(b"".join(frame(TEXT, text) for text in wanted))
+    assert a.messages(3000) == wanted
+    assert b.messages(3000) == wanted
+    broker.eventually(matched=6000, delivered=6000)
+
+
+def test_the_newest_messages_come_first_if_asked_for(open):
+    broker = open()
+    broker.publish("t", b"1", b"2", b"3")
+    a = WebSocket(broker, "/ws/t?last=2")
+    a.send("4")
+    assert a.messages(3) == ["2", "3", "4"]
+    assert WebSocket(broker, "/ws/t?last=2&binary=1").messages(2) == [b"3", b"4"]
+
+
+def test_names_are_decoded_as_everywhere(open):
+    broker = open()
+    a = WebSocket(broker, "/ws/gr%C3%BC%C3%9Fe.a%2Fb")
+    broker.publish("grüße.a/b", b"hello")
+    assert a.message() == "hello"
+
+
+# --- the handshake -----------------------------------------------------------------------------------
+
+
+def test_what_is_no_handshake_is_refused(open):
+    broker = open()
+
+    def refused(status, path="/ws/t", **fields):
+        return WebSocket(broker, path, status=status, headers={k.replace("_", "-"): v for k, v in fields.items()})
+
+    refused(400, Sec_WebSocket_Key=None)
+    refused(400, Sec_WebSocket_Key="short")
+    refused(400, Connection="close")
+    refused(400, Content_Length="1", behind=b"x")
+    assert refused(426, Sec_WebSocket_Version="8").fields["sec-websocket-version"] == "13"
+    refused(426, Sec_WebSocket_Version=None)
+    assert refused(426, Upgrade=None).fields["upgrade"] == "websocket"
+    assert refused(426, Upgrade="h2c").fields["upgrade"] == "websocket"
+    refused(400, Sec_WebSocket_Protocol="chat")
+    refused(404, "/nothing")
+    refused(404, "/ws/")
+    refused(400, "/ws/a..b")
+    refused(400, "/ws/a.*")
+    refused(400, "/ws/t?last=x")
+    WebSocket(broker, "/ws/t", headers={"Upgrade": "h2c, WebSocket", "Sec-WebSocket-Extensions": "permessage-deflate"})
+
+
+def test_nothing_may_come_before_the_answer(open):
+    broker = open()
+    a = WebSocket(broker, "/ws/t", status=400, behind=frame(TEXT, "early"))
+    assert a.fields["connection"] == "close"
+    broker.eventually(published=0)
+
+
+def test_pages_of_other_sites_are_refused(open):
+    broker = open(http={"allowed_origins": ["https://ok.example"]})
+    WebSocket(broker, "/ws/t", headers={"Origin": "https://ok.example"})
+    WebSocket(broker, "/ws/t", headers={"Origin": f"http://{broker.address()}"})
+    WebSocket(broker, "/ws/t", headers={"Origin": "https://evil.example"}, status=403)
+    WebSocket(broker, "/ws/t", headers={"Origin": "null"}, status=403)
+    WebSocket(broker, "/ws/t", headers={"Origin": "http://evil.example", "Host": "evil.example"}, status=403)
+
+
+def test_figures_are_for_whom_the_operator_lets_look(open):
+    broker = open()
+    a = WebSocket(broker, "/ws/$sys.stats?last=1")
+    assert "reactors" in json.loads(a.message())
+    a.send("x")
+    assert a.closed() == (1008, "not permitted")
+    WebSocket(broker, "/ws/$sys.stats", headers={"X-Forwarded-For": "192.0.2.1"}, status=403)
+
+
+# --- how it ends -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [
+    frame(TEXT, "x", mask=None), frame(TEXT, "x", rsv=4), frame(3, "x"), frame(11, "x"), frame(0, "x"),
+    frame(PING, "x" * 126, length=2), frame(PING, "x", fin=False), frame(TEXT, "x", length=2), frame(TEXT, "x", length=8),
+    frame(TEXT, "x", fin=False) + frame(TEXT, "y"), frame(CLOSE, b"\x03"), frame(CLOSE, (1005).to_bytes(2, "big")),
+])
+def test_a_malformed_frame_ends_it(open, bad):
+    broker = open()
+    line = broker.subscribe("t")
+    a = WebSocket(broker, "/ws/t")
+    a.send_bytes(frame(TEXT, "before") + bad + frame(TEXT, "behind"))
+    while (got := a.frame())[0] != CLOSE:
+        assert got == (TEXT, b"before")
+    assert got[1] == MALFORMED
+    assert line.take(1) == [b"before"]
+    broker.eventually(published=1)
+
+
+def test_each_fault_has_its_code(open):
+    broker = open(limits={"message_bytes": 1000})
+
+    def ends(*frames):
+        a = WebSocket(broker, "/ws/t")
+        a.send_bytes(b"".join(frames))
+        return a.closed()
+
+    assert ends(frame(TEXT, b"\xff")) == (1007, "not UTF-8")
+    assert ends(frame(TEXT, b"\xf0\x9f", fin=False), frame(0, b"\x98")) == (1007, "not UTF-8")
+    assert ends(frame(TEXT, "x" * 1001)) == (1009, "line too long")
+    assert ends(frame(TEXT, "x" * 600, fin=False), frame(0, "x" * 401)) == (1009, "line too long")
+    assert ends(frame(TEXT, fin=False), *[frame(0, fin=False)] * 16384) == (1008, "too many fragments")
+    broker.eventually(published=0)
+
+
+def test_a_close_is_answered_when_all_has_been_said(open):
+    broker = open(reactors=2)
+    line = broker.subscribe("t")
+    a = WebSocket(broker, "/ws/t")
+    a.send_bytes(frame(TEXT, "last") + frame(CLOSE, (4000).to_bytes(2, "big") + b"done"))
+    assert a.closed() == (4000, "")
+    assert line.take(1) == [b"last"]
+    b = WebSocket(broker, "/ws/t")
+    b.send(b"", CLOSE)
+    assert b.closed() == (1000, "")
+
+
+def test_what_is_half_there_when_it_ends_is_nothing(open):
+    broker = open()
+    a = WebSocket(broker, "/ws/t")
+    a.send_bytes(frame(TEXT, "whole") + frame(TEXT, "half", fin=False))
+    a.socket.shutdown(1)
+    assert a.closed() == (1000, "")
+    broker.eventually(published=1)
+
+
+def test_a_drain_says_so(open):
+    broker = open()
+    a = WebSocket(broker, "/ws/t")
+    a.send("x")
+    assert a.message() == "x"
+    broker.send_signal(15)
+    assert a.closed() == (1001, "draining")
+    broker.finish()
+
+
+def test_whoever_is_silent_is_asked_and_then_closed(open):
+    broker = open(ws={"ping_seconds": 1})
+    alive, dead = WebSocket(broker, "/ws/t"), WebSocket(broker, "/ws/t")
+    began = time.monotonic()
+    assert dead.frame() == (PING, b"")
+    # What it does not read does not make it alive.
+    for _ in range(3):
+        assert alive.frame() == (PING, b"")
+        alive.send(b"", PONG)
+    assert dead.closed() == (1013, "timeout")
+    assert time.monotonic() - began >= 1.5
+    alive.send("still here")
+    assert alive.message() == "still here"
+
+
+def test_the_slow_are_closed_with_the_rest_of_their_message(open):
+    broker = open(topics={"backlog_bytes": 65536}, limits={"send_buffer_bytes": 16384})
+    slow = WebSocket(broker, "/ws/t", rcvbuf=4096)
+    publisher = broker.publisher("t")
+    for i in range(300):
+        publisher.send_lines(b"%04d " % i + b"x" * 10000)
+    broker.loop.wait(lambda: broker.stats()["dropped_slow"] > 0, "the slow one is let go")
+    got, opcode = [], TEXT
+    while opcode != CLOSE:
+        opcode, payload = slow.frame()
+        got.append(payload)
+    assert got.pop() == (1013).to_bytes(2, "big") + b"slow consumer"
+    assert got == [b"%04d " % i + b"x" * 10000 for i in range(len(got))] and got
+
+
+def test_beyond_a_limit_it_is_told_so_where_browsers_can_see_it(open):
+    broker = open(limits={"connections": 1})
+    a = WebSocket(broker, "/ws/t")
+    assert WebSocket(broker, "/ws/t").closed() == (1013, "too many connections")
+    a.send("x")
+    assert a.message() == "x"
+
+
+def test_what_cannot_be_subscribed_to_is_answered_over_http(open):
+    broker = open(limits={"subscriptions": 1})
+    a = WebSocket(broker, "/ws/t")
+    WebSocket(broker, "/ws/t", status=503)
+    a.abort()
+
+
+def test_a_reload_changes_how_long_silence_may_last(open):
+    broker = open()
+    a = WebSocket(broker, "/ws/t")
+    broker.configure(ws={"ping_seconds": 1})
+    broker.send_signal(1)
+    assert a.frame() == (PING, b"")
+
+
+# --- clients that others wrote -------------------------------------------------------------------------
+
+
+def test_clients_from_the_web_find_the_contract_kept(start, tmp_path):
+    script = ROOT / "tests/integration/web_sockets.mjs"
+    broker = start(reactors=2, listen=HTTP)
+    done = node(script, tmp_path, BROKER=broker.address())
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    # None was left out, and none has ended early.
+    assert f"# pass {script.read_text().count(chr(10) + 'test(')}\n" in done.stdout
