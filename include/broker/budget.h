@@ -13,6 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "broker/clients.h"
 #include "engine/deadline.h"
 
 struct broker;
@@ -26,6 +27,13 @@ struct budget {
 	_Atomic uint64_t largest_backlog; /* while there is eviction */
 	bool nobody_to_evict; /* but for small ones, as of the last look, in the whole broker */
 	bool held_up;         /* publishers were told to wait for memory */
+	unsigned looks_left;  /* connections that are to be looked at in this period */
+	/* What is evicted is found by one walk over all connections, and goes by a second. */
+	enum { EVICTION_RESTS, EVICTION_FINDS, EVICTION_GOES } eviction;
+	struct connections_walk walk;
+	uint64_t most; /* the largest backlog here */
+	uint64_t all;  /* what all of them hold together */
+	uint64_t left; /* bytes that are still to be had */
 };
 
 enum budget_level {
@@ -56,6 +64,13 @@ void budget_init(struct shard *shard);
 enum budget_level budget_check(struct shard *shard);
 /* Whether more history must go. */
 bool budget_wants_history(struct shard *shard);
+/* Whether budget_go_on has something to do. */
+static inline bool budget_works(const struct budget *b)
+{
+	return b->looks_left > 0 || b->eviction != EVICTION_RESTS;
+}
+/* Looks at and evicts some, in this part of this turn. True: there are more. */
+bool budget_go_on(struct shard *shard);
 /* Another limit, perhaps: it is set already. */
 void budget_configure(struct shard *shard);
 

@@ -21,6 +21,7 @@
 #include "base/span.h"
 #include "base/list.h"
 #include "base/pool.h"
+#include "broker/clients.h"
 #include "broker/counters.h"
 #include "broker/output.h"
 #include "broker/protocol.h"
@@ -47,17 +48,6 @@ enum connection_state {
 enum { REFUSED_CONNECTIONS_MAX = 64 };
 
 enum connection_counts { COUNTS_NOT, COUNTS_AS_CLIENT, COUNTS_AS_REFUSED };
-
-/* As far as some in each turn have been called for. All zero: nobody is. */
-struct connections_walk {
-	uint32_t at;
-	uint32_t left; /* so many */
-};
-
-static inline struct connections_walk connections_all(void)
-{
-	return (struct connections_walk){ .left = UINT32_MAX };
-}
 
 /* A shard's connections. */
 struct clients {

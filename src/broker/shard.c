@@ -414,6 +414,8 @@ static bool flush(void *context)
 	if (mail_own_waits(&s->mail))
 		(void)mail_read_own(&s->mail, s);
 	(void)budget_check(s);
+	if (budget_works(&s->budget))
+		more |= budget_go_on(s);
 	more |= home_bound_history(s);
 	if (ring_giving_back(s->reactor.ring)) {
 		(void)ring_give_back(s->reactor.ring);
