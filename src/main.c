@@ -183,9 +183,14 @@ static void append(char *buf, size_t size, const char *format, ...)
 
 static const char *protocol_names(unsigned protocols)
 {
-	static const char *const names[] = { "", "line", "http", "line http" };
+	static char names[64];
 
-	return names[protocols & 3];
+	names[0] = '\0';
+	for (unsigned i = 0; i < CONFIG_PROTOCOLS; i++)
+		if (protocols & 1U << i)
+			append(names, sizeof(names), "%s%s", *names != '\0' ? " " : "",
+			       config_protocol_names[i]);
+	return names;
 }
 
 static void log_ready(const struct broker *b)

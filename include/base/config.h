@@ -22,7 +22,15 @@ enum config_last_publisher { LAST_PUBLISHER_KEEP, LAST_PUBLISHER_BYE };
 enum config_anonymous { ANONYMOUS_NONE, ANONYMOUS_LOOPBACK, ANONYMOUS_ALL };
 
 /* Bits of config_listen.protocols. */
-enum { CONFIG_PROTOCOL_LINE = 1 << 0, CONFIG_PROTOCOL_HTTP = 1 << 1 };
+enum {
+	CONFIG_PROTOCOL_LINE = 1 << 0,
+	CONFIG_PROTOCOL_HTTP = 1 << 1,
+	CONFIG_PROTOCOL_RESP = 1 << 2,
+	CONFIG_PROTOCOLS = 3, /* so many */
+};
+
+/* By bit. */
+extern const char *const config_protocol_names[CONFIG_PROTOCOLS];
 
 enum { CONFIG_REACTORS_MAX = 1024, CONFIG_REACTORS_AUTO = 0 };
 

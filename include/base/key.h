@@ -18,7 +18,7 @@ enum key_kind {
 	KIND_DECIMAL, /* a number with up to two decimals; it, min and max are in hundredths */
 	KIND_MODE,    /* a number in octal */
 	KIND_WORD,    /* one of words, stored as its index */
-	KIND_WORDS,   /* a list of words, stored as their bits; all of them by default, or one */
+	KIND_WORDS,   /* a list of words, stored as their bits; `standard` may be several, too */
 	KIND_TEXT,
 	KIND_TEXTS,
 	KIND_ADDRESS,

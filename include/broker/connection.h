@@ -173,6 +173,9 @@ void connection_refused_subscription(struct connection *connection, void *sessio
 /* Asks the home of a subscription for a receipt: when it comes, everything sequenced before has
  * come too. Until then it does not finish. */
 void connection_ask_last(struct connection *connection, struct subscription *subscription);
+/* The same of a home, for whatever its protocol waits for: until then connection->syncs is not 0.
+ * False: out of memory. */
+bool connection_sync(struct connection *connection, unsigned home);
 /* It finishes without waiting for anybody's answer. */
 void connection_hasten(struct connection *connection);
 /* Nothing more is wanted from the client: say what there is to say, the farewell last, and close.

@@ -38,8 +38,11 @@ struct home {
 	size_t configured_at;
 	struct deadline_class sweep;
 	struct deadline sweep_deadline;
-	bool sweeping;     /* some of them are to be forgotten in this turn */
-	uint64_t swept_ns; /* when that was last begun */
+	struct list heard; /* topics that have subscribers: so many */
+	uint64_t heard_n;
+	struct list censuses; /* that go through these */
+	bool sweeping;        /* some of them are to be forgotten in this turn */
+	uint64_t swept_ns;    /* when that was last begun */
 };
 
 /* How many lists of idle topics a configuration makes. */
@@ -56,6 +59,8 @@ struct subscribe_letter {
 	struct wire wire;                  /* in which it wants it, for that */
 	uint64_t hash;
 	struct replay replay;
+	int64_t change; /* in how many subscribers it has */
+	bool later;     /* as in struct subscription_wanted */
 	/* the answer */
 	int error;           /* -ENOSPC: no room for another topic; -ENOMEM */
 	uint64_t epoch, seq; /* of the newest message */
@@ -66,8 +71,8 @@ struct subscribe_letter {
 	char bytes[]; /* the name, the wire's parameter */
 };
 
-/* LETTER_UNSUBSCRIBE, LETTER_JOIN, LETTER_REFUSED, LETTER_LEAVE, LETTER_SYNC, LETTER_RECEIPT,
- * LETTER_BYE. */
+/* LETTER_UNSUBSCRIBE, LETTER_RECOUNT, LETTER_JOIN, LETTER_REFUSED, LETTER_LEAVE, LETTER_SYNC,
+ * LETTER_RECEIPT, LETTER_BYE. */
 struct topic_letter {
 	struct letter letter;
 	unsigned shard;
@@ -76,6 +81,7 @@ struct topic_letter {
 	int error;    /* REFUSED: -ENOSPC: no room for another topic; -ENOMEM */
 	struct topic_letter *leave; /* JOIN: what will follow it in the same lane */
 	uint32_t slot, generation;
+	int64_t change; /* UNSUBSCRIBE, RECOUNT: in how many subscribers it has */
 	uint64_t hash;
 	struct span name;
 	char bytes[];
@@ -85,8 +91,10 @@ struct topic_letter {
 struct sequenced_letter {
 	struct letter letter;
 	uint32_t slot, generation;
-	int error; /* -ENOSPC: no room for another topic; -ENOMEM */
+	uint64_t tag; /* the publisher's, as it was in the letter when it was made */
+	int error;    /* -ENOSPC: no room for another topic; -ENOMEM */
 	uint64_t epoch, seq;
+	uint64_t receivers;  /* subscriptions that it went to */
 	struct block *block; /* held, for its name */
 };
 
@@ -103,6 +111,7 @@ void home_publish(struct shard *shard, struct block *block);
 /* Each takes the letter over, and answers where there is an answer. */
 void home_subscribe(struct shard *shard, struct subscribe_letter *letter);
 void home_unsubscribe(struct shard *shard, struct topic_letter *letter);
+void home_recount(struct shard *shard, struct topic_letter *letter);
 void home_join(struct shard *shard, struct topic_letter *letter);
 void home_leave(struct shard *shard, struct topic_letter *letter);
 void home_sync(struct shard *shard, struct topic_letter *letter);

@@ -35,6 +35,7 @@ struct audience {
 	struct list active;   /* streams that hold chunks, but for those */
 	struct list untimed;  /* that are still to be looked at for what is too old */
 	struct list appended; /* streams that something was appended to in this turn */
+	struct list recounts; /* interests with more or fewer subscribers */
 	uint32_t pressed;     /* streams that fan-out lags so far behind that no lane is drained */
 	bool relieved;        /* there are fewer of them than at the last look */
 	uint64_t hold_ends;   /* the broker's, when paused publishers last had a look */
@@ -51,6 +52,7 @@ enum subscription_flag {
 	SUBSCRIPTION_IN_FLIGHT = 4, /* the connection's send carries bytes of it */
 	SUBSCRIPTION_SKIP = 8,      /* to be let go as soon as that has ended */
 	SUBSCRIPTION_UNWANTED = 16, /* to be ended as soon as that has ended */
+	SUBSCRIPTION_HELD = 32,     /* ASKED, though the home has answered: it is still to begin */
 };
 
 struct subscription {
@@ -97,6 +99,9 @@ struct subscription_wanted {
 	struct wire wire; /* in which it is sent */
 	struct replay replay;
 	void *session;
+	/* The home answers in any case, and then it waits for subscription_begin instead of getting
+	 * what is published; `subscribed` is not called, and there is no past. */
+	bool later;
 };
 
 /* Asks for a topic; name and parameter are copied. Its protocol's `subscribed` follows when the
@@ -104,6 +109,9 @@ struct subscription_wanted {
  * has ended by then. -ENOMEM, -ENOSPC (limit), -ENOBUFS (memory budget): there is none. */
 int subscription_new(struct connection *connection, const struct subscription_wanted *wanted,
 		     struct subscription **made);
+/* One that was wanted for later, and stands at its home since connection->asked has become 0, gets
+ * what comes from now on. -ENOMEM: it is as it was. */
+int subscription_begin(struct subscription *subscription, const struct wire *wire);
 /* Its client does not want it any more: nothing more of it from now on but the rest of a message
  * and what the kernel has. It may be gone when this returns. */
 void subscription_end(struct subscription *subscription);
@@ -153,6 +161,9 @@ void subscriptions_let_go(struct shard *shard, struct interest *interest);
  * others in subscriptions_configure_some, to be called as home_configure_some. */
 void subscriptions_configure(struct shard *shard);
 bool subscriptions_configure_some(struct shard *shard);
+/* Tells the homes where there are more or fewer subscribers than they know. To be called at the end
+ * of each turn. */
+void subscriptions_recount(struct shard *shard);
 /* Frees the interests that are left when all connections are gone. */
 void subscriptions_release(struct shard *shard);
 

@@ -34,6 +34,8 @@ struct gather {
  * a receipt, perhaps. It may be NULL. */
 void gather_begin(struct connection *connection,
 		  void (*publishing)(struct connection *connection, struct block *block));
+/* Whether the last message was for this topic, and goes with what comes now. */
+bool gather_goes_on(const struct connection *connection, struct span topic);
 /* A message for a topic whose name is valid. -ENOMEM: it is not published; what was before is. */
 int gather_add(struct connection *connection, struct span topic, const struct record *message);
 /* A block that has been made elsewhere, with form and number of messages: goes behind what is

@@ -53,7 +53,7 @@ struct intake {
 	size_t left;          /* still to be collected */
 	bool wrapped;         /* the session's: what comes is not as it is on the wire, and cannot
 				 be received where it belongs */
-	bool running, held, ended;
+	bool running, held, again, ended;
 };
 
 /* All of it; the use is static. What the connection has kept before it was known what it speaks
@@ -74,6 +74,8 @@ void intake_resume(struct intake *intake);
 
 /* What is not taken has to wait until intake_resume, for whatever reason. */
 void intake_hold(struct intake *intake);
+/* What is not taken was begun, and is given again when it is its turn. */
+void intake_again(struct intake *intake);
 /* There is nothing to do before so many bytes, from the first that is not taken on, are there. */
 void intake_need(struct intake *intake, size_t bytes);
 /*

@@ -16,6 +16,7 @@ struct session_shared {
 	struct list intakes; /* with commands to do, first come first (session/intake.h) */
 	struct gather gather;
 	struct websockets websockets;
+	uint64_t resp_ids; /* given to clients so far */
 };
 
 static inline struct session_shared *session_shared(const struct shard *s)

@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/list.h"
 #include "base/table.h"
 #include "base/wire.h"
 
@@ -21,12 +22,15 @@ struct topic_letter;
 struct interest {
 	struct named named; /* first: it is in the shard's table */
 	const struct config_topic *settings;
-	uint32_t settings_n;    /* the owner's: how manyth settings these are */
-	unsigned home;          /* shard */
-	bool live;              /* the home has answered: blocks that come are for us */
-	uint32_t subscribers;   /* here, those that wait for an answer included */
-	uint32_t unanswered;    /* letters under way to the home and back */
-	uint64_t epoch, seq;    /* of the newest message that has come here */
+	uint32_t settings_n;  /* the owner's: how manyth settings these are */
+	unsigned home;        /* shard */
+	bool live;            /* the home has answered: blocks that come are for us */
+	uint32_t subscribers; /* here, those that wait for an answer included */
+	uint32_t unanswered;  /* letters under way to the home and back */
+	uint32_t pins;        /* somebody still looks at it, though its last subscriber has left */
+	uint32_t told;        /* subscribers that the home knows of, or will by them */
+	struct list recount;  /* the owner's: perhaps it has to be told another number */
+	uint64_t epoch, seq;  /* of the newest message that has come here */
 	struct stream *streams; /* one for each wire that somebody here has asked for */
 	/* The shard's, plain memory: for its end, which must not fail for want of any. */
 	struct topic_letter *unsubscribe;

@@ -14,6 +14,7 @@ enum letter_kind {
 	LETTER_SUBSCRIBE,   /* shard -> home: a subscriber wants the topic, perhaps its past */
 	LETTER_SUBSCRIBED,  /* home -> shard: the same letter, answered */
 	LETTER_UNSUBSCRIBE, /* shard -> home: the last local subscriber has left */
+	LETTER_RECOUNT,     /* shard -> home: it has more or fewer subscribers than it had */
 	LETTER_JOIN,        /* shard -> home, gated lane: a publisher begins */
 	LETTER_REFUSED, /* home -> shard: the same letter, answered: there is no room for its topic
 			 */
@@ -26,6 +27,8 @@ enum letter_kind {
 	LETTER_FETCH,     /* shard -> home: a request for a message, or about a topic */
 	LETTER_COUNT,     /* home -> each shard in turn: the same letter, collecting subscribers */
 	LETTER_FETCHED,   /* home -> shard: the same letter, answered */
+	LETTER_CENSUS,    /* shard -> each shard in turn: what it knows of topics as their home */
+	LETTER_CENSUS_TAKEN, /* back to who has asked: the same letter */
 	LETTER_FIGURES, /* shard -> each shard in turn, and back: collecting what operators look at
 			 */
 	LETTER_BYE,     /* home -> shard: the last publisher has left and the topic says goodbye */

@@ -21,9 +21,11 @@ struct topic {
 	struct named named; /* first: it is in the shard's table */
 	const struct config_topic *settings;
 	struct history_limits limits;
-	uint64_t epoch, seq; /* of the newest message; 0: none yet */
-	uint64_t *shards;    /* bit per interested shard */
-	uint32_t shards_n;   /* interested */
+	uint64_t epoch, seq;  /* of the newest message; 0: none yet */
+	uint64_t *shards;     /* bit per interested shard */
+	uint32_t shards_n;    /* interested */
+	uint64_t subscribers; /* of all of them, as far as they have told */
+	struct list heard;    /* the owner's: topics that have some */
 	uint32_t publishers;
 	struct history history;
 	struct list

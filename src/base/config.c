@@ -76,8 +76,7 @@ static const char *uid_wrong(const char *text)
 #define DECIMAL(value, from, to) LIMITED(KIND_DECIMAL, value, 100 * (from), 100 * (to))
 #define OR(word) .words = word
 #define WORD(value, all) .kind = KIND_WORD, .standard = value, .words = all
-#define WORDS(all) .kind = KIND_WORDS, .words = all
-#define ONE_OF(value, all) .kind = KIND_WORDS, .standard = value, .words = all
+#define SOME_OF(values, all) .kind = KIND_WORDS, .standard = values, .words = all
 #define FLAG(value) WORD(value, "false|true")
 #define TEXT(value) .kind = KIND_TEXT, .standard = value
 #define TEXTS(type, count) .kind = KIND_TEXTS, .count_offset = offsetof(type, count)
@@ -85,6 +84,8 @@ static const char *uid_wrong(const char *text)
 	.check = pattern_wrong, .right = "use levels like \"live.*.score\" or \"live.>\""
 #define RESTART .restart = true
 #define SECRET .secret = true
+
+const char *const config_protocol_names[CONFIG_PROTOCOLS] = { "line", "http", "resp" };
 
 const struct key config_keys[] = {
 	KEY(root, reactors, NUMBER("auto", 1, CONFIG_REACTORS_MAX), OR("auto"), RESTART),
@@ -97,7 +98,7 @@ const struct key config_keys[] = {
 	KEY(root, sandbox, FLAG("true"), RESTART),
 
 	KEY(listen, address, .kind = KIND_ADDRESS, RESTART),
-	KEY(listen, protocols, WORDS("line|http"), RESTART),
+	KEY(listen, protocols, SOME_OF("line|http", "line|http|resp"), RESTART),
 	KEY(listen, proxy_protocol, FLAG("false"), RESTART),
 	KEY(listen, proxy_from, .kind = KIND_NETWORKS,
 	    .count_offset = offsetof(struct config_listen, proxy_from_n), RESTART),
@@ -164,7 +165,7 @@ const struct key config_keys[] = {
 	KEY(auth, cookie, TEXT("")),
 	KEY(auth, ticket_seconds, NUMBER("60", 1, 24 * HOUR)),
 
-	KEY(jwt, algorithms, ONE_OF("EdDSA", "HS256|RS256|ES256|EdDSA")),
+	KEY(jwt, algorithms, SOME_OF("EdDSA", "HS256|RS256|ES256|EdDSA")),
 	KEY(jwt, keys, TEXTS(struct config_jwt, keys_n)),
 	KEY(jwt, issuer, TEXT("")),
 	KEY(jwt, audience, TEXT("")),

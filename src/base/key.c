@@ -231,13 +231,25 @@ int key_store(const struct key *key, void *base, const char *text)
 	return 0;
 }
 
+/* "line|http". */
+static void store_words(const struct key *key, void *base, const char *words)
+{
+	char word[32];
+
+	for (size_t len; *words != '\0'; words += len + (words[len] == '|')) {
+		len = strcspn(words, "|");
+		assert(len < sizeof(word));
+		memcpy(word, words, len);
+		word[len] = '\0';
+		(void)key_store(key, base, word);
+	}
+}
+
 int key_store_default(const struct key *key, void *base)
 {
-	if (key->kind == KIND_WORDS && key->standard == NULL) {
-		unsigned *bits = value_at(key, base);
-
-		for (const char *p = key->words; p != NULL; p = strchr(p + 1, '|'))
-			*bits = *bits << 1 | 1;
+	if (key->kind == KIND_WORDS) {
+		store_words(key, base, key->standard);
+		return 0;
 	}
 	return key->standard != NULL ? key_store(key, base, key->standard) : 0;
 }

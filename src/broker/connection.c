@@ -409,7 +409,7 @@ static void visit(struct connection *c, struct subscription *sub)
 		queue_if_behind(sub);
 		break;
 	case WALK_LEAVE:
-		if (asked && c->hasty)
+		if (asked && (c->hasty || subscription_is(sub, SUBSCRIPTION_HELD)))
 			subscription_free(sub, DROP_CLOSED);
 		if (asked)
 			break;
@@ -486,6 +486,16 @@ void connection_ask_last(struct connection *c, struct subscription *sub)
 
 	if (l != NULL)
 		shard_post(c->shard, i->home, LANE_FREE, &l->letter);
+}
+
+bool connection_sync(struct connection *c, unsigned home)
+{
+	struct topic_letter *l = sync_letter(c, (struct span){ NULL, 0 }, 0);
+
+	if (l == NULL)
+		return false;
+	shard_post(c->shard, home, LANE_FREE, &l->letter);
+	return true;
 }
 
 /* Asks every home, behind whatever of its has been posted in this lane. -ENOMEM: some. */

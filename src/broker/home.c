@@ -7,6 +7,7 @@
 
 #include "base/clock.h"
 #include "base/probe.h"
+#include "broker/census.h"
 #include "broker/fetch.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
@@ -73,8 +74,26 @@ static struct list *idle_list(const struct shard *s, const struct topic *t)
 	return &s->home.idle_topics[2 * setting + (t->history.blocks_n > 0)];
 }
 
+/* The subscribers that it has, as far as shards have told, are so many more; or fewer. */
+static void recount(struct shard *s, struct topic *t, int64_t change)
+{
+	uint64_t before = t->subscribers;
+
+	t->subscribers += (uint64_t)change;
+	assert(t->subscribers <= UINT32_MAX * (uint64_t)s->broker->shards_n);
+	if (before == 0 && t->subscribers > 0) {
+		list_append(&s->home.heard, &t->heard);
+		s->home.heard_n++;
+	} else if (before > 0 && t->subscribers == 0) {
+		census_skip(&s->home.censuses, &t->heard);
+		list_remove(&t->heard);
+		s->home.heard_n--;
+	}
+}
+
 static void forget(struct shard *s, struct topic *t)
 {
+	assert(t->subscribers == 0);
 	s->home.unconfigured -= t->settings_n != s->home.settings_n;
 	table_remove(&s->home.topics, &t->named);
 	topic_free(t, &s->home.history);
@@ -306,7 +325,7 @@ void sequenced_letter_free(struct sequenced_letter *l)
 }
 
 /* Tells the publisher of a message its number, or why it has none. */
-static void send_receipt(struct shard *s, struct block *b, int error)
+static void send_receipt(struct shard *s, struct block *b, int error, uint64_t receivers)
 {
 	struct sequenced_letter *l = (struct sequenced_letter *)(void *)b->receipt;
 
@@ -314,9 +333,11 @@ static void send_receipt(struct shard *s, struct block *b, int error)
 	*l = (struct sequenced_letter){ .letter = { LETTER_SEQUENCED },
 					.slot = b->slot,
 					.generation = b->generation,
+					.tag = l->tag,
 					.error = error,
 					.epoch = b->epoch,
 					.seq = b->seq,
+					.receivers = receivers,
 					.block = b };
 	block_ref(b, 1);
 	shard_post(s, b->shard, LANE_FREE, &l->letter);
@@ -348,7 +369,7 @@ void home_publish(struct shard *s, struct block *b)
 	if (t == NULL) {
 		/* No room for the topic: nobody can be subscribed to it. */
 		if (b->receipt != NULL)
-			send_receipt(s, b, error);
+			send_receipt(s, b, error, 0);
 		block_unref(b);
 		return;
 	}
@@ -374,7 +395,7 @@ void home_publish(struct shard *s, struct block *b)
 		}
 	}
 	if (b->receipt != NULL)
-		send_receipt(s, b, 0);
+		send_receipt(s, b, 0, t->subscribers);
 	if (b->version_len > 0 || topic_awaited(t))
 		sequenced(s, t, b);
 	block_unref(b);
@@ -403,6 +424,7 @@ void home_subscribe(struct shard *s, struct subscribe_letter *l)
 		l->seq = t->seq;
 		hold_replay(s, t, l);
 		topic_add_shard(t, l->shard);
+		recount(s, t, l->change);
 		home_weigh(s, t);
 		if (topic_internal(l->name) && s->broker->figures != NULL &&
 		    !deadline_running(&s->figures.second_deadline))
@@ -419,8 +441,18 @@ void home_unsubscribe(struct shard *s, struct topic_letter *l)
 
 	if (t != NULL) {
 		topic_remove_shard(t, l->shard);
+		recount(s, t, l->change);
 		home_weigh(s, t);
 	}
+	free(l);
+}
+
+void home_recount(struct shard *s, struct topic_letter *l)
+{
+	struct topic *t = home_topic(s, l->hash, l->name);
+
+	assert(t != NULL);
+	recount(s, t, l->change);
 	free(l);
 }
 

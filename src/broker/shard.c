@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/probe.h"
+#include "broker/census.h"
 #include "broker/connection.h"
 #include "broker/drain.h"
 #include "broker/fetch.h"
@@ -234,6 +235,7 @@ READER(subscriptions_deliver, struct block)
 READER(home_subscribe, struct subscribe_letter)
 READER(subscription_answered, struct subscribe_letter)
 READER(home_unsubscribe, struct topic_letter)
+READER(home_recount, struct topic_letter)
 READER(home_join, struct topic_letter)
 READER(home_leave, struct topic_letter)
 READER(home_sync, struct topic_letter)
@@ -241,6 +243,7 @@ READER(connection_receipt, struct topic_letter)
 READER(connection_sequenced, struct sequenced_letter)
 READER(home_fetch, struct fetch_letter)
 READER(fetch_count, struct fetch_letter)
+READER(census_asked, struct census_letter)
 READER(subscriptions_bye, struct topic_letter)
 READER(watchdog_asks, struct heartbeat_letter)
 READER(reload, struct reload_letter)
@@ -248,6 +251,7 @@ DISCARD(block_unref, struct block)
 DISCARD(subscribe_letter_free, struct subscribe_letter)
 DISCARD(sequenced_letter_free, struct sequenced_letter)
 DISCARD(fetch_letter_free, struct fetch_letter)
+DISCARD(census_letter_free, struct census_letter)
 DISCARD(reload_letter_free, struct reload_letter)
 
 const struct letter_use shard_letter_uses[LETTER_KINDS] = {
@@ -256,6 +260,7 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_SUBSCRIBE] = { read_home_subscribe, discard_subscribe_letter_free },
 	[LETTER_SUBSCRIBED] = { read_subscription_answered, discard_subscribe_letter_free },
 	[LETTER_UNSUBSCRIBE] = { read_home_unsubscribe, free_letter },
+	[LETTER_RECOUNT] = { read_home_recount, free_letter },
 	[LETTER_JOIN] = { read_home_join, free_letter },
 	[LETTER_REFUSED] = { NULL, free_letter },
 	[LETTER_LEAVE] = { read_home_leave, free_letter },
@@ -265,6 +270,8 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_FETCH] = { read_home_fetch, discard_fetch_letter_free },
 	[LETTER_COUNT] = { read_fetch_count, discard_fetch_letter_free },
 	[LETTER_FETCHED] = { NULL, discard_fetch_letter_free },
+	[LETTER_CENSUS] = { read_census_asked, discard_census_letter_free },
+	[LETTER_CENSUS_TAKEN] = { NULL, discard_census_letter_free },
 	[LETTER_FIGURES] = { NULL, free_counted_letter },
 	[LETTER_BYE] = { read_subscriptions_bye, free_letter },
 	[LETTER_PUBLISHED_ALL] = { drain_heard, NULL },
@@ -391,10 +398,10 @@ static void replay(struct shard *s)
 		struct interest *i = stream->owner;
 
 		/* One that there is no memory for is closed, and may be the last. */
-		i->subscribers++;
+		i->pins++;
 		left -= serve(s, stream, &stream->replaying, 1, UINT64_MAX);
 		shard_dirty(s, stream);
-		i->subscribers--;
+		i->pins--;
 		subscriptions_let_go(s, i);
 		if (reactor_spent(&s->reactor))
 			return;
@@ -425,6 +432,7 @@ static bool flush(void *context)
 		more |= reload_go_on(s);
 	more |= s->broker->sessions->flush(s);
 	more |= fetch_flush(s);
+	more |= census_flush(s);
 	if (s->figures.working)
 		more |= s->broker->figures->go_on(s);
 	if (s->home.sweeping || s->reactor.now_ns - s->home.swept_ns >= s->home.sweep.after_ns) {
@@ -452,6 +460,8 @@ static bool flush(void *context)
 	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */
 	room = holds_ended(s) | s->audience.relieved;
 	s->audience.relieved = false;
+	if (!list_empty(&s->audience.recounts))
+		subscriptions_recount(s);
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	room |= mail_flush(&s->mail);
 	if (s->drain.draining && drain_is_over(s))
@@ -558,6 +568,9 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	list_init(&s->audience.active);
 	list_init(&s->audience.untimed);
 	list_init(&s->audience.appended);
+	list_init(&s->audience.recounts);
+	list_init(&s->home.heard);
+	list_init(&s->home.censuses);
 	list_init(&s->clients.connections);
 	list_init(&s->clients.unlooked);
 	history_total_init(&s->home.history, config->limits.history_total_bytes);
@@ -593,6 +606,7 @@ void shard_release(struct shard *s)
 {
 	if (s->reactor.ring != NULL) {
 		fetch_release(s);
+		census_release(s);
 		s->broker->sessions->release(s);
 		if (s->broker->figures != NULL)
 			s->broker->figures->release(s);

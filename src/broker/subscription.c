@@ -48,15 +48,24 @@ void subscriptions_let_go(struct shard *s, struct interest *i)
 {
 	struct topic_letter *l;
 
-	if (i->subscribers > 0 || i->unanswered > 0)
+	if (i->subscribers > 0 || i->unanswered > 0 || i->pins > 0)
 		return;
 	l = i->unsubscribe;
 	i->unsubscribe = NULL;
 	l->shard = s->id;
+	l->change = -(int64_t)i->told;
 	shard_post(s, i->home, LANE_FREE, &l->letter);
 	s->audience.unconfigured -= i->settings_n != s->audience.settings_n;
 	table_remove(&s->audience.interests, &i->named);
 	interest_free(i);
+}
+
+/* It has another subscriber, or one less; the home is told at the end of the turn. */
+static void count(struct shard *s, struct interest *i, bool more)
+{
+	i->subscribers += more ? 1 : UINT32_MAX;
+	if (list_empty(&i->recount))
+		list_append(&s->audience.recounts, &i->recount);
 }
 
 static struct interest *find_or_new(struct shard *s, struct span name)
@@ -137,7 +146,10 @@ static void leave_place(struct subscription *sub)
 	list_remove(&sub->link);
 	c->subscriptions_n--;
 	sub->connection = NULL;
-	i->subscribers--;
+	if (subscription_is(sub, SUBSCRIPTION_UNWANTED))
+		i->pins--;
+	else
+		count(s, i, false);
 	s->audience.subscriptions_n--;
 	atomic_fetch_sub(&s->broker->subscriptions, 1);
 	subscriptions_let_go(s, i);
@@ -187,7 +199,7 @@ static struct subscription *make(struct connection *c, const struct subscription
 	list_init(&sub->cursor.link);
 	list_append(&c->subscriptions, &sub->link);
 	c->subscriptions_n++;
-	i->subscribers++;
+	count(s, i, true);
 	s->audience.subscriptions_n++;
 	return sub;
 }
@@ -205,6 +217,9 @@ static bool ask(struct subscription *sub, const struct subscription_wanted *want
 	l->shard = c->shard->id;
 	l->subscription = sub;
 	l->replay = wanted->replay;
+	l->later = wanted->later;
+	l->change = (int64_t)i->subscribers - i->told;
+	i->told = i->subscribers;
 	i->unanswered++;
 	c->asked++;
 	shard_post(c->shard, i->home, LANE_FREE, &l->letter);
@@ -226,7 +241,7 @@ int subscription_new(struct connection *c, const struct subscription_wanted *wan
 		atomic_fetch_sub(&c->shard->broker->subscriptions, 1);
 		return -ENOMEM;
 	}
-	known = sub->interest->live && wanted->replay.kind == REPLAY_NONE;
+	known = sub->interest->live && wanted->replay.kind == REPLAY_NONE && !wanted->later;
 	if (known ? join(sub, &wanted->wire, NULL) != 0 : !ask(sub, wanted)) {
 		leave_place(sub);
 		subscription_give_back(sub, c->shard);
@@ -246,9 +261,11 @@ static void answer(struct subscription *sub, struct subscribe_letter *l)
 	void *session = sub->session;
 
 	c->asked--;
-	if (l->error == 0)
+	if (l->error == 0 && !l->later)
 		l->error = join(sub, &l->wire, l);
-	if (l->error == 0) {
+	if (l->error == 0 && l->later) {
+		subscription_set(sub, SUBSCRIPTION_HELD);
+	} else if (l->error == 0) {
 		stands(sub, l);
 	} else {
 		leave_place(sub);
@@ -267,7 +284,12 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 	i->unanswered--;
 	/* An error or a lack of memory may end the subscription, but not the interest under our
 	 * feet. */
-	i->subscribers++;
+	i->pins++;
+	/* It has not been counted where there is no topic. */
+	if (l->error != 0)
+		i->told -= (uint32_t)l->change;
+	if (list_empty(&i->recount))
+		list_append(&s->audience.recounts, &i->recount);
 	if (l->error == 0) {
 		i->live = true;
 		i->epoch = l->epoch;
@@ -279,9 +301,20 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 		subscription_unset(sub, SUBSCRIPTION_ASKED);
 		subscription_give_back(sub, s);
 	}
-	i->subscribers--;
+	i->pins--;
 	subscriptions_let_go(s, i);
 	subscribe_letter_free(l);
+}
+
+int subscription_begin(struct subscription *sub, const struct wire *wire)
+{
+	int err;
+
+	assert(subscription_is(sub, SUBSCRIPTION_HELD));
+	err = join(sub, wire, NULL);
+	if (err == 0)
+		subscription_unset(sub, SUBSCRIPTION_HELD);
+	return err;
 }
 
 bool subscription_done(const struct subscription *sub)
@@ -367,7 +400,14 @@ void subscription_cut(struct subscription *sub, enum drop_reason reason)
 
 void subscription_end(struct subscription *sub)
 {
+	struct interest *i = subscription_interest(sub);
+
 	sub->session = NULL;
+	/* From here on it does not count, though it may still be there for a while. */
+	if (!subscription_is(sub, SUBSCRIPTION_UNWANTED)) {
+		i->pins++;
+		count(shard_of(sub), i, false);
+	}
 	subscription_set(sub, SUBSCRIPTION_UNWANTED);
 	if (!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))
 		subscription_cut(sub, DROP_CLOSED);
@@ -440,7 +480,7 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 		subscriptions_press(s, sub->stream);
 	}
 	leave_place(sub);
-	if (asked)
+	if (asked && !subscription_is(sub, SUBSCRIPTION_HELD))
 		c->asked--; /* the letter that comes back finds that it has ended */
 	else
 		subscription_give_back(sub, s);
@@ -477,14 +517,14 @@ void subscriptions_bye(struct shard *s, struct topic_letter *l)
 
 	if (i != NULL) {
 		/* It must outlive its subscribers' leaving here. */
-		i->subscribers++;
+		i->pins++;
 		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next) {
 			each_in(&stream->idle, say_bye, NULL);
 			each_in(&stream->ready, say_bye, NULL);
 			each_in(&stream->replaying, say_bye, NULL);
 			each_in(&stream->busy, say_bye, NULL);
 		}
-		i->subscribers--;
+		i->pins--;
 		subscriptions_let_go(s, i);
 	}
 	free(l);
@@ -586,10 +626,10 @@ bool subscriptions_bound_bytes(struct shard *s)
 		struct stream *stream = LIST_ENTRY(link, struct stream, appended);
 		struct interest *i = stream->owner;
 
-		i->subscribers++;
+		i->pins++;
 		if (bound_stream_bytes(stream, &bound))
 			list_append(&s->audience.appended, link);
-		i->subscribers--;
+		i->pins--;
 		subscriptions_let_go(s, i);
 	}
 	return bound.left;
@@ -712,18 +752,43 @@ bool subscriptions_bound_time_some(struct shard *s)
 
 		list_append(&s->audience.active, l);
 		/* Whoever is closed may take the interest with it. */
-		i->subscribers++;
+		i->pins++;
 		left = bound_stream_time(s, stream);
 		if (left) {
 			list_remove(l);
 			list_append(&s->audience.untimed, l);
 		}
-		i->subscribers--;
+		i->pins--;
 		subscriptions_let_go(s, i);
 		reactor_spend(&s->reactor, LOOK_COST);
 		left |= reactor_spent(&s->reactor);
 	}
 	return !list_empty(&s->audience.untimed);
+}
+
+void subscriptions_recount(struct shard *s)
+{
+	struct list later, *link;
+
+	list_init(&later);
+	while ((link = list_take(&s->audience.recounts)) != NULL) {
+		struct interest *i = LIST_ENTRY(link, struct interest, recount);
+		struct topic_letter *l;
+
+		/* One that is not live yet tells with what asks for it, or when that is answered.
+		 */
+		if (!i->live || i->told == i->subscribers)
+			continue;
+		l = topic_letter_new(LETTER_RECOUNT, i->named.name, i->named.hash);
+		if (l == NULL) {
+			list_append(&later, link);
+			continue;
+		}
+		l->change = (int64_t)i->subscribers - i->told;
+		i->told = i->subscribers;
+		shard_post(s, i->home, LANE_FREE, &l->letter);
+	}
+	list_splice(&s->audience.recounts, &later);
 }
 
 void subscriptions_configure(struct shard *s)

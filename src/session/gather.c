@@ -59,6 +59,13 @@ void gather_flush(struct connection *c)
 	publish(c, b);
 }
 
+bool gather_goes_on(const struct connection *c, struct span topic)
+{
+	const struct block *b = gather_of(c)->block;
+
+	return b != NULL && span_equal(block_name(b), topic);
+}
+
 /* The block that a record of so many bytes goes into. NULL: out of memory. */
 static struct block *room_for(struct connection *c, struct span topic, size_t bytes)
 {

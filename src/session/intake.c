@@ -92,6 +92,11 @@ void intake_hold(struct intake *in)
 	in->held = true;
 }
 
+void intake_again(struct intake *in)
+{
+	in->again = true;
+}
+
 void intake_need(struct intake *in, size_t bytes)
 {
 	in->needed = bytes;
@@ -173,6 +178,7 @@ static size_t give(struct intake *in, struct span bytes)
 	size_t used;
 
 	in->needed = 0;
+	in->again = false;
 	used = in->use->take(in->connection, bytes);
 	assert(used <= bytes.len);
 	return used;
@@ -196,8 +202,8 @@ static size_t go_on_with_kept(struct intake *in, struct span bytes, bool *more)
 			return joined;
 	}
 	used = in->block != NULL ? collect(in, kept_span(in)) : give(in, kept_span(in));
-	*more = used > 0 || joined < bytes.len;
-	in->refused = used > 0 || in->held ? 0 : kept_n(in);
+	*more = used > 0 || in->again || joined < bytes.len;
+	in->refused = used > 0 || in->held || in->again ? 0 : kept_n(in);
 	if (used < before) {
 		in->at += used;
 		return joined;
@@ -222,7 +228,7 @@ static struct span work(struct intake *in, struct span bytes)
 			used = collect(in, bytes);
 		} else {
 			used = bytes.len >= in->needed ? give(in, bytes) : 0;
-			more = used > 0;
+			more = used > 0 || in->again;
 			in->refused = more || in->held ? 0 : bytes.len;
 		}
 		bytes = span_skip(bytes, used);

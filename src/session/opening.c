@@ -71,10 +71,15 @@ void proxied_received(struct connection *c, struct span bytes)
 
 /* ---- the first bytes ---- */
 
+static const unsigned bits[] = { [SNIFF_LINE] = CONFIG_PROTOCOL_LINE,
+				 [SNIFF_HTTP] = CONFIG_PROTOCOL_HTTP,
+				 [SNIFF_RESP] = CONFIG_PROTOCOL_RESP };
+
 void undecided_received(struct connection *c, struct span bytes)
 {
 	char first[SNIFF_BYTES_MAX];
 	struct span all = bytes;
+	enum sniffed sniffed;
 
 	if (c->input_len > 0) {
 		size_t rest = sizeof(first) - c->input_len;
@@ -83,30 +88,18 @@ void undecided_received(struct connection *c, struct span bytes)
 		memcpy(first + c->input_len, bytes.data, bytes.len < rest ? bytes.len : rest);
 		all = (struct span){ first, c->input_len + (bytes.len < rest ? bytes.len : rest) };
 	}
-	switch (sniff(all)) {
-	case SNIFF_LINE:
-		speak(c, of(c, CONFIG_PROTOCOL_LINE), bytes);
-		break;
-	case SNIFF_HTTP:
-		speak(c, of(c, CONFIG_PROTOCOL_HTTP), bytes);
-		break;
-	case SNIFF_MORE:
-	default:
+	sniffed = sniff(all, c->protocols);
+	if (sniffed != SNIFF_MORE)
+		speak(c, of(c, bits[sniffed]), bytes);
+	else
 		(void)keep(c, bytes, SNIFF_BYTES_MAX);
-	}
 }
 
 const char *undecided_say(struct connection *c, enum reason reason)
 {
-	switch (sniff_likely((struct span){ c->input, c->input_len })) {
-	case SNIFF_LINE:
-		return of(c, CONFIG_PROTOCOL_LINE)->say(c, reason);
-	case SNIFF_HTTP:
-		return of(c, CONFIG_PROTOCOL_HTTP)->say(c, reason);
-	case SNIFF_MORE:
-	default:
-		return NULL;
-	}
+	enum sniffed likely = sniff_likely((struct span){ c->input, c->input_len }, c->protocols);
+
+	return likely != SNIFF_MORE ? of(c, bits[likely])->say(c, reason) : NULL;
 }
 
 const char *opening_farewell(const struct connection *c, bool bye)

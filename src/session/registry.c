@@ -14,6 +14,7 @@
 #include "session/intake.h"
 #include "session/line.h"
 #include "session/opening.h"
+#include "session/resp.h"
 #include "session/routes.h"
 #include "session/upgrade.h"
 #include "session/shared.h"
@@ -49,6 +50,23 @@ const struct protocol http_protocol = {
 	.free = http_session_free,
 };
 
+const struct protocol resp_protocol = {
+	.name = "resp",
+	.received = resp_session_received,
+	.ended = resp_session_ended,
+	.stop_publishing = resp_session_stop_publishing,
+	.subscribed = resp_session_subscribed,
+	.refused = resp_session_refused,
+	.sequenced = resp_session_sequenced,
+	.say = resp_session_say,
+	.farewell = resp_session_farewell,
+	.logged_in = resp_session_logged_in,
+	.resume = resp_session_resume,
+	.silent = resp_session_silent,
+	.held = resp_session_held,
+	.free = resp_session_free,
+};
+
 const struct protocol undecided_protocol = {
 	.name = "undecided",
 	.received = undecided_received,
@@ -69,11 +87,16 @@ const struct protocol proxied_protocol = {
 
 static const struct protocol *first(unsigned protocols, bool proxied)
 {
+	static const struct protocol *const by_bit[CONFIG_PROTOCOLS] = { &line_protocol,
+									 &http_protocol,
+									 &resp_protocol };
+
 	if (proxied)
 		return &proxied_protocol;
-	if (protocols == CONFIG_PROTOCOL_LINE)
-		return &line_protocol;
-	return protocols == CONFIG_PROTOCOL_HTTP ? &http_protocol : &undecided_protocol;
+	for (unsigned i = 0; i < CONFIG_PROTOCOLS; i++)
+		if (protocols == 1U << i)
+			return by_bit[i];
+	return &undecided_protocol;
 }
 
 /* ---- a shard's part ---- */
@@ -129,11 +152,17 @@ static void read_fetched(struct shard *s, struct letter *letter)
 	routes_fetched(s, (struct fetch_letter *)(void *)letter);
 }
 
+static void read_census_taken(struct shard *s, struct letter *letter)
+{
+	resp_census_taken(s, (struct census_letter *)(void *)letter);
+}
+
 void sessions_register(struct broker *b)
 {
 	b->sessions = &sessions;
 	b->letter_uses[LETTER_REFUSED].read = read_refused;
 	b->letter_uses[LETTER_FETCHED].read = read_fetched;
+	b->letter_uses[LETTER_CENSUS_TAKEN].read = read_census_taken;
 	routes_init(b);
 	upgrade_init(b);
 	digest_init();

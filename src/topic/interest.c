@@ -16,6 +16,7 @@ struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
 	i->named = (struct named){ hash, { i->name, name.len } };
 	i->home = home;
 	i->settings = settings;
+	list_init(&i->recount);
 	return i;
 }
 
@@ -28,6 +29,7 @@ void interest_free(struct interest *i)
 		stream_release(s);
 		memory_free(s);
 	}
+	list_remove(&i->recount);
 	free(i->unsubscribe);
 	memory_free(i);
 }

@@ -140,6 +140,7 @@ struct topic *topic_new(struct span name, uint64_t hash, unsigned shards,
 	t->shards = (uint64_t *)(void *)(((uintptr_t)t->name + name.len + 7) & ~(uintptr_t)7);
 	t->epoch = hash_unique();
 	list_init(&t->link);
+	list_init(&t->heard);
 	topic_configure(t, settings);
 	return t;
 }

@@ -4,7 +4,11 @@
 #include "fuzz.h"
 #include "protocol/http.h"
 #include "protocol/line.h"
+#include "base/config.h"
+#include "protocol/resp.h"
 #include "protocol/sniff.h"
+
+#define ALL (CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP | CONFIG_PROTOCOL_RESP)
 
 /*
  * The line decoder, and what decides that bytes are for it. What comes out does not depend on how
@@ -159,11 +163,12 @@ static void check_sniff(struct span in)
 	for (size_t n = 0; n <= in.len && n <= SNIFF_BYTES_MAX + 10; n++) {
 		char *own = exact_copy(in.data, n);
 		struct span first = { own, n };
-		enum sniffed now = sniff(first);
+		enum sniffed now = sniff(first, ALL);
 
 		check(decided == SNIFF_MORE || now == decided, "more bytes change the protocol");
 		check(now != SNIFF_MORE || n < SNIFF_BYTES_MAX, "it does not decide in time");
 		check(line_detect(first) <= 0 || now == SNIFF_LINE, "a command goes elsewhere");
+		check(resp_detect(first) <= 0 || now == SNIFF_RESP, "RESP goes elsewhere");
 		check(http_detect(first) <= 0 || now == SNIFF_HTTP, "a request goes elsewhere");
 		decided = now;
 		free(own);

@@ -838,7 +838,7 @@ static void words_are_those_documented(void **state)
 		{ "", "log_level", "error|warn|info|debug" },
 		{ "", "log_format", "text|json" },
 		{ "", "sandbox", "true|false" },
-		{ "listen", "protocols", "line|http" },
+		{ "listen", "protocols", "line|http|resp" },
 		{ "engine", "steer", "none|cpu" },
 		{ "topics", "slow", "disconnect|skip" },
 		{ "topics", "on_last_publisher", "keep|bye" },

@@ -25,6 +25,7 @@
  *   say <text>\n            one command
  *   hold\n                  what stands behind it waits for a resume
  *   pub <topic> <n>\n<n bytes>
+ *   in pieces\n             takes three turns
  *   end\n                   the connection finishes
  */
 
@@ -36,7 +37,7 @@ static struct intake intake;
 
 static char told[2 << 20]; /* what the session did */
 static size_t told_n;
-static unsigned takes, blocks, messages, goodbyes;
+static unsigned takes, blocks, messages, goodbyes, pieces;
 static size_t taken_most; /* bytes that `take` has been given, in one call and in all */
 static uint64_t given;
 static bool congested; /* what is published next is too much */
@@ -189,6 +190,12 @@ static size_t take(struct connection *c, struct span bytes)
 		tell("said ", span_skip(line, 4));
 	} else if (span_equal(line, SPAN("hold"))) {
 		intake_hold(&intake);
+	} else if (span_equal(line, SPAN("in pieces")) && ++pieces < 3) {
+		tell("a piece", (struct span){ "", 0 });
+		intake_again(&intake);
+		return 0;
+	} else if (span_equal(line, SPAN("in pieces"))) {
+		pieces = 0;
 	} else if (span_equal(line, SPAN("end"))) {
 		c->state = CONNECTION_FINISHING;
 	} else {
@@ -397,6 +404,24 @@ static void when_time_is_over_the_rest_waits_for_its_turn(void **state)
 	assert_false(intakes_go_on(&shard));
 	expect("said b\nsaid c\nsaid d\n");
 	assert_false(intakes_go_on(&shard));
+	end();
+}
+
+static void a_command_may_take_several_turns(void **state)
+{
+	(void)state;
+	begin();
+	say("in pieces\nsay a\nin pie");
+	expect("a piece\na piece\nsaid a\n");
+	spent = true;
+	shard.reactor.turn.unlooked = 0;
+	say("ces\nsay b\n");
+	expect("a piece\n");
+	intake_resume(&intake);
+	expect("");
+	spent = false;
+	assert_false(intakes_go_on(&shard));
+	expect("a piece\nsaid b\n");
 	end();
 }
 
@@ -690,6 +715,7 @@ int main(void)
 		cmocka_unit_test(a_client_that_takes_no_replies_gets_nothing_done),
 		cmocka_unit_test(goodbye_comes_behind_everything),
 		cmocka_unit_test(when_time_is_over_the_rest_waits_for_its_turn),
+		cmocka_unit_test(a_command_may_take_several_turns),
 		cmocka_unit_test(goodbye_waits_for_what_has_its_turn_later),
 		cmocka_unit_test(publishing_that_has_to_wait_holds_the_rest_back),
 		cmocka_unit_test(bytes_that_come_one_by_one_are_not_moved_each_time),

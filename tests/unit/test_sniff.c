@@ -7,7 +7,10 @@
 
 #include <cmocka.h>
 
+#include "base/config.h"
 #include "protocol/sniff.h"
+
+#define BOTH (CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP)
 
 /* What bytes are taken for when they come one by one. */
 static enum sniffed one_by_one(const char *bytes, size_t len)
@@ -15,13 +18,13 @@ static enum sniffed one_by_one(const char *bytes, size_t len)
 	enum sniffed s = SNIFF_MORE;
 
 	for (size_t n = 0; n <= len && s == SNIFF_MORE; n++)
-		s = sniff((struct span){ bytes, n });
+		s = sniff((struct span){ bytes, n }, BOTH);
 	return s;
 }
 
 static void expect(const char *bytes, enum sniffed wanted)
 {
-	assert_int_equal(sniff(span_of(bytes)), wanted);
+	assert_int_equal(sniff(span_of(bytes), BOTH), wanted);
 	assert_int_equal(one_by_one(bytes, strlen(bytes)), wanted);
 }
 
@@ -73,22 +76,22 @@ static void empty_lines_before_a_request_are_skipped(void **state)
 	expect("\r\nHELLO\r\n", SNIFF_LINE);
 	for (size_t i = 0; i < sizeof(bytes); i++)
 		bytes[i] = "\r\n"[i % 2];
-	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX - 1 }), SNIFF_MORE);
-	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX }), SNIFF_LINE);
+	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX - 1 }, BOTH), SNIFF_MORE);
+	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX }, BOTH), SNIFF_LINE);
 	memcpy(bytes + SNIFF_BYTES_MAX - 2, "GET /", 5);
-	assert_int_equal(sniff((struct span){ bytes, sizeof(bytes) }), SNIFF_LINE);
+	assert_int_equal(sniff((struct span){ bytes, sizeof(bytes) }, BOTH), SNIFF_LINE);
 }
 
 static void who_has_not_said_enough_is_likely_what_only_one_begins_like(void **state)
 {
 	(void)state;
-	assert_int_equal(sniff_likely(SPAN("")), SNIFF_MORE);
-	assert_int_equal(sniff_likely(SPAN("\r\n")), SNIFF_MORE);
-	assert_int_equal(sniff_likely(SPAN("P")), SNIFF_MORE);
-	assert_int_equal(sniff_likely(SPAN("HEL")), SNIFF_MORE);
-	assert_int_equal(sniff_likely(SPAN("G")), SNIFF_HTTP);
-	assert_int_equal(sniff_likely(SPAN("\r\nPO")), SNIFF_HTTP);
-	assert_int_equal(sniff_likely(SPAN("SUB")), SNIFF_LINE);
+	assert_int_equal(sniff_likely(SPAN(""), BOTH), SNIFF_MORE);
+	assert_int_equal(sniff_likely(SPAN("\r\n"), BOTH), SNIFF_MORE);
+	assert_int_equal(sniff_likely(SPAN("P"), BOTH), SNIFF_MORE);
+	assert_int_equal(sniff_likely(SPAN("HEL"), BOTH), SNIFF_MORE);
+	assert_int_equal(sniff_likely(SPAN("G"), BOTH), SNIFF_HTTP);
+	assert_int_equal(sniff_likely(SPAN("\r\nPO"), BOTH), SNIFF_HTTP);
+	assert_int_equal(sniff_likely(SPAN("SUB"), BOTH), SNIFF_LINE);
 }
 
 static void enough_bytes_without_an_end_of_line_decide(void **state)
@@ -97,16 +100,57 @@ static void enough_bytes_without_an_end_of_line_decide(void **state)
 
 	(void)state;
 	memset(bytes, 'x', sizeof(bytes));
-	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX - 1 }), SNIFF_MORE);
-	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX }), SNIFF_LINE);
+	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX - 1 }, BOTH), SNIFF_MORE);
+	assert_int_equal(sniff((struct span){ bytes, SNIFF_BYTES_MAX }, BOTH), SNIFF_LINE);
 	/* What comes later changes nothing. */
 	memcpy(bytes + SNIFF_BYTES_MAX, " HTTP/1.1\r\n", 11);
-	assert_int_equal(sniff((struct span){ bytes, sizeof(bytes) }), SNIFF_LINE);
+	assert_int_equal(sniff((struct span){ bytes, sizeof(bytes) }, BOTH), SNIFF_LINE);
+}
+
+/* What each protocol's clients begin with, where all of them are spoken, and where some are. */
+static void what_one_begins_with_is_no_other_s(void **state)
+{
+	static const struct {
+		const char *bytes;
+		enum sniffed what;
+		unsigned bit;
+	} begins[] = {
+		{ "PUBLISH a\r\n", SNIFF_LINE, CONFIG_PROTOCOL_LINE },
+		{ "SUBSCRIBE a\r\n", SNIFF_LINE, CONFIG_PROTOCOL_LINE },
+		{ "GET / HTTP/1.1\r\n", SNIFF_HTTP, CONFIG_PROTOCOL_HTTP },
+		{ "\r\nPOST / HTTP/1.1\r\n", SNIFF_HTTP, CONFIG_PROTOCOL_HTTP },
+		{ "*1\r\n$4\r\nPING\r\n", SNIFF_RESP, CONFIG_PROTOCOL_RESP },
+		{ "*", SNIFF_RESP, CONFIG_PROTOCOL_RESP },
+	};
+
+	(void)state;
+	for (unsigned protocols = 0; protocols < 1 << CONFIG_PROTOCOLS; protocols++)
+		for (size_t i = 0; i < sizeof(begins) / sizeof(*begins); i++) {
+			struct span first = span_of(begins[i].bytes);
+
+			if (!(protocols & begins[i].bit) || protocols == begins[i].bit)
+				continue;
+			assert_int_equal(sniff(first, protocols), begins[i].what);
+			assert_int_equal(sniff_likely(first, protocols), begins[i].what);
+		}
+}
+
+static void what_is_not_spoken_is_answered_by_what_is(void **state)
+{
+	(void)state;
+	assert_int_equal(sniff(SPAN("*1\r\n"), BOTH), SNIFF_LINE);
+	assert_int_equal(sniff(SPAN("PUBLISH a\r\n"), CONFIG_PROTOCOL_HTTP | CONFIG_PROTOCOL_RESP),
+			 SNIFF_HTTP);
+	assert_int_equal(
+		sniff(SPAN("GET / HTTP/1.1\r\n"), CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_RESP),
+		SNIFF_LINE);
 }
 
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_one_begins_with_is_no_other_s),
+		cmocka_unit_test(what_is_not_spoken_is_answered_by_what_is),
 		cmocka_unit_test(known_first_words_decide),
 		cmocka_unit_test(beginnings_of_first_words_do_not),
 		cmocka_unit_test(unknown_first_words_go_to_the_likelier_protocol),

@@ -1,0 +1,278 @@
+#include "session/resp.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/name.h"
+#include "broker/census.h"
+#include "broker/home.h"
+#include "broker/shard.h"
+#include "broker/subscription.h"
+
+/* PUBSUB and INFO: what all homes know. */
+
+enum {
+	NAME_REPLY_BYTES_MAX = 64 + NAME_BYTES_MAX,
+	ANSWER_BYTES = 16 << 10, /* of a long one at a time */
+	INFO_BYTES = 1 << 10,
+};
+
+/* Sends the letter round. NULL: out of memory, the connection ends. */
+static enum resp_done take_census(struct connection *c, struct census_letter *l)
+{
+	struct resp_client *r = resp_of(c);
+
+	if (l == NULL) {
+		connection_error(c, REASON_MEMORY);
+		return RESP_DONE;
+	}
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&c->shard->sockets, &c->socket);
+	l->ticket = ++r->ticket;
+	census_ask(c->shard, l);
+	return RESP_WAITS;
+}
+
+void resp_census_taken(struct shard *s, struct census_letter *l)
+{
+	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
+	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
+	struct resp_client *r = c != NULL ? resp_of(c) : NULL;
+
+	if (c == NULL || c->state != CONNECTION_OPEN || r->ticket != l->ticket) {
+		census_letter_free(l);
+		return;
+	}
+	r->census = l;
+	resp_go_on(c);
+}
+
+static void census_done(struct resp_client *r)
+{
+	census_letter_free(r->census);
+	r->census = NULL;
+}
+
+enum { CENSUS_BEGINS, CENSUS_ASKED, CENSUS_TELLS };
+
+static enum resp_done channels(struct connection *c, struct resp_words words)
+{
+	struct resp_client *r = resp_of(c);
+	struct resp_replies o = { .connection = c };
+	const struct census_letter *l = r->census;
+	bool given = words.n > 0;
+	struct span glob = given ? resp_word(&words) : (struct span){ NULL, 0 };
+	uint32_t until;
+
+	if (r->step == CENSUS_BEGINS) {
+		r->step = CENSUS_ASKED;
+		/* Nothing is called "", and nothing is what an empty class stands for. */
+		if (given && glob.len == 0)
+			glob = SPAN("[]");
+		return take_census(c, census_letter_new(CENSUS_NAMES, glob));
+	}
+	if (l == NULL)
+		return RESP_WAITS;
+	if (l->error != 0) {
+		resp_error(c,
+			   l->error == -ENOSPC ? "-ERR too many channels" : "-ERR out of memory");
+		census_done(r);
+		return RESP_DONE;
+	}
+	if (r->step == CENSUS_ASKED) {
+		resp_replies_put(&o, resp_put_head(resp_replies_room(&o, RESP_HEAD_BYTES_MAX), '*',
+						   l->topics));
+		r->step = CENSUS_TELLS;
+		r->told = 0;
+	}
+	until = r->told + ANSWER_BYTES;
+	while (r->told < l->names_len && r->told < until) {
+		size_t len = (unsigned char)l->names[r->told];
+		const struct span name = { l->names + r->told + 1, len };
+
+		resp_replies_put(&o,
+				 resp_put_bulk(resp_replies_room(&o, NAME_REPLY_BYTES_MAX), name));
+		r->told += 1 + (uint32_t)len;
+	}
+	resp_replies_flush(&o);
+	if (r->told < l->names_len)
+		return RESP_AGAIN;
+	census_done(r);
+	return RESP_DONE;
+}
+
+/* Some names at a time. */
+static enum resp_done ask_counts(struct connection *c, struct resp_words words)
+{
+	struct resp_client *r = resp_of(c);
+	struct census_letter *l = census_letter_new(CENSUS_COUNTS, (struct span){ NULL, 0 });
+
+	r->step = CENSUS_TELLS;
+	for (unsigned i = 0; l != NULL && i < CENSUS_COUNTS_MAX && words.n > 0; i++) {
+		struct span name = resp_word(&words);
+
+		/* Nobody has subscribed to what is no name. */
+		if (!name_valid(name))
+			name.len = 0;
+		census_add(l, name);
+	}
+	return take_census(c, l);
+}
+
+static enum resp_done numsub(struct connection *c, struct resp_words words)
+{
+	struct resp_client *r = resp_of(c);
+	struct resp_replies o = { .connection = c };
+	struct resp_words rest = words;
+	char *at;
+
+	if (r->step == CENSUS_BEGINS) {
+		at = resp_replies_room(&o, RESP_HEAD_BYTES_MAX);
+		resp_replies_put(&o, resp_put_head(at, '*', 2 * words.n));
+		resp_replies_flush(&o);
+		r->step = CENSUS_ASKED;
+	}
+	if (words.n == 0)
+		return RESP_DONE;
+	if (r->step == CENSUS_ASKED)
+		return ask_counts(c, words);
+	if (r->census == NULL)
+		return RESP_WAITS;
+	for (unsigned i = 0; i < r->census->counts_n; i++) {
+		struct span name = resp_word(&rest);
+
+		resp_replies_flush(&o);
+		if (!resp_bulk(c, name))
+			return RESP_DONE;
+		at = resp_replies_room(&o, RESP_HEAD_BYTES_MAX);
+		resp_replies_put(&o, resp_put_head(at, ':', r->census->counts[i].subscribers));
+	}
+	resp_replies_flush(&o);
+	census_done(r);
+	r->step = CENSUS_ASKED;
+	resp_go_behind(r, words, rest);
+	return rest.n > 0 ? RESP_AGAIN : RESP_DONE;
+}
+
+static enum resp_done numpat(struct connection *c, struct resp_words words)
+{
+	struct resp_replies o = { .connection = c };
+
+	(void)words;
+	resp_replies_put(
+		&o, resp_put_head(resp_replies_room(&o, RESP_HEAD_BYTES_MAX), ':', (uint64_t)0));
+	resp_replies_flush(&o);
+	return RESP_DONE;
+}
+
+enum resp_done resp_pubsub(struct connection *c, struct resp_words words)
+{
+	static const struct {
+		const char *name;
+		uint32_t words_max;
+		enum resp_done (*run)(struct connection *, struct resp_words);
+	} known[] = {
+		{ "channels", 1, channels },      { "shardchannels", 1, channels },
+		{ "numsub", UINT32_MAX, numsub }, { "shardnumsub", UINT32_MAX, numsub },
+		{ "numpat", 0, numpat },
+	};
+	struct resp_client *r = resp_of(c);
+	struct resp_words rest = words;
+	struct span what;
+	char text[200];
+
+	if (r->run != NULL)
+		return r->run(c, words);
+	what = resp_word(&rest);
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
+		if (!resp_is(what, known[i].name))
+			continue;
+		if (rest.n <= known[i].words_max) {
+			r->run = known[i].run;
+			resp_go_behind(r, words, rest);
+			return r->run(c, rest);
+		}
+		if (known[i].run == channels)
+			snprintf(text, sizeof(text),
+				 "-ERR unknown subcommand or wrong number of arguments for '%.*s'. "
+				 "Try PUBSUB HELP.",
+				 (int)what.len, what.data);
+		else
+			snprintf(text, sizeof(text),
+				 "-ERR wrong number of arguments for 'pubsub|%s' command",
+				 known[i].name);
+		resp_error(c, text);
+		return RESP_DONE;
+	}
+	snprintf(text, sizeof(text), "-ERR unknown subcommand '%.*s'. Try PUBSUB HELP.",
+		 (int)(what.len < 128 ? what.len : 128), what.data);
+	resp_error(c, text);
+	return RESP_DONE;
+}
+
+/* ---- INFO ---- */
+
+static bool asked_for(const char *section, struct resp_words words)
+{
+	if (words.n == 0)
+		return true;
+	while (words.n > 0) {
+		struct span word = resp_word(&words);
+
+		if (resp_is(word, section) || resp_is(word, "all") || resp_is(word, "default") ||
+		    resp_is(word, "everything"))
+			return true;
+	}
+	return false;
+}
+
+enum resp_done resp_info(struct connection *c, struct resp_words words)
+{
+	struct resp_client *r = resp_of(c);
+	const struct shard *s = c->shard;
+	char text[INFO_BYTES], head[RESP_HEAD_BYTES_MAX];
+	size_t n = 0;
+
+	if (r->step == CENSUS_BEGINS) {
+		r->step = CENSUS_ASKED;
+		return take_census(c, census_letter_new(CENSUS_TOTAL, (struct span){ NULL, 0 }));
+	}
+	if (r->census == NULL)
+		return RESP_WAITS;
+	if (asked_for("server", words))
+		n += (size_t)sprintf(text + n,
+				     "# Server\r\nredis_version:" RESP_SERVER_VERSION "\r\n"
+				     "server_name:broker\r\nserver_version:" BROKER_VERSION "\r\n"
+				     "redis_mode:standalone\r\nuptime_in_seconds:%" PRIu64
+				     "\r\n\r\n",
+				     (s->reactor.now_ns - s->reactor.stats.started_ns) / NS_PER_S);
+	if (asked_for("clients", words))
+		n += (size_t)sprintf(text + n, "# Clients\r\nconnected_clients:%" PRIu32 "\r\n\r\n",
+				     atomic_load(&s->broker->connections));
+	if (asked_for("persistence", words))
+		n += (size_t)sprintf(text + n, "# Persistence\r\nloading:0\r\n\r\n");
+	if (asked_for("stats", words))
+		n += (size_t)sprintf(text + n,
+				     "# Stats\r\npubsub_channels:%" PRIu64
+				     "\r\npubsub_patterns:%" PRIu64 "\r\n\r\n",
+				     r->census->topics, (uint64_t)0);
+	if (asked_for("replication", words))
+		n += (size_t)sprintf(text + n,
+				     "# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n");
+	census_done(r);
+	/* Sections are apart by an empty line. */
+	n -= n > 0 ? 2 : 0;
+	if (r->version == RESP_3) {
+		(void)(resp_reply(c, (struct span){ head, (size_t)(resp_put_head(head, '=', n + 4) -
+								   head) }) &&
+		       resp_reply(c, SPAN("txt:")) && resp_reply(c, (struct span){ text, n }) &&
+		       resp_reply(c, SPAN("\r\n")));
+		return RESP_DONE;
+	}
+	(void)resp_bulk(c, (struct span){ text, n });
+	return RESP_DONE;
+}

@@ -1,0 +1,534 @@
+#include "session/resp.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/glob.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/name.h"
+#include "broker/home.h"
+#include "broker/shard.h"
+#include "broker/subscription.h"
+#include "session/gather.h"
+#include "topic/block.h"
+#include "topic/interest.h"
+
+enum {
+	WORDS_AT_ONCE = 64,   /* of a command, before it is others' turn */
+	PUBLISHED_MAX = 1024, /* blocks whose receipts have not come */
+	PUBLISHED_SLOTS_MIN = 4,
+	CONFIRMATION_BYTES_MAX = 64 + NAME_BYTES_MAX,
+};
+
+#define BAD_TOPIC "-ERR bad topic"
+#define BAD_PATTERN "-ERR bad pattern"
+#define NOPERM                                                                                     \
+	"-NOPERM this user has no permissions to access one of the channels used as arguments"
+
+/* What a connection has subscribed to. */
+struct resp_subscription {
+	struct named named;        /* first; its name is its kind and its name */
+	struct list link;          /* with others of its kind */
+	struct subscription *core; /* NULL: its topic has refused it */
+	uint8_t push;              /* enum resp_push */
+	bool confirmed;
+	uint8_t refused; /* enum reason */
+	char bytes[];
+};
+
+/* ---- permissions ---- */
+
+/* The broker's own topics: nobody else publishes to them, and who may look is the operator's
+ * choice. */
+static bool may_look(struct connection *c)
+{
+	return !c->shard->config->http.page_local_only || connection_local(c);
+}
+
+const char *resp_not_published(struct connection *c, struct span topic)
+{
+	if (!name_valid(topic))
+		return BAD_TOPIC;
+	if (topic_internal(topic) || !access_may(c, ACCESS_PUBLISH, topic, false))
+		return NOPERM;
+	return NULL;
+}
+
+/* Whether what begins with this may be one of the broker's own topics. */
+static bool may_be_internal(struct span prefix)
+{
+	static const char own[] = "$sys.";
+	size_t n = prefix.len < sizeof(own) - 1 ? prefix.len : sizeof(own) - 1;
+
+	return n > 0 && memcmp(prefix.data, own, n) == 0;
+}
+
+/* A glob is permitted where a native pattern is that matches all that it does. */
+static bool may_subscribe_glob(struct connection *c, struct span glob)
+{
+	struct glob_meaning m;
+	char pattern[GLOB_BYTES_MAX + 1];
+	size_t n;
+
+	glob_read(glob, &m);
+	if (may_be_internal((struct span){ m.text, m.len }) && !may_look(c))
+		return false;
+	if (m.kind == GLOB_EXACT || m.kind == GLOB_NATIVE)
+		return access_may(c, ACCESS_SUBSCRIBE, (struct span){ m.text, m.len },
+				  m.kind == GLOB_NATIVE);
+	n = m.len;
+	while (n > 0 && m.text[n - 1] != '.')
+		n--;
+	memcpy(pattern, m.text, n);
+	pattern[n] = '>';
+	return access_may(c, ACCESS_SUBSCRIBE, (struct span){ pattern, n + 1 }, true);
+}
+
+/* Why it may not be subscribed to; NULL: it may. */
+static const char *not_subscribed(struct connection *c, enum resp_push push, struct span name)
+{
+	if (push == RESP_PMESSAGE) {
+		if (!glob_valid(name))
+			return BAD_PATTERN;
+		return may_subscribe_glob(c, name) ? NULL : NOPERM;
+	}
+	if (!name_valid(name))
+		return BAD_TOPIC;
+	if ((topic_internal(name) && !may_look(c)) || !access_may(c, ACCESS_SUBSCRIBE, name, false))
+		return NOPERM;
+	return NULL;
+}
+
+/* ---- what it has subscribed to ---- */
+
+struct key {
+	uint64_t hash;
+	struct span name;
+	char bytes[1 + NAME_BYTES_MAX];
+};
+
+/* The name is no longer than it may be. */
+static void make_key(struct key *key, enum resp_push push, struct span name)
+{
+	key->bytes[0] = (char)push;
+	if (name.len > 0)
+		memcpy(key->bytes + 1, name.data, name.len);
+	key->name = (struct span){ key->bytes, name.len + 1 };
+	key->hash = hash_bytes(key->name.data, key->name.len);
+}
+
+static struct resp_subscription *find(const struct resp_client *r, enum resp_push push,
+				      struct span name)
+{
+	struct key key;
+
+	if (name.len > NAME_BYTES_MAX)
+		return NULL;
+	make_key(&key, push, name);
+	return (struct resp_subscription *)(void *)table_find(&r->names, key.hash, key.name);
+}
+
+static void forget(struct resp_client *r, struct resp_subscription *rs)
+{
+	if (rs->confirmed)
+		r->counts[rs->push]--;
+	table_remove(&r->names, &rs->named);
+	list_remove(&rs->link);
+	memory_free(rs);
+}
+
+/* Asks for what it has not yet. False: it cannot be, and the connection ends for that. */
+static bool ask(struct connection *c, enum resp_push push, struct span name)
+{
+	struct resp_client *r = resp_of(c);
+	struct subscription_wanted wanted = {
+		.name = name,
+		.wire = { resp_format((enum resp_version)r->version, push), { NULL, 0 } },
+		.later = true,
+	};
+	struct resp_subscription *rs;
+	struct key key;
+	int err = -ENOMEM;
+
+	make_key(&key, push, name);
+	if (table_find(&r->names, key.hash, key.name) != NULL)
+		return true;
+	if (push == RESP_PMESSAGE)
+		wanted.wire.parameter = name;
+	rs = memory_new_zeroed(sizeof(*rs) + key.name.len);
+	if (rs != NULL) {
+		memcpy(rs->bytes, key.bytes, key.name.len);
+		rs->named = (struct named){ key.hash, { rs->bytes, key.name.len } };
+		rs->push = (uint8_t)push;
+		list_init(&rs->link);
+		if (table_add(&r->names, &rs->named) == 0) {
+			list_append(&r->of[push], &rs->link);
+			wanted.session = rs;
+			err = subscription_new(c, &wanted, &rs->core);
+			if (err == 0)
+				return true;
+			forget(r, rs);
+		} else {
+			memory_free(rs);
+		}
+	}
+	connection_no_subscription(c, err);
+	return false;
+}
+
+void resp_session_subscribed(struct connection *c, struct subscription *sub,
+			     const struct subscribe_letter *letter)
+{
+	/* It was asked for with others: all of them are confirmed together. */
+	(void)c;
+	(void)sub;
+	(void)letter;
+}
+
+void resp_session_refused(struct connection *c, void *session, enum reason reason)
+{
+	struct resp_subscription *rs = session;
+
+	(void)c;
+	rs->core = NULL;
+	rs->refused = (uint8_t)reason;
+}
+
+/* The last words of a confirmation; name: NULL: there was none. */
+static void confirm(struct resp_replies *o, const struct span *name, enum resp_push push)
+{
+	const struct resp_client *r = resp_of(o->connection);
+	char *at = resp_replies_room(o, CONFIRMATION_BYTES_MAX);
+
+	at = resp_put_head(at, r->version == RESP_3 ? '>' : '*', 3);
+	at = resp_put_bulk(at, span_of(r->verb->name));
+	at = name != NULL ? resp_put_bulk(at, *name)
+			  : resp_put_null(at, (enum resp_version)r->version);
+	at = resp_put_head(at, ':', resp_count(r, push));
+	resp_replies_put(o, at);
+}
+
+/* What was asked for stands at its home: from here on it gets what is published. False: the
+ * connection has ended. */
+static bool begin(struct resp_replies *o, struct resp_subscription *rs)
+{
+	struct connection *c = o->connection;
+	struct resp_client *r = resp_of(c);
+	const struct span name = span_skip(rs->named.name, 1);
+	const struct wire wire = {
+		resp_format((enum resp_version)r->version, (enum resp_push)rs->push),
+		rs->push == RESP_PMESSAGE ? name : (struct span){ NULL, 0 },
+	};
+
+	if (rs->core == NULL) {
+		connection_error(c, (enum reason)rs->refused);
+		return false;
+	}
+	if (subscription_begin(rs->core, &wire) != 0) {
+		connection_error(c, REASON_MEMORY);
+		return false;
+	}
+	rs->confirmed = true;
+	r->counts[rs->push]++;
+	return true;
+}
+
+/* All words are looked at before any is acted upon; then some at a time are asked for, which is
+ * done at their homes all at once, and confirmed in their order. */
+enum { SUBSCRIBE_LOOKS, SUBSCRIBE_ASKS, SUBSCRIBE_CONFIRMS };
+
+static bool look_at_all(struct connection *c, enum resp_push push, struct resp_words words)
+{
+	while (words.n > 0) {
+		const char *why = not_subscribed(c, push, resp_word(&words));
+
+		if (why == NULL)
+			continue;
+		resp_error(c, why);
+		return false;
+	}
+	return true;
+}
+
+enum resp_done resp_subscribe(struct connection *c, struct resp_words words)
+{
+	struct resp_client *r = resp_of(c);
+	enum resp_push push = (enum resp_push)r->verb->push;
+	struct resp_replies o = { .connection = c };
+	struct resp_words rest = words;
+
+	if (r->step == SUBSCRIBE_LOOKS && !look_at_all(c, push, words))
+		return RESP_DONE;
+	if (r->step != SUBSCRIBE_CONFIRMS) {
+		r->asked = words.n < WORDS_AT_ONCE ? (uint8_t)words.n : WORDS_AT_ONCE;
+		r->step = SUBSCRIBE_CONFIRMS;
+		for (unsigned i = 0; i < r->asked; i++)
+			if (!ask(c, push, resp_word(&rest)))
+				return RESP_DONE;
+		rest = words;
+	}
+	if (c->asked > 0)
+		return RESP_WAITS;
+	for (unsigned i = 0; i < r->asked; i++) {
+		struct span name = resp_word(&rest);
+		struct resp_subscription *rs = find(r, push, name);
+
+		if (!rs->confirmed && !begin(&o, rs))
+			return RESP_DONE;
+		confirm(&o, &name, push);
+	}
+	resp_replies_flush(&o);
+	r->step = SUBSCRIBE_ASKS;
+	resp_go_behind(r, words, rest);
+	return rest.n > 0 ? RESP_AGAIN : RESP_DONE;
+}
+
+/* ---- the end of them ---- */
+
+static bool names_valid(enum resp_push push, struct resp_words words)
+{
+	while (words.n > 0) {
+		struct span name = resp_word(&words);
+
+		if (push == RESP_PMESSAGE ? !glob_valid(name) : !name_valid(name))
+			return false;
+	}
+	return true;
+}
+
+enum { UNSUBSCRIBE_LOOKS, UNSUBSCRIBE_NAMED, UNSUBSCRIBE_ALL };
+
+/* Homes that have to know of what has ended before that is confirmed. */
+struct homes {
+	unsigned n;
+	unsigned of[WORDS_AT_ONCE];
+};
+
+/* It gets nothing from here on, and is confirmed when its home knows. */
+static void end_core(struct resp_subscription *rs, struct homes *homes)
+{
+	unsigned home = subscription_interest(rs->core)->home, i = 0;
+
+	while (i < homes->n && homes->of[i] != home)
+		i++;
+	if (i == homes->n)
+		homes->of[homes->n++] = home;
+	subscription_end(rs->core);
+	rs->core = NULL;
+}
+
+/* The next of a kind, WORDS_AT_ONCE at most, or those that are named. */
+static unsigned end_some(struct connection *c, enum resp_push push, struct resp_words words)
+{
+	struct resp_client *r = resp_of(c);
+	struct homes homes = { .n = 0 };
+	struct list *all = &r->of[push];
+	unsigned n = 0;
+
+	if (r->step == UNSUBSCRIBE_ALL)
+		for (struct list *l = all->next; l != all && n < WORDS_AT_ONCE; l = l->next, n++)
+			end_core(LIST_ENTRY(l, struct resp_subscription, link), &homes);
+	for (; r->step == UNSUBSCRIBE_NAMED && n < WORDS_AT_ONCE && words.n > 0; n++) {
+		struct resp_subscription *rs = find(r, push, resp_word(&words));
+
+		if (rs != NULL && rs->core != NULL)
+			end_core(rs, &homes);
+	}
+	subscriptions_recount(c->shard);
+	for (unsigned i = 0; i < homes.n; i++)
+		(void)connection_sync(c, homes.of[i]);
+	return n;
+}
+
+static void confirm_end(struct resp_replies *o, enum resp_push push, struct span name)
+{
+	struct resp_client *r = resp_of(o->connection);
+	struct resp_subscription *rs = find(r, push, name);
+	struct key key;
+
+	/* What it is called may go with it. */
+	make_key(&key, push, name);
+	name = span_skip(key.name, 1);
+	if (rs != NULL)
+		forget(r, rs);
+	confirm(o, &name, push);
+}
+
+static struct span first_name(const struct resp_client *r, enum resp_push push)
+{
+	struct list *first = r->of[push].next;
+
+	return span_skip(LIST_ENTRY(first, struct resp_subscription, link)->named.name, 1);
+}
+
+enum resp_done resp_unsubscribe(struct connection *c, struct resp_words words)
+{
+	struct resp_client *r = resp_of(c);
+	enum resp_push push = (enum resp_push)r->verb->push;
+	struct resp_replies o = { .connection = c };
+	struct resp_words rest = words;
+
+	if (r->step == UNSUBSCRIBE_LOOKS) {
+		r->step = words.n > 0 ? UNSUBSCRIBE_NAMED : UNSUBSCRIBE_ALL;
+		if (!names_valid(push, words)) {
+			resp_error(c, push == RESP_PMESSAGE ? BAD_PATTERN : BAD_TOPIC);
+			return RESP_DONE;
+		}
+		if (words.n == 0 && list_empty(&r->of[push])) {
+			confirm(&o, NULL, push);
+			resp_replies_flush(&o);
+			return RESP_DONE;
+		}
+	}
+	if (r->asked == 0)
+		r->asked = (uint8_t)end_some(c, push, words);
+	if (c->syncs > 0)
+		return RESP_WAITS;
+	for (; r->asked > 0; r->asked--)
+		confirm_end(&o, push,
+			    r->step == UNSUBSCRIBE_NAMED ? resp_word(&rest) : first_name(r, push));
+	resp_replies_flush(&o);
+	if (r->step == UNSUBSCRIBE_ALL)
+		return list_empty(&r->of[push]) ? RESP_DONE : RESP_AGAIN;
+	resp_go_behind(r, words, rest);
+	return rest.n > 0 ? RESP_AGAIN : RESP_DONE;
+}
+
+bool resp_end_subscriptions(struct connection *c)
+{
+	struct resp_client *r = resp_of(c);
+	unsigned push = 0, n;
+
+	if (c->syncs > 0)
+		return false;
+	while (push < RESP_PUSHES && list_empty(&r->of[push]))
+		push++;
+	if (push == RESP_PUSHES)
+		return true;
+	r->step = UNSUBSCRIBE_ALL;
+	n = end_some(c, (enum resp_push)push, (struct resp_words){ .n = 0 });
+	for (; n > 0; n--)
+		forget(r, LIST_ENTRY(r->of[push].next, struct resp_subscription, link));
+	return false;
+}
+
+void resp_subscriptions_free(struct resp_client *r)
+{
+	for (unsigned push = 0; push < RESP_PUSHES; push++)
+		while (!list_empty(&r->of[push]))
+			forget(r, LIST_ENTRY(r->of[push].next, struct resp_subscription, link));
+	table_release(&r->names);
+}
+
+/* ---- publishing ---- */
+
+static struct resp_published *published_at(const struct resp_client *r, uint32_t i)
+{
+	return &r->published[i & (r->published_slots_n - 1)];
+}
+
+static bool published_grow(struct resp_client *r)
+{
+	uint32_t slots_n =
+		r->published_slots_n == 0 ? PUBLISHED_SLOTS_MIN : 2 * r->published_slots_n;
+	struct resp_published *slots = memory_new(slots_n * sizeof(*slots));
+
+	if (slots == NULL)
+		return false;
+	for (uint32_t i = 0; i < r->published_n; i++)
+		slots[(r->published_first + i) & (slots_n - 1)] =
+			*published_at(r, r->published_first + i);
+	memory_free(r->published);
+	r->published = slots;
+	r->published_slots_n = slots_n;
+	return true;
+}
+
+void resp_publishing(struct connection *c, struct block *b)
+{
+	struct resp_client *r = resp_of(c);
+	struct sequenced_letter *l = calloc(1, sizeof(*l));
+
+	if (l == NULL || (r->published_n == r->published_slots_n && !published_grow(r))) {
+		free(l);
+		r->lost = true;
+		return;
+	}
+	l->tag = r->published_first + r->published_n;
+	b->receipt = &l->letter;
+	*published_at(r, r->published_first + r->published_n++) =
+		(struct resp_published){ .messages = b->messages };
+}
+
+enum resp_done resp_publish(struct connection *c, struct resp_words words)
+{
+	struct resp_client *r = resp_of(c);
+	struct span topic = resp_word(&words);
+	const struct record message = { .payload = resp_word(&words) };
+	/* Many in a row are for one topic. */
+	const char *why = gather_goes_on(c, topic) ? NULL : resp_not_published(c, topic);
+
+	if (r->published_n >= PUBLISHED_MAX || (why != NULL && !resp_caught_up(c)))
+		return RESP_WAITS;
+	if (why != NULL)
+		resp_error(c, why);
+	else if (gather_add(c, topic, &message) != 0)
+		connection_error(c, REASON_MEMORY);
+	return RESP_DONE;
+}
+
+/* The answer to each message that was published with others. */
+static void answer(struct resp_replies *o, const struct resp_published *p)
+{
+	char text[RESP_HEAD_BYTES_MAX];
+	size_t n = (size_t)(resp_put_head(text, ':', p->receivers) - text);
+
+	for (uint32_t i = 0; i < p->messages; i++) {
+		char *at = resp_replies_room(o, n);
+
+		memcpy(at, text, n);
+		resp_replies_put(o, at + n);
+	}
+}
+
+void resp_session_sequenced(struct connection *c, const struct sequenced_letter *l)
+{
+	struct resp_client *r = resp_of(c);
+	struct resp_published *p = published_at(r, (uint32_t)l->tag);
+	struct resp_replies o = { .connection = c };
+	bool full = r->published_n >= PUBLISHED_MAX;
+
+	if (l->error != 0) {
+		connection_no_topic(c, l->error);
+		return;
+	}
+	p->receivers = l->receivers;
+	p->sequenced = true;
+	for (; r->published_n > 0; r->published_first++, r->published_n--) {
+		p = published_at(r, r->published_first);
+		if (!p->sequenced)
+			break;
+		answer(&o, p);
+	}
+	resp_replies_flush(&o);
+	if (c->state == CONNECTION_CLOSED)
+		return;
+	connection_flush(c);
+	if (r->published_n == 0 && c->state == CONNECTION_FINISHING) {
+		c->awaiting = false;
+		connection_answered(c);
+	} else if (r->published_n == 0 || (full && r->published_n < PUBLISHED_MAX)) {
+		resp_go_on(c);
+	}
+}
+
+void resp_session_stop_publishing(struct connection *c, bool receipt)
+{
+	const struct resp_client *r = resp_of(c);
+
+	if (receipt && r != NULL && r->published_n > 0)
+		c->awaiting = true;
+}
