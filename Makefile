@@ -447,6 +447,8 @@ install: all ## Install below PREFIX (/usr/local); DESTDIR is put in front
 	install -D -m 755 -t $(DESTDIR)$(datadir) deploy/tune.sh
 	install -D -m 755 -t $(DESTDIR)$(datadir)/trace deploy/trace/run
 	install -D -m 644 -t $(DESTDIR)$(datadir)/trace deploy/trace/*.bt
+	install -D -m 644 -t $(DESTDIR)$(datadir)/grafana deploy/grafana/broker.json
+	install -D -m 644 -t $(DESTDIR)$(datadir)/prometheus deploy/prometheus/broker.yml
 	install -D -m 755 -t $(DESTDIR)$(datadir)/ec2 deploy/ec2/bench deploy/ec2/user-data
 	install -D -m 644 -t $(DESTDIR)$(datadir)/ec2 deploy/ec2/README.md deploy/ec2/launch-template.json
 	install -D -m 644 -t $(DESTDIR)$(datadir)/container deploy/container/README.md \

@@ -3,8 +3,9 @@
 
 /*
  * What has been collected, as text: in Prometheus' format (prometheus.io, "Exposition formats",
- * text-based), and as JSON. With many reactors that takes longer than a turn of the loop may, so
- * each is written in steps of some microseconds.
+ * text-based) or OpenMetrics' (openmetrics.io, 1.0), of each reactor or of all together as the
+ * configuration says, and as JSON. With many reactors that takes longer than a turn of the loop
+ * may, so each is written in steps of some microseconds.
  */
 
 #include <stdbool.h>
@@ -17,6 +18,8 @@ struct text;
  * Whether there is another one. */
 bool metrics_write(struct text *text, const struct shard *shard, const struct snapshot *all,
 		   unsigned step);
+bool openmetrics_write(struct text *text, const struct shard *shard, const struct snapshot *all,
+		       unsigned step);
 bool stats_write(struct text *text, const struct shard *shard, const struct snapshot *all,
 		 unsigned step);
 

@@ -14,6 +14,7 @@
 
 #include "base/span.h"
 
+enum config_metrics { METRICS_REACTORS, METRICS_TOTALS };
 enum config_placement { PLACEMENT_CORES, PLACEMENT_THREADS, PLACEMENT_NONE };
 enum config_steer { STEER_NONE, STEER_CPU };
 enum config_slow { SLOW_DISCONNECT, SLOW_SKIP };
@@ -170,6 +171,7 @@ struct config {
 	unsigned stats_seconds;
 	unsigned drain_seconds;
 	unsigned lame_duck_seconds;
+	enum config_metrics metrics;
 	struct config_listen *listens;
 	size_t listens_n;
 	struct config_engine engine;

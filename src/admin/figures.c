@@ -13,6 +13,7 @@
 #include "broker/home.h"
 #include "broker/shard.h"
 #include "protocol/http.h"
+#include "protocol/http_field.h"
 #include "session/http_answer.h"
 #include "session/routes.h"
 #include "topic/block.h"
@@ -27,7 +28,7 @@ enum {
 	TEXT_BYTES = 16 << 10, /* at first */
 };
 
-enum page { PAGE_METRICS, PAGE_STATS, PAGES };
+enum page { PAGE_METRICS, PAGE_OPENMETRICS, PAGE_STATS, PAGES };
 
 static const struct page_kind {
 	const char *topic; /* that it is published to, too; NULL: to none */
@@ -36,6 +37,8 @@ static const struct page_kind {
 		      unsigned step);
 } page_kinds[PAGES] = {
 	[PAGE_METRICS] = { NULL, "text/plain; version=0.0.4; charset=utf-8", metrics_write },
+	[PAGE_OPENMETRICS] = { NULL, "application/openmetrics-text; version=1.0.0; charset=utf-8",
+			       openmetrics_write },
 	[PAGE_STATS] = { "$sys.stats", "application/json", stats_write },
 };
 
@@ -293,9 +296,10 @@ static void ask(struct connection *c, enum page page)
 
 static void handle_metrics(struct connection *c, const struct http_request *r, struct span rest)
 {
-	(void)r;
 	(void)rest;
-	ask(c, PAGE_METRICS);
+	ask(c, http_list_says(r->accept, SPAN("application/openmetrics-text")) == HTTP_WANTED
+		       ? PAGE_OPENMETRICS
+		       : PAGE_METRICS);
 }
 
 static void handle_stats(struct connection *c, const struct http_request *r, struct span rest)

@@ -1,6 +1,8 @@
 #include "admin/metrics.h"
 
 #include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "admin/snapshot.h"
 #include "admin/text.h"
@@ -144,103 +146,175 @@ static uint64_t count_upto(const struct histogram *h, unsigned power, unsigned *
 
 /* ---- Prometheus ---- */
 
-static void add_head(struct text *t, const char *metric, const char *help, const char *type)
+/* What a line is about: one reactor, or all of them together. */
+struct about {
+	const struct snapshot *snaps;
+	unsigned n;       /* snapshots */
+	char reactor[24]; /* the label that says which one; empty: all of them */
+	bool first;       /* of its metric */
+	bool open;        /* in OpenMetrics' form */
+};
+
+/* OpenMetrics names a family of counters without what its samples' names end in. */
+static void add_head(struct text *t, const struct about *a, const char *metric, const char *help,
+		     const char *type)
 {
-	text_add(t, "# HELP %s %s\n# TYPE %s %s\n", metric, help, metric, type);
+	size_t n = strlen(metric);
+
+	if (!a->first)
+		return;
+	if (a->open && strcmp(type, "counter") == 0)
+		n -= strlen("_total");
+	text_add(t, "# HELP %.*s %s\n# TYPE %.*s %s\n", (int)n, metric, help, (int)n, metric, type);
 }
 
-static void add_figure(struct text *t, const struct figure *f, const struct snapshot *snap,
-		       unsigned i)
+/* The name and labels of a sample; label: besides the reactor's, or empty. */
+static void add_name(struct text *t, const struct about *a, const char *metric, const char *suffix,
+		     const char *label)
 {
-	uint64_t value = value_of(snap, f);
+	bool both = a->reactor[0] != '\0' && label[0] != '\0';
 
-	if (i == 0)
-		add_head(t, f->metric, f->help, f->gauge ? "gauge" : "counter");
+	text_add(t, "%s%s", metric, suffix);
+	if (a->reactor[0] != '\0' || label[0] != '\0')
+		text_add(t, "{%s%s%s}", a->reactor, both ? "," : "", label);
+}
+
+static void add_sample(struct text *t, const struct about *a, const char *metric,
+		       const char *suffix, const char *label, uint64_t value)
+{
+	add_name(t, a, metric, suffix, label);
+	text_add(t, " %" PRIu64 "\n", value);
+}
+
+static void add_figure(struct text *t, const struct about *a, const struct figure *f)
+{
+	uint64_t value = 0;
+
+	add_head(t, a, f->metric, f->help, f->gauge ? "gauge" : "counter");
+	for (unsigned i = 0; i < a->n; i++)
+		value += value_of(&a->snaps[i], f);
+	add_name(t, a, f->metric, "", "");
 	if (f->unit > 0)
-		text_add(t, "%s{reactor=\"%u\"} %.9f\n", f->metric, i, (double)value / f->unit);
+		text_add(t, " %.9f\n", (double)value / f->unit);
 	else
-		text_add(t, "%s{reactor=\"%u\"} %" PRIu64 "\n", f->metric, i, value);
+		text_add(t, " %" PRIu64 "\n", value);
 }
 
-static void add_distribution(struct text *t, const struct distribution *d,
-			     const struct snapshot *snap, unsigned i)
+static void add_distribution(struct text *t, const struct about *a, const struct distribution *d)
 {
-	const struct histogram *h = histogram_of(snap, d);
+	struct histogram all = { 0 };
 	unsigned bucket = 0;
 	uint64_t count = 0;
+	char le[32];
 
-	if (i == 0)
-		add_head(t, d->metric, d->help, "histogram");
-	for (unsigned power = d->first; power <= d->last; power++)
-		text_add(t, "%s_bucket{reactor=\"%u\",le=\"%.9g\"} %" PRIu64 "\n", d->metric, i,
-			 (double)(UINT64_C(1) << power) / d->unit,
-			 count_upto(h, power, &bucket, &count));
-	text_add(t,
-		 "%s_bucket{reactor=\"%u\",le=\"+Inf\"} %" PRIu64
-		 "\n%s_sum{reactor=\"%u\"} %.9g\n%s_count{reactor=\"%u\"} %" PRIu64 "\n",
-		 d->metric, i, h->count, d->metric, i, (double)h->sum / d->unit, d->metric, i,
-		 h->count);
+	add_head(t, a, d->metric, d->help, "histogram");
+	for (unsigned i = 0; i < a->n; i++)
+		histogram_merge(&all, histogram_of(&a->snaps[i], d));
+	for (unsigned power = d->first; power <= d->last; power++) {
+		snprintf(le, sizeof(le), "le=\"%.9g\"", (double)(UINT64_C(1) << power) / d->unit);
+		add_sample(t, a, d->metric, "_bucket", le,
+			   count_upto(&all, power, &bucket, &count));
+	}
+	add_sample(t, a, d->metric, "_bucket", "le=\"+Inf\"", all.count);
+	add_name(t, a, d->metric, "_sum", "");
+	text_add(t, " %.9g\n", (double)all.sum / d->unit);
+	add_sample(t, a, d->metric, "_count", "", all.count);
 }
 
-static void add_dropped(struct text *t, const struct snapshot *snap, unsigned i)
+static void add_dropped(struct text *t, const struct about *a)
 {
-	if (i == 0)
-		add_head(t, "broker_messages_dropped_total",
-			 "Matched messages that were not delivered, by reason.", "counter");
-	for (unsigned r = 0; r < DROP_REASONS; r++)
-		text_add(t,
-			 "broker_messages_dropped_total{reactor=\"%u\",reason=\"%s\"} %" PRIu64
-			 "\n",
-			 i, drop_reason_names[r], snap->counters.dropped[r]);
+	char label[48];
+
+	add_head(t, a, "broker_messages_dropped_total",
+		 "Matched messages that were not delivered, by reason.", "counter");
+	for (unsigned r = 0; r < DROP_REASONS; r++) {
+		uint64_t value = 0;
+
+		for (unsigned i = 0; i < a->n; i++)
+			value += a->snaps[i].counters.dropped[r];
+		snprintf(label, sizeof(label), "reason=\"%s\"", drop_reason_names[r]);
+		add_sample(t, a, "broker_messages_dropped_total", "", label, value);
+	}
 }
 
-static void add_crossings(struct text *t, const struct snapshot *snap, unsigned i)
+static void add_crossings(struct text *t, const struct about *a)
 {
-	if (i == 0)
-		add_head(t, "broker_memory_crossings_total",
-			 "Times a level of the memory budget was entered.", "counter");
-	for (unsigned l = BUDGET_HISTORY; l < BUDGET_LEVELS; l++)
-		text_add(t,
-			 "broker_memory_crossings_total{reactor=\"%u\",level=\"%s\"} %" PRIu64 "\n",
-			 i, budget_level_names[l], snap->counters.memory_crossings[l]);
+	char label[48];
+
+	add_head(t, a, "broker_memory_crossings_total",
+		 "Times a level of the memory budget was entered.", "counter");
+	for (unsigned l = BUDGET_HISTORY; l < BUDGET_LEVELS; l++) {
+		uint64_t value = 0;
+
+		for (unsigned i = 0; i < a->n; i++)
+			value += a->snaps[i].counters.memory_crossings[l];
+		snprintf(label, sizeof(label), "level=\"%s\"", budget_level_names[l]);
+		add_sample(t, a, "broker_memory_crossings_total", "", label, value);
+	}
 }
 
 /* What is not of one reactor. */
-static void add_common(struct text *t, const struct shard *s)
+static void add_common(struct text *t, const struct shard *s, bool open)
 {
-	add_head(t, "broker_build_info", "The broker's version.", "gauge");
+	const struct about a = { .first = true, .open = open };
+
+	add_head(t, &a, "broker_build_info", "The broker's version.", "gauge");
 	text_add(t, "broker_build_info{version=\"%s\"} 1\n", BROKER_VERSION);
-	add_head(t, "broker_memory_bytes", "Memory that the budget counts.", "gauge");
+	add_head(t, &a, "broker_reactors", "Reactors, one thread each.", "gauge");
+	text_add(t, "broker_reactors %u\n", s->broker->shards_n);
+	add_head(t, &a, "broker_memory_bytes", "Memory that the budget counts.", "gauge");
 	text_add(t, "broker_memory_bytes %" PRIu64 "\n", memory_used());
-	add_head(t, "broker_memory_limit_bytes", "The memory budget; 0: none.", "gauge");
+	add_head(t, &a, "broker_memory_limit_bytes", "The memory budget; 0: none.", "gauge");
 	text_add(t, "broker_memory_limit_bytes %" PRIu64 "\n", budget_limit(s->broker));
-	add_head(t, "broker_memory_level",
+	add_head(t, &a, "broker_memory_level",
 		 "How tight the memory budget is: 1 history goes, 2 no new subscribers, 3 nobody "
 		 "is accepted and the largest backlogs are evicted.",
 		 "gauge");
 	text_add(t, "broker_memory_level %u\n", budget_now(s->broker));
-	add_head(t, "broker_log_lines_dropped_total",
+	add_head(t, &a, "broker_log_lines_dropped_total",
 		 "Log lines that nobody took in time, or that could not be written.", "counter");
 	text_add(t, "broker_log_lines_dropped_total %" PRIu64 "\n", log_dropped());
 }
 
+/* Each metric of all reactors is one group; a step is one of them for one reactor, or for all. */
+static bool write_step(struct text *t, const struct shard *s, const struct snapshot *all,
+		       unsigned step, bool open)
+{
+	const bool totals = s->config->metrics == METRICS_TOTALS;
+	const unsigned n = totals ? 1 : s->broker->shards_n;
+	const unsigned metric = step / n, i = step % n;
+	struct about a = { .snaps = &all[i],
+			   .n = totals ? s->broker->shards_n : 1,
+			   .first = i == 0,
+			   .open = open };
+
+	if (!totals)
+		snprintf(a.reactor, sizeof(a.reactor), "reactor=\"%u\"", i);
+	if (step == 0)
+		add_common(t, s, open);
+	if (metric < FIGURES)
+		add_figure(t, &a, &figures[metric]);
+	else if (metric < FIGURES + DISTRIBUTIONS)
+		add_distribution(t, &a, &distributions[metric - FIGURES]);
+	else if (metric == FIGURES + DISTRIBUTIONS)
+		add_dropped(t, &a);
+	else
+		add_crossings(t, &a);
+	return step + 1 < (FIGURES + DISTRIBUTIONS + 2) * n;
+}
+
 bool metrics_write(struct text *t, const struct shard *s, const struct snapshot *all, unsigned step)
 {
-	const unsigned n = s->broker->shards_n;
-	const unsigned metric = step / n, i = step % n;
+	return write_step(t, s, all, step, false);
+}
 
-	/* Each metric of all reactors is one group. */
-	if (step == 0)
-		add_common(t, s);
-	if (metric < FIGURES)
-		add_figure(t, &figures[metric], &all[i], i);
-	else if (metric < FIGURES + DISTRIBUTIONS)
-		add_distribution(t, &distributions[metric - FIGURES], &all[i], i);
-	else if (metric == FIGURES + DISTRIBUTIONS)
-		add_dropped(t, &all[i], i);
-	else
-		add_crossings(t, &all[i], i);
-	return step + 1 < (FIGURES + DISTRIBUTIONS + 2) * n;
+bool openmetrics_write(struct text *t, const struct shard *s, const struct snapshot *all,
+		       unsigned step)
+{
+	if (write_step(t, s, all, step, true))
+		return true;
+	text_add(t, "# EOF\n");
+	return false;
 }
 
 /* ---- JSON ---- */

@@ -95,6 +95,7 @@ const struct key config_keys[] = {
 	KEY(root, stats_seconds, NUMBER("5", 0, 24 * HOUR)),
 	KEY(root, drain_seconds, NUMBER("10", 0, HOUR)),
 	KEY(root, lame_duck_seconds, NUMBER("0", 0, HOUR)),
+	KEY(root, metrics, WORD("reactors", "reactors|totals")),
 	KEY(root, sandbox, FLAG("true"), RESTART),
 
 	KEY(listen, address, .kind = KIND_ADDRESS, RESTART),
