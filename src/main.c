@@ -26,12 +26,10 @@
 #include "base/log.h"
 #include "broker/broker.h"
 #include "broker/budget.h"
-#include "broker/keyrings.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/shard.h"
 #include "session/registry.h"
-#include "engine/keyring.h"
 #include "engine/mailbox.h"
 #include "engine/placement.h"
 #include "engine/ring.h"
@@ -197,7 +195,7 @@ static const char *protocol_names(unsigned protocols)
 
 static void log_ready(const struct broker *b)
 {
-	char where[1024] = "", cpus[1024] = "";
+	char where[1024] = "", cpus[1024] = "", try[256] = "";
 	const char *line_address = NULL;
 
 	for (unsigned i = 0; i < b->shards_n; i++)
@@ -241,9 +239,18 @@ static void log_ready(const struct broker *b)
 			 cpus[0] != 0 ? "cpus" : "any cpu", cpus, where, nc, nc);
 		return;
 	}
-	log_info("ready: %u reactor%s on %s%s; listening on %s; try: curl http://%s/", b->shards_n,
-		 b->shards_n == 1 ? "" : "s", cpus[0] != 0 ? "cpus" : "any cpu", cpus, where,
-		 b->listeners_n > 0 ? b->listeners[0].address : "");
+	for (unsigned i = 0; i < b->listeners_n && try[0] == 0; i++)
+		if (b->listeners[i].protocols & CONFIG_PROTOCOL_HTTP)
+			append(try, sizeof(try), "; try: curl http://%s/", b->listeners[i].address);
+	for (unsigned i = 0; i < b->listeners_n && try[0] == 0; i++)
+		if (b->listeners[i].protocols & CONFIG_PROTOCOL_NATS)
+			append(try, sizeof(try), "; try: nats -s %s sub demo",
+			       b->listeners[i].address);
+	if (try[0] == 0)
+		append(try, sizeof(try), "; try: redis-cli -u redis://%s ping",
+		       b->listeners_n > 0 ? b->listeners[0].address : "");
+	log_info("ready: %u reactor%s on %s%s; listening on %s%s", b->shards_n,
+		 b->shards_n == 1 ? "" : "s", cpus[0] != 0 ? "cpus" : "any cpu", cpus, where, try);
 }
 
 static void print_memory(const struct config *config, unsigned reactors)
@@ -288,10 +295,6 @@ static int print_check(const struct options *o, const struct config *config)
 
 	if (objects == NULL) {
 		fprintf(stderr, "%s: %s\n", o->config_path, problem);
-		return EXIT_USAGE;
-	}
-	if (keyrings_check(config, stderr) != 0) {
-		objects_unref(objects);
 		return EXIT_USAGE;
 	}
 	err = placement_init(&placement, placement_modes[config->placement], config->reactors);
@@ -401,8 +404,7 @@ static void ask_heartbeat(void *context, unsigned shard, uint64_t round)
 
 /* A letter for each shard, and what they share; NULL: out of memory. */
 static struct reload_letter **reload_letters(const struct broker *b, struct config *before,
-					     const struct config *after, struct objects *objects,
-					     struct keyring **keyrings)
+					     const struct config *after, struct objects *objects)
 {
 	struct reload_letter **letters = calloc(b->shards_n, sizeof(*letters));
 	struct reload *shared = calloc(1, sizeof(*shared));
@@ -413,8 +415,6 @@ static struct reload_letter **reload_letters(const struct broker *b, struct conf
 		n++;
 	if (n == b->shards_n) {
 		shared->before = before;
-		shared->keyrings = keyrings;
-		shared->keyrings_n = b->listeners_n;
 		atomic_init(&shared->left, n);
 		return letters;
 	}
@@ -433,18 +433,13 @@ static void set_budget(struct config *config)
 	config->limits.memory_bytes = machine_budget(config, &memory);
 }
 
-/* What is wrong with a configuration, or with what its listeners are to show, goes to the log,
- * which nobody waits for. */
-static int load_again(const struct broker *b, const char *path, struct config **config,
-		      struct keyring ***keyrings)
+/* What is wrong with a configuration goes to the log, which nobody waits for. */
+static int load_again(const char *path, struct config **config)
 {
 	char *text = NULL, *rest;
 	size_t size = 0;
 	FILE *errors = open_memstream(&text, &size);
 	int err = errors != NULL ? config_load(path, config, errors) : -ENOMEM;
-
-	if (err == 0)
-		err = keyrings_load(b, *config, keyrings, errors);
 
 	if (errors != NULL)
 		fclose(errors);
@@ -462,9 +457,8 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	struct reload_letter **letters = NULL;
 	struct config *after = NULL;
 	struct objects *objects = NULL;
-	struct keyring **keyrings = NULL;
 	char keys[512], problem[512] = "out of memory";
-	int err = load_again(b, path, &after, &keyrings);
+	int err = load_again(path, &after);
 
 	if (err == 0)
 		objects =
@@ -476,7 +470,7 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 		after->engine = before->engine;
 		if (machine_base_fits(after, b->shards_n, objects_bytes(objects),
 				      after->limits.memory_bytes, problem, sizeof(problem)))
-			letters = reload_letters(b, before, after, objects, keyrings);
+			letters = reload_letters(b, before, after, objects);
 	}
 	if (letters == NULL) {
 		objects_unref(objects);
@@ -484,7 +478,6 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 			log_error("reload: %s", problem);
 		log_error("reload: %s is %s and the old configuration stays in force", path,
 			  err != 0 && err != -ENOMEM ? "bad" : "not taken");
-		keyrings_free(keyrings, b->listeners_n);
 		config_free(after);
 		return before;
 	}
@@ -495,8 +488,6 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	/* The old ones go when the last shard has read its letter. */
 	objects_unref(b->objects);
 	b->objects = objects;
-	keyrings_take(b, keyrings);
-	keyrings_warn(b);
 	/* Before the first letter: the limit is the broker's. */
 	budget_set_limit(b, after->limits.memory_bytes);
 	log_configure((enum log_level)after->log_level, (enum log_format)after->log_format);
@@ -716,19 +707,6 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 	return code;
 }
 
-static int load_keyrings(struct broker *b, const struct config *config)
-{
-	struct keyring **keyrings;
-	int err = keyrings_load(b, config, &keyrings, stderr);
-
-	if (err != 0)
-		return err;
-	keyrings_take(b, keyrings);
-	keyrings_free(keyrings, b->listeners_n);
-	keyrings_warn(b);
-	return 0;
-}
-
 static int run(const struct options *o, struct config *config)
 {
 	struct broker b = { .report = stats_report };
@@ -758,8 +736,6 @@ static int run(const struct options *o, struct config *config)
 			  b.shards_n);
 	else if ((err = listeners_open(&b, config, problem, sizeof(problem))) != 0) {
 		log_error("%s", problem);
-		code = err == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
-	} else if ((err = load_keyrings(&b, config)) != 0) {
 		code = err == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
 	} else if ((b.objects = objects_load(config->http.objects_dir, NULL, problem,
 					     sizeof(problem))) == NULL ||
@@ -832,7 +808,6 @@ int main(int argc, char **argv)
 	}
 	if (!o.check && !o.topology)
 		prepare_signals();
-	keyring_begin();
 	if (o.config_path != NULL && config_load(o.config_path, &config, stderr) != 0)
 		return EXIT_USAGE;
 	if (o.topology) {

@@ -70,6 +70,8 @@ static inline char *record_put(char *out, struct span message)
 /* Bytes that record_write writes, and so many at most beside the payload and the extras. */
 enum { RECORD_AROUND_MAX = RECORD_HEAD_BYTES + 1 + 5 * RECORD_HEAD_BYTES };
 size_t record_bytes(const struct record *record);
+/* Writes all of a record but its payload, which may be put where this returns. */
+char *record_begin(char *out, const struct record *record);
 /* Writes a record with its extras, returns where the next one goes. */
 char *record_write(char *out, const struct record *record);
 /* The record at the start, which has extras. */

@@ -33,7 +33,7 @@ enum {
 	OPS = 16,
 };
 
-enum { REACTOR_GENERATION_MASK = 0xffffff, REACTOR_DEADLINE_CLASSES = 16 };
+enum { REACTOR_GENERATION_MASK = 0xffffff, REACTOR_DEADLINE_CLASSES = 24 };
 
 /* The parts of a turn. The owner may have as many parts as there are numbers from TURN_OWNER on. */
 enum turn_part {

@@ -158,5 +158,7 @@ void ring_reset(struct ring *ring, int fd);
 void ring_listen_options(int fd, size_t send_buffer_bytes, int silence_ms);
 /* The peer's address as 16 bytes (IPv4 mapped), or all zero where it has none. */
 void ring_peer(struct ring *ring, int fd, unsigned char address[16]);
+/* The same of its own address; *port in the order of the host. */
+void ring_local(struct ring *ring, int fd, unsigned char address[16], unsigned *port);
 
 #endif

@@ -96,6 +96,16 @@ size_t nats_info(const struct nats_info *info, char out[NATS_INFO_MAX]);
 
 #define NATS_UNKNOWN "Unknown Protocol Operation"
 #define NATS_LINE_TOO_LONG "maximum control line exceeded"
+#define NATS_TOO_LARGE "Maximum Payload Violation"
+#define NATS_WRONG_PROTOCOL "invalid client protocol"
+#define NATS_NO_RESPONDERS "no responders requires headers support"
+#define NATS_NO_HEADERS "message headers not supported"
+#define NATS_UNAUTHORIZED "Authorization Violation"
+#define NATS_EXPIRED "User Authentication Expired"
+#define NATS_TIMEOUT "Authentication Timeout"
+#define NATS_STALE "Stale Connection"
+#define NATS_FULL "maximum connections exceeded"
+#define NATS_SUBSCRIPTIONS "maximum subscriptions exceeded"
 
 /* A header's value, or an empty span; the name in any case. headers: NATS/1.0 and so on. */
 struct span nats_header(struct span headers, struct span name);

@@ -38,6 +38,8 @@ void gather_begin(struct connection *connection,
 bool gather_goes_on(const struct connection *connection, struct span topic);
 /* A message for a topic whose name is valid. -ENOMEM: it is not published; what was before is. */
 int gather_add(struct connection *connection, struct span topic, const struct record *message);
+/* Whether a message for that topic would go into the block that is under construction. */
+bool gather_goes_to(const struct connection *connection, struct span topic);
 /* A block that has been made elsewhere, with form and number of messages: goes behind what is
  * there. Takes it over. */
 void gather_block(struct connection *connection, struct block *block);

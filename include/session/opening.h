@@ -11,14 +11,19 @@
 #include "base/span.h"
 #include "broker/protocol.h"
 
+struct deadline;
+
 /* What struct protocol has of them. */
 void proxied_received(struct connection *connection, struct span bytes);
+void undecided_opened(struct connection *connection);
 void undecided_received(struct connection *connection, struct span bytes);
 /* To whoever has not said what he speaks nothing is said, if that may be several: he would take it
  * for the answer to what he is about to ask. */
 const char *undecided_say(struct connection *connection, enum reason reason);
 const char *opening_farewell(const struct connection *connection, bool bye);
 bool opening_silent(const struct connection *connection);
+/* A NATS client waits for the first word: the deadline's, where NATS is spoken among others. */
+void undecided_is_silent(void *context, struct deadline *deadline);
 void opening_free(struct connection *connection);
 
 #endif

@@ -73,20 +73,26 @@ size_t record_bytes(const struct record *r)
 	return n;
 }
 
-char *record_write(char *out, const struct record *r)
+char *record_begin(char *out, const struct record *r)
 {
 	unsigned flags = flags_of(r);
-	uint32_t len = (uint32_t)r->payload.len | RECORD_HAS_EXTRAS;
+	uint32_t len = (uint32_t)r->payload.len | (flags != 0 ? RECORD_HAS_EXTRAS : 0);
 
-	if (flags == 0)
-		return record_put(out, r->payload);
 	assert(r->payload.len <= INT32_MAX);
 	memcpy(out, &len, sizeof(len));
 	out += sizeof(len);
+	if (flags == 0)
+		return out;
 	*out++ = (char)flags;
 	for (int i = 0; i < EXTRAS_N; i++)
 		if (extra_of(r, i)->len > 0)
 			out = record_put(out, *extra_of(r, i));
+	return out;
+}
+
+char *record_write(char *out, const struct record *r)
+{
+	out = record_begin(out, r);
 	if (r->payload.len > 0)
 		memcpy(out, r->payload.data, r->payload.len);
 	return out + r->payload.len;

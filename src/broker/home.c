@@ -53,7 +53,8 @@ struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, u
 		return NULL;
 	l->letter.kind = kind;
 	l->hash = hash;
-	memcpy(l->bytes, name.data, name.len);
+	if (name.len > 0)
+		memcpy(l->bytes, name.data, name.len);
 	l->name = (struct span){ l->bytes, name.len };
 	return l;
 }

@@ -775,19 +775,41 @@ void ring_listen_options(int fd, size_t send_buffer_bytes, int silence_ms)
 	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silence_ms, sizeof(silence_ms));
 }
 
+static void put_address(const struct sockaddr_storage *from, unsigned char address[16],
+			unsigned *port)
+{
+	const struct sockaddr_in6 *v6 = (const struct sockaddr_in6 *)from;
+	const struct sockaddr_in *v4 = (const struct sockaddr_in *)from;
+
+	memset(address, 0, 16);
+	*port = 0;
+	if (from->ss_family == AF_INET6) {
+		memcpy(address, &v6->sin6_addr, 16);
+		*port = ntohs(v6->sin6_port);
+	} else if (from->ss_family == AF_INET) {
+		address[10] = address[11] = 0xff;
+		memcpy(address + 12, &v4->sin_addr, 4);
+		*port = ntohs(v4->sin_port);
+	}
+}
+
 void ring_peer(struct ring *ring, int fd, unsigned char address[16])
 {
-	struct sockaddr_storage peer;
+	struct sockaddr_storage peer = { .ss_family = AF_UNSPEC };
 	socklen_t len = sizeof(peer);
+	unsigned port;
 
 	(void)ring;
-	memset(address, 0, 16);
-	if (getpeername(fd, (struct sockaddr *)&peer, &len) != 0)
-		return;
-	if (peer.ss_family == AF_INET6) {
-		memcpy(address, &((struct sockaddr_in6 *)&peer)->sin6_addr, 16);
-	} else if (peer.ss_family == AF_INET) {
-		address[10] = address[11] = 0xff;
-		memcpy(address + 12, &((struct sockaddr_in *)&peer)->sin_addr, 4);
-	}
+	(void)getpeername(fd, (struct sockaddr *)&peer, &len);
+	put_address(&peer, address, &port);
+}
+
+void ring_local(struct ring *ring, int fd, unsigned char address[16], unsigned *port)
+{
+	struct sockaddr_storage local = { .ss_family = AF_UNSPEC };
+	socklen_t len = sizeof(local);
+
+	(void)ring;
+	(void)getsockname(fd, (struct sockaddr *)&local, &len);
+	put_address(&local, address, port);
 }

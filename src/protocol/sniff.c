@@ -1,11 +1,26 @@
 #include "protocol/sniff.h"
 
+#include <stdbool.h>
+
 #include "base/config.h"
 #include "protocol/http.h"
 #include "protocol/line.h"
+#include "protocol/nats.h"
 #include "protocol/resp.h"
 
 enum { TLS_HANDSHAKE = 0x16 };
+
+static const struct door {
+	unsigned protocol;
+	/* 1: surely, 0: perhaps, -1: not. */
+	int (*detect)(struct span first);
+	bool at_once; /* empty lines before it are not for it */
+} doors[SNIFFED] = {
+	[SNIFF_LINE] = { CONFIG_PROTOCOL_LINE, line_detect, false },
+	[SNIFF_HTTP] = { CONFIG_PROTOCOL_HTTP, http_detect, false },
+	[SNIFF_RESP] = { CONFIG_PROTOCOL_RESP, resp_detect, true },
+	[SNIFF_NATS] = { CONFIG_PROTOCOL_NATS, nats_detect, false },
+};
 
 static struct span skip_empty_lines(struct span first)
 {
@@ -17,69 +32,58 @@ static struct span skip_empty_lines(struct span first)
 /* It, or the first of those that there are. */
 static enum sniffed among(unsigned protocols, enum sniffed s)
 {
-	static const unsigned bits[] = { [SNIFF_LINE] = CONFIG_PROTOCOL_LINE,
-					 [SNIFF_HTTP] = CONFIG_PROTOCOL_HTTP,
-					 [SNIFF_RESP] = CONFIG_PROTOCOL_RESP };
-
-	if (s == SNIFF_MORE || protocols & bits[s])
+	if (s == SNIFF_MORE || protocols & doors[s].protocol)
 		return s;
-	for (s = SNIFF_LINE; s < SNIFF_RESP && !(protocols & bits[s]); s++)
+	for (s = SNIFF_LINE; s + 1 < SNIFFED && !(protocols & doors[s].protocol); s++)
 		;
 	return s;
 }
 
-static int detect_line(struct span first, unsigned protocols)
+/* How many of these protocols the bytes may be the beginning of; *is: one of them; *surely: the one
+ * that they are. "CONNECT {" is the beginning of no request, whatever begins with "CONNECT ". */
+static unsigned begin_like(struct span first, unsigned protocols, enum sniffed *is,
+			   enum sniffed *surely)
 {
-	return protocols & CONFIG_PROTOCOL_LINE ? line_detect(first) : -1;
-}
+	struct span line = skip_empty_lines(first);
+	unsigned n = 0;
 
-static int detect_http(struct span first, unsigned protocols)
-{
-	return protocols & CONFIG_PROTOCOL_HTTP ? http_detect(first) : -1;
-}
+	*is = *surely = SNIFF_MORE;
+	for (unsigned s = SNIFF_MORE + 1; s < SNIFFED; s++) {
+		const struct door *door = &doors[s];
+		struct span from = door->at_once ? first : line;
+		int like = protocols & door->protocol && from.len > 0 ? door->detect(from) : -1;
 
-/* No other begins with it, so that there is nothing to wait for. */
-static bool is_resp(struct span first, unsigned protocols)
-{
-	return protocols & CONFIG_PROTOCOL_RESP && resp_detect(first) > 0;
+		if (like < 0)
+			continue;
+		n++;
+		*is = (enum sniffed)s;
+		if (like > 0)
+			*surely = (enum sniffed)s;
+	}
+	return n;
 }
 
 enum sniffed sniff_likely(struct span first, unsigned protocols)
 {
-	int line, http;
+	enum sniffed is, surely;
 
-	if (is_resp(first, protocols))
-		return SNIFF_RESP;
-	first = skip_empty_lines(first);
-	if (first.len == 0)
-		return SNIFF_MORE;
-	line = detect_line(first, protocols);
-	http = detect_http(first, protocols);
-	if ((line >= 0) == (http >= 0))
-		return SNIFF_MORE;
-	return line >= 0 ? SNIFF_LINE : SNIFF_HTTP;
+	return begin_like(first, protocols, &is, &surely) == 1 ? is : SNIFF_MORE;
 }
 
 enum sniffed sniff(struct span first, unsigned protocols)
 {
 	bool full = first.len >= SNIFF_BYTES_MAX;
-	int line, http;
+	enum sniffed is, surely;
 	const char *lf;
+	unsigned n;
 
-	if (is_resp(first, protocols))
-		return SNIFF_RESP;
 	if (full)
 		first.len = SNIFF_BYTES_MAX;
+	n = begin_like(first, protocols, &is, &surely);
+	if (surely != SNIFF_MORE && (n == 1 || surely == SNIFF_NATS))
+		return surely;
 	first = skip_empty_lines(first);
-	if (first.len == 0 || span_equal(first, SPAN("\r")))
-		return full ? among(protocols, SNIFF_LINE) : SNIFF_MORE;
-	line = detect_line(first, protocols);
-	http = detect_http(first, protocols);
-	if (line > 0)
-		return SNIFF_LINE;
-	if (http > 0)
-		return SNIFF_HTTP;
-	if (line == 0 || http == 0)
+	if (n > 0 || first.len == 0 || span_equal(first, SPAN("\r")))
 		return full ? among(protocols, SNIFF_LINE) : SNIFF_MORE;
 	/* A browser that was told https. */
 	if (first.data[0] == TLS_HANDSHAKE)

@@ -96,6 +96,13 @@ int gather_add(struct connection *c, struct span topic, const struct record *r)
 	return 0;
 }
 
+bool gather_goes_to(const struct connection *c, struct span topic)
+{
+	const struct gather *g = gather_of(c);
+
+	return g->block != NULL && span_equal(block_name(g->block), topic);
+}
+
 void gather_block(struct connection *c, struct block *b)
 {
 	gather_flush(c);

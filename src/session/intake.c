@@ -277,7 +277,7 @@ static void run(struct intake *in, struct span bytes)
 	if (in->ended && ready(in) && list_empty(&in->runnable))
 		connection_goodbye(c);
 	else if (!c->socket.sending && c->output.waits)
-		connection_flush(c);
+		connection_turn(c);
 }
 
 void intake_received(struct intake *in, struct span bytes)

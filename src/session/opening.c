@@ -6,10 +6,10 @@
 #include "base/memory.h"
 #include "broker/broker.h"
 #include "broker/connection.h"
-#include "broker/listener.h"
 #include "broker/shard.h"
 #include "protocol/proxy.h"
 #include "protocol/sniff.h"
+#include "session/shared.h"
 
 static const struct protocol *of(const struct connection *c, unsigned protocols)
 {
@@ -67,17 +67,33 @@ void proxied_received(struct connection *c, struct span bytes)
 	c->input_len = 0;
 	if (header.named)
 		connection_is_for(c, header.address);
-	if (c->shard->broker->listeners[c->listener].secure)
-		connection_secure(c, bytes);
-	else
-		speak(c, of(c, c->protocols), bytes);
+	speak(c, of(c, c->protocols), bytes);
 }
 
 /* ---- the first bytes ---- */
 
 static const unsigned bits[] = { [SNIFF_LINE] = CONFIG_PROTOCOL_LINE,
 				 [SNIFF_HTTP] = CONFIG_PROTOCOL_HTTP,
-				 [SNIFF_RESP] = CONFIG_PROTOCOL_RESP };
+				 [SNIFF_RESP] = CONFIG_PROTOCOL_RESP,
+				 [SNIFF_NATS] = CONFIG_PROTOCOL_NATS };
+
+void undecided_opened(struct connection *c)
+{
+	if (c->protocols & CONFIG_PROTOCOL_NATS)
+		reactor_deadline(&c->shard->reactor, &session_shared(c->shard)->hello,
+				 &c->deadline);
+}
+
+void undecided_is_silent(void *context, struct deadline *d)
+{
+	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
+
+	(void)context;
+	/* The rest of its first command has its time all the same. */
+	reactor_deadline(&c->shard->reactor, &c->shard->clients.handshake, d);
+	if (c->input_len == 0)
+		speak(c, of(c, CONFIG_PROTOCOL_NATS), (struct span){ NULL, 0 });
+}
 
 void undecided_received(struct connection *c, struct span bytes)
 {

@@ -3,6 +3,7 @@
 #include <errno.h>
 
 #include "base/digest.h"
+#include "base/clock.h"
 #include "base/memory.h"
 #include "broker/broker.h"
 #include "broker/connection.h"
@@ -13,6 +14,7 @@
 #include "session/http_answer.h"
 #include "session/intake.h"
 #include "session/line.h"
+#include "session/nats.h"
 #include "session/opening.h"
 #include "session/resp.h"
 #include "session/routes.h"
@@ -67,8 +69,29 @@ const struct protocol resp_protocol = {
 	.free = resp_session_free,
 };
 
+const struct protocol nats_protocol = {
+	.name = "nats",
+	.refuses_at_once = true,
+	.opened = nats_session_opened,
+	.received = nats_session_received,
+	.ended = nats_session_ended,
+	.subscribed = nats_session_subscribed,
+	.refused = nats_session_refused,
+	.sequenced = nats_session_sequenced,
+	.barrier = nats_session_barrier,
+	.say = nats_session_say,
+	.farewell = nats_session_farewell,
+	.logged_in = nats_session_logged_in,
+	.resume = nats_session_resume,
+	.drain = nats_session_drain,
+	.silent = nats_session_silent,
+	.held = nats_session_held,
+	.free = nats_session_free,
+};
+
 const struct protocol undecided_protocol = {
 	.name = "undecided",
+	.opened = undecided_opened,
 	.received = undecided_received,
 	.say = undecided_say,
 	.farewell = opening_farewell,
@@ -87,9 +110,9 @@ const struct protocol proxied_protocol = {
 
 static const struct protocol *first(unsigned protocols, bool proxied)
 {
-	static const struct protocol *const by_bit[CONFIG_PROTOCOLS] = { &line_protocol,
-									 &http_protocol,
-									 &resp_protocol };
+	static const struct protocol *const by_bit[CONFIG_PROTOCOLS] = {
+		&line_protocol, &http_protocol, &resp_protocol, &nats_protocol
+	};
 
 	if (proxied)
 		return &proxied_protocol;
@@ -107,6 +130,9 @@ static int init(struct shard *s)
 	if (s->sessions == NULL)
 		return -ENOMEM;
 	list_init(&session_shared(s)->intakes);
+	deadline_class_init(&session_shared(s)->hello, s->config->nats.hello_ms * NS_PER_MS);
+	reactor_watch(&s->reactor, &session_shared(s)->hello, undecided_is_silent, s);
+	nats_sessions_init(s);
 	http_answers_init(s);
 	websockets_init(s);
 	return 0;
@@ -124,6 +150,9 @@ static void release(struct shard *s)
 static void configure(struct shard *s)
 {
 	http_answers_configure(s);
+	reactor_deadlines_change(&s->reactor, &session_shared(s)->hello,
+				 s->config->nats.hello_ms * NS_PER_MS);
+	nats_sessions_configure(s);
 	websockets_configure(s);
 }
 
@@ -160,6 +189,7 @@ static void read_census_taken(struct shard *s, struct letter *letter)
 void sessions_register(struct broker *b)
 {
 	b->sessions = &sessions;
+	nats_sessions_name();
 	b->letter_uses[LETTER_REFUSED].read = read_refused;
 	b->letter_uses[LETTER_FETCHED].read = read_fetched;
 	b->letter_uses[LETTER_CENSUS_TAKEN].read = read_census_taken;

@@ -4,11 +4,13 @@
 #include "fuzz.h"
 #include "protocol/http.h"
 #include "protocol/line.h"
+#include "protocol/nats.h"
 #include "base/config.h"
 #include "protocol/resp.h"
 #include "protocol/sniff.h"
 
-#define ALL (CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP | CONFIG_PROTOCOL_RESP)
+#define ALL                                                                                        \
+	(CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP | CONFIG_PROTOCOL_RESP | CONFIG_PROTOCOL_NATS)
 
 /*
  * The line decoder, and what decides that bytes are for it. What comes out does not depend on how
@@ -169,7 +171,9 @@ static void check_sniff(struct span in)
 		check(now != SNIFF_MORE || n < SNIFF_BYTES_MAX, "it does not decide in time");
 		check(line_detect(first) <= 0 || now == SNIFF_LINE, "a command goes elsewhere");
 		check(resp_detect(first) <= 0 || now == SNIFF_RESP, "RESP goes elsewhere");
-		check(http_detect(first) <= 0 || now == SNIFF_HTTP, "a request goes elsewhere");
+		check(http_detect(first) <= 0 || now == SNIFF_HTTP || nats_detect(first) >= 0,
+		      "a request goes elsewhere");
+		check(nats_detect(first) <= 0 || now == SNIFF_NATS, "a NATS client goes elsewhere");
 		decided = now;
 		free(own);
 	}

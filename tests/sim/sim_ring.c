@@ -1088,6 +1088,14 @@ void ring_listen_options(int fd, size_t send_buffer_bytes, int silence_ms)
 	(void)silence_ms;
 }
 
+void ring_local(struct ring *ring, int fd, unsigned char address[16], unsigned *port)
+{
+	(void)ring;
+	(void)file_of(fd, "a look");
+	memset(address, 0, 16);
+	*port = 4222;
+}
+
 void ring_peer(struct ring *ring, int fd, unsigned char address[16])
 {
 	(void)ring;

@@ -78,7 +78,7 @@ void connection_goodbye(struct connection *c)
 	c->state = CONNECTION_FINISHING;
 }
 
-void connection_flush(struct connection *c)
+void connection_turn(struct connection *c)
 {
 	(void)c;
 }

@@ -11,21 +11,29 @@
 #include "protocol/sniff.h"
 
 #define BOTH (CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP)
+#define WITH_NATS (BOTH | CONFIG_PROTOCOL_RESP | CONFIG_PROTOCOL_NATS)
 
 /* What bytes are taken for when they come one by one. */
-static enum sniffed one_by_one(const char *bytes, size_t len)
+static enum sniffed one_by_one(const char *bytes, size_t len, unsigned protocols)
 {
 	enum sniffed s = SNIFF_MORE;
 
 	for (size_t n = 0; n <= len && s == SNIFF_MORE; n++)
-		s = sniff((struct span){ bytes, n }, BOTH);
+		s = sniff((struct span){ bytes, n }, protocols);
 	return s;
 }
 
+static void expect_of(const char *bytes, unsigned protocols, enum sniffed wanted)
+{
+	assert_int_equal(sniff(span_of(bytes), protocols), wanted);
+	assert_int_equal(one_by_one(bytes, strlen(bytes), protocols), wanted);
+}
+
+/* The same wherever these two are spoken. */
 static void expect(const char *bytes, enum sniffed wanted)
 {
-	assert_int_equal(sniff(span_of(bytes), BOTH), wanted);
-	assert_int_equal(one_by_one(bytes, strlen(bytes)), wanted);
+	expect_of(bytes, BOTH, wanted);
+	expect_of(bytes, WITH_NATS, wanted);
 }
 
 static void known_first_words_decide(void **state)
@@ -146,6 +154,25 @@ static void what_is_not_spoken_is_answered_by_what_is(void **state)
 		SNIFF_LINE);
 }
 
+static void nats_clients_are_told_from_the_others(void **state)
+{
+	(void)state;
+	expect_of("CONNECT {\"verbose\":false}\r\n", WITH_NATS, SNIFF_NATS);
+	expect_of("PING\r\n", WITH_NATS, SNIFF_NATS);
+	expect_of("PUB a 1\r\n", WITH_NATS, SNIFF_NATS);
+	expect_of("HPUB a 12 12\r\n", WITH_NATS, SNIFF_NATS);
+	expect_of("SUB a 1\r\n", WITH_NATS, SNIFF_NATS);
+	expect_of("CONNECT ", WITH_NATS, SNIFF_MORE);
+	expect_of("CONNECT a:80 HTTP/1.1\r\n", WITH_NATS, SNIFF_HTTP);
+	expect_of("PUB", WITH_NATS, SNIFF_MORE);
+	expect_of("SUB", WITH_NATS, SNIFF_MORE);
+	/* Where there are none these words mean nothing. */
+	expect_of("PUB a 1\r\n", BOTH, SNIFF_LINE);
+	expect_of("CONNECT {", BOTH, SNIFF_HTTP);
+	expect_of("HELLO\r\n", CONFIG_PROTOCOL_HTTP | CONFIG_PROTOCOL_NATS, SNIFF_HTTP);
+	expect_of("HELLO\r\n", CONFIG_PROTOCOL_RESP | CONFIG_PROTOCOL_NATS, SNIFF_RESP);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -156,6 +183,7 @@ int main(void)
 		cmocka_unit_test(unknown_first_words_go_to_the_likelier_protocol),
 		cmocka_unit_test(empty_lines_before_a_request_are_skipped),
 		cmocka_unit_test(who_has_not_said_enough_is_likely_what_only_one_begins_like),
+		cmocka_unit_test(nats_clients_are_told_from_the_others),
 		cmocka_unit_test(enough_bytes_without_an_end_of_line_decide),
 	};
 

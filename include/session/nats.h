@@ -1,0 +1,126 @@
+#ifndef SESSION_NATS_H
+#define SESSION_NATS_H
+
+/*
+ * A connection that speaks NATS (protocol/nats.h): what its commands do, in their order, and what
+ * it is told. A command that needs an answer first - a SUB's home, before a PUB; everything, before
+ * a PONG - holds up those behind it. The shard's thread only.
+ *
+ * Over WebSocket the same session is fed with what is in the frames (nats_session_framed), and what
+ * it says is put into some.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "base/span.h"
+#include "base/table.h"
+#include "broker/connection.h"
+#include "protocol/nats.h"
+#include "session/intake.h"
+
+struct block;
+struct sequenced_letter;
+struct shard;
+struct subscribe_letter;
+struct subscription;
+
+enum { NATS_INBOXES_MAX = 4 };
+
+/* A SUB, known by its sid. */
+struct nats_subscription {
+	struct named named; /* first; the name is the sid, at the end of the parameter */
+	struct subscription *subscription; /* NULL: it has ended */
+	bool grouped;
+	char parameter[]; /* of its wire */
+};
+
+struct nats_session {
+	struct intake intake;
+	struct table subscriptions; /* struct nats_subscription */
+	uint64_t client_id;
+	size_t discarded;  /* bytes still to come of a payload that nobody wants, with its end */
+	uint32_t pings;    /* to be answered, but for */
+	uint32_t barred;   /* those that the barrier under way is for */
+	uint8_t pings_out; /* of ours */
+	bool framed;       /* over WebSocket */
+	bool heard;        /* something has come since the last look */
+	bool connected;    /* a command has come: what it says from here on is timed by pings */
+	bool logging_in;
+	bool draining;
+	bool verbose, no_echo, headers, no_responders, newer; /* newer: of protocol 1 */
+	uint64_t published; /* since the last barrier: a bit for each hash of a topic */
+	bool asks;          /* a message of the block that is put together wants an answer */
+	/* That replies have lately been found to be for. */
+	struct nats_subscription *inboxes[NATS_INBOXES_MAX];
+	uint8_t inbox; /* the next one to be forgotten */
+};
+
+/* Behind a pointer in the connection; NULL: there was no memory for it, and it is closed. */
+static inline struct nats_session *nats_of(const struct connection *c)
+{
+	struct nats_session *nats;
+
+	memcpy(&nats, c->session, sizeof(nats));
+	return nats;
+}
+
+/* Adds to what it has to say, in a frame if it speaks in some. */
+void nats_say(struct connection *connection, struct span text);
+/* "-ERR 'before<subject>after'", and the connection stays. */
+void nats_say_error(struct connection *connection, const char *before, struct span subject,
+		    const char *after);
+/* The last word of one that did something wrong. */
+void nats_fail(struct connection *connection, const char *text);
+/* Asks for a barrier, for what has been said so far; none is under way. */
+void nats_barrier(struct connection *connection);
+/* "+OK" to who wants to hear it. */
+void nats_ok(struct connection *connection);
+
+/* ---- session/nats_pubsub.c: what commands do; each returns how many bytes of `in` are done with,
+ * as `take` does ---- */
+
+/* Whether something for this subject, that was published before, may still be on its way: the
+ * command waits until it has come. */
+bool nats_fenced(struct connection *connection, struct span subject);
+size_t nats_subscribe(struct connection *connection, const struct nats_event *event, size_t used);
+size_t nats_unsubscribe(struct connection *connection, const struct nats_event *event, size_t used);
+size_t nats_publish(struct connection *connection, const struct nats_event *event, struct span in,
+		    size_t used);
+size_t nats_discard(struct connection *connection, struct span in);
+void nats_collected(struct connection *connection, struct block *block);
+void nats_publishing(struct connection *connection, struct block *block);
+void nats_subscriptions_release(struct nats_session *nats);
+
+/* ---- what struct protocol has of them ---- */
+
+void nats_session_opened(struct connection *connection);
+void nats_session_received(struct connection *connection, struct span bytes);
+void nats_session_ended(struct connection *connection);
+void nats_session_subscribed(struct connection *connection, struct subscription *subscription,
+			     const struct subscribe_letter *letter);
+void nats_session_refused(struct connection *connection, void *session, enum reason reason);
+void nats_session_sequenced(struct connection *connection, const struct sequenced_letter *letter);
+void nats_session_barrier(struct connection *connection);
+const char *nats_session_say(struct connection *connection, enum reason reason);
+const char *nats_session_farewell(const struct connection *connection, bool bye);
+void nats_session_logged_in(struct connection *connection, enum access_result result);
+void nats_session_resume(struct connection *connection);
+void nats_session_drain(struct connection *connection);
+bool nats_session_silent(const struct connection *connection);
+uint64_t nats_session_held(const struct connection *connection);
+void nats_session_free(struct connection *connection);
+
+/* For a connection that speaks in WebSocket frames and has just been upgraded: says INFO. From then
+ * on nats_session_received is for what is in binary or text frames, whatever is left to WebSocket
+ * (pings, closes) is not. False: out of memory, it is closed. */
+bool nats_session_framed(struct connection *connection);
+
+/* The server's name, once, before threads start. */
+void nats_sessions_name(void);
+void nats_sessions_init(struct shard *shard);
+void nats_sessions_configure(struct shard *shard);
+
+#endif

@@ -1,0 +1,526 @@
+#include "session/nats.h"
+
+#include <arpa/inet.h>
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/clock.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "broker/access.h"
+#include "broker/shard.h"
+#include "session/gather.h"
+#include "session/shared.h"
+
+enum {
+	SERVER_ID_BYTES = 56,
+	PONGS_AT_ONCE = 64,
+	/* "-ERR '...'" in a frame, and a frame that closes. */
+	LAST_WORD_BYTES = 96,
+};
+
+static char server_name[64];
+
+/* ---- words ---- */
+
+#define ERROR(text) "-ERR '" text "'\r\n"
+
+/* All that is ever said last, each with the code that WebSocket closes with. */
+static const struct last_word {
+	const char *text, *error;
+	unsigned code;
+} last_words[] = {
+	{ NATS_UNKNOWN, ERROR(NATS_UNKNOWN), 1002 },
+	{ NATS_LINE_TOO_LONG, ERROR(NATS_LINE_TOO_LONG), 1009 },
+	{ NATS_TOO_LARGE, ERROR(NATS_TOO_LARGE), 1009 },
+	{ NATS_WRONG_PROTOCOL, ERROR(NATS_WRONG_PROTOCOL), 1002 },
+	{ NATS_NO_RESPONDERS, ERROR(NATS_NO_RESPONDERS), 1002 },
+	{ NATS_NO_HEADERS, ERROR(NATS_NO_HEADERS), 1002 },
+	{ NATS_UNAUTHORIZED, ERROR(NATS_UNAUTHORIZED), 1008 },
+	{ NATS_EXPIRED, ERROR(NATS_EXPIRED), 1008 },
+	{ NATS_TIMEOUT, ERROR(NATS_TIMEOUT), 1008 },
+	{ NATS_STALE, ERROR(NATS_STALE), 1008 },
+	{ NATS_FULL, ERROR(NATS_FULL), 1013 },
+	{ NULL, "", 1001 },
+};
+enum { LAST_WORDS = sizeof(last_words) / sizeof(*last_words) };
+
+/* The same in frames: they begin with their length, and hold no NUL. */
+static char framed_words[LAST_WORDS][LAST_WORD_BYTES];
+
+static void frame_words(void)
+{
+	for (size_t i = 0; i < LAST_WORDS; i++) {
+		const struct last_word *w = &last_words[i];
+		size_t len = strlen(w->error);
+		char *at = framed_words[i];
+
+		assert(len + 16 < LAST_WORD_BYTES);
+		if (len > 0)
+			at += nats_websocket_head(len, at);
+		memcpy(at, w->error, len);
+		at += len;
+		*at++ = (char)0x88;
+		*at++ = 2;
+		*at++ = (char)(w->code >> 8);
+		*at++ = (char)(w->code & 0xff);
+		*at = 0;
+	}
+}
+
+/* text: one of the above; NULL: an end without any. */
+static const char *last_word(const struct connection *c, const char *text)
+{
+	bool framed = nats_of(c) != NULL && nats_of(c)->framed;
+
+	for (size_t i = 0; i < LAST_WORDS; i++) {
+		if (last_words[i].text != text && (text == NULL || last_words[i].text == NULL ||
+						   strcmp(last_words[i].text, text) != 0))
+			continue;
+		if (framed)
+			return framed_words[i];
+		return text != NULL ? last_words[i].error : NULL;
+	}
+	abort();
+}
+
+static void say_parts(struct connection *c, const struct span *parts, size_t n)
+{
+	char head[NATS_WEBSOCKET_HEAD_MAX];
+	size_t bytes = 0;
+
+	for (size_t i = 0; i < n; i++)
+		bytes += parts[i].len;
+	if (nats_of(c)->framed &&
+	    !connection_reply(c, (struct span){ head, nats_websocket_head(bytes, head) }))
+		return;
+	for (size_t i = 0; i < n; i++)
+		if (!connection_reply(c, parts[i]))
+			return;
+	connection_turn(c);
+}
+
+void nats_say(struct connection *c, struct span text)
+{
+	say_parts(c, &text, 1);
+}
+
+void nats_say_error(struct connection *c, const char *before, struct span subject,
+		    const char *after)
+{
+	const struct span parts[] = { SPAN("-ERR '"), span_of(before), subject, span_of(after),
+				      SPAN("'\r\n") };
+
+	c->shard->counters.errors++;
+	say_parts(c, parts, sizeof(parts) / sizeof(*parts));
+}
+
+void nats_fail(struct connection *c, const char *text)
+{
+	connection_fail(c, last_word(c, text));
+}
+
+void nats_ok(struct connection *c)
+{
+	if (nats_of(c)->verbose)
+		nats_say(c, SPAN("+OK\r\n"));
+}
+
+const char *nats_session_say(struct connection *c, enum reason reason)
+{
+	switch (reason) {
+	case REASON_TIMEOUT:
+		return last_word(c, NATS_TIMEOUT);
+	case REASON_NOT_PERMITTED:
+		return last_word(c, NATS_UNAUTHORIZED);
+	case REASON_EXPIRED:
+		return last_word(c, NATS_EXPIRED);
+	case REASON_CONNECTIONS:
+		/* Behind INFO, which every client waits for. */
+		if (nats_of(c) == NULL)
+			nats_session_opened(c);
+		return last_word(c, NATS_FULL);
+	/* Whoever is told why comes back no more: these are for the client to come back from. */
+	case REASON_SLOW:
+	case REASON_SUBSCRIPTIONS:
+	case REASON_TOPICS:
+	case REASON_MEMORY:
+	case REASON_DRAINING:
+	case REASON_NONE:
+	case REASONS:
+	default:
+		return last_word(c, NULL);
+	}
+}
+
+const char *nats_session_farewell(const struct connection *c, bool bye)
+{
+	(void)bye;
+	return last_word(c, NULL);
+}
+
+/* ---- INFO ---- */
+
+void nats_sessions_name(void)
+{
+	frame_words();
+	if (gethostname(server_name, sizeof(server_name) - 1) != 0)
+		server_name[0] = 0;
+}
+
+/* The same in all shards, another one in each process: N and 55 letters and digits. */
+static void server_id(char id[SERVER_ID_BYTES + 1])
+{
+	static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+	uint64_t bits = 0;
+
+	id[0] = 'N';
+	for (unsigned i = 1; i < SERVER_ID_BYTES; i++) {
+		if (i % 12 == 1)
+			bits = hash_bytes(&i, sizeof(i));
+		id[i] = digits[bits & 31];
+		bits >>= 5;
+	}
+	id[SERVER_ID_BYTES] = 0;
+}
+
+static void put_address(const unsigned char address[16], char out[INET6_ADDRSTRLEN])
+{
+	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
+	bool v4 = memcmp(address, mapped, sizeof(mapped)) == 0;
+
+	if (inet_ntop(v4 ? AF_INET : AF_INET6, address + (v4 ? 12 : 0), out, INET6_ADDRSTRLEN) ==
+	    NULL)
+		out[0] = 0;
+}
+
+static void say_info(struct connection *c, bool ldm)
+{
+	char text[NATS_INFO_MAX], id[SERVER_ID_BYTES + 1], host[INET6_ADDRSTRLEN],
+		ip[INET6_ADDRSTRLEN];
+	struct ring *ring = c->shard->reactor.ring;
+	struct nats_info info = { .max_payload = c->shard->config->limits.message_bytes,
+				  .client_id = nats_of(c)->client_id,
+				  .auth_required = access_needed(c),
+				  .ldm = ldm };
+	unsigned char address[16];
+
+	ring_local(ring, c->socket.fd, address, &info.port);
+	put_address(address, host);
+	ring_peer(ring, c->socket.fd, address);
+	put_address(address, ip);
+	server_id(id);
+	info.server_id = span_of(id);
+	info.server_name = span_of(server_name);
+	info.host = span_of(host);
+	/* Of a client behind a proxy it would be the proxy's. */
+	info.client_ip = c->proxied ? SPAN("") : span_of(ip);
+	nats_say(c, (struct span){ text, nats_info(&info, text) });
+}
+
+/* ---- CONNECT ---- */
+
+static void log_in(struct connection *c, const struct nats_options *o,
+		   const struct nats_credentials *secrets)
+{
+	const struct credentials credentials = {
+		.user = span_of(o->has_user ? secrets->user : ""),
+		.secret = span_of(o->has_user ? secrets->pass : secrets->token),
+	};
+
+	nats_of(c)->logging_in = true;
+	access_login(c, &credentials);
+}
+
+void nats_session_logged_in(struct connection *c, enum access_result result)
+{
+	nats_of(c)->logging_in = false;
+	if (c->state != CONNECTION_OPEN)
+		return;
+	if (result == ACCESS_GRANTED)
+		nats_ok(c);
+	else if (result == ACCESS_WRONG)
+		nats_fail(c, NATS_UNAUTHORIZED);
+	else
+		connection_fail(c, last_word(c, NULL));
+}
+
+static bool credentials_count(const struct connection *c)
+{
+	return c->shard->config->users_n > 0 || c->shard->config->auth.jwt.keys_n > 0;
+}
+
+static void take_options(struct connection *c, struct span json)
+{
+	struct nats_session *nats = nats_of(c);
+	struct nats_credentials secrets;
+	struct nats_options o;
+
+	if (!nats_connect(json, &o, &secrets)) {
+		nats_fail(c, NATS_UNKNOWN);
+	} else if (o.account) {
+		nats_fail(c, NATS_UNAUTHORIZED);
+	} else if (o.protocol < 0 || o.protocol > 1) {
+		nats_fail(c, NATS_WRONG_PROTOCOL);
+	} else if (o.no_responders && !o.headers) {
+		nats_fail(c, NATS_NO_RESPONDERS);
+	} else {
+		nats->verbose = o.verbose;
+		nats->no_echo = !o.echo;
+		nats->headers = o.headers;
+		nats->no_responders = o.no_responders;
+		nats->newer = o.protocol == 1;
+		if ((o.has_user || o.has_token) && credentials_count(c))
+			log_in(c, &o, &secrets);
+		else if (access_needed(c))
+			nats_fail(c, NATS_UNAUTHORIZED);
+		else
+			nats_ok(c);
+	}
+	explicit_bzero(&secrets, sizeof(secrets));
+}
+
+/* ---- PING and PONG ---- */
+
+void nats_barrier(struct connection *c)
+{
+	struct nats_session *nats = nats_of(c);
+
+	nats->barred = nats->pings;
+	nats->published = 0;
+	connection_barrier(c);
+}
+
+static void ping(struct connection *c)
+{
+	gather_flush(c);
+	nats_of(c)->pings++;
+	if (!connection_barred(c))
+		nats_barrier(c);
+}
+
+/* What was before the PINGs that it is for has happened. */
+void nats_session_barrier(struct connection *c)
+{
+	struct nats_session *nats = nats_of(c);
+
+	if (nats->framed) {
+		for (uint32_t i = 0; i < nats->barred; i++)
+			nats_say(c, SPAN("PONG\r\n"));
+	} else {
+		char pongs[6 * PONGS_AT_ONCE];
+
+		for (size_t at = 0; at < sizeof(pongs); at += 6)
+			memcpy(pongs + at, "PONG\r\n", 6);
+		for (uint32_t left = nats->barred, n; left > 0; left -= n) {
+			n = left < PONGS_AT_ONCE ? left : PONGS_AT_ONCE;
+			if (!connection_reply(c, (struct span){ pongs, 6 * (size_t)n }))
+				return;
+		}
+	}
+	nats->pings -= nats->barred;
+	nats->barred = 0;
+}
+
+/* Whether it is there, when it has said nothing for long. */
+static void look(void *context, struct deadline *d)
+{
+	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
+	struct nats_session *nats = nats_of(c);
+	struct shard *s = context;
+
+	if (!nats->heard && nats->pings_out >= s->config->nats.pings_out) {
+		nats_fail(c, NATS_STALE);
+		return;
+	}
+	reactor_deadline(&s->reactor, &session_shared(s)->nats_ping, d);
+	if (!nats->heard) {
+		nats->pings_out++;
+		nats_say(c, SPAN("PING\r\n"));
+	}
+	nats->heard = false;
+}
+
+/* ---- commands ---- */
+
+/* Whether a command has to wait: for what those before it asked for. */
+static bool must_wait(const struct connection *c, const struct nats_event *e)
+{
+	const struct nats_session *nats = nats_of(c);
+
+	if (nats->logging_in || nats->draining)
+		return true;
+	switch (e->kind) {
+	case NATS_PUBLISH:
+		return c->asked > 0;
+	case NATS_ERROR:
+	case NATS_CONNECT:
+		return nats->pings > 0;
+	case NATS_PING:
+	case NATS_PONG:
+	case NATS_SUBSCRIBE:
+	case NATS_UNSUBSCRIBE:
+	case NATS_MORE:
+	default:
+		/* What is confirmed is so in order. */
+		return nats->verbose && nats->pings > 0;
+	}
+}
+
+static size_t take(struct connection *c, struct span in)
+{
+	struct nats_session *nats = nats_of(c);
+	struct nats_event e;
+	size_t used;
+
+	if (nats->discarded > 0)
+		return nats_discard(c, in);
+	nats_decode(in, c->shard->config->limits.command_bytes, &e, &used);
+	if (e.kind == NATS_MORE)
+		return 0;
+	if (must_wait(c, &e)) {
+		intake_hold(&nats->intake);
+		return 0;
+	}
+	if (!nats->connected && e.kind != NATS_ERROR) {
+		nats->connected = true;
+		reactor_deadline(&c->shard->reactor, &session_shared(c->shard)->nats_ping,
+				 &c->deadline);
+	}
+	if (e.kind != NATS_CONNECT && e.kind != NATS_ERROR && access_needed(c)) {
+		nats_fail(c, NATS_UNAUTHORIZED);
+		return used;
+	}
+	switch (e.kind) {
+	case NATS_CONNECT:
+		take_options(c, e.text);
+		break;
+	case NATS_PING:
+		ping(c);
+		break;
+	case NATS_PONG:
+		nats->pings_out = 0;
+		break;
+	case NATS_SUBSCRIBE:
+		return nats_subscribe(c, &e, used);
+	case NATS_UNSUBSCRIBE:
+		return nats_unsubscribe(c, &e, used);
+	case NATS_PUBLISH:
+		return nats_publish(c, &e, in, used);
+	case NATS_ERROR:
+		gather_flush(c);
+		nats_fail(c, e.text.data);
+		break;
+	case NATS_MORE:
+	default:
+		break;
+	}
+	return used;
+}
+
+static const struct intake_use use = { .take = take,
+				       .collected = nats_collected,
+				       .publishing = nats_publishing };
+
+/* ---- a connection's life ---- */
+
+static bool begin(struct connection *c, bool framed)
+{
+	struct nats_session *nats = memory_new_zeroed(sizeof(*nats));
+	struct shard *s = c->shard;
+
+	if (nats == NULL) {
+		connection_close(c, DROP_MEMORY);
+		return false;
+	}
+	nats->verbose = true;
+	nats->framed = framed;
+	nats->client_id = ++session_shared(s)->nats_clients * s->broker->shards_n + s->id;
+	intake_init(&nats->intake, c, &use);
+	nats->intake.wrapped = framed;
+	memcpy(c->session, &nats, sizeof(nats));
+	say_info(c, false);
+	return c->state != CONNECTION_CLOSED;
+}
+
+void nats_session_opened(struct connection *c)
+{
+	(void)begin(c, false);
+}
+
+bool nats_session_framed(struct connection *c)
+{
+	return begin(c, true);
+}
+
+void nats_session_received(struct connection *c, struct span bytes)
+{
+	nats_of(c)->heard = true;
+	intake_received(&nats_of(c)->intake, bytes);
+}
+
+void nats_session_ended(struct connection *c)
+{
+	intake_ended(&nats_of(c)->intake);
+}
+
+void nats_session_resume(struct connection *c)
+{
+	struct nats_session *nats = nats_of(c);
+
+	if (nats == NULL)
+		return;
+	if (c->state == CONNECTION_OPEN && nats->pings > 0 && !connection_barred(c))
+		nats_barrier(c);
+	intake_resume(&nats->intake);
+}
+
+/* What it says from now on would come to homes that have ended: nothing of it is done any more. */
+void nats_session_drain(struct connection *c)
+{
+	struct nats_session *nats = nats_of(c);
+
+	if (nats == NULL || nats->draining)
+		return;
+	nats->draining = true;
+	if (nats->newer)
+		say_info(c, true);
+}
+
+bool nats_session_silent(const struct connection *c)
+{
+	(void)c;
+	return false; /* it is asked whether it is there */
+}
+
+uint64_t nats_session_held(const struct connection *c)
+{
+	return nats_of(c) != NULL ? intake_held(&nats_of(c)->intake) : 0;
+}
+
+void nats_session_free(struct connection *c)
+{
+	struct nats_session *nats = nats_of(c);
+
+	if (nats == NULL)
+		return;
+	nats_subscriptions_release(nats);
+	intake_release(&nats->intake);
+	memory_free(nats);
+}
+
+void nats_sessions_init(struct shard *s)
+{
+	struct deadline_class *class = &session_shared(s)->nats_ping;
+
+	deadline_class_init(class, s->config->nats.ping_seconds * NS_PER_S);
+	reactor_watch(&s->reactor, class, look, s);
+}
+
+void nats_sessions_configure(struct shard *s)
+{
+	reactor_deadlines_change(&s->reactor, &session_shared(s)->nats_ping,
+				 s->config->nats.ping_seconds * NS_PER_S);
+}

@@ -1,0 +1,476 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/name.h"
+#include "broker/access.h"
+#include "broker/home.h"
+#include "broker/shard.h"
+#include "broker/subscription.h"
+#include "session/gather.h"
+#include "session/nats.h"
+#include "topic/block.h"
+#include "topic/interest.h"
+
+enum {
+	COLLECT_BYTES = 4 << 10, /* of a payload that is not all there: the rest is received where
+				    it belongs */
+	END_BYTES = 2,           /* CRLF behind a payload */
+	LOOK_BACK = 64,          /* newest subscriptions that an answer may be for */
+	LOOK_COST = 1,           /* of so many that are looked at */
+};
+
+/* ---- subscriptions ---- */
+
+static struct nats_subscription *find(const struct nats_session *nats, struct span sid)
+{
+	return (struct nats_subscription *)(void *)table_find(&nats->subscriptions,
+							      hash_bytes(sid.data, sid.len), sid);
+}
+
+static void forget(struct nats_session *nats, struct nats_subscription *ns)
+{
+	for (unsigned i = 0; i < NATS_INBOXES_MAX; i++)
+		if (nats->inboxes[i] == ns)
+			nats->inboxes[i] = NULL;
+	table_remove(&nats->subscriptions, &ns->named);
+	memory_free(ns);
+}
+
+void nats_subscriptions_release(struct nats_session *nats)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&nats->subscriptions, &at)) != NULL;)
+		memory_free(n);
+	table_release(&nats->subscriptions);
+}
+
+static void not_permitted(struct connection *c, const struct nats_event *e)
+{
+	static const char before[] = "Permissions Violation for Subscription to \"";
+
+	if (e->queue.len == 0) {
+		nats_say_error(c, before, e->subject, "\"");
+		return;
+	}
+	/* Two names of the client's, of any length: one reply is enough. */
+	{
+		size_t len = e->subject.len + e->queue.len + sizeof("\" using queue \"");
+		char *text = memory_new(len);
+		int n;
+
+		if (text == NULL) {
+			connection_close(c, DROP_MEMORY);
+			return;
+		}
+		n = snprintf(text, len, "%.*s\" using queue \"%.*s", (int)e->subject.len,
+			     e->subject.data, (int)e->queue.len, e->queue.data);
+		nats_say_error(c, before, (struct span){ text, (size_t)n }, "\"");
+		memory_free(text);
+	}
+}
+
+/* The broker's own topics: who may look is the operator's choice. */
+static bool may_look(struct connection *c, struct span topic)
+{
+	return !topic_internal(topic) || !c->shard->config->http.page_local_only ||
+	       connection_local(c);
+}
+
+static struct nats_subscription *new_subscription(const struct connection *c, struct span sid,
+						  const struct nats_frame *frame)
+{
+	struct nats_subscription *ns = memory_new_zeroed(sizeof(*ns) + NATS_FRAME_HEAD + sid.len);
+
+	(void)c;
+	if (ns == NULL)
+		return NULL;
+	(void)nats_parameter(frame, ns->parameter);
+	ns->named.hash = hash_bytes(sid.data, sid.len);
+	ns->named.name = (struct span){ ns->parameter + NATS_FRAME_HEAD, sid.len };
+	return ns;
+}
+
+static struct replay replay_of(const struct nats_replay *r)
+{
+	static const enum replay_kind kinds[] = { [NATS_REPLAY_NONE] = REPLAY_NONE,
+						  [NATS_REPLAY_LAST] = REPLAY_LAST,
+						  [NATS_REPLAY_FROM] = REPLAY_FROM };
+
+	return (struct replay){ .kind = kinds[r->kind], .epoch = r->epoch, .n = r->n };
+}
+
+/* Where it fails for want of what is scarce for now, the client is to come back. */
+static void subscribe(struct connection *c, const struct nats_event *e, struct span name,
+		      const struct nats_replay *replay)
+{
+	struct nats_session *nats = nats_of(c);
+	struct nats_frame frame = { .headers = nats->headers,
+				    .ids = replay->kind != NATS_REPLAY_NONE,
+				    .framed = nats->framed,
+				    .sid = e->sid };
+	struct nats_subscription *ns;
+	struct subscription *made;
+	int err;
+
+	if (nats->no_echo)
+		frame.except =
+			(struct run_publisher){ c->shard->id, c->socket.slot,
+						socket_generation(&c->shard->sockets, &c->socket) };
+	ns = new_subscription(c, e->sid, &frame);
+	if (ns == NULL || table_add(&nats->subscriptions, &ns->named) != 0) {
+		memory_free(ns);
+		connection_error(c, REASON_MEMORY);
+		return;
+	}
+	ns->grouped = e->queue.len > 0;
+	err = subscription_new(
+		c,
+		&(struct subscription_wanted){
+			.name = name,
+			.wire = { &nats_format, { ns->parameter, NATS_FRAME_HEAD + e->sid.len } },
+			.replay = replay_of(replay),
+			.session = ns,
+		},
+		&made);
+	if (err == 0) {
+		ns->subscription = made;
+		nats_ok(c);
+		return;
+	}
+	forget(nats, ns);
+	if (err == -ENOSPC)
+		nats_say_error(c, NATS_SUBSCRIPTIONS, SPAN(""), "");
+	else
+		connection_error(c, REASON_MEMORY);
+}
+
+bool nats_fenced(struct connection *c, struct span subject)
+{
+	struct nats_session *nats = nats_of(c);
+
+	gather_flush(c);
+	if (nats->no_echo || nats->published == 0 ||
+	    (nats_subject(subject) == NATS_SUBJECT_TOPIC &&
+	     !(nats->published & UINT64_C(1) << topic_hash(subject) % 64)))
+		return false;
+	intake_hold(&nats->intake);
+	if (!connection_barred(c))
+		nats_barrier(c);
+	return true;
+}
+
+size_t nats_subscribe(struct connection *c, const struct nats_event *e, size_t used)
+{
+	struct nats_session *nats = nats_of(c);
+	enum nats_subject subject = nats_subject(e->subject);
+	struct span name = e->subject;
+	struct nats_replay replay;
+
+	if (subject == NATS_SUBJECT_INVALID || !nats_replay(e->subject, &replay)) {
+		nats_say_error(c, "Invalid Subject", SPAN(""), "");
+		return used;
+	}
+	if (replay.kind != NATS_REPLAY_NONE) {
+		name = replay.topic;
+		subject = e->queue.len == 0 && name_valid(name) ? NATS_SUBJECT_TOPIC
+								: NATS_SUBJECT_REFUSED;
+	}
+	if (subject <= NATS_SUBJECT_PATTERN && nats_fenced(c, name))
+		return 0;
+	if (subject != NATS_SUBJECT_TOPIC || e->queue.len > 0 || !may_look(c, name) ||
+	    !access_may(c, ACCESS_SUBSCRIBE, name, subject == NATS_SUBJECT_PATTERN))
+		not_permitted(c, e);
+	else if (find(nats, e->sid) != NULL)
+		nats_ok(c);
+	else if (nats->subscriptions.entries_n >=
+		 c->shard->config->limits.subscriptions_per_connection)
+		nats_say_error(c, NATS_SUBSCRIPTIONS, SPAN(""), "");
+	else
+		subscribe(c, e, name, &replay);
+	return used;
+}
+
+void nats_session_subscribed(struct connection *c, struct subscription *sub,
+			     const struct subscribe_letter *l)
+{
+	struct nats_subscription *ns = sub->session;
+	char gap[NATS_NOBODY_MAX];
+	size_t n;
+
+	if (l == NULL || l->gap == 0 || !nats_of(c)->headers)
+		return;
+	n = nats_gap(l->name, ns->named.name, l->epoch, l->gap, gap);
+	if (n > 0)
+		nats_say(c, (struct span){ gap, n });
+}
+
+void nats_session_refused(struct connection *c, void *session, enum reason reason)
+{
+	forget(nats_of(c), session);
+	connection_error(c, reason);
+}
+
+size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t used)
+{
+	struct nats_session *nats = nats_of(c);
+	struct nats_subscription *ns = find(nats, e->sid);
+
+	if (ns != NULL && ns->subscription != NULL &&
+	    nats_fenced(c, subscription_interest(ns->subscription)->named.name))
+		return 0;
+	nats_ok(c);
+	/* Clients that want so many do not look at more. */
+	if (ns == NULL || e->max > 0)
+		return used;
+	if (ns->subscription != NULL)
+		subscription_end(ns->subscription);
+	forget(nats, ns);
+	return used;
+}
+
+/* ---- what is published ---- */
+
+static bool takes_reply(const struct nats_subscription *ns, struct span reply)
+{
+	struct span name;
+
+	if (ns == NULL || ns->subscription == NULL || ns->grouped)
+		return false;
+	name = subscription_interest(ns->subscription)->named.name;
+	return span_equal(name, reply) || name_matches(name, reply);
+}
+
+/* The client's own subscription that an answer would come to: one that has lately been found so, or
+ * among so many of the newest. */
+static struct nats_subscription *inbox_of(struct connection *c, struct span reply, unsigned max)
+{
+	struct nats_session *nats = nats_of(c);
+	struct list *at = c->subscriptions.prev;
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < NATS_INBOXES_MAX; i++)
+		if (takes_reply(nats->inboxes[i], reply))
+			return nats->inboxes[i];
+	for (; at != &c->subscriptions && n < max; at = at->prev, n++) {
+		struct nats_subscription *ns = LIST_ENTRY(at, struct subscription, link)->session;
+
+		if (!takes_reply(ns, reply))
+			continue;
+		nats->inboxes[nats->inbox] = ns;
+		nats->inbox = (uint8_t)((nats->inbox + 1) % NATS_INBOXES_MAX);
+		reactor_spend(&c->shard->reactor, n * LOOK_COST / 16);
+		return ns;
+	}
+	reactor_spend(&c->shard->reactor, n * LOOK_COST / 16);
+	return NULL;
+}
+
+/* It wants to know if nobody is there. */
+void nats_publishing(struct connection *c, struct block *b)
+{
+	struct nats_session *nats = nats_of(c);
+	struct sequenced_letter *receipt;
+
+	nats->published |= UINT64_C(1) << b->hash % 64;
+	if (!nats->asks)
+		return;
+	nats->asks = false;
+	receipt = calloc(1, sizeof(*receipt));
+	/* Without memory for it nothing is said. */
+	if (receipt != NULL)
+		b->receipt = &receipt->letter;
+}
+
+static void tell_nobody(struct connection *c, const struct sequenced_letter *l)
+{
+	struct run run = block_run(l->block);
+	char text[NATS_NOBODY_MAX];
+	struct record r;
+
+	while (c->state == CONNECTION_OPEN && run_next_record(&run, &r)) {
+		const struct nats_subscription *ns =
+			r.reply.len > 0 ? inbox_of(c, r.reply, LOOK_BACK) : NULL;
+		size_t n;
+
+		if (ns == NULL)
+			continue;
+		n = nats_nobody(r.reply, ns->named.name, run.topic, text);
+		if (n > 0)
+			nats_say(c, (struct span){ text, n });
+	}
+}
+
+void nats_session_sequenced(struct connection *c, const struct sequenced_letter *l)
+{
+	(void)tell_nobody;
+	(void)c;
+	(void)l;
+}
+
+/* Why a subject is not published to: said, and true. */
+static bool refused(struct connection *c, struct span subject)
+{
+	switch (nats_subject(subject)) {
+	case NATS_SUBJECT_INVALID:
+		nats_say_error(c, "Invalid Publish Subject", SPAN(""), "");
+		return true;
+	case NATS_SUBJECT_TOPIC:
+		if (!topic_internal(subject) && access_may(c, ACCESS_PUBLISH, subject, false))
+			return false;
+		break;
+	case NATS_SUBJECT_PATTERN:
+	case NATS_SUBJECT_REFUSED:
+	default:
+		break;
+	}
+	nats_say_error(c, "Permissions Violation for Publish to \"", subject, "\"");
+	return true;
+}
+
+/* One with a version is found by it: it is alone in its block, which has it as a label. NULL: out
+ * of memory. */
+static struct block *block_of_version(struct span topic, const struct record *r,
+				      struct span version)
+{
+	const struct block_labels labels = { .version = version };
+	struct block *b = block_new_labelled(topic, topic_hash(topic), &labels, record_bytes(r));
+
+	if (b == NULL)
+		return NULL;
+	record_write(block_body(b), r);
+	b->len = record_bytes(r);
+	b->form = RUN_RECORDS;
+	b->messages = 1;
+	return b;
+}
+
+static void publish(struct connection *c, const struct nats_event *e, struct span body)
+{
+	struct nats_session *nats = nats_of(c);
+	struct record r = { .payload = span_skip(body, e->header_bytes),
+			    .reply = e->reply,
+			    .headers = { body.data, e->header_bytes } };
+	struct span version = { NULL, 0 };
+	int err = 0;
+
+	if (r.headers.len > 0)
+		version = nats_header(r.headers, SPAN("X-Version"));
+	if (version.len > 0 && version.len <= BLOCK_LABEL_MAX) {
+		struct block *b = block_of_version(e->subject, &r, version);
+
+		if (b != NULL)
+			gather_block(c, b);
+		err = b != NULL ? 0 : -ENOMEM;
+	} else {
+		err = gather_add(c, e->subject, &r);
+	}
+	if (err != 0) {
+		connection_error(c, REASON_MEMORY);
+		return;
+	}
+	if (nats->no_responders && r.reply.len > 0)
+		nats->asks |= inbox_of(c, r.reply, UINT32_MAX) != NULL;
+	nats_ok(c);
+}
+
+/* The rest of a payload of which some is there is received where it belongs. */
+static size_t collect(struct connection *c, const struct nats_event *e, struct span in, size_t used)
+{
+	struct nats_session *nats = nats_of(c);
+	size_t payload_bytes = e->bytes - e->header_bytes;
+	struct record r = { .payload = { NULL, payload_bytes },
+			    .reply = e->reply,
+			    .headers = { in.data + used, e->header_bytes } };
+	size_t before = record_bytes(&r) - payload_bytes;
+	struct block *b;
+
+	if (in.len < used + e->header_bytes) {
+		intake_need(&nats->intake, used + e->header_bytes);
+		return 0;
+	}
+	b = block_new(e->subject, topic_hash(e->subject), before);
+	if (b == NULL) {
+		connection_error(c, REASON_MEMORY);
+		return used;
+	}
+	if (before > RECORD_HEAD_BYTES) {
+		b->len = (size_t)(record_begin(block_body(b), &r) - block_body(b));
+		b->form = RUN_RECORDS;
+	}
+	b->messages = 1;
+	gather_flush(c);
+	if (nats->no_responders && r.reply.len > 0)
+		nats->asks = inbox_of(c, r.reply, UINT32_MAX) != NULL;
+	intake_collect(&nats->intake, b, payload_bytes + END_BYTES);
+	return used + e->header_bytes;
+}
+
+void nats_collected(struct connection *c, struct block *b)
+{
+	if (memcmp(block_body(b) + b->len - END_BYTES, "\r\n", END_BYTES) != 0) {
+		block_unref(b);
+		nats_fail(c, NATS_UNKNOWN);
+		return;
+	}
+	b->len -= END_BYTES;
+	gather_block(c, b);
+	nats_ok(c);
+}
+
+size_t nats_publish(struct connection *c, const struct nats_event *e, struct span in, size_t used)
+{
+	const struct config_limits *limits = &c->shard->config->limits;
+	struct nats_session *nats = nats_of(c);
+	size_t whole = used + e->bytes + END_BYTES;
+
+	if (e->headers && !nats->headers) {
+		nats_fail(c, NATS_NO_HEADERS);
+		return used;
+	}
+	if (e->bytes > limits->message_bytes || e->header_bytes > limits->header_bytes) {
+		nats_fail(c, NATS_TOO_LARGE);
+		return used;
+	}
+	/* What it published last it may still publish to. */
+	if (in.len < whole && e->bytes < COLLECT_BYTES) {
+		intake_need(&nats->intake, whole);
+		return 0;
+	}
+	if (!gather_goes_to(c, e->subject) && refused(c, e->subject)) {
+		nats->discarded = e->bytes + END_BYTES;
+		return used;
+	}
+	if (in.len < whole)
+		return collect(c, e, in, used);
+	if (memcmp(in.data + whole - END_BYTES, "\r\n", END_BYTES) != 0) {
+		gather_flush(c);
+		nats_fail(c, NATS_UNKNOWN);
+		return used;
+	}
+	publish(c, e, (struct span){ in.data + used, e->bytes });
+	return whole;
+}
+
+size_t nats_discard(struct connection *c, struct span in)
+{
+	struct nats_session *nats = nats_of(c);
+	size_t n = nats->discarded - END_BYTES;
+
+	if (n > 0) {
+		n = n < in.len ? n : in.len;
+		nats->discarded -= n;
+		return n;
+	}
+	if (in.len < END_BYTES) {
+		intake_need(&nats->intake, END_BYTES);
+		return 0;
+	}
+	nats->discarded = 0;
+	if (memcmp(in.data, "\r\n", END_BYTES) != 0)
+		nats_fail(c, NATS_UNKNOWN);
+	return END_BYTES;
+}
