@@ -52,6 +52,7 @@ struct broker {
 	size_t listeners_n;
 	_Atomic uint32_t connections;
 	_Atomic uint64_t subscriptions;
+	_Atomic uint64_t client_ids;   /* given so far to clients that have one */
 	_Atomic uint32_t running;      /* shards that have not ended */
 	_Atomic bool lame;             /* it serves as ever, but is about to end */
 	_Atomic unsigned memory_level; /* enum budget_level */

@@ -19,7 +19,6 @@ struct session_shared {
 	struct deadline_class hello;     /* session/opening.h */
 	struct deadline_class nats_ping; /* session/nats.h */
 	uint64_t nats_clients;           /* so far */
-	uint64_t resp_ids;               /* given to clients so far */
 };
 
 static inline struct session_shared *session_shared(const struct shard *s)

@@ -727,7 +727,6 @@ static const struct intake_use use = { .take = take,
 static bool open_session(struct connection *c)
 {
 	struct resp_client *r = memory_new_zeroed(sizeof(*r));
-	struct session_shared *shared = session_shared(c->shard);
 
 	if (r == NULL) {
 		connection_close(c, DROP_MEMORY);
@@ -735,7 +734,7 @@ static bool open_session(struct connection *c)
 	}
 	memcpy(c->session, &r, sizeof(r));
 	r->version = RESP_2;
-	r->id = ++shared->resp_ids * c->shard->broker->shards_n + c->shard->id;
+	r->id = 1 + atomic_fetch_add(&c->shard->broker->client_ids, 1);
 	for (size_t i = 0; i < RESP_PUSHES; i++)
 		list_init(&r->of[i]);
 	intake_init(&r->intake, c, &use);

@@ -85,29 +85,35 @@ bool resp_caught_up(struct connection *c)
 	return resp_of(c)->published_n == 0;
 }
 
+static void tell_end(struct connection *c)
+{
+	const struct resp_client *r = resp_of(c);
+	const struct resp_event e = { .error = r->error, .got = r->got };
+	char text[RESP_ERROR_BYTES_MAX];
+	size_t n = resp_put_error(text, &e);
+
+	if (resp_reply(c, (struct span){ text, n }))
+		connection_fail(c, NULL);
+}
+
 void resp_give_up(struct connection *c, enum resp_error error, char got)
 {
 	struct resp_client *r = resp_of(c);
-	const struct resp_event e = { .error = error, .got = got };
-	char text[RESP_ERROR_BYTES_MAX];
-	size_t n = resp_put_error(text, &e);
 
 	r->ends = true;
 	r->error = error;
 	r->got = got;
 	intake_hold(&r->intake);
-	if (!resp_caught_up(c))
-		return;
-	if (resp_reply(c, (struct span){ text, n }))
-		connection_fail(c, NULL);
+	if (resp_caught_up(c))
+		tell_end(c);
 }
 
 void resp_go_on(struct connection *c)
 {
 	struct resp_client *r = resp_of(c);
 
-	if (r->ends)
-		resp_give_up(c, r->error, r->got);
-	else
+	if (!r->ends)
 		intake_resume(&r->intake);
+	else if (r->published_n == 0)
+		tell_end(c);
 }

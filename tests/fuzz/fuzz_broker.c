@@ -1,3 +1,5 @@
+#include <strings.h>
+
 #include "../sim/sim.h"
 #include "base/clock.h"
 #include "fuzz.h"
@@ -112,6 +114,56 @@ static void add_heard(struct text *heard, struct span rest)
 	}
 }
 
+/* ---- what Redis clients hear ---- */
+
+/* Bytes of the reply at the start, with all that is in it; 0: it is none, or not all of it. */
+static size_t reply_bytes(struct span heard)
+{
+	const char *end = heard.len > 0 ? memmem(heard.data, heard.len, "\r\n", 2) : NULL;
+	size_t at, n, left;
+
+	if (end == NULL || strchr("+-:_$=*>%", heard.data[0]) == NULL)
+		return 0;
+	at = (size_t)(end - heard.data) + 2;
+	if (strchr("+-:_", heard.data[0]) != NULL || heard.data[1] == '-')
+		return at;
+	n = strtoul(heard.data + 1, NULL, 10);
+	if (strchr("$=", heard.data[0]) != NULL)
+		return heard.len - at >= n + 2 ? at + n + 2 : 0;
+	for (n *= heard.data[0] == '%' ? 2 : 1; n > 0; n--) {
+		left = reply_bytes(span_skip(heard, at));
+		if (left == 0)
+			return 0;
+		at += left;
+	}
+	return at;
+}
+
+static int compare_spans(const void *a, const void *b)
+{
+	const struct span *x = a, *y = b;
+	int order = memcmp(x->data, y->data, x->len < y->len ? x->len : y->len);
+
+	return order != 0 ? order : (x->len > y->len) - (x->len < y->len);
+}
+
+/* Messages stand between replies wherever they come, and those of several topics, and names of
+ * channels, in any order: so what is heard is a set of replies. False: they are no replies. */
+static bool add_replies(struct text *heard, struct span raw)
+{
+	struct span *replies = calloc(raw.len + 1, sizeof(*replies));
+	size_t n = 0, len;
+
+	check(replies != NULL, "out of memory");
+	for (; (len = reply_bytes(raw)) > 0; raw = span_skip(raw, len))
+		replies[n++] = (struct span){ raw.data, len };
+	qsort(replies, n, sizeof(*replies), compare_spans);
+	for (size_t i = 0; i < n && raw.len == 0; i++)
+		text_add(heard, replies[i].data, replies[i].len);
+	free(replies);
+	return n > 0 && raw.len == 0;
+}
+
 static struct played play(struct span script, unsigned shards, uint64_t schedule)
 {
 	const struct sim_params params = { .seed = 1, .schedule = schedule, .shards = shards };
@@ -146,7 +198,8 @@ static struct played play(struct span script, unsigned shards, uint64_t schedule
 	world_end();
 	/* Not before: in the world, memory is counted. */
 	for (unsigned i = 0; i < played.clients_n; i++) {
-		add_heard(&played.heard[i], raw[i]);
+		if (!add_replies(&played.heard[i], raw[i]))
+			add_heard(&played.heard[i], raw[i]);
 		sim_free((char *)(uintptr_t)raw[i].data);
 	}
 	return played;
@@ -155,8 +208,14 @@ static struct played play(struct span script, unsigned shards, uint64_t schedule
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
 	const struct span script = { (const char *)data, size };
-	struct played one = play(script, 1, 1), other = play(script, 3, size + 2);
+	struct played one, other;
 
+	/* An array of names in any order. */
+	for (size_t i = 0; i + 8 <= size; i++)
+		if (strncasecmp(script.data + i, "channels", 8) == 0)
+			return 0;
+	one = play(script, 1, 1);
+	other = play(script, 3, size + 2);
 	check(one.clients_n == other.clients_n, "other clients");
 	for (unsigned i = 0; i < one.clients_n; i++)
 		text_same(&one.heard[i], &other.heard[i]);

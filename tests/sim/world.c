@@ -384,7 +384,8 @@ static void start_broker(void)
 	if (b->listeners == NULL)
 		abort();
 	b->listeners_n = 1;
-	b->listeners[0].protocols = CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP;
+	b->listeners[0].protocols =
+		CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP | CONFIG_PROTOCOL_RESP;
 	b->listeners[0].fds = calloc(b->shards_n, sizeof(int));
 	if (b->listeners[0].fds == NULL)
 		abort();

@@ -2057,6 +2057,202 @@ static void busy_topics_are_found_in_as_many_turns_as_it_takes(void **state)
 	world_end();
 }
 
+/* ---- Redis clients ---- */
+
+static void say_words(struct client *c, unsigned n, const char *const words[])
+{
+	char text[200];
+
+	snprintf(text, sizeof(text), "*%u\r\n", n);
+	say(c, text);
+	for (unsigned i = 0; i < n; i++) {
+		snprintf(text, sizeof(text), "$%zu\r\n%s\r\n", strlen(words[i]), words[i]);
+		say(c, text);
+	}
+}
+
+#define SAY(c, ...)                                                                                \
+	say_words(c, sizeof((const char *const[]){ __VA_ARGS__ }) / sizeof(char *),                \
+		  (const char *const[]){ __VA_ARGS__ })
+
+static struct span heard(const struct client *c)
+{
+	return (struct span){ c->line, c->line_n };
+}
+
+/* Where it first heard that; its end if it has not. */
+static size_t heard_at(const struct client *c, const char *text)
+{
+	const char *at = c->line_n > 0 ? memmem(c->line, c->line_n, text, strlen(text)) : NULL;
+
+	return at != NULL ? (size_t)(at - c->line) : c->line_n;
+}
+
+/* What was asked for first is confirmed first, whichever home answers first, and nothing is heard
+ * before that. */
+static void redis_subscriptions_are_confirmed_in_order_before_their_messages(void **state)
+{
+	(void)state;
+	for (unsigned schedule = 0; schedule < 60; schedule++) {
+		const struct sim_params params = { .seed = 1,
+						   .schedule = schedule,
+						   .shards = 1 + schedule % 4 };
+		struct client *sub, *pub;
+		size_t confirmed[4];
+
+		world_begin(&params, false);
+		sub = world_client();
+		pub = world_client();
+		SAY(sub, "SUBSCRIBE", "a", "b", "c", "d");
+		for (unsigned i = 0; i < 10; i++)
+			for (unsigned topic = 0; topic < 4; topic++)
+				SAY(pub, "PUBLISH", (const char *[]){ "a", "b", "c", "d" }[topic],
+				    "x");
+		for (unsigned steps = schedule * 3; steps > 0; steps--)
+			world_step();
+		SAY(sub, "UNSUBSCRIBE", "b");
+		SAY(sub, "PING");
+		world_rest();
+		for (unsigned topic = 0; topic < 4; topic++) {
+			char text[100];
+
+			snprintf(text, sizeof(text), "$9\r\nsubscribe\r\n$1\r\n%c\r\n:%u\r\n",
+				 'a' + (char)topic, topic + 1);
+			confirmed[topic] = heard_at(sub, text);
+			assert_true(confirmed[topic] < sub->line_n);
+			assert_true(topic == 0 || confirmed[topic - 1] < confirmed[topic]);
+			snprintf(text, sizeof(text), "$7\r\nmessage\r\n$1\r\n%c\r\n",
+				 'a' + (char)topic);
+			assert_true(heard_at(sub, text) > confirmed[topic]);
+		}
+		/* Nothing of it stands behind the one of its end. */
+		confirmed[1] = heard_at(sub, "$11\r\nunsubscribe\r\n$1\r\nb\r\n:3\r\n");
+		assert_true(confirmed[1] < sub->line_n);
+		assert_null(memmem(sub->line + confirmed[1], sub->line_n - confirmed[1],
+				   "message\r\n$1\r\nb", 14));
+		world_end();
+	}
+}
+
+/* Whoever has seen a confirmation is counted by whoever publishes, and whoever has seen the one of
+ * its end is not; replies come in the order of the commands, whichever home is first. */
+static void redis_publishers_are_told_how_many_it_went_to(void **state)
+{
+	(void)state;
+	for (unsigned schedule = 0; schedule < 60; schedule++) {
+		const struct sim_params params = { .seed = 1,
+						   .schedule = schedule,
+						   .shards = 1 + schedule % 4 };
+		struct client *subs[3], *pub, *line;
+
+		world_begin(&params, false);
+		pub = world_client();
+		SAY(pub, "PING");
+		for (unsigned i = 0; i < 3; i++) {
+			subs[i] = world_client();
+			SAY(subs[i], "SUBSCRIBE", "a", "b");
+		}
+		line = client_who_says("SUBSCRIBE b\r\n");
+		world_rest();
+		for (unsigned i = 0; i < 3; i++) {
+			SAY(pub, "PUBLISH", "a", "x");
+			SAY(pub, "PUBLISH", "b", "x");
+			SAY(pub, "PUBLISH", "c", "x");
+			SAY(pub, "PUBSUB", "NUMSUB", "b", "c");
+		}
+		world_rest();
+#define ROUND ":3\r\n:4\r\n:0\r\n*4\r\n$1\r\nb\r\n:4\r\n$1\r\nc\r\n:0\r\n"
+		assert_true(span_equal(heard(pub), SPAN("+PONG\r\n" ROUND ROUND ROUND)));
+#undef ROUND
+		pub->line_n = 0;
+		/* As soon as its end has been heard of. */
+		SAY(subs[0], "UNSUBSCRIBE");
+		for (unsigned steps = 0; heard_at(subs[0], "$1\r\nb\r\n:0\r\n") == subs[0]->line_n;
+		     steps++) {
+			assert_true(steps < 100000);
+			world_step();
+		}
+		SAY(pub, "PUBLISH", "a", "x");
+		SAY(pub, "PUBLISH", "b", "x");
+		world_rest();
+		assert_true(span_equal(heard(pub), SPAN(":2\r\n:3\r\n")));
+		leave(line);
+		world_end();
+	}
+}
+
+/* A block of one topic, a block of another, a command that waits for both, and the end. */
+static void whatever_a_redis_client_has_said_before_its_end_is_answered(void **state)
+{
+	(void)state;
+	for (unsigned schedule = 0; schedule < 40; schedule++) {
+		const struct sim_params params = { .seed = 1,
+						   .schedule = schedule,
+						   .shards = 1 + schedule % 4 };
+		struct client *c;
+
+		world_begin(&params, false);
+		c = world_client();
+		SAY(c, "PUBLISH", "a", "x");
+		SAY(c, "PUBLISH", "a", "x");
+		SAY(c, "PUBLISH", "b", "x");
+		SAY(c, "PUBLISH", "no topic*", "x");
+		SAY(c, "PUBLISH", "c", "x");
+		if (schedule % 2 == 0)
+			say(c, "*x\r\n");
+		c->said_all = true;
+		c->ending = END_FIN;
+		world_rest();
+		if (schedule % 2 == 0)
+			assert_true(span_equal(
+				heard(c),
+				SPAN(":0\r\n:0\r\n:0\r\n-ERR bad topic\r\n:0\r\n"
+				     "-ERR Protocol error: invalid multibulk length\r\n")));
+		else
+			assert_true(span_equal(heard(c),
+					       SPAN(":0\r\n:0\r\n:0\r\n-ERR bad topic\r\n:0\r\n")));
+		world_end();
+	}
+}
+
+/* Names that many have are told in as many turns as it takes, each of them once. */
+static void channels_that_come_and_go_are_listed_once(void **state)
+{
+	struct client *sub, *asker;
+	char name[20];
+	size_t n = 0;
+
+	(void)state;
+	begin(3);
+	sub = world_client();
+	for (unsigned i = 0; i < 500; i++) {
+		snprintf(name, sizeof(name), "c.%03u", i);
+		SAY(sub, "SUBSCRIBE", name);
+	}
+	world_rest();
+	asker = world_client();
+	SAY(asker, "PUBSUB", "CHANNELS", "c.*");
+	/* Some end, and others begin, while they are gone through. */
+	for (unsigned i = 0; i < 250; i++) {
+		snprintf(name, sizeof(name), "c.%03u", 2 * i);
+		SAY(sub, "UNSUBSCRIBE", name);
+		world_step();
+	}
+	world_rest();
+	for (unsigned i = 1; i < 500; i += 2) {
+		const char *first;
+		char text[20];
+
+		snprintf(text, sizeof(text), "c.%03u\r\n", i);
+		first = memmem(asker->line, asker->line_n, text, strlen(text));
+		assert_non_null(first);
+		n = asker->line_n - (size_t)(first + 1 - asker->line);
+		assert_null(memmem(first + 1, n, text, strlen(text)));
+	}
+	leave(sub);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -2088,6 +2284,10 @@ int main(void)
 		cmocka_unit_test(a_topic_lives_as_long_as_its_history),
 		cmocka_unit_test(a_topic_whose_history_was_taken_is_forgotten),
 		cmocka_unit_test(asking_for_what_is_not_there_makes_no_topic),
+		cmocka_unit_test(redis_subscriptions_are_confirmed_in_order_before_their_messages),
+		cmocka_unit_test(redis_publishers_are_told_how_many_it_went_to),
+		cmocka_unit_test(whatever_a_redis_client_has_said_before_its_end_is_answered),
+		cmocka_unit_test(channels_that_come_and_go_are_listed_once),
 		cmocka_unit_test(a_playlist_is_waited_for_that_may_be_next),
 		cmocka_unit_test(a_topic_that_lags_makes_its_own_publishers_wait),
 		cmocka_unit_test(a_cold_topic_is_served_at_once),
