@@ -120,7 +120,7 @@ void socket_receive_into(struct sockets *sockets, struct socket *s, void *buf, s
 {
 	(void)sockets;
 	s->into = buf;
-	s->into_len = len;
+	s->into_len = (uint32_t)len;
 }
 
 uint32_t socket_generation(const struct sockets *sockets, const struct socket *s)
