@@ -69,7 +69,7 @@ endif
 
 # Libraries the broker cannot do without, and those it uses where they are installed: each of the
 # latter defines HAVE_<NAME>.
-PACKAGES := liburing hwloc libconfuse ck libcrypto libcrypt jansson
+PACKAGES := liburing hwloc libconfuse ck libssl libcrypto libcrypt jansson
 OPTIONAL := libsystemd libseccomp libllhttp
 FOUND    := $(foreach p,$(OPTIONAL),$(if $(shell pkg-config --exists $(p) 2>&1 && echo yes),$(p)))
 upper     = $(shell echo '$(1)' | tr 'a-z-' 'A-Z_')

@@ -26,10 +26,12 @@
 #include "base/log.h"
 #include "broker/broker.h"
 #include "broker/budget.h"
+#include "broker/keyrings.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/shard.h"
 #include "session/registry.h"
+#include "engine/keyring.h"
 #include "engine/mailbox.h"
 #include "engine/placement.h"
 #include "engine/ring.h"
@@ -297,6 +299,10 @@ static int print_check(const struct options *o, const struct config *config)
 		fprintf(stderr, "%s: %s\n", o->config_path, problem);
 		return EXIT_USAGE;
 	}
+	if (keyrings_check(config, stderr) != 0) {
+		objects_unref(objects);
+		return EXIT_USAGE;
+	}
 	err = placement_init(&placement, placement_modes[config->placement], config->reactors);
 	fits = err == 0 &&
 	       machine_base_fits(config, placement.slots_n, objects_bytes(objects),
@@ -404,7 +410,8 @@ static void ask_heartbeat(void *context, unsigned shard, uint64_t round)
 
 /* A letter for each shard, and what they share; NULL: out of memory. */
 static struct reload_letter **reload_letters(const struct broker *b, struct config *before,
-					     const struct config *after, struct objects *objects)
+					     const struct config *after, struct objects *objects,
+					     struct keyring **keyrings)
 {
 	struct reload_letter **letters = calloc(b->shards_n, sizeof(*letters));
 	struct reload *shared = calloc(1, sizeof(*shared));
@@ -415,6 +422,8 @@ static struct reload_letter **reload_letters(const struct broker *b, struct conf
 		n++;
 	if (n == b->shards_n) {
 		shared->before = before;
+		shared->keyrings = keyrings;
+		shared->keyrings_n = b->listeners_n;
 		atomic_init(&shared->left, n);
 		return letters;
 	}
@@ -433,13 +442,18 @@ static void set_budget(struct config *config)
 	config->limits.memory_bytes = machine_budget(config, &memory);
 }
 
-/* What is wrong with a configuration goes to the log, which nobody waits for. */
-static int load_again(const char *path, struct config **config)
+/* What is wrong with a configuration, or with what its listeners are to show, goes to the log,
+ * which nobody waits for. */
+static int load_again(const struct broker *b, const char *path, struct config **config,
+		      struct keyring ***keyrings)
 {
 	char *text = NULL, *rest;
 	size_t size = 0;
 	FILE *errors = open_memstream(&text, &size);
 	int err = errors != NULL ? config_load(path, config, errors) : -ENOMEM;
+
+	if (err == 0)
+		err = keyrings_load(b, *config, keyrings, errors);
 
 	if (errors != NULL)
 		fclose(errors);
@@ -457,8 +471,9 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	struct reload_letter **letters = NULL;
 	struct config *after = NULL;
 	struct objects *objects = NULL;
+	struct keyring **keyrings = NULL;
 	char keys[512], problem[512] = "out of memory";
-	int err = load_again(path, &after);
+	int err = load_again(b, path, &after, &keyrings);
 
 	if (err == 0)
 		objects =
@@ -470,7 +485,7 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 		after->engine = before->engine;
 		if (machine_base_fits(after, b->shards_n, objects_bytes(objects),
 				      after->limits.memory_bytes, problem, sizeof(problem)))
-			letters = reload_letters(b, before, after, objects);
+			letters = reload_letters(b, before, after, objects, keyrings);
 	}
 	if (letters == NULL) {
 		objects_unref(objects);
@@ -478,6 +493,7 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 			log_error("reload: %s", problem);
 		log_error("reload: %s is %s and the old configuration stays in force", path,
 			  err != 0 && err != -ENOMEM ? "bad" : "not taken");
+		keyrings_free(keyrings, b->listeners_n);
 		config_free(after);
 		return before;
 	}
@@ -488,6 +504,8 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	/* The old ones go when the last shard has read its letter. */
 	objects_unref(b->objects);
 	b->objects = objects;
+	keyrings_take(b, keyrings);
+	keyrings_warn(b);
 	/* Before the first letter: the limit is the broker's. */
 	budget_set_limit(b, after->limits.memory_bytes);
 	log_configure((enum log_level)after->log_level, (enum log_format)after->log_format);
@@ -707,6 +725,19 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 	return code;
 }
 
+static int load_keyrings(struct broker *b, const struct config *config)
+{
+	struct keyring **keyrings;
+	int err = keyrings_load(b, config, &keyrings, stderr);
+
+	if (err != 0)
+		return err;
+	keyrings_take(b, keyrings);
+	keyrings_free(keyrings, b->listeners_n);
+	keyrings_warn(b);
+	return 0;
+}
+
 static int run(const struct options *o, struct config *config)
 {
 	struct broker b = { .report = stats_report };
@@ -736,6 +767,8 @@ static int run(const struct options *o, struct config *config)
 			  b.shards_n);
 	else if ((err = listeners_open(&b, config, problem, sizeof(problem))) != 0) {
 		log_error("%s", problem);
+		code = err == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
+	} else if ((err = load_keyrings(&b, config)) != 0) {
 		code = err == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
 	} else if ((b.objects = objects_load(config->http.objects_dir, NULL, problem,
 					     sizeof(problem))) == NULL ||
@@ -808,6 +841,7 @@ int main(int argc, char **argv)
 	}
 	if (!o.check && !o.topology)
 		prepare_signals();
+	keyring_begin();
 	if (o.config_path != NULL && config_load(o.config_path, &config, stderr) != 0)
 		return EXIT_USAGE;
 	if (o.topology) {

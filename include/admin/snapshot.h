@@ -22,6 +22,8 @@ struct snapshot {
 	struct reactor_stats reactor;
 	struct ring_counts ring;
 	struct histogram send_gap;
+	struct tls_counts tls;
+	uint64_t accepts_refused_by_rate;
 	uint64_t sends, topics, history_bytes, letters_waiting;
 	uint32_t connections, subscriptions, waiting;
 	/* The busiest topics that it is home of, if they were asked for. */

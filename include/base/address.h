@@ -38,6 +38,8 @@ bool network_has(const struct network *network, const unsigned char address[16])
 /* Whether a listener on a would also get what is meant for b. [::] takes IPv4 as well,
  * unless it is v6only. */
 bool address_covers(const struct address *a, const struct address *b);
+/* Whether only clients of this very host can come: loopback, or a unix socket. */
+bool address_local(const struct address *address);
 /* The same for the kernel; returns its length. */
 socklen_t address_socket(const struct address *address, struct sockaddr_storage *out);
 

@@ -34,7 +34,51 @@ enum {
 /* By bit. */
 extern const char *const config_protocol_names[CONFIG_PROTOCOLS];
 
+enum config_client_auth { CLIENT_AUTH_NONE, CLIENT_AUTH_OPTIONAL, CLIENT_AUTH_REQUIRED };
+/* What of a client's certificate is its user's name. */
+enum config_client_name {
+	CLIENT_NAME_SAN_DNS,
+	CLIENT_NAME_SAN_URI,
+	CLIENT_NAME_SAN_EMAIL,
+	CLIENT_NAME_CN
+};
+enum config_min_version { MIN_VERSION_1_2, MIN_VERSION_1_3 };
+enum config_ktls { KTLS_OFF, KTLS_AUTO };
+
 enum { CONFIG_REACTORS_MAX = 1024, CONFIG_REACTORS_AUTO = 0 };
+
+/* Where a section begins and its keys stand, for who finds later what is wrong with them. */
+enum { CONFIG_WHERE_KEYS = 16 };
+struct config_where {
+	char *file;
+	unsigned line;
+	unsigned lines[CONFIG_WHERE_KEYS]; /* in the order of the keys' table; 0: it is not there */
+};
+
+struct config_certificate {
+	char *title;
+	struct config_where where;
+	char *chain; /* files */
+	char *key;
+};
+
+struct config_tls {
+	bool present;
+	struct config_where where;
+	struct config_certificate *certificates;
+	size_t certificates_n;
+	enum config_client_auth client_auth;
+	char *client_ca;
+	char *client_crl;
+	enum config_client_name client_name;
+	enum config_min_version min_version;
+	char *ciphers;
+	char *ciphersuites;
+	char *groups;
+	unsigned ticket_seconds; /* 0: no tickets */
+	char *ticket_keys;
+	enum config_ktls ktls;
+};
 
 struct config_listen {
 	char *title;         /* "main" */
@@ -47,6 +91,8 @@ struct config_listen {
 	unsigned mode; /* of a unix socket's file; 0: as the umask says */
 	char *owner;   /* of it: names or numbers; empty: whoever runs the broker */
 	char *group;
+	bool allow_plain; /* beyond this host without TLS */
+	struct config_tls tls;
 };
 
 struct config_engine {
@@ -95,6 +141,8 @@ struct config_limits {
 	uint64_t subscriptions_per_connection;
 	uint64_t globs;
 	size_t memory_bytes; /* 0: auto */
+	unsigned tls_handshakes;
+	unsigned accepts_per_ip; /* a second; 0: no limit */
 };
 
 struct config_http {
@@ -215,6 +263,9 @@ void config_free(struct config *config);
 
 /* The settings for a topic of this name; never NULL, lives as long as the configuration. */
 const struct config_topic *config_topic(const struct config *config, struct span name);
+
+/* The line of a key of the section, or where the section begins. */
+unsigned config_line(const struct config_where *where, const char *section, const char *key);
 
 /*
  * Names for what differs but cannot be changed by a reload, "reactors, engine.batch, listen", in

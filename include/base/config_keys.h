@@ -22,13 +22,20 @@ struct config_section {
 extern const struct key config_keys[];
 extern const struct config_section config_sections[]; /* the first is the file itself */
 
+/* Whether a section may be absent altogether, which is something else than its defaults. */
+bool config_section_optional(const struct config_section *section);
 /* Whether a section, which must exist, has this key. */
 bool config_key_in(const struct key *key, const char *section);
+
+/* Its place among the keys of its section. */
+size_t config_key_index(const char *section, const char *key);
 
 /* Room for n listeners that have their defaults but no title or address yet. -ENOMEM. */
 int config_listens_new(struct config *config, size_t n);
 /* The same for users. */
 int config_users_new(struct config *config, size_t n);
+/* The same for a listener's certificates. */
+int config_certificates_new(struct config_tls *tls, size_t n);
 void config_listens_free(struct config *config);
 
 #endif

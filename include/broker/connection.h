@@ -63,6 +63,7 @@ struct clients {
 	struct list turns;   /* that are to be sent to, or gone on with, in this turn */
 	struct deadline_class handshake, closing, idle;
 	struct connections_walk configured; /* idle has begun for those who came without it */
+	struct connections_walk trusted; /* their certificates are good by the new configuration */
 };
 
 /* Whether silence may not last for ever. */
@@ -107,6 +108,7 @@ struct connection {
 	bool proxied, local;     /* there was one; its client is on this machine */
 	uint8_t refusal;         /* enum reason: why it is refused */
 	uint8_t walk;            /* enum connection_walk */
+	uint16_t listener;       /* where it came in */
 	uint32_t unlooked_bytes; /* about what the kernel has taken since it was last looked at */
 	uint32_t subscriptions_n;
 	struct shard *shard;
@@ -144,8 +146,12 @@ _Static_assert(sizeof(struct connection) <= 384, "with a subscription it is 512 
 void connections_init(struct shard *shard);
 /* Ends all that are left, at once; the reactor does not turn any more. */
 void connections_release(struct shard *shard);
-/* A client has been accepted on this listener; takes the fd over. */
-void connection_open(struct shard *shard, int fd, const struct listener *listener);
+/* A client has been accepted on this listener (its index); takes the fd over. */
+void connection_open(struct shard *shard, int fd, uint32_t listener);
+/* The client speaks TLS from here on; bytes: what has come already of that. Its listener must be
+ * secure. The protocol hears of its end (struct protocol, secured); until then nothing of it comes
+ * and nothing is sent. */
+void connection_secure(struct connection *connection, struct span bytes);
 /* Adds to what it has to say. False: out of memory, the connection is closed. */
 bool connection_reply(struct connection *connection, struct span text);
 /* Sends what there is to send, if nothing is in flight. Its cursor, if it is ready, becomes busy.

@@ -8,6 +8,7 @@
  * be shared so: shard 0 has it.
  */
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,6 +18,7 @@
 
 struct broker;
 struct config;
+struct keyring;
 struct network;
 struct shard;
 
@@ -25,14 +27,19 @@ struct accepting {
 	struct deadline_class again;
 	struct deadline again_deadline;
 	uint64_t waiting; /* bit per listener (modulo 64): not armed for want of file descriptors */
+	uint64_t crowded; /* the same for too many handshakes */
+	uint64_t refused_by_rate;
 	bool stopped, ended; /* for now; for good */
 };
 
 struct listener {
+	char *title;
 	char *address;      /* as bound: with the port that the kernel chose for port 0 */
 	unsigned protocols; /* CONFIG_PROTOCOL_* */
-	int *fds;           /* by shard; -1: none there */
-	char *unix_path;    /* to be removed at the end, if it is still this file; or NULL */
+	bool secure;        /* speaks TLS, */
+	struct keyring *_Atomic keyring; /* with this */
+	int *fds;                        /* by shard; -1: none there */
+	char *unix_path; /* to be removed at the end, if it is still this file; or NULL */
 	bool proxy_protocol;
 	struct network *proxies; /* whose connections begin with a header */
 	size_t proxies_n;
@@ -58,12 +65,19 @@ void listeners_stop(struct shard *shard); /* harmless twice */
 /* Accepts nobody while held: clients wait in the kernel's queue. */
 void listeners_hold(struct shard *shard, bool hold);
 
+/* Accepts again where too many handshakes were under way, if there are fewer by now. */
+void listeners_resume(struct shard *shard);
+
 /* What the configuration says of sockets is so for connections accepted from now on. */
 void listeners_configure(struct shard *shard);
 
 /* Counts a client in until it has left; false: the limits do not allow it. Any thread. */
 bool listener_enter(struct broker *broker, const struct config *config,
 		    const unsigned char address[16]);
+/* Counts a connection to a secure listener that is about to cost a handshake; false: there were too
+ * many from there in this second. Any thread. */
+bool listener_admits(struct broker *broker, const struct config *config,
+		     const unsigned char address[16], uint64_t now_ns);
 /* Whether whoever connects from there is a proxy, which says first whose connection it is. A unix
  * socket's peers all are. */
 bool listener_proxied(const struct listener *listener, const unsigned char address[16]);

@@ -45,6 +45,9 @@ struct protocol {
 	void (*opened)(struct connection *connection);
 	/* Bytes from the client, valid until it returns; the connection is open. */
 	void (*received)(struct connection *connection, struct span bytes);
+	/* The handshake that the session began (connection_secure) has ended well. NULL: a
+	 * listener's clients are secure before they have a protocol. */
+	void (*secured)(struct connection *connection);
 	/* Nothing more will come: what has come is all. The connection is open. NULL: it looks at
 	 * everything as it comes. */
 	void (*last)(struct connection *connection);

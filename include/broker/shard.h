@@ -144,6 +144,8 @@ struct reload_letter {
 	struct reload {
 		_Atomic unsigned left;
 		struct config *before;
+		struct keyring **keyrings; /* of the listeners, before */
+		size_t keyrings_n;
 	} * reload;
 };
 

@@ -6,6 +6,10 @@
  * and a close that waits until the kernel holds nothing of it any more: shutdown(2), cancel, count
  * down, close(2), next generation. The owner embeds struct socket as the first member of its own
  * connection. The reactor's thread only.
+ *
+ * Two transports: plain, and TLS from socket_secure on (engine/tls.h). The owner's side is the
+ * same: plain bytes come up, spans go down, `sent` counts the owner's bytes. Before the handshake
+ * has ended well, and while its own bytes are on their way, a secure socket is `sending`.
  */
 
 #include <stdbool.h>
@@ -14,6 +18,7 @@
 
 #include "base/list.h"
 #include "engine/reactor.h"
+#include "engine/tls.h"
 
 struct socket {
 	int fd;
@@ -28,10 +33,11 @@ struct socket {
 	bool greedy;   /* more was there: its next receive waits for its turn */
 	bool closing;
 	bool reset; /* the owner's: its close is to be a reset and nothing before */
-	char *into; /* the next receive goes into the owner's memory; or NULL */
-	size_t into_len;
+	uint32_t into_len;
+	char *into;       /* the next receive goes into the owner's memory; or NULL */
 	uint64_t sent_ns; /* when the last send was queued */
 	struct list link; /* hungry, or to be closed */
+	struct tls *tls;  /* NULL: what goes and comes is plain */
 };
 
 struct sockets;
@@ -39,12 +45,15 @@ struct sockets;
 /* The owner's part; none of them is called from within a call of the owner's. */
 struct socket_events {
 	/* len > 0: bytes, valid until it returns (into the owner's memory: data is that memory).
-	 * len 0: end of file, or error (-errno). */
+	 * len 0: end of file, or error (-errno, -TLS_*). */
 	void (*received)(struct socket *socket, const char *data, size_t len, int error);
 	/* A send ended: how many of its bytes went, or -errno. */
 	void (*sent)(struct socket *socket, int result);
 	/* The fd is closed, nothing is in flight: the memory is the owner's again. */
 	void (*closed)(struct socket *socket);
+	/* The handshake has ended well: socket->tls->cipher knows who and what. NULL: nobody is
+	 * secure. */
+	void (*secured)(struct socket *socket);
 };
 
 struct sockets {
@@ -60,7 +69,8 @@ struct sockets {
 	 * come, first armed again, so many bytes in a turn. So those that send much share what
 	 * those that send little leave, and none of these waits for all of them. */
 	struct list hungry;
-	struct list dying;          /* closing with nothing in flight */
+	struct list dying; /* closing with nothing in flight */
+	struct tls_shared tls;
 	uint64_t sends, send_bytes; /* queued, whether they went or not */
 	struct histogram send_gap;  /* ns between two sends of a socket */
 };
@@ -92,6 +102,23 @@ void socket_pause(struct sockets *sockets, struct socket *socket);
  * Returns how many bytes that is. */
 size_t socket_send(struct sockets *sockets, struct socket *socket, const struct iovec *spans,
 		   unsigned spans_n);
+/* Speaks TLS from here on, as a server; bytes: what has come already of the client's. What is in
+ * flight is plain still. -ENOMEM, -ENOBUFS (too much has come): close it. */
+int socket_secure(struct sockets *sockets, struct socket *socket, struct keyring *keyring,
+		  struct span bytes);
+/* Whether its handshake is still under way. */
+static inline bool socket_shakes_hands(const struct socket *socket)
+{
+	return socket->tls != NULL && socket->tls->state == TLS_HANDSHAKE;
+}
+/* Nothing more will be sent: the peer is told so, by close_notify and end of file. If that takes
+ * its time, the socket is `sending`, and `sent` follows. */
+void socket_finish(struct sockets *sockets, struct socket *socket);
+/* What it holds beside the kernel, in bytes. */
+static inline uint64_t socket_held(const struct socket *socket)
+{
+	return socket->tls != NULL ? tls_held(socket->tls) : 0;
+}
 /* Ends the send in flight, if there is one: `sent` tells how far it came. */
 void socket_cancel_send(struct sockets *sockets, struct socket *socket);
 /* Closes, now or when nothing is in flight any more; `received` is not called again, `sent` is for

@@ -11,6 +11,7 @@
 #include "base/memory.h"
 #include "broker/budget.h"
 #include "broker/shard.h"
+#include "engine/keyring.h"
 #include "session/http_answer.h"
 
 #define FIELD(member) offsetof(struct snapshot, member)
@@ -68,6 +69,14 @@ static const struct figure {
 	  0 },
 	{ "memory_evicted", "broker_memory_evictions_total", "Backlogs evicted for want of memory.",
 	  FIELD(counters.memory_evicted), false, false, 0 },
+	{ "tls_pending", "broker_tls_handshakes_pending", "TLS handshakes under way.",
+	  FIELD(tls.pending), true, true, 0 },
+	{ "tls_records", "broker_tls_records_total", "Records sealed.", FIELD(tls.records), false,
+	  false, 0 },
+	{ "tls_sealed_bytes", "broker_tls_sealed_bytes_total", "Bytes of sealed records.",
+	  FIELD(tls.sealed_bytes), false, false, 0 },
+	{ "tls_waits", "broker_tls_waits_total", "Times a send found no buffer to be sealed in.",
+	  FIELD(tls.waits), false, false, 0 },
 	{ "turns", "broker_turns_total", "Turns of the loop.", FIELD(reactor.turns), false, false,
 	  0 },
 	{ "parks", "broker_parks_total", "Times the reactor went to sleep.", FIELD(reactor.parks),
@@ -114,6 +123,8 @@ static const struct distribution {
 	{ "long_turn", "broker_long_turn_cpu_seconds",
 	  "CPU time of turns that took longer than a millisecond.", FIELD(reactor.long_turn), 17,
 	  27, 1e9 },
+	{ "tls_handshake", "broker_tls_handshake_seconds", "Time that a TLS handshake took.",
+	  FIELD(tls.handshake), 17, 33, 1e9 },
 	{ "send_gap", "broker_send_gap_seconds", "Time between two sends to a connection.",
 	  FIELD(send_gap), 10, 34, 1e9 },
 };
@@ -253,6 +264,60 @@ static void add_crossings(struct text *t, const struct about *a)
 	}
 }
 
+static void add_handshakes(struct text *t, const struct about *a)
+{
+	static const char metric[] = "broker_tls_handshakes_total";
+	struct tls_counts all = { 0 };
+	char label[64];
+
+	add_head(t, a, metric, "TLS handshakes that have ended, and why when not well.", "counter");
+	for (unsigned i = 0; i < a->n; i++) {
+		all.full += a->snaps[i].tls.full;
+		all.resumed += a->snaps[i].tls.resumed;
+		for (unsigned r = 0; r < CIPHER_FAILURES; r++)
+			all.failed[r] += a->snaps[i].tls.failed[r];
+	}
+	add_sample(t, a, metric, "", "result=\"full\",reason=\"\"", all.full);
+	add_sample(t, a, metric, "", "result=\"resumed\",reason=\"\"", all.resumed);
+	for (unsigned r = CIPHER_FAILURE_NONE + 1; r < CIPHER_FAILURES; r++) {
+		snprintf(label, sizeof(label), "result=\"failed\",reason=\"%s\"",
+			 cipher_failure_names[r]);
+		add_sample(t, a, metric, "", label, all.failed[r]);
+	}
+}
+
+static void add_accepts(struct text *t, const struct about *a)
+{
+	uint64_t value = 0;
+
+	add_head(t, a, "broker_tls_accepts_refused_total",
+		 "Connections closed before they cost a TLS handshake.", "counter");
+	for (unsigned i = 0; i < a->n; i++)
+		value += a->snaps[i].accepts_refused_by_rate;
+	add_sample(t, a, "broker_tls_accepts_refused_total", "", "reason=\"rate\"", value);
+}
+
+static void add_certificates(struct text *t, const struct about *a, const struct shard *s)
+{
+	static const char metric[] = "broker_tls_certificate_expiry_seconds";
+	const char *title;
+	int64_t at_s;
+
+	add_head(t, a, metric, "When a certificate's time ends, in seconds since 1970.", "gauge");
+	for (size_t i = 0; i < s->broker->listeners_n; i++) {
+		const struct keyring *keyring = atomic_load(&s->broker->listeners[i].keyring);
+
+		for (size_t n = 0; keyring != NULL && keyring_expiry(keyring, n, &title, &at_s);
+		     n++) {
+			char name[6 * 64 + 3];
+
+			name[json_string((struct span){ title, strnlen(title, 64) }, name)] = 0;
+			text_add(t, "%s{listener=\"%s\",name=%s} %" PRId64 "\n", metric,
+				 s->broker->listeners[i].address, name, at_s);
+		}
+	}
+}
+
 /* What is not of one reactor. */
 static void add_common(struct text *t, const struct shard *s, bool open)
 {
@@ -274,6 +339,7 @@ static void add_common(struct text *t, const struct shard *s, bool open)
 	add_head(t, &a, "broker_log_lines_dropped_total",
 		 "Log lines that nobody took in time, or that could not be written.", "counter");
 	text_add(t, "broker_log_lines_dropped_total %" PRIu64 "\n", log_dropped());
+	add_certificates(t, &a, s);
 }
 
 /* Each metric of all reactors is one group; a step is one of them for one reactor, or for all. */
@@ -298,9 +364,13 @@ static bool write_step(struct text *t, const struct shard *s, const struct snaps
 		add_distribution(t, &a, &distributions[metric - FIGURES]);
 	else if (metric == FIGURES + DISTRIBUTIONS)
 		add_dropped(t, &a);
+	else if (metric == FIGURES + DISTRIBUTIONS + 1)
+		add_handshakes(t, &a);
+	else if (metric == FIGURES + DISTRIBUTIONS + 2)
+		add_accepts(t, &a);
 	else
 		add_crossings(t, &a);
-	return step + 1 < (FIGURES + DISTRIBUTIONS + 2) * n;
+	return step + 1 < (FIGURES + DISTRIBUTIONS + 4) * n;
 }
 
 bool metrics_write(struct text *t, const struct shard *s, const struct snapshot *all, unsigned step)

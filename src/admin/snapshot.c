@@ -60,6 +60,8 @@ static void take(struct shard *s, struct snapshot *snap)
 	snap->reactor = s->reactor.stats;
 	snap->ring = *ring_counts(s->reactor.ring);
 	snap->send_gap = s->sockets.send_gap;
+	snap->tls = s->sockets.tls.counts;
+	snap->accepts_refused_by_rate = s->accepting.refused_by_rate;
 	snap->sends = s->sockets.sends;
 	snap->topics = s->home.topics.entries_n;
 	snap->history_bytes = s->home.history.bytes;

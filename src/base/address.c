@@ -94,6 +94,12 @@ bool address_covers(const struct address *a, const struct address *b)
 		IN6_IS_ADDR_V4MAPPED(&b->host));
 }
 
+bool address_local(const struct address *a)
+{
+	return a->path != NULL || IN6_IS_ADDR_LOOPBACK(&a->host) ||
+	       (IN6_IS_ADDR_V4MAPPED(&a->host) && a->host.s6_addr[12] == 127);
+}
+
 socklen_t address_socket(const struct address *a, struct sockaddr_storage *out)
 {
 	struct sockaddr_un *un = (struct sockaddr_un *)(void *)out;

@@ -107,6 +107,23 @@ const struct key config_keys[] = {
 	KEY(listen, mode, LIMITED(KIND_MODE, "", 1, 0777), OR(""), RESTART),
 	KEY(listen, owner, TEXT(""), RESTART),
 	KEY(listen, group, TEXT(""), RESTART),
+	KEY(listen, allow_plain, FLAG("false"), RESTART),
+
+	KEY(tls, client_auth, WORD("none", "none|optional|required")),
+	KEY(tls, client_ca, TEXT("")),
+	KEY(tls, client_crl, TEXT("")),
+	KEY(tls, client_name, WORD("san-dns", "san-dns|san-uri|san-email|cn")),
+	KEY(tls, min_version, WORD("1.2", "1.2|1.3")),
+	KEY(tls, ciphers, TEXT("ECDHE+AESGCM:ECDHE+CHACHA20")),
+	KEY(tls, ciphersuites,
+	    TEXT("TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256")),
+	KEY(tls, groups, TEXT("X25519:P-256")),
+	KEY(tls, ticket_seconds, NUMBER("7200", 0, 7 * 24 * HOUR)),
+	KEY(tls, ticket_keys, TEXT("")),
+	KEY(tls, ktls, WORD("off", "off|auto")),
+
+	KEY(certificate, chain, TEXT("")),
+	KEY(certificate, key, TEXT("")),
 
 	KEY(engine, sq_entries, NUMBER("4096", 1, RING_ENTRIES_MAX), RESTART),
 	KEY(engine, batch, NUMBER("64", 1, RING_ENTRIES_MAX), RESTART),
@@ -135,6 +152,8 @@ const struct key config_keys[] = {
 	KEY(limits, connections, NUMBER("65536", 1, 16 * MILLION)),
 	KEY(limits, connections_per_ip, NUMBER("0", 0, 16 * MILLION)),
 	KEY(limits, handshake_seconds, NUMBER("5", 1, HOUR)),
+	KEY(limits, tls_handshakes, NUMBER("1024", 1, MILLION)),
+	KEY(limits, accepts_per_ip, NUMBER("200", 0, MILLION)),
 	KEY(limits, idle_seconds, NUMBER("0", 0, YEAR)),
 	KEY(limits, message_bytes, SIZE("1M", 1, MIB(64))),
 	KEY(limits, command_bytes, SIZE("4K", 512, MIB(1))),
@@ -195,6 +214,8 @@ const struct key config_keys[] = {
 const struct config_section config_sections[] = {
 	{ CONFIG_ROOT, "root", false, NULL, 0 },
 	{ "listen", "listen", true, CONFIG_ROOT, 0 },
+	{ "tls", "tls", false, "listen", offsetof(struct config_listen, tls) },
+	{ "certificate", "certificate", true, "tls", 0 },
 	{ "engine", "engine", false, CONFIG_ROOT, offsetof(struct config, engine) },
 	{ "topics", "topic", false, CONFIG_ROOT, offsetof(struct config, topics) },
 	{ "topic", "topic", true, CONFIG_ROOT, 0 },
@@ -211,6 +232,11 @@ const struct config_section config_sections[] = {
 
 _Static_assert(sizeof(enum config_slow) == sizeof(unsigned), "words are stored like numbers");
 
+bool config_section_optional(const struct config_section *section)
+{
+	return strcmp(section->name, "tls") == 0;
+}
+
 bool config_key_in(const struct key *key, const char *section)
 {
 	const struct config_section *s = config_sections;
@@ -218,6 +244,28 @@ bool config_key_in(const struct key *key, const char *section)
 	while (strcmp(s->name, section) != 0)
 		s++;
 	return strcmp(key->section, s->keys) == 0;
+}
+
+size_t config_key_index(const char *section, const char *key)
+{
+	size_t index = 0;
+
+	for (const struct key *k = config_keys; k->name != NULL; k++) {
+		if (!config_key_in(k, section))
+			continue;
+		if (strcmp(k->name, key) == 0)
+			return index;
+		index++;
+	}
+	return CONFIG_WHERE_KEYS;
+}
+
+unsigned config_line(const struct config_where *where, const char *section, const char *key)
+{
+	size_t index = config_key_index(section, key);
+
+	return index < CONFIG_WHERE_KEYS && where->lines[index] > 0 ? where->lines[index]
+								    : where->line;
 }
 
 /* ---- Defaults, and the end ---- */
@@ -258,9 +306,34 @@ static int section_defaults(const char *section, void *base)
 	return error;
 }
 
+static void certificates_free(struct config_tls *tls)
+{
+	for (size_t i = 0; i < tls->certificates_n; i++) {
+		free(tls->certificates[i].title);
+		free(tls->certificates[i].where.file);
+		section_clear("certificate", &tls->certificates[i]);
+	}
+	free(tls->certificates);
+	free(tls->where.file);
+}
+
+int config_certificates_new(struct config_tls *tls, size_t n)
+{
+	int error = 0;
+
+	tls->certificates = calloc(n, sizeof(*tls->certificates));
+	if (tls->certificates == NULL)
+		return -ENOMEM;
+	tls->certificates_n = n;
+	for (size_t i = 0; i < n && error == 0; i++)
+		error = section_defaults("certificate", &tls->certificates[i]);
+	return error;
+}
+
 void config_listens_free(struct config *config)
 {
 	for (size_t i = 0; i < config->listens_n; i++) {
+		certificates_free(&config->listens[i].tls);
 		free(config->listens[i].title);
 		section_clear("listen", &config->listens[i]);
 	}
@@ -353,7 +426,8 @@ static bool listens_same(const struct config *a, const struct config *b)
 	if (a->listens_n != b->listens_n)
 		return false;
 	for (size_t i = 0; i < a->listens_n; i++) {
-		if (strcmp(a->listens[i].title, b->listens[i].title) != 0)
+		if (strcmp(a->listens[i].title, b->listens[i].title) != 0 ||
+		    a->listens[i].tls.present != b->listens[i].tls.present)
 			return false;
 		for (const struct key *k = config_keys; k->name != NULL; k++)
 			if (config_key_in(k, "listen") &&

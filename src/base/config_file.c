@@ -26,7 +26,16 @@ struct load {
 	struct stat stat; /* its */
 	unsigned depth;   /* of includes */
 	int section_line; /* where the titled section being read begins */
+	int listen_line;  /* and the listener, of which there may be more behind its tls section */
 	int address_line;
+	/* Where what is looked at later stands. */
+	struct place {
+		const cfg_t *section;
+		const char *key; /* NULL: the section itself */
+		char *file;
+		unsigned line;
+	} * places;
+	size_t places_n;
 };
 
 static struct load *loading;
@@ -103,6 +112,49 @@ static void on_error(cfg_t *cfg, const char *format, va_list ap)
 	fprintf(to, ", write key = value or section { ... }\n");
 }
 
+/* Of the sections that name files. Without memory for it a later message lacks the line. */
+static void place_note(const cfg_t *section, const char *key)
+{
+	struct place *places;
+
+	if (strcmp(section->name, "tls") != 0 && strcmp(section->name, "certificate") != 0)
+		return;
+	places = realloc(loading->places, (loading->places_n + 1) * sizeof(*places));
+	if (places == NULL)
+		return;
+	loading->places = places;
+	places[loading->places_n++] =
+		(struct place){ section, key, strdup(loading->file), (unsigned)section->line };
+}
+
+static void places_take(const cfg_t *section, struct config_where *where)
+{
+	for (size_t i = 0; i < loading->places_n; i++) {
+		struct place *p = &loading->places[i];
+		size_t index;
+
+		if (p->section != section)
+			continue;
+		if (p->key == NULL) {
+			free(where->file);
+			where->file = p->file;
+			where->line = p->line;
+			p->file = NULL;
+			continue;
+		}
+		index = config_key_index(section->name, p->key);
+		if (index < CONFIG_WHERE_KEYS)
+			where->lines[index] = p->line;
+	}
+}
+
+static void places_free(struct load *load)
+{
+	for (size_t i = 0; i < load->places_n; i++)
+		free(load->places[i].file);
+	free(load->places);
+}
+
 static const struct key *key_find(const char *section, const char *name)
 {
 	for (const struct key *k = config_keys; k->name != NULL; k++)
@@ -126,6 +178,7 @@ static int on_value(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result)
 	}
 	if (key->kind == KIND_ADDRESS)
 		loading->address_line = cfg->line;
+	place_note(cfg, key->name);
 	wrong = key_parse(key, text, &number);
 	if (wrong != NULL) {
 		FILE *to = report_begin(cfg->line, key->name);
@@ -207,6 +260,9 @@ static int on_section(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result
 	(void)opt;
 	*(const char **)result = text;
 	loading->section_line = cfg->line;
+	if (strcmp(cfg->name, "listen") == 0)
+		loading->listen_line = cfg->line;
+	place_note(cfg, NULL);
 	if (strcmp(cfg->name, "topic") == 0 && !name_pattern_valid(span_of(cfg->title)))
 		report(cfg->line, "topic",
 		       "\"%s\" is not a pattern, use levels like \"live.*.score\" or \"live.>\"",
@@ -251,6 +307,21 @@ static bool trusts_nobody(cfg_t *listen)
 	       cfg_size(listen, "proxy_from") == 0;
 }
 
+/* Whoever comes over a network would read and write in clear. */
+static void check_plain(cfg_t *listen, const struct address *address)
+{
+	const char *allowed = cfg_getstr(listen, "allow_plain");
+
+	if (cfg_size(listen, "tls") > 1)
+		report(loading->listen_line, "tls", "more than one, use one with all certificates");
+	if (address->path == NULL && !address_local(address) && cfg_size(listen, "tls") == 0 &&
+	    (allowed == NULL || strcmp(allowed, "true") != 0))
+		report(loading->address_line, "address",
+		       "\"%s\" takes clients from other hosts in clear, use a tls section, or "
+		       "allow_plain = true if that is meant",
+		       cfg_getstr(listen, "address"));
+}
+
 /* Called where a listener's section ends. */
 static int on_listen(cfg_t *cfg, cfg_opt_t *opt)
 {
@@ -261,6 +332,7 @@ static int on_listen(cfg_t *cfg, cfg_opt_t *opt)
 	struct address address, other;
 
 	(void)cfg;
+	loading->section_line = loading->listen_line;
 	if ((protocols->flags & CFGF_MODIFIED) != 0 && cfg_opt_size(protocols) == 0)
 		report(loading->section_line, "protocols",
 		       "none at all, use { \"line\", \"http\" }");
@@ -274,6 +346,7 @@ static int on_listen(cfg_t *cfg, cfg_opt_t *opt)
 	if (address.path == NULL && trusts_nobody(listen))
 		report(loading->section_line, "proxy_from",
 		       "none at all, use the addresses of your proxies");
+	check_plain(listen, &address);
 	for (unsigned i = 0; i < last; i++) {
 		cfg_t *before = cfg_opt_getnsec(opt, i);
 
@@ -484,14 +557,16 @@ static cfg_t *parser_new(void)
 			assert(n[s] < OPTIONS_MAX - SECTIONS_MAX);
 			opts[s][n[s]++] = (cfg_opt_t)CFG_STR_CB(k->name, NULL, flags, on_value);
 		}
-		if (config_sections[s].titled) {
+		if (config_sections[s].titled || config_section_optional(&config_sections[s])) {
 			opts[s][n[s]] =
 				(cfg_opt_t)CFG_STR_CB("title=", NULL, CFGF_NONE, on_section);
 			opts[s][n[s]++].def.parsed = on_section_default;
 		}
 	}
 	for (size_t s = 1; config_sections[s].name != NULL; s++) {
-		int flags = CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES;
+		int titled = CFGF_MULTI | CFGF_TITLE | CFGF_NO_TITLE_DUPES;
+		int untitled =
+			config_section_optional(&config_sections[s]) ? CFGF_MULTI : CFGF_NONE;
 		size_t in = 0;
 
 		while (strcmp(config_sections[in].name, config_sections[s].in) != 0)
@@ -499,7 +574,7 @@ static cfg_t *parser_new(void)
 		assert(n[in] < OPTIONS_MAX);
 		opts[in][n[in]++] =
 			(cfg_opt_t)CFG_SEC(config_sections[s].name, opts[s],
-					   config_sections[s].titled ? flags : CFGF_NONE);
+					   config_sections[s].titled ? titled : untitled);
 	}
 	opts[0][n[0]++] = (cfg_opt_t)CFG_FUNC("include", on_include);
 
@@ -530,8 +605,30 @@ static int section_read(cfg_t *cfg, void *base)
 			error = key_store(k, base, cfg_opt_getnstr(opt, j));
 	}
 	for (const struct config_section *s = config_sections; s->name != NULL && error == 0; s++)
-		if (!s->titled && s->in != NULL && strcmp(s->in, cfg->name) == 0)
+		if (!s->titled && !config_section_optional(s) && s->in != NULL &&
+		    strcmp(s->in, cfg->name) == 0)
 			error = section_read(cfg_getsec(cfg, s->name), (char *)base + s->offset);
+	return error;
+}
+
+static int tls_read(struct config_tls *tls, cfg_t *cfg)
+{
+	unsigned n = cfg_size(cfg, "certificate");
+	int error = section_read(cfg, tls);
+
+	tls->present = true;
+	places_take(cfg, &tls->where);
+	if (error == 0 && n > 0)
+		error = config_certificates_new(tls, n);
+	for (unsigned i = 0; i < n && error == 0; i++) {
+		cfg_t *section = cfg_getnsec(cfg, "certificate", i);
+
+		places_take(section, &tls->certificates[i].where);
+		tls->certificates[i].title = strdup(section->title);
+		if (tls->certificates[i].title == NULL)
+			return -ENOMEM;
+		error = section_read(section, &tls->certificates[i]);
+	}
 	return error;
 }
 
@@ -551,6 +648,8 @@ static int listens_read(struct config *config, cfg_t *cfg)
 		if (config->listens[i].title == NULL)
 			return -ENOMEM;
 		error = section_read(section, &config->listens[i]);
+		if (error == 0 && cfg_size(section, "tls") > 0)
+			error = tls_read(&config->listens[i].tls, cfg_getsec(section, "tls"));
 	}
 	return error;
 }
@@ -639,6 +738,7 @@ int config_load(const char *path, struct config **out, FILE *errors)
 		report(0, "file", "out of memory, free some");
 	if (cfg != NULL)
 		cfg_free(cfg);
+	places_free(&load);
 	free(spare);
 	loading = NULL;
 	return error;

@@ -216,6 +216,7 @@ static void period(void *context, struct deadline *d)
 	struct budget *b = &s->budget;
 	bool again = ring_give_back(s->reactor.ring);
 
+	tls_give_back(&s->sockets.tls);
 	b->looks_left = list_empty(&s->clients.unlooked) ? 0 : LOOKS_MAX;
 	b->looked_sends = s->sockets.sends;
 	memory_settle();

@@ -12,6 +12,7 @@ enum {
 	RESUME_COST = 2,
 	BACKLOGS_MAX = 16, /* of one connection's subscriptions that are looked at */
 	CALL_COST = 8,     /* of what is done with one in a walk: 2 us */
+	VERIFY_COST = 400,
 };
 
 static uint64_t idle_ns(const struct shard *s)
@@ -74,7 +75,7 @@ bool connections_look(struct shard *s, unsigned max)
 static uint64_t held_alone(const struct connection *c)
 {
 	uint64_t held = (uint64_t)c->kernel_bytes + c->output.reply_len + c->output.flying_len +
-			c->input_len;
+			c->input_len + socket_held(&c->socket);
 
 	if (c->protocol->held != NULL)
 		held += c->protocol->held(c);
@@ -198,6 +199,20 @@ static void start_idle(struct connection *c, void *argument)
 		connection_limit_silence(c);
 }
 
+/* Whoever the new keyring would not have let in is not let stay. */
+static void look_at_certificate(struct connection *c, void *argument)
+{
+	struct shard *s = c->shard;
+	const struct keyring *keyring = atomic_load(&s->broker->listeners[c->listener].keyring);
+
+	(void)argument;
+	if (c->socket.tls == NULL || c->socket.tls->state != TLS_OPEN)
+		return;
+	reactor_spend(&s->reactor, VERIFY_COST);
+	if (!cipher_still_trusted(c->socket.tls->cipher, keyring))
+		connection_close(c, DROP_CLOSED);
+}
+
 void connections_configure(struct shard *s)
 {
 	bool limited = clients_limit_idle(&s->clients);
@@ -207,12 +222,16 @@ void connections_configure(struct shard *s)
 	reactor_deadlines_change(&s->reactor, &s->clients.idle, idle_ns(s));
 	if (!limited)
 		s->clients.configured = connections_all();
+	if (s->sockets.tls.open > 0)
+		s->clients.trusted = connections_all();
 }
 
 bool connections_configure_some(struct shard *s)
 {
-	return clients_limit_idle(&s->clients) &&
-	       connections_walk(s, &s->clients.configured, start_idle, NULL);
+	bool more = clients_limit_idle(&s->clients) &&
+		    connections_walk(s, &s->clients.configured, start_idle, NULL);
+
+	return connections_walk(s, &s->clients.trusted, look_at_certificate, NULL) || more;
 }
 
 static void end_now(struct connection *c, void *argument)

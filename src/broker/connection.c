@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/probe.h"
+#include "broker/access.h"
 #include "broker/listener.h"
 #include "broker/protocol.h"
 #include "broker/shard.h"
@@ -96,11 +97,12 @@ void connection_limit_closing(struct connection *c)
 static void linger(struct connection *c)
 {
 	become(c, CONNECTION_LINGERING);
-	if (c->socket.ended) {
+	if (!c->socket.ended || c->socket.tls != NULL)
+		socket_finish(&c->shard->sockets, &c->socket);
+	if (c->socket.ended && !c->socket.sending) {
 		connection_close(c, DROP_CLOSED);
 		return;
 	}
-	ring_shutdown(c->shard->reactor.ring, c->socket.fd, SHUT_WR);
 	connection_limit_closing(c);
 	socket_receive(&c->shard->sockets, &c->socket);
 }
@@ -745,7 +747,9 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 	}
 	if (c->state == CONNECTION_OPEN && c->protocol->last != NULL)
 		c->protocol->last(c);
-	if (error != 0 || c->state == CONNECTION_LINGERING)
+	if (error == -TLS_REFUSED && c->state == CONNECTION_OPEN)
+		connection_finish(c, NULL); /* the alert shall not be lost in a reset */
+	else if (error != 0 || c->state == CONNECTION_LINGERING)
 		connection_close(c, DROP_CLOSED);
 	else if (c->state != CONNECTION_OPEN)
 		connection_flush(c); /* finishing: it may still be reading */
@@ -852,6 +856,9 @@ static void sent(struct socket *socket, int result)
 		result = 0;
 	if (c->state == CONNECTION_CLOSED)
 		return;
+	/* That was our close_notify, and theirs has come before. */
+	if (c->state == CONNECTION_LINGERING && c->socket.ended)
+		result = -ECONNRESET;
 	if (result < 0 && result != -EINTR && result != -EAGAIN && result != -ENOBUFS &&
 	    result != -ENOMEM) {
 		connection_close(c, DROP_CLOSED);
@@ -865,6 +872,8 @@ static void sent(struct socket *socket, int result)
 		connection_turn(c);
 	else if (c->queue != NULL)
 		queue_back(c);
+	else if (c->subscriptions_n == 1 && c->middle != NULL)
+		subscription_go_on(c->middle); /* what was sealed before went first */
 	if (clients_limit_idle(&c->shard->clients) && any && may_be_silent(c))
 		connection_limit_silence(c);
 	if (c->protocol->resume != NULL)
@@ -935,16 +944,56 @@ bool connections_turn_some(struct shard *s)
 	return !list_empty(&s->clients.turns);
 }
 
-const struct socket_events connection_events = { .received = received,
-						 .sent = sent,
-						 .closed = closed };
+void connection_secure(struct connection *c, struct span bytes)
+{
+	struct shard *s = c->shard;
+	struct keyring *keyring = atomic_load(&s->broker->listeners[c->listener].keyring);
+
+	if (socket_secure(&s->sockets, &c->socket, keyring, bytes) != 0)
+		connection_close(c, DROP_MEMORY);
+}
+
+/* From here on it is as if it had just connected, with what its client has chosen in mind. */
+static void secured(struct socket *socket)
+{
+	struct connection *c = connection_of(socket);
+	const struct cipher *cipher = socket->tls->cipher;
+	struct shard *s = c->shard;
+
+	c->protocols &= (uint8_t)cipher->allows;
+	if (c->state != CONNECTION_OPEN)
+		return;
+	if (c->counts == COUNTS_AS_CLIENT)
+		reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
+	if (cipher->client != NULL)
+		access_certificate(c, span_of(cipher->client));
+	if (c->protocol->secured != NULL)
+		c->protocol->secured(c);
+	else
+		c->protocol = s->broker->sessions->first(c->protocols, false);
+}
+
+const struct socket_events connection_events = {
+	.received = received, .sent = sent, .secured = secured, .closed = closed
+};
+
+/* A handshake that takes too long ends without a word. */
+static bool ends_handshake(struct connection *c)
+{
+	if (!socket_shakes_hands(&c->socket) || c->state == CONNECTION_CLOSED)
+		return false;
+	tls_fail(c->socket.tls, CIPHER_FAILURE_TIMEOUT);
+	connection_close(c, DROP_CLOSED);
+	return true;
+}
 
 void connection_timed_out(void *context, struct deadline *d)
 {
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
 
 	(void)context;
-	connection_error(c, REASON_TIMEOUT);
+	if (!ends_handshake(c))
+		connection_error(c, REASON_TIMEOUT);
 }
 
 void connection_closing_timed_out(void *context, struct deadline *d)
@@ -952,6 +1001,8 @@ void connection_closing_timed_out(void *context, struct deadline *d)
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
 
 	(void)context;
+	if (ends_handshake(c))
+		return;
 	/* Refused, and it has not said what it speaks. */
 	if (c->state == CONNECTION_OPEN)
 		connection_refuse(c);
@@ -969,14 +1020,36 @@ bool connection_local(const struct connection *c)
 	return is_local(peer);
 }
 
-void connection_open(struct shard *s, int fd, const struct listener *listener)
+/* Whether there is nothing against a handshake on it now. Who is on this machine, proxies among
+ * them, is not counted. */
+static bool admits(const struct connection *c, const struct listener *listener)
 {
+	struct shard *s = c->shard;
+	unsigned char peer[16];
+
+	if (!listener->secure || s->config->limits.accepts_per_ip == 0)
+		return true;
+	ring_peer(s->reactor.ring, c->socket.fd, peer);
+	return is_local(peer) || listener_admits(s->broker, s->config, peer, s->reactor.clock_ns);
+}
+
+/* Whether it is secure from its first byte: NATS's clients are told first, in clear, and a proxy's
+ * header comes in clear. */
+static bool begins_secure(const struct listener *listener, bool proxied)
+{
+	return listener->secure && !proxied;
+}
+
+void connection_open(struct shard *s, int fd, uint32_t index)
+{
+	const struct listener *listener = &s->broker->listeners[index];
 	struct connection *c = pool_take(&s->clients.connection_pool);
 	enum reason refusal = REASON_NONE;
 	bool proxied;
 	struct connection fresh = { .shard = s,
 				    .late = s->drain.draining,
 				    .protocols = (uint8_t)listener->protocols,
+				    .listener = (uint16_t)index,
 				    .reason = DROP_CLOSED };
 
 	if (c == NULL) {
@@ -1009,6 +1082,16 @@ void connection_open(struct shard *s, int fd, const struct listener *listener)
 	else if (!listener_enter(s->broker, s->config, c->address))
 		refusal = REASON_CONNECTIONS;
 	c->counts = COUNTS_AS_CLIENT;
+	if (!admits(c, listener)) {
+		s->accepting.refused_by_rate++;
+		connection_close(c, DROP_CLOSED);
+		return;
+	}
+	if (begins_secure(listener, proxied)) {
+		connection_secure(c, (struct span){ NULL, 0 });
+		if (c->state == CONNECTION_CLOSED)
+			return;
+	}
 	if (refusal == REASON_NONE) {
 		reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
 		socket_receive(&s->sockets, &c->socket);
@@ -1021,6 +1104,8 @@ void connection_open(struct shard *s, int fd, const struct listener *listener)
 		connection_close(c, DROP_CLOSED);
 	} else if (c->protocol->refuses_at_once) {
 		connection_refuse(c);
+		if (c->state < CONNECTION_LINGERING)
+			socket_receive(&s->sockets, &c->socket);
 	} else {
 		connection_limit_closing(c);
 		socket_receive(&s->sockets, &c->socket);

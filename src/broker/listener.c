@@ -24,6 +24,7 @@
 #include "base/table.h"
 #include "broker/connection.h"
 #include "broker/shard.h"
+#include "engine/keyring.h"
 #include "engine/steering.h"
 
 enum {
@@ -37,6 +38,7 @@ enum {
 	SILENCE_MARGIN_S = 10, /* so that whoever may be slow for longer is told that he was */
 	ACCEPT_COST = 40,      /* of one, about 10 us */
 	ACCEPT_PAUSE_MS = 250, /* without file descriptors left */
+	RATE_PLACES = 4096,    /* addresses that share one are counted together */
 };
 
 /* How many clients each address has, or each network. Entered and left when clients come and go,
@@ -44,6 +46,8 @@ enum {
 struct address_book {
 	pthread_mutex_t lock;
 	struct table table;
+	/* Of those who want a handshake: a second's lower half, and how many in it. */
+	_Atomic uint64_t rates[RATE_PLACES];
 };
 
 struct address_entry {
@@ -293,8 +297,10 @@ int listeners_open(struct broker *b, const struct config *config, char *problem,
 
 		b->listeners_n++;
 		l->protocols = c->protocols;
+		l->secure = c->tls.present;
+		l->title = strdup(c->title);
 		l->fds = malloc(b->shards_n * sizeof(int));
-		if (l->fds == NULL)
+		if (l->fds == NULL || l->title == NULL)
 			return -ENOMEM;
 		for (unsigned shard = 0; shard < b->shards_n; shard++)
 			l->fds[shard] = -1;
@@ -373,6 +379,8 @@ void listeners_close(struct broker *b)
 		for (unsigned shard = 0; l->fds != NULL && shard < b->shards_n; shard++)
 			if (l->fds[shard] >= 0)
 				close(l->fds[shard]);
+		keyring_unref(atomic_load(&l->keyring));
+		free(l->title);
 		free(l->proxies);
 		free(l->unix_path);
 		free(l->address);
@@ -415,13 +423,20 @@ static bool held(const struct shard *s)
 	return s->accepting.stopped || connections_rush(s);
 }
 
+/* So many handshakes are under way that who comes next waits in the kernel's queue. */
+static bool is_crowded(const struct shard *s, uint32_t index)
+{
+	return s->broker->listeners[index].secure &&
+	       s->sockets.tls.counts.pending >= s->config->limits.tls_handshakes;
+}
+
 static void accepted(void *context, const struct completion *c)
 {
 	struct shard *s = context;
 	uint32_t index = user_data_slot(c->user_data);
 
 	if (c->result >= 0) {
-		connection_open(s, c->result, &s->broker->listeners[index]);
+		connection_open(s, c->result, index);
 		reactor_spend(&s->reactor, ACCEPT_COST);
 	}
 	if (s->accepting.ended)
@@ -432,6 +447,13 @@ static void accepted(void *context, const struct completion *c)
 			cancel(s, index);
 		else
 			wait_to_accept(s, index);
+		return;
+	}
+	if (is_crowded(s, index)) {
+		if (c->more)
+			cancel(s, index);
+		else
+			s->accepting.crowded |= UINT64_C(1) << index % 64;
 		return;
 	}
 	if (c->more)
@@ -464,6 +486,19 @@ static void accept_again(void *context, struct deadline *d)
 	s->accepting.waiting = 0;
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
 		if (waiting & UINT64_C(1) << i % 64)
+			arm(s, i);
+}
+
+void listeners_resume(struct shard *s)
+{
+	uint64_t crowded = s->accepting.crowded;
+
+	if (crowded == 0 || s->accepting.ended ||
+	    s->sockets.tls.counts.pending > s->config->limits.tls_handshakes / 2)
+		return;
+	s->accepting.crowded = 0;
+	for (uint32_t i = 0; i < s->broker->listeners_n; i++)
+		if (crowded & UINT64_C(1) << i % 64 && s->broker->listeners[i].secure)
 			arm(s, i);
 }
 
@@ -539,6 +574,24 @@ static void whose(const unsigned char address[16], unsigned char out[16])
 	memset(out + 8, 0, 8);
 	/* Loopback's is a network like others, and not nowhere. */
 	out[15] = 1;
+}
+
+bool listener_admits(struct broker *b, const struct config *config, const unsigned char address[16],
+		     uint64_t now_ns)
+{
+	uint64_t second = now_ns / NS_PER_S << 32, seen;
+	unsigned char key[16];
+	_Atomic uint64_t *rate;
+
+	if (config->limits.accepts_per_ip == 0 || nowhere(address))
+		return true;
+	whose(address, key);
+	rate = &b->addresses->rates[hash_bytes((const char *)key, sizeof(key)) % RATE_PLACES];
+	seen = atomic_load(rate);
+	if (seen >> 32 != second >> 32) {
+		(void)atomic_compare_exchange_strong(rate, &seen, second);
+	}
+	return (uint32_t)atomic_fetch_add(rate, 1) < config->limits.accepts_per_ip;
 }
 
 bool listener_proxied(const struct listener *l, const unsigned char address[16])

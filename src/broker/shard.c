@@ -11,6 +11,7 @@
 #include "broker/drain.h"
 #include "broker/fetch.h"
 #include "broker/home.h"
+#include "broker/keyrings.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
@@ -183,6 +184,7 @@ static void reloads_end(struct shard *s)
 		s->reloads = l->next;
 		if (atomic_fetch_sub(&l->reload->left, 1) == 1) {
 			config_free(l->reload->before);
+			keyrings_free(l->reload->keyrings, l->reload->keyrings_n);
 			free(l->reload);
 		}
 		reload_letter_free(l);
@@ -423,6 +425,8 @@ static bool flush(void *context)
 	(void)budget_check(s);
 	if (budget_works(&s->budget))
 		more |= budget_go_on(s);
+	if (s->accepting.crowded != 0)
+		listeners_resume(s);
 	more |= home_bound_history(s);
 	if (ring_giving_back(s->reactor.ring)) {
 		(void)ring_give_back(s->reactor.ring);

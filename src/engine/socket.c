@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -14,6 +15,11 @@ enum {
 	 * to copy, and the owner a few times as much to look at. */
 	HUNGRY_BYTES_MAX = 512 << 10,
 	SPEND_BYTES = 1 << 10, /* received in about a quarter of a microsecond */
+	/* The same of what is sealed or opened, and a handshake's step: 0.25 ms. */
+	SPEND_SEALED_BYTES = 768,
+	STEP_COST = 1000,
+	MOVES_MAX = 16,      /* sends in a turn that are to give their buffers back */
+	STANDS_NS = 1000000, /* a send that has not ended by then stands */
 };
 
 static uint64_t data_for(const struct sockets *t, const struct socket *s, unsigned op)
@@ -23,7 +29,7 @@ static uint64_t data_for(const struct sockets *t, const struct socket *s, unsign
 
 static void arm(struct sockets *t, struct socket *s)
 {
-	if (s->into != NULL)
+	if (s->into != NULL && s->tls == NULL)
 		ring_recv_into(t->reactor->ring, s->fd, s->into, s->into_len, !s->nonempty,
 			       data_for(t, s, OP_SOCKET_RECV));
 	else if (s->multishot)
@@ -35,10 +41,10 @@ static void arm(struct sockets *t, struct socket *s)
 	s->in_flight++;
 }
 
-/* At once, or when it is its turn. */
+/* At once, or when it is its turn; not while what has come is being handed over, or waits. */
 static void arm_in_order(struct sockets *t, struct socket *s)
 {
-	if (!list_empty(&s->link))
+	if (!list_empty(&s->link) || (s->tls != NULL && tls_is_busy(s->tls)))
 		return;
 	if (s->greedy)
 		list_append(&t->hungry, &s->link);
@@ -64,6 +70,185 @@ static struct socket *owner_of(struct sockets *t, const struct completion *c)
 	return s;
 }
 
+/* ---- TLS ---- */
+
+/* What has been sealed goes; it carries so many of the owner's bytes. */
+static void take_off(struct sockets *t, struct socket *s, size_t carries)
+{
+	struct iovec sealed = tls_take_off(s->tls, carries);
+
+	ring_send(t->reactor->ring, s->fd, &sealed, 1, data_for(t, s, OP_SOCKET_SEND));
+	s->sending = true;
+	s->in_flight++;
+}
+
+static void take_off_rest(struct sockets *t, struct socket *s)
+{
+	take_off(t, s, s->tls->carries);
+}
+
+/* What the cipher has said by itself: an answer, a ticket, an alert. */
+static void take_off_own(struct sockets *t, struct socket *s)
+{
+	if (tls_has_output(s->tls) && !s->tls->in_kernel && !s->closing)
+		take_off(t, s, 0);
+}
+
+/* The last word of one that has failed: an alert, if there is room for it now. */
+static void fail(struct sockets *t, struct socket *s, enum cipher_failure reason, int error)
+{
+	struct tls *tls = s->tls;
+
+	if (tls->state == TLS_HANDSHAKE && error == -TLS_BROKEN)
+		error = -TLS_REFUSED;
+	tls_fail(tls, reason);
+	if (!tls->in_kernel && tls->out.len > 0)
+		(void)ring_send_now(t->reactor->ring, s->fd, tls->out.data, tls->out.len);
+	list_remove(&tls->link);
+	tls_forget(tls);
+	if (!tls->in_kernel && !tls->plain)
+		s->sending = false;
+	s->ended = true;
+	t->events->received(s, NULL, 0, error);
+}
+
+/* Opens what has come and hands it over, as one where there is room: as much as the kernel had. */
+static void hand_over(struct sockets *t, struct socket *s, struct span in)
+{
+	struct tls *tls = s->tls;
+	enum cipher_result result = CIPHER_DONE;
+	size_t n;
+
+	reactor_spend(t->reactor, in.len / SPEND_SEALED_BYTES);
+	tls->reading = true;
+	while (result == CIPHER_DONE && !s->closing) {
+		char *into = s->into != NULL ? s->into : tls_scratch(&t->tls);
+		size_t max = s->into != NULL ? s->into_len : t->tls.scratch_bytes;
+
+		if (into == NULL) {
+			result = CIPHER_FAILED;
+			break;
+		}
+		result = tls_read(tls, &in, into, max, &n, t->reactor->now_ns);
+		if (n == 0)
+			continue;
+		if (into == s->into)
+			s->into = NULL;
+		t->events->received(s, into, n, 0);
+	}
+	tls->reading = false;
+	if (s->closing)
+		return;
+	if (result == CIPHER_FAILED) {
+		fail(t, s, CIPHER_FAILURE_OTHER, -TLS_BROKEN);
+		return;
+	}
+	take_off_own(t, s);
+	if (result == CIPHER_CLOSED) {
+		s->ended = true;
+		t->events->received(s, NULL, 0, 0);
+	}
+}
+
+static void received_sealed(struct sockets *t, struct socket *s, const char *data, int result)
+{
+	struct tls *tls = s->tls;
+
+	if (tls->state == TLS_FAILED)
+		return;
+	if (result <= 0) {
+		/* Nobody has said that this is the end. */
+		fail(t, s, CIPHER_FAILURE_CLOSED, result == 0 ? -TLS_TRUNCATED : result);
+	} else if (tls->state == TLS_OPEN) {
+		hand_over(t, s, (struct span){ data, (size_t)result });
+	} else if (!tls_keep(tls, (struct span){ data, (size_t)result })) {
+		fail(t, s, CIPHER_FAILURE_MEMORY, -TLS_BROKEN);
+	} else if (list_empty(&tls->link)) {
+		list_append(&t->tls.steps, &tls->link);
+	}
+}
+
+/* One step of a handshake; what comes behind it is handed over. */
+static void step(struct sockets *t, struct socket *s)
+{
+	struct tls *tls = s->tls;
+	enum cipher_result result = tls_step(tls, t->reactor->now_ns);
+
+	if (result == CIPHER_FAILED) {
+		fail(t, s, CIPHER_FAILURE_OTHER, -TLS_BROKEN);
+		return;
+	}
+	take_off_own(t, s);
+	if (result == CIPHER_DONE) {
+		struct span rest = { tls->input, tls->input_len };
+		char *input = tls->input;
+
+		tls->input = NULL;
+		tls->input_len = 0;
+		if (!tls->in_kernel && !tls->plain)
+			s->sending = false;
+		if (t->events->secured != NULL)
+			t->events->secured(s);
+		/* What it has to say has waited for this. */
+		if (!s->sending && !s->closing)
+			t->events->sent(s, 0);
+		if (!s->closing && rest.len > 0)
+			hand_over(t, s, rest);
+		memory_free(input);
+	}
+	if (!s->recv_armed && !s->paused && !s->ended && !s->closing)
+		arm_in_order(t, s);
+}
+
+/* What was on its way when the handshake began. */
+static int sent_plain(struct socket *s, int result)
+{
+	s->tls->plain = false;
+	s->sending = s->tls->state == TLS_HANDSHAKE;
+	return result;
+}
+
+/* What was sealed has gone, some of it, or will not. Returns what the owner is told; INT_MIN: it is
+ * not told yet. */
+static int sent_sealed(struct sockets *t, struct socket *s, int result)
+{
+	struct tls *tls = s->tls;
+	bool passes = result >= 0 || result == -ECANCELED || result == -EINTR ||
+		      result == -EAGAIN || result == -ENOBUFS || result == -ENOMEM;
+	bool whole = tls_landed(tls, result > 0 ? (size_t)result : 0);
+	bool waited_for = tls->state != TLS_HANDSHAKE;
+	int told = (int)tls->carries;
+
+	if (!whole && (!passes || s->closing)) {
+		told = (int)tls_carried(tls);
+		tls->carries = 0;
+		if (tls->state == TLS_OPEN)
+			tls->state = TLS_FAILED;
+		return told > 0 || passes ? told : result;
+	}
+	if (!whole && tls->moving)
+		(void)tls_move(tls);
+	tls->moving = false;
+	if (!whole && !tls->cancelled) {
+		take_off_rest(t, s);
+		return INT_MIN;
+	}
+	tls->cancelled = false;
+	tls->carries = 0;
+	/* What is left of it, though nobody waits for it, or what the cipher had to say meanwhile.
+	 */
+	if (!whole)
+		take_off_rest(t, s);
+	else
+		take_off_own(t, s);
+	if (!tls->in_kernel && tls->finishing) {
+		tls->finishing = false;
+		ring_shutdown(t->reactor->ring, s->fd, SHUT_WR);
+	}
+	s->sending = tls->in_kernel || !waited_for;
+	return waited_for ? told : INT_MIN;
+}
+
 static void recv_completed(void *context, const struct completion *c)
 {
 	struct sockets *t = context;
@@ -72,19 +257,24 @@ static void recv_completed(void *context, const struct completion *c)
 
 	if (s == NULL)
 		return;
-	data = s->into != NULL ? s->into : c->data;
+	data = s->into != NULL && s->tls == NULL ? s->into : c->data;
 	s->greedy = c->nonempty && !s->multishot;
 	s->nonempty = c->nonempty || c->result < 0;
 	if (!c->more) {
 		s->recv_armed = false;
-		s->into = NULL;
+		if (s->tls == NULL)
+			s->into = NULL;
 		landed(t, s);
 	}
-	if (s->closing)
+	/* Behind a close_notify nothing counts. */
+	if (s->closing || (s->tls != NULL && s->ended))
 		return;
 	if (c->result > 0) {
 		reactor_spend(t->reactor, (size_t)c->result / SPEND_BYTES);
-		t->events->received(s, data, (size_t)c->result, 0);
+		if (s->tls != NULL)
+			received_sealed(t, s, data, c->result);
+		else
+			t->events->received(s, data, (size_t)c->result, 0);
 	} else if (c->result == -ENOBUFS) {
 		/* One that is paused will be armed when it is resumed. */
 		if (!c->more && !s->paused && list_empty(&s->link))
@@ -93,7 +283,10 @@ static void recv_completed(void *context, const struct completion *c)
 	} else if (c->result == 0 ||
 		   (c->result != -ECANCELED && c->result != -EINTR && c->result != -EAGAIN)) {
 		s->ended = true;
-		t->events->received(s, NULL, 0, c->result);
+		if (s->tls != NULL)
+			received_sealed(t, s, NULL, c->result);
+		else
+			t->events->received(s, NULL, 0, c->result);
 	}
 	/* Multishot ends by itself now and then; and a pause may be over before its cancellation
 	 * is. */
@@ -105,6 +298,7 @@ static void send_completed(void *context, const struct completion *c)
 {
 	struct sockets *t = context;
 	struct socket *s = owner_of(t, c);
+	int result = c->result;
 
 	if (s == NULL)
 		return;
@@ -112,7 +306,12 @@ static void send_completed(void *context, const struct completion *c)
 	landed(t, s);
 	if (c->result == -ENOMEM || c->result == -ENOBUFS)
 		ring_back_off(t->reactor->ring);
-	t->events->sent(s, c->result);
+	if (s->tls != NULL) {
+		result = s->tls->plain ? sent_plain(s, result) : sent_sealed(t, s, result);
+		if (result == INT_MIN)
+			return;
+	}
+	t->events->sent(s, result);
 }
 
 static void cancel_completed(void *context, const struct completion *c)
@@ -132,6 +331,7 @@ int sockets_init(struct sockets *t, struct reactor *reactor, const struct socket
 	};
 	list_init(&t->hungry);
 	list_init(&t->dying);
+	tls_shared_init(&t->tls, reactor->params.ring.recv_buffer_bytes);
 	reactor_handle(reactor, OP_SOCKET_RECV, recv_completed, t);
 	reactor_handle(reactor, OP_SOCKET_SEND, send_completed, t);
 	reactor_handle(reactor, OP_SOCKET_CANCEL, cancel_completed, t);
@@ -141,6 +341,7 @@ int sockets_init(struct sockets *t, struct reactor *reactor, const struct socket
 void sockets_release(struct sockets *t)
 {
 	assert(t->open == 0);
+	tls_shared_release(&t->tls);
 	memory_free(t->slots);
 }
 
@@ -190,7 +391,7 @@ void socket_receive_into(struct sockets *t, struct socket *s, void *buf, size_t 
 {
 	assert(!s->recv_armed && !s->closing && !s->ended && s->into == NULL);
 	s->into = buf;
-	s->into_len = len;
+	s->into_len = (uint32_t)len;
 	arm_in_order(t, s);
 }
 
@@ -213,29 +414,90 @@ void socket_pause(struct sockets *t, struct socket *s)
 	s->in_flight++;
 }
 
+/* Seals the spans, or some of them, and sends that; what goes is not the owner's memory. Where
+ * there is no buffer for it the socket waits for one as it would for the end of a send. */
+static size_t send_sealed(struct sockets *t, struct socket *s, const struct iovec *spans,
+			  unsigned spans_n)
+{
+	struct tls *tls = s->tls;
+	size_t bytes = 0;
+	bool ok = tls->state == TLS_OPEN;
+
+	if (ok)
+		bytes = tls_seal(tls, spans, spans_n, &ok);
+	if (ok && tls_has_output(tls)) {
+		take_off(t, s, bytes);
+		reactor_spend(t->reactor, bytes / SPEND_SEALED_BYTES);
+		return bytes;
+	}
+	s->sending = true;
+	list_append(ok ? &t->tls.waiting : &t->tls.failed, &tls->link);
+	t->tls.counts.waits += ok;
+	return 0;
+}
+
 size_t socket_send(struct sockets *t, struct socket *s, const struct iovec *spans, unsigned spans_n)
 {
 	uint64_t now_ns = t->reactor->now_ns;
 	size_t bytes = 0;
 
 	assert(!s->sending && !s->closing);
-	ring_send(t->reactor->ring, s->fd, spans, spans_n, data_for(t, s, OP_SOCKET_SEND));
-	s->sending = true;
-	s->in_flight++;
+	if (s->tls != NULL) {
+		bytes = send_sealed(t, s, spans, spans_n);
+	} else {
+		ring_send(t->reactor->ring, s->fd, spans, spans_n, data_for(t, s, OP_SOCKET_SEND));
+		s->sending = true;
+		s->in_flight++;
+		for (unsigned i = 0; i < spans_n; i++)
+			bytes += spans[i].iov_len;
+	}
 	if (s->sent_ns != 0)
 		histogram_add(&t->send_gap, now_ns - s->sent_ns);
 	s->sent_ns = now_ns;
 	t->sends++;
-	for (unsigned i = 0; i < spans_n; i++)
-		bytes += spans[i].iov_len;
 	t->send_bytes += bytes;
 	return bytes;
+}
+
+int socket_secure(struct sockets *t, struct socket *s, struct keyring *keyring, struct span bytes)
+{
+	assert(s->tls == NULL && !s->closing);
+	s->tls = tls_new(&t->tls, keyring, s, t->reactor->now_ns);
+	if (s->tls == NULL)
+		return -ENOMEM;
+	s->tls->plain = s->sending;
+	s->sending = true;
+	if (bytes.len == 0)
+		return 0;
+	if (!tls_keep(s->tls, bytes))
+		return -ENOBUFS;
+	list_append(&t->tls.steps, &s->tls->link);
+	return 0;
+}
+
+void socket_finish(struct sockets *t, struct socket *s)
+{
+	struct tls *tls = s->tls;
+
+	if (tls != NULL && tls->state == TLS_OPEN) {
+		tls_say_end(tls);
+		take_off_own(t, s);
+		tls->finishing = tls->in_kernel;
+	}
+	if (tls == NULL || !tls->finishing)
+		ring_shutdown(t->reactor->ring, s->fd, SHUT_WR);
 }
 
 void socket_cancel_send(struct sockets *t, struct socket *s)
 {
 	if (!s->sending || s->closing)
 		return;
+	if (s->tls != NULL) {
+		/* What is sealed goes all the same, but nobody waits for it. */
+		s->tls->cancelled = s->tls->in_kernel;
+		if (!s->tls->in_kernel || s->tls->moving)
+			return;
+	}
 	ring_cancel(t->reactor->ring, data_for(t, s, OP_SOCKET_SEND),
 		    data_for(t, s, OP_SOCKET_CANCEL));
 	s->in_flight++;
@@ -247,6 +509,8 @@ void socket_close(struct sockets *t, struct socket *s)
 		return;
 	s->closing = true;
 	list_remove(&s->link);
+	if (s->tls != NULL)
+		list_remove(&s->tls->link);
 	if (s->in_flight == 0) {
 		list_append(&t->dying, &s->link);
 		return;
@@ -303,6 +567,8 @@ static void end(struct sockets *t, struct socket *s)
 	slot->next_free = t->free;
 	t->free = s->slot;
 	t->open--;
+	tls_free(s->tls);
+	s->tls = NULL;
 	t->events->closed(s);
 }
 
@@ -318,11 +584,80 @@ static void arm_hungry(struct sockets *t)
 	}
 }
 
+static struct socket *owner_of_tls(struct list *link)
+{
+	return LIST_ENTRY(link, struct tls, link)->owner;
+}
+
+/* Handshakes go on, some in each turn, so that nothing waits long for them. */
+static void step_some(struct sockets *t)
+{
+	struct list *link;
+
+	for (unsigned n = 0; n < TLS_STEPS && (link = list_take(&t->tls.steps)) != NULL; n++) {
+		step(t, owner_of_tls(link));
+		reactor_spend(t->reactor, STEP_COST);
+	}
+}
+
+static void tell_sent(struct sockets *t, struct list *link, int result)
+{
+	struct socket *s = owner_of_tls(link);
+
+	s->sending = false;
+	t->events->sent(s, result);
+}
+
+/* Those whose sends have stood longest hold buffers that everybody waits for: what is left of
+ * theirs goes on from memory of its own. */
+static void make_room(struct sockets *t)
+{
+	uint64_t now_ns = t->reactor->now_ns;
+	unsigned n = 0;
+
+	for (struct list *l = t->tls.flying.next; l != &t->tls.flying && n < MOVES_MAX;
+	     l = l->next) {
+		struct tls *tls = LIST_ENTRY(l, struct tls, flight);
+		struct socket *s = tls->owner;
+
+		if (now_ns - s->sent_ns < STANDS_NS)
+			break;
+		if (tls->moving || tls->cancelled || s->closing)
+			continue;
+		tls->moving = true;
+		ring_cancel(t->reactor->ring, data_for(t, s, OP_SOCKET_SEND),
+			    data_for(t, s, OP_SOCKET_CANCEL));
+		s->in_flight++;
+		n++;
+	}
+	/* Some may stand by then. */
+	reactor_wake_at(t->reactor, now_ns + STANDS_NS);
+}
+
+/* Whether there is more to do now. */
+static bool flush_tls(struct sockets *t)
+{
+	struct tls_shared *tls = &t->tls;
+	size_t room = tls_room(tls);
+	struct list *link;
+
+	step_some(t);
+	while ((link = list_take(&tls->failed)) != NULL)
+		tell_sent(t, link, -ECONNRESET);
+	for (; room > 0 && (link = list_take(&tls->waiting)) != NULL; room--)
+		tell_sent(t, link, 0);
+	if (!list_empty(&tls->waiting))
+		make_room(t);
+	return !list_empty(&tls->steps) || !list_empty(&tls->failed);
+}
+
 bool sockets_flush(struct sockets *t)
 {
 	struct list *link;
 	bool any = !list_empty(&t->hungry) || !list_empty(&t->dying);
 
+	if (t->tls.open > 0)
+		any |= flush_tls(t);
 	arm_hungry(t);
 	for (unsigned n = 0; n < CLOSES_MAX && (link = list_take(&t->dying)) != NULL; n++) {
 		end(t, LIST_ENTRY(link, struct socket, link));

@@ -6,6 +6,7 @@
 #include "base/memory.h"
 #include "broker/broker.h"
 #include "broker/connection.h"
+#include "broker/listener.h"
 #include "broker/shard.h"
 #include "protocol/proxy.h"
 #include "protocol/sniff.h"
@@ -67,7 +68,10 @@ void proxied_received(struct connection *c, struct span bytes)
 	c->input_len = 0;
 	if (header.named)
 		connection_is_for(c, header.address);
-	speak(c, of(c, c->protocols), bytes);
+	if (c->shard->broker->listeners[c->listener].secure)
+		connection_secure(c, bytes);
+	else
+		speak(c, of(c, c->protocols), bytes);
 }
 
 /* ---- the first bytes ---- */

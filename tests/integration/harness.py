@@ -12,6 +12,7 @@ import selectors
 import shutil
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import time
@@ -59,11 +60,12 @@ def whole_seconds(seconds):
 
 # --- configuration -----------------------------------------------------------------------------------
 
-TITLED = ("listen", "topic")
+TITLED = ("listen", "topic", "user", "certificate")
 
 
 def config_text(**keys):
-    """libconfuse text: plain keys, a dict for a section, a dict of dicts for sections with titles."""
+    """libconfuse text: plain keys, a dict for a section, a dict of dicts for sections with titles; sections within
+    sections likewise."""
 
     def value(v):
         if isinstance(v, bool):
@@ -72,18 +74,21 @@ def config_text(**keys):
             return "{ " + ", ".join(map(value, v)) + " }"
         return str(v) if isinstance(v, int) else f'"{v}"'
 
-    def section(head, body):
-        return f"{head} {{\n" + "".join(f"\t{k} = {value(v)}\n" for k, v in body.items()) + "}\n"
+    def body(keys, indent):
+        text = ""
+        for key, v in keys.items():
+            if key in TITLED:
+                text += "".join(section(f'{key} "{title}"', inner, indent) for title, inner in v.items())
+            elif isinstance(v, dict):
+                text += section(key, v, indent)
+            else:
+                text += f"{indent}{key} = {value(v)}\n"
+        return text
 
-    text = ""
-    for key, v in keys.items():
-        if key in TITLED:
-            text += "".join(section(f'{key} "{title}"', body) for title, body in v.items())
-        elif isinstance(v, dict):
-            text += section(key, v)
-        else:
-            text += f"{key} = {value(v)}\n"
-    return text
+    def section(head, keys, indent):
+        return f"{indent}{head} {{\n{body(keys, indent + chr(9))}{indent}}}\n"
+
+    return body(keys, "")
 
 
 def line_listener(address="127.0.0.1:0"):
@@ -340,6 +345,98 @@ class Line:
         if not self.ended:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()
+
+
+class SecureLine(Line):
+    """The same within TLS. context: an ssl.SSLContext; name: the server's."""
+
+    def __init__(self, loop, address, context, name="localhost", session=None, **options):
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing, server_hostname=name, session=session)
+        self.sealed = bytearray()
+        self.shaken = self.notified = False
+        self.failure = None
+        super().__init__(loop, address, **options)
+        self.flush()
+        self.watch()
+
+    def turn(self):
+        """Goes on as far as what has come allows."""
+        try:
+            if not self.shaken:
+                self.tls.do_handshake()
+                self.shaken = True
+            while self.out:
+                n = self.tls.write(memoryview(self.out)[: 1 << 18])
+                del self.out[:n]
+                self.sent += n
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self.failure = error
+            self.out.clear()
+        self.sealed += self.outgoing.read()
+
+    def flush(self):
+        self.turn()
+        try:
+            while self.sealed:
+                del self.sealed[: self.socket.send(memoryview(self.sealed)[: 1 << 18])]
+        except BlockingIOError:
+            pass
+        except (ConnectionResetError, BrokenPipeError):
+            self.sealed.clear()
+
+    def watch(self):
+        out, self.out = self.out, self.sealed  # what there is to write now
+        super().watch()
+        self.out = out
+
+    def receive(self):
+        try:
+            data = self.socket.recv(1 << 18)
+        except BlockingIOError:
+            return
+        except ConnectionResetError:
+            self.reset, data = True, b""
+        if data:
+            self.incoming.write(data)
+        else:
+            self.incoming.write_eof()
+            self.ended = True
+        self.flush()
+        while self.shaken and not self.notified and not self.failure:
+            try:
+                plain = self.tls.read(1 << 18)
+            except ssl.SSLWantReadError:
+                break
+            except ssl.SSLZeroReturnError:
+                plain = b""
+            except ssl.SSLError as error:
+                self.failure = error
+                break
+            if not plain:
+                self.notified = True
+            elif self.sink:
+                self.sink.feed(plain)
+            else:
+                self.buffer += plain
+                self.newlines += plain.count(b"\n")
+        self.flush()
+
+    def half_close(self):
+        """Says close_notify, and no end of file."""
+        self.loop.wait(lambda: not self.out and not self.sealed, "everything is sent before the end")
+        try:
+            self.tls.unwrap()
+        except ssl.SSLError:
+            pass
+        self.flush()
+
+    def rest(self, seconds=None):
+        lines = super().rest(seconds)
+        assert self.notified and not self.failure, f"an end without close_notify: {self.failure}"
+        return lines
 
 
 # What deploy/deps has fetched from npm for tests.
@@ -603,8 +700,10 @@ class Broker:
     def address(self, index=0):
         return self.addresses[index][0]
 
-    def connect(self, index=0, **options):
-        client = Line(self.loop, self.address(index), **options)
+    def connect(self, index=0, context=None, **options):
+        if context:
+            options["context"] = context
+        client = (SecureLine if context else Line)(self.loop, self.address(index), **options)
         self.clients.append(client)
         return client
 

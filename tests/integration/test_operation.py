@@ -204,7 +204,7 @@ def test_an_ending_broker_leaves_its_successors_socket_alone(start, tmp_path):
 
 @pytest.mark.parametrize("only", [False, True])
 def test_every_ipv6_address_is_every_ipv4_address_unless_it_is_to_be_only_ipv6(start, only):
-    broker = start(listen={"six": {"address": "[::]:0", "protocols": ["line"], "v6only": only}})
+    broker = start(listen={"six": {**line_listener("[::]:0"), "v6only": only, "allow_plain": True}})
     port = int(broker.address().rsplit(":", 1)[1])
     with socket.socket() as s:
         assert s.connect_ex(("127.0.0.1", port)) == (errno.ECONNREFUSED if only else 0)
@@ -216,14 +216,14 @@ def test_ipv6_is_listened_on(start, host):
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
     except OSError:
         pytest.skip("no IPv6 here")
-    broker = start(listen={"six": line_listener(f"{host}:0")})
+    broker = start(listen={"six": {**line_listener(f"{host}:0"), "allow_plain": True}})
     assert re.fullmatch(re.escape(host) + r":[1-9]\d*", broker.address())
     broker.works()
 
 
 def test_a_listener_beyond_loopback_is_warned_about(start):
     assert not re.search("WARN.*authenticat", start().log())
-    assert re.search("WARN.*authenticat", start(listen={"open": line_listener("0.0.0.0:0")}).log())
+    assert re.search("WARN.*authenticat", start(listen={"open": {**line_listener("0.0.0.0:0"), "allow_plain": True}}).log())
 
 
 @pytest.mark.parametrize("holder", ["another program", "another broker"])

@@ -185,6 +185,28 @@ static void assert_user_equal(const struct config_user *a, const struct config_u
 	assert_int_equal(a->connections, b->connections);
 }
 
+static void assert_tls_equal(const struct config_tls *a, const struct config_tls *b)
+{
+	assert_int_equal(a->present, b->present);
+	assert_int_equal(a->certificates_n, b->certificates_n);
+	for (size_t i = 0; i < a->certificates_n; i++) {
+		assert_string_equal(a->certificates[i].title, b->certificates[i].title);
+		assert_string_equal(a->certificates[i].chain, b->certificates[i].chain);
+		assert_string_equal(a->certificates[i].key, b->certificates[i].key);
+	}
+	assert_int_equal(a->client_auth, b->client_auth);
+	assert_string_equal(a->client_ca, b->client_ca);
+	assert_string_equal(a->client_crl, b->client_crl);
+	assert_int_equal(a->client_name, b->client_name);
+	assert_int_equal(a->min_version, b->min_version);
+	assert_string_equal(a->ciphers, b->ciphers);
+	assert_string_equal(a->ciphersuites, b->ciphersuites);
+	assert_string_equal(a->groups, b->groups);
+	assert_int_equal(a->ticket_seconds, b->ticket_seconds);
+	assert_string_equal(a->ticket_keys, b->ticket_keys);
+	assert_int_equal(a->ktls, b->ktls);
+}
+
 static void assert_config_equal(const struct config *a, const struct config *b)
 {
 	assert_int_equal(a->reactors, b->reactors);
@@ -210,6 +232,8 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 		assert_int_equal(a->listens[i].mode, b->listens[i].mode);
 		assert_string_equal(a->listens[i].owner, b->listens[i].owner);
 		assert_string_equal(a->listens[i].group, b->listens[i].group);
+		assert_int_equal(a->listens[i].allow_plain, b->listens[i].allow_plain);
+		assert_tls_equal(&a->listens[i].tls, &b->listens[i].tls);
 	}
 
 	assert_int_equal(a->engine.sq_entries, b->engine.sq_entries);
@@ -244,6 +268,8 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 			 b->limits.subscriptions_per_connection);
 	assert_int_equal(a->limits.globs, b->limits.globs);
 	assert_int_equal(a->limits.memory_bytes, b->limits.memory_bytes);
+	assert_int_equal(a->limits.tls_handshakes, b->limits.tls_handshakes);
+	assert_int_equal(a->limits.accepts_per_ip, b->limits.accepts_per_ip);
 
 	assert_int_equal(a->http.allowed_origins_n, b->http.allowed_origins_n);
 	for (size_t i = 0; i < a->http.allowed_origins_n; i++)
@@ -356,10 +382,19 @@ static const char other_values[] =
 	"	protocols = { \"line\" }\n"
 	"	proxy_protocol = true proxy_from = { \"10.0.0.0/8\" }\n"
 	"	v6only = true mode = \"0660\" owner = \"www-data\" group = 33\n"
+	"	allow_plain = true\n"
 	"}\n"
 	"listen \"outer\" {\n"
 	"	address = \"0.0.0.0:80\"\n"
 	"	protocols = { \"http\" }\n"
+	"	tls {\n"
+	"		certificate \"one\" { chain = \"/a\" key = \"/b\" }\n"
+	"		certificate \"two\" { chain = \"/c\" key = \"/d\" }\n"
+	"		client_auth = \"required\" client_ca = \"/e\" client_crl = \"/f\"\n"
+	"		client_name = \"cn\" min_version = \"1.3\" ciphers = \"g\"\n"
+	"		ciphersuites = \"h\" groups = \"i\" ticket_seconds = 7\n"
+	"		ticket_keys = \"/j\" ktls = \"auto\"\n"
+	"	}\n"
 	"}\n"
 	"engine {\n"
 	"	sq_entries = 128\n"
@@ -405,6 +440,8 @@ static const char other_values[] =
 	"	subscriptions_per_connection = 8\n"
 	"	globs = 7\n"
 	"	memory_bytes = \"2G\"\n"
+	"	tls_handshakes = 8\n"
+	"	accepts_per_ip = 9\n"
 	"}\n"
 	"http {\n"
 	"	allowed_origins = { \"https://a.example\", \"https://b.example\" }\n"
@@ -486,11 +523,35 @@ static void every_documented_key_is_read(void **state)
 		  (char *[]){ may_not_subscribe }, 1, true, 7 },
 		{ .name = anonymous, .password_hash = none, .certificate = none, .uid = none },
 	};
+	struct config *defaults = config_defaults();
+	struct config_tls inner_tls = defaults->listens[0].tls;
+	char files[][3] = { "/a", "/b", "/c", "/d", "/e", "/f", "g", "h", "i", "/j" };
+	char one[] = "one", two[] = "two";
+	struct config_certificate certificates[] = {
+		{ .title = one, .chain = files[0], .key = files[1] },
+		{ .title = two, .chain = files[2], .key = files[3] },
+	};
+	struct config_tls outer_tls = {
+		.present = true,
+		.certificates = certificates,
+		.certificates_n = 2,
+		.client_auth = CLIENT_AUTH_REQUIRED,
+		.client_ca = files[4],
+		.client_crl = files[5],
+		.client_name = CLIENT_NAME_CN,
+		.min_version = MIN_VERSION_1_3,
+		.ciphers = files[6],
+		.ciphersuites = files[7],
+		.groups = files[8],
+		.ticket_seconds = 7,
+		.ticket_keys = files[9],
+		.ktls = KTLS_AUTO,
+	};
 	struct config_listen listens[] = {
 		{ inner, unix_address, CONFIG_PROTOCOL_LINE, true, (char *[]){ network }, 1, true,
-		  0660, owner, group },
-		{ outer, every_address, CONFIG_PROTOCOL_HTTP, false, NULL, 0, false, 0, none,
-		  none },
+		  0660, owner, group, true, inner_tls },
+		{ outer, every_address, CONFIG_PROTOCOL_HTTP, false, NULL, 0, false, 0, none, none,
+		  false, outer_tls },
 	};
 	struct config expected = {
 		.reactors = 3,
@@ -507,7 +568,7 @@ static void every_documented_key_is_read(void **state)
 		.topic = &live,
 		.topic_n = 1,
 		.limits = { 1, 2, 3, 4, 64 << 20, 5 << 10, 17 << 10, 257 << 10, (size_t)16 << 30, 5,
-			    6, 8, 7, (size_t)2 << 30 },
+			    6, 8, 7, (size_t)2 << 30, 8, 9 },
 		.http = { (char *[]){ a, b }, 2, (char *[]){ host }, 1, 16, 4, 12, objects, false,
 			  false },
 		.ws = { 31 },
@@ -531,6 +592,7 @@ static void every_documented_key_is_read(void **state)
 	live.history_bytes = 64 << 20;
 	assert_config_equal(c, &expected);
 	config_free(c);
+	config_free(defaults);
 }
 
 static void a_file_that_sets_nothing_is_the_defaults(void **state)
@@ -912,8 +974,9 @@ static void proxies_are_addresses_or_networks_and_some_are_named(void **state)
 
 static void what_is_only_ipv6_leaves_ipv4_to_others(void **state)
 {
-	static const char every[] = "listen a { address = \"[::]:1\" v6only = %s }\n"
-				    "listen b { address = \"0.0.0.0:1\" }\n";
+	static const char every[] =
+		"listen a { address = \"[::]:1\" v6only = %s allow_plain = true }\n"
+		"listen b { address = \"0.0.0.0:1\" allow_plain = true }\n";
 	char text[256];
 
 	(void)state;
@@ -937,7 +1000,8 @@ static void assert_address(const char *address, bool valid)
 {
 	char text[512];
 
-	snprintf(text, sizeof(text), "listen m {\naddress = \"%s\"\n}\n", address);
+	snprintf(text, sizeof(text), "listen m {\naddress = \"%s\"\nallow_plain = true }\n",
+		 address);
 	if (valid)
 		assert_accepted(text);
 	else
@@ -1003,7 +1067,9 @@ static void assert_pair(const char *a, const char *b, bool conflict)
 {
 	char text[256];
 
-	snprintf(text, sizeof(text), "listen a { address = \"%s\" }\nlisten b { address = \"%s\" }",
+	snprintf(text, sizeof(text),
+		 "listen a { address = \"%s\" allow_plain = true }\n"
+		 "listen b { address = \"%s\" allow_plain = true }",
 		 a, b);
 	if (conflict)
 		assert_refused(text, "a.conf:2: address: \"");
@@ -1095,7 +1161,7 @@ static void unknown_key_is_named_with_its_line(void **state)
 	assert_refused(LISTEN "listen \"b\" {\n\tport = 3\n}\n",
 		       "a.conf:3: port: unknown here, use one of address protocols "
 		       "proxy_protocol proxy_from v6only mode "
-		       "owner group\n");
+		       "owner group allow_plain tls\n");
 	assert_refused("batch = 3\n", "a.conf:1: batch: unknown");
 }
 
@@ -1253,8 +1319,10 @@ static void an_error_is_named_in_the_file_it_is_in(void **state)
 	assert_refused("\n\ninclude(\"b.conf\")\n", "b.conf:3: reactors: ");
 	write_file("b.conf", LISTEN "\n\n\n");
 	assert_refused("include(\"b.conf\")\n\nreactors = 0\n", "a.conf:3: reactors: ");
-	assert_refused("include(\"b.conf\")\nlisten b { address = \"0.0.0.0:8080\" }\n",
-		       "a.conf:2: address: ");
+	assert_refused(
+		"include(\"b.conf\")\nlisten b { address = \"0.0.0.0:8080\" allow_plain = true "
+		"}\n",
+		"a.conf:2: address: ");
 	write_file("b.conf", "\n}\n");
 	assert_refused("engine {\n}\ninclude(\"b.conf\")\n", "b.conf:2: syntax: ");
 	write_file("b.conf", "engine {\n");
@@ -1313,6 +1381,66 @@ static void keys_that_need_a_restart_are_named(void **state)
 	assert_restart(LISTEN, "topic \"a.>\" { order = \"section\" } " LISTEN, "topic.order");
 	assert_restart("topic a { order = \"section\" } " LISTEN,
 		       "topic b { order = \"section\" } " LISTEN, "topic.order");
+}
+
+static void a_certificate_needs_no_restart_but_tls_where_there_was_none_does(void **state)
+{
+#define BEGIN "listen m { address = \"[::1]:1\" "
+
+	(void)state;
+	assert_restart(BEGIN "tls { certificate a { chain = b key = c } } }",
+		       BEGIN "tls { certificate d { chain = e key = f } groups = g } }", "");
+	assert_restart(BEGIN "}", BEGIN "tls { } }", "listen");
+	assert_restart(BEGIN "tls { } }", BEGIN "}", "listen");
+}
+
+static void nobody_listens_in_clear_beyond_this_host_unless_that_is_said(void **state)
+{
+	static const char *const open[] = { "0.0.0.0:1", "[::]:1", "192.0.2.1:1" };
+	static const char *const local[] = { "127.1.2.3:1", "[::1]:1", "[::ffff:127.0.0.1]:1",
+					     "unix:/a" };
+	char text[200];
+
+	(void)state;
+	for (size_t i = 0; i < 3; i++) {
+		char right[200];
+
+		snprintf(text, sizeof(text), "listen m {\n address = \"%s\"\n}\n", open[i]);
+		snprintf(right, sizeof(right),
+			 "a.conf:2: address: \"%s\" takes clients from other hosts in clear, use a "
+			 "tls section, or allow_plain = true",
+			 open[i]);
+		assert_refused(text, right);
+		snprintf(text, sizeof(text), "listen m { address = \"%s\" allow_plain = true }",
+			 open[i]);
+		config_free(load(text));
+		snprintf(text, sizeof(text), "listen m { address = \"%s\" tls { } }", open[i]);
+		config_free(load(text));
+	}
+	for (size_t i = 0; i < 4; i++) {
+		snprintf(text, sizeof(text), "listen m { address = \"%s\" }", local[i]);
+		config_free(load(text));
+	}
+	assert_refused("listen m {\naddress = \"[::]:1\" tls { } tls { } }",
+		       "a.conf:1: tls: more than one, ");
+}
+
+static void where_a_certificate_stands_is_remembered(void **state)
+{
+	struct config *c = load("listen m {\n address = \"[::1]:1\"\n tls {\n  groups = a\n"
+				"  certificate b {\n   chain = c\n\n   key = d\n  }\n"
+				"  ciphers = e\n }\n}\n");
+	const struct config_tls *tls = &c->listens[0].tls;
+
+	(void)state;
+	assert_string_equal(strrchr(tls->where.file, 0x2f), "/a.conf");
+	assert_int_equal(config_line(&tls->where, "tls", "client_ca"), 3);
+	assert_int_equal(config_line(&tls->where, "tls", "groups"), 4);
+	assert_int_equal(config_line(&tls->where, "tls", "ciphers"), 10);
+	assert_int_equal(tls->certificates_n, 1);
+	assert_int_equal(config_line(&tls->certificates[0].where, "certificate", "chain"), 6);
+	assert_int_equal(config_line(&tls->certificates[0].where, "certificate", "key"), 8);
+	config_free(c);
 }
 
 static void names_that_do_not_fit_are_left_out(void **state)
@@ -1465,6 +1593,9 @@ int main(void)
 		TEST(an_error_is_named_in_the_file_it_is_in),
 		TEST(a_bad_include_is_named_with_its_line),
 		TEST(keys_that_need_a_restart_are_named),
+		TEST(a_certificate_needs_no_restart_but_tls_where_there_was_none_does),
+		TEST(nobody_listens_in_clear_beyond_this_host_unless_that_is_said),
+		TEST(where_a_certificate_stands_is_remembered),
 		TEST(names_that_do_not_fit_are_left_out),
 		TEST(freeing_nothing_is_allowed),
 	};

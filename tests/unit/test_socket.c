@@ -67,7 +67,7 @@ static void closed(struct socket *s)
 	client_of(s)->closes++;
 }
 
-static const struct socket_events events = { received, sent, closed };
+static const struct socket_events events = { received, sent, closed, NULL };
 
 static void letters(void *context, unsigned sender, enum mailbox_lane lane, void **list, unsigned n)
 {
