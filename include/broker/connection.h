@@ -123,6 +123,7 @@ struct connection {
 	uint16_t output_after; /* so many of them before the output */
 	uint16_t syncs;        /* homes that have not said yet that all before has been sequenced */
 	uint8_t barrier;       /* enum connection_barrier */
+	bool output_flies;     /* the output is in it, too */
 	struct list turn;      /* in the shard's turns */
 	char *pack;            /* small spans of the send in flight, put together; or NULL */
 	uint32_t walk_left;

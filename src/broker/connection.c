@@ -288,6 +288,7 @@ static void gather_output(struct connection *c, struct gathered *g)
 {
 	if (!c->output.waits || g->n == RING_SPANS_MAX)
 		return;
+	c->output_flies = true;
 	c->output_after = c->flying;
 	g->n += output_gather(&c->output, g->spans + g->n, RING_SPANS_MAX - g->n);
 	g->packing = false;
@@ -355,7 +356,7 @@ void connection_ground(struct connection *c)
 {
 	struct subscription *sub = c->queue;
 
-	c->middle_flies = false;
+	c->middle_flies = c->output_flies = false;
 	if (c->alone)
 		c->flying = 1;
 	c->alone = false;
@@ -800,8 +801,9 @@ static bool alone_landed(struct connection *c, size_t n)
 		c->queue = NULL;
 		subscription_unset(sub, SUBSCRIPTION_QUEUED);
 	}
-	if (c->output.waits)
+	if (c->output_flies)
 		n = output_sent(&c->output, n, &body);
+	c->output_flies = false;
 	if (body > 0)
 		c->protocol->body_went(c, c->output.body == NULL);
 	subscription_sent(sub, n);
@@ -825,8 +827,9 @@ static bool all_landed(struct connection *c, size_t n)
 	if (c->middle_flies)
 		n = middle_landed(c, n, &skipped);
 	n = landed(c, &flying, after, n, &skipped);
-	if (c->output.waits)
+	if (c->output_flies)
 		n = output_sent(&c->output, n, &body);
+	c->output_flies = false;
 	if (body > 0)
 		c->protocol->body_went(c, c->output.body == NULL);
 	(void)landed(c, &flying, flying, n, &skipped);

@@ -334,10 +334,12 @@ void subscription_leave(struct subscription *sub)
  * of. -ENOMEM. */
 static int leave_now(struct subscription *sub, enum drop_reason reason)
 {
+	struct shard_counters *counters = &shard_of(sub)->counters;
 	int err;
 
+	counters->delivered += stream_settle(sub->stream, &sub->cursor);
 	subscription_leave(sub);
-	shard_of(sub)->counters.dropped[reason] += stream_skip(sub->stream, &sub->cursor, &err);
+	counters->dropped[reason] += stream_skip(sub->stream, &sub->cursor, &err);
 	return err;
 }
 
@@ -358,11 +360,11 @@ static void let_skip(struct subscription *sub)
 	int err = 0;
 
 	subscription_unset(sub, SUBSCRIPTION_SKIP);
-	s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 	if (disconnect) {
 		c->reason = DROP_SLOW;
 		err = leave_now(sub, reason);
 	} else {
+		s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
 		s->counters.dropped[reason] += stream_skip(sub->stream, &sub->cursor, &err);
 	}
 	PROBE(slow, s->id, c->socket.fd, i->named.name.data, i->named.name.len,

@@ -145,6 +145,24 @@ size_t client_text(unsigned publisher, unsigned number, char *text, bool *encoda
 	return len;
 }
 
+/* Drawn apart, so that the others are who they were. */
+static void become_many(struct client *c)
+{
+	struct random r = random_for(sim.params.seed, 2, c->id);
+
+	if (c->role > ROLE_READER || !random_one_in(&r, 3))
+		return;
+	c->speech = SPEAKS_RESP;
+	if (c->ending == END_TOO_LONG)
+		c->ending = END_CLOSE;
+	if (c->role == ROLE_PUBLISHER) {
+		c->ending = c->ending == END_BYE ? END_FIN : c->ending;
+		return;
+	}
+	c->role = ROLE_MANY;
+	c->messages = random_size(&r, 60);
+}
+
 void client_init(struct client *c, unsigned id)
 {
 	static const enum ending endings[] = { END_BYE,  END_BYE,  END_FIN,
@@ -183,6 +201,8 @@ void client_init(struct client *c, unsigned id)
 		c->role = ROLE_READER;
 		c->messages = random_size(&c->random, 30);
 	}
+	if (sim.params.many)
+		become_many(c);
 	if (faults & 1u << FAULT_BUDGET) {
 		if (c->role == ROLE_PUBLISHER)
 			c->messages += random_below(&c->random, 800);
@@ -228,6 +248,8 @@ static void say_command(struct client *c)
 	int n = 0;
 
 	c->commanded = true;
+	if (c->speech == SPEAKS_RESP)
+		return;
 	if (c->speech != SPEAKS_LINE) {
 		http_say_command(c);
 		return;
@@ -303,6 +325,8 @@ static bool think(struct client *c)
 			http_say_fetch(c);
 		return true;
 	}
+	if (c->role == ROLE_MANY)
+		return resp_think(c);
 	if (!c->commanded) {
 		say_command(c);
 		return true;
@@ -325,7 +349,9 @@ static bool think(struct client *c)
 		bool encodable;
 		size_t n = client_text(c->id, c->generated++, text, &encodable);
 
-		if (c->speech != SPEAKS_LINE)
+		if (c->speech == SPEAKS_RESP)
+			resp_say_message(c, text, n);
+		else if (c->speech != SPEAKS_LINE)
 			http_say_message(c, text, n);
 		else
 			say_line(c, text, n);
@@ -405,7 +431,7 @@ static bool speak(struct client *c)
 
 bool client_wants(const struct client *c, const struct entry *e)
 {
-	if (c->speech == SPEAKS_EVENTS)
+	if (c->speech == SPEAKS_EVENTS || c->speech == SPEAKS_RESP)
 		return true;
 	return c->speech == SPEAKS_LINE ? e->encodable : !e->empty;
 }
@@ -585,6 +611,10 @@ static void hear_end(struct client *c)
 	/* Nobody has read what it says yet: no OK, so no receipt. */
 	if (!c->ok && (sim.params.faults & (1u << FAULT_DRAIN | 1u << FAULT_TIME)))
 		return;
+	/* In RESP a refusal for now is a close. */
+	if (c->speech == SPEAKS_RESP &&
+	    (sim.params.faults & (1u << FAULT_LIMITS | 1u << FAULT_BUDGET)))
+		return;
 	/* The close is the publisher's receipt. */
 	if (c->speech != SPEAKS_LINE && c->answered != c->messages && c->ending == END_FIN &&
 	    !(sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_DRAIN | 1u << FAULT_TIME)))
@@ -621,7 +651,9 @@ static bool listen(struct client *c)
 		n = random_size(&c->random, sizeof(data));
 	n = pipe_read(&w->out, data, n);
 	if (n > 0) {
-		if (c->speech != SPEAKS_LINE)
+		if (c->speech == SPEAKS_RESP)
+			resp_hear(c, data, n);
+		else if (c->speech != SPEAKS_LINE)
 			http_hear(c, data, n);
 		else if (c->role <= ROLE_SUBSCRIBER)
 			hear(c, data, n);

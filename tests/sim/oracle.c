@@ -469,7 +469,10 @@ int __wrap_stream_join(struct stream *stream, struct cursor *cursor)
 	int topic = topic_of(subscription_interest(sub)->named.name);
 	int err = __real_stream_join(stream, cursor);
 
-	if (err == 0 && client >= 0 && topic >= 0 && !sim.clients[client].asked)
+	if (err == 0 && client >= 0 && topic >= 0 && sim.clients[client].role == ROLE_MANY)
+		resp_place(&sim.clients[client], (unsigned)topic,
+			   orders[topic].delivered[connection->shard->id]);
+	else if (err == 0 && client >= 0 && topic >= 0 && !sim.clients[client].asked)
 		sim.clients[client].next = orders[topic].delivered[connection->shard->id];
 	return err;
 }

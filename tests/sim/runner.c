@@ -29,7 +29,7 @@ enum {
 static const char usage[] =
 	"Usage: sim [--seeds N] [--first S] [--jobs J] [--regressions FILE]\n"
 	"       sim --seed S [--shards N] [--clients N] [--steps N] [--faults none|kind,kind...]\n"
-	"           [--events N]\n"
+	"           [--many 0|1] [--events N]\n"
 	"\n"
 	"The first plays N seeds and, before them, those of the file; the second plays one and "
 	"shows\n"
@@ -95,7 +95,7 @@ static void print_command(FILE *out, const struct sim_params *p)
 		fprintf(out, "%s%s", any ? "," : "", fault_names[i]);
 		any = true;
 	}
-	fprintf(out, "%s\n", any ? "" : "none");
+	fprintf(out, "%s%s\n", any ? "" : "none", p->many ? " --many 1" : "");
 }
 
 /* The options of one seed; false: this is none of them. */
@@ -112,6 +112,8 @@ static bool parse_option(struct options *o, const char *name, const char *value)
 		o->overrides.clients = number;
 	} else if (strcmp(name, "--steps") == 0) {
 		o->overrides.steps = number;
+	} else if (strcmp(name, "--many") == 0) {
+		o->overrides.many = number > 0;
 	} else if (strcmp(name, "--faults") == 0) {
 		o->faults_given = true;
 		return parse_faults(value, &o->overrides.faults);
@@ -129,6 +131,7 @@ static struct sim_params params_of(const struct options *o)
 	p.clients = o->overrides.clients != 0 ? o->overrides.clients : p.clients;
 	p.steps = o->overrides.steps != 0 ? o->overrides.steps : p.steps;
 	p.faults = o->faults_given ? o->overrides.faults : p.faults;
+	p.many = o->overrides.many;
 	return p;
 }
 
@@ -275,6 +278,8 @@ static struct sim_params params_at(const struct options *o, uint64_t index)
 	if (index < regressions_n)
 		return regressions[index];
 	one.seed = o->first + index - regressions_n;
+	/* The file's lines are what they were before there were such clients. */
+	one.overrides.many = one.seed & 1;
 	return params_of(&one);
 }
 

@@ -99,6 +99,7 @@ struct sim_params {
 	uint64_t schedule; /* what the kernel, the reactors and the engine's sizes are drawn from */
 	unsigned shards, clients, steps;
 	uint32_t faults;
+	bool many; /* some clients speak RESP, and have many subscriptions */
 };
 
 /* CALM_NONE: faults happen. CALM_PUBLISHERS: none any more, and publishers end. CALM_ALL:
@@ -282,12 +283,13 @@ enum role {
 	ROLE_PUBLISHER,
 	ROLE_SUBSCRIBER,
 	ROLE_READER,
+	ROLE_MANY,
 	ROLE_GARBAGE,
 	ROLE_SILENT,
 	ROLE_RAW,
 };
 /* A publisher that speaks HTTP is SPEAKS_CHUNKED. */
-enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS };
+enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS, SPEAKS_RESP };
 enum ending { END_BYE, END_FIN, END_CLOSE, END_RESET, END_STAY, END_TOO_LONG };
 
 struct client {
@@ -328,6 +330,13 @@ struct client {
 	uint64_t gap_epoch, gap_seq;
 	uint64_t received, unfinished;
 	bool begun_reading;
+	/* many: by topic */
+	struct heard {
+		bool asked;   /* it waits for a confirmation */
+		bool on;      /* it is subscribed, as far as it knows */
+		size_t begin; /* where the last subscription has begun */
+		size_t next;
+	} heard[SIM_TOPICS_MAX];
 };
 
 void client_init(struct client *c, unsigned id);
@@ -350,6 +359,14 @@ void http_say_command(struct client *c);
 void http_say_message(struct client *c, const char *text, size_t n);
 void http_say_fetch(struct client *c);
 void http_hear(struct client *c, const char *data, size_t n);
+
+/* The same for one that speaks RESP. resp_think: says the next command of one with many
+ * subscriptions; false: for now none. resp_place: its subscription begins there. */
+void resp_say_message(struct client *c, const char *text, size_t n);
+bool resp_think(struct client *c);
+void resp_hear(struct client *c, const char *data, size_t n);
+void resp_place(struct client *c, unsigned topic, size_t next);
+void resp_check(const struct client *c, const char *when);
 
 /* The n-th message of a publisher. */
 size_t client_text(unsigned publisher, unsigned number, char *text, bool *encodable);

@@ -751,6 +751,9 @@ static void check_received(const char *when)
 		struct client *c = &sim.clients[i];
 		const struct order *o = &orders[c->topic];
 
+		if (c->role == ROLE_MANY && !c->over && !c->error && !c->wire.reset &&
+		    !c->wire.broker_fin && !c->wire.waiting)
+			resp_check(c, when);
 		if (c->role != ROLE_SUBSCRIBER || !c->ok || c->over || c->error || c->bye ||
 		    c->wire.reset || c->wire.broker_fin ||
 		    (sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_RELOAD)))
