@@ -7,7 +7,13 @@
 
 #include <stdint.h>
 
+#include "broker/access.h"
 #include "broker/budget.h"
+#include "broker/identity.h"
+
+/* How it went. */
+enum auth_result { AUTH_OK, AUTH_WRONG, AUTH_BUSY, AUTH_RESULTS };
+extern const char *const auth_result_names[AUTH_RESULTS];
 
 /* Why a message that was matched with a subscriber did not go out to it. */
 enum drop_reason {
@@ -35,6 +41,8 @@ struct shard_counters {
 	 * subscribers refused, connections evicted. */
 	uint64_t memory_crossings[BUDGET_LEVELS];
 	uint64_t memory_history, memory_refused, memory_evicted;
+	uint64_t auth[HOWS][AUTH_RESULTS]; /* credentials */
+	uint64_t denied[ACCESS_ACTIONS];   /* to whoever was there */
 };
 
 #endif

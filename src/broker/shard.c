@@ -31,6 +31,10 @@ enum {
 	SWEEP_SECONDS = 1,
 };
 
+const char *const auth_result_names[AUTH_RESULTS] = {
+	[AUTH_OK] = "ok", [AUTH_WRONG] = "wrong", [AUTH_BUSY] = "busy"
+};
+
 const char *const drop_reason_names[DROP_REASONS] = { [DROP_SLOW] = "slow",
 						      [DROP_SKIPPED] = "skipped",
 						      [DROP_CLOSED] = "closed",
@@ -137,7 +141,7 @@ static struct list *lists_new(size_t n)
 }
 
 struct reload_letter *reload_letter_new(const struct config *config, struct objects *objects,
-					struct reload *reload)
+					struct identities *identities, struct reload *reload)
 {
 	struct reload_letter *l = malloc(sizeof(*l));
 
@@ -146,6 +150,7 @@ struct reload_letter *reload_letter_new(const struct config *config, struct obje
 	*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
 				     .config = config,
 				     .objects = objects_ref(objects),
+				     .identities = identities_hold(identities),
 				     .idle_topics = lists_new(home_idle_lists(config)),
 				     .reload = reload };
 	if (l->idle_topics != NULL)
@@ -157,6 +162,7 @@ struct reload_letter *reload_letter_new(const struct config *config, struct obje
 void reload_letter_free(struct reload_letter *l)
 {
 	objects_unref(l->objects);
+	identities_let_go(l->identities);
 	free(l->idle_topics);
 	free(l);
 }
@@ -170,6 +176,7 @@ static void reload(struct shard *s, struct reload_letter *l)
 	objects_unref(s->objects);
 	s->objects = l->objects;
 	l->objects = NULL;
+	access_configure(s, l->identities);
 	configure(s);
 	l->next = s->reloads;
 	s->reloads = l;
@@ -434,6 +441,7 @@ static bool flush(void *context)
 	}
 	if (s->reloads != NULL)
 		more |= reload_go_on(s);
+	more |= access_flush(s);
 	more |= s->broker->sessions->flush(s);
 	more |= fetch_flush(s);
 	more |= census_flush(s);
@@ -592,6 +600,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	if (err != 0)
 		return err;
 	s->objects = objects_ref(b->objects);
+	logins_init(s, b->identities);
 	configure(s);
 	listeners_init(s);
 	return 0;
@@ -612,6 +621,7 @@ void shard_release(struct shard *s)
 		fetch_release(s);
 		census_release(s);
 		s->broker->sessions->release(s);
+		logins_release(s);
 		if (s->broker->figures != NULL)
 			s->broker->figures->release(s);
 		subscriptions_release(s);

@@ -12,6 +12,7 @@
 #include "broker/shard.h"
 #include "session/http.h"
 #include "session/http_answer.h"
+#include "session/http_login.h"
 #include "session/intake.h"
 #include "session/line.h"
 #include "session/nats.h"
@@ -26,6 +27,9 @@ const struct protocol line_protocol = {
 	.refuses_at_once = true,
 	.received = line_session_received,
 	.last = line_session_ended,
+	.ended = line_session_goodbye,
+	.logged_in = line_session_logged_in,
+	.still_may = line_session_still_may,
 	.stop_publishing = publisher_end,
 	.subscribed = line_session_subscribed,
 	.say = line_session_say,
@@ -40,6 +44,7 @@ const struct protocol http_protocol = {
 	.name = "http",
 	.received = http_session_received,
 	.ended = http_session_ended,
+	.logged_in = http_session_logged_in,
 	.subscribed = http_answer_subscribed,
 	.sequenced = route_sequenced,
 	.say = http_answer_say,
