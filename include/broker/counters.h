@@ -36,7 +36,8 @@ struct shard_counters {
 	uint64_t blocks_in, blocks_delivered;
 	uint64_t received_bytes, sent_bytes;
 	uint64_t accepted, refused, errors; /* connections: refused by a limit, ended by an ERROR */
-	uint64_t pauses;                    /* publishers told to wait */
+	uint64_t messages_refused; /* that were not published, though their client goes on */
+	uint64_t pauses;           /* publishers told to wait */
 	/* What the memory budget took: times its levels were entered, blocks of history dropped,
 	 * subscribers refused, connections evicted. */
 	uint64_t memory_crossings[BUDGET_LEVELS];

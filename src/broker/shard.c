@@ -13,6 +13,7 @@
 #include "broker/home.h"
 #include "broker/keyrings.h"
 #include "broker/listener.h"
+#include "broker/retained.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
@@ -253,6 +254,7 @@ READER(connection_sequenced, struct sequenced_letter)
 READER(home_fetch, struct fetch_letter)
 READER(fetch_count, struct fetch_letter)
 READER(census_asked, struct census_letter)
+READER(retained_fetch, struct retained_letter)
 READER(subscriptions_bye, struct topic_letter)
 READER(watchdog_asks, struct heartbeat_letter)
 READER(reload, struct reload_letter)
@@ -261,6 +263,7 @@ DISCARD(subscribe_letter_free, struct subscribe_letter)
 DISCARD(sequenced_letter_free, struct sequenced_letter)
 DISCARD(fetch_letter_free, struct fetch_letter)
 DISCARD(census_letter_free, struct census_letter)
+DISCARD(retained_letter_free, struct retained_letter)
 DISCARD(reload_letter_free, struct reload_letter)
 
 const struct letter_use shard_letter_uses[LETTER_KINDS] = {
@@ -282,6 +285,12 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_CENSUS] = { read_census_asked, discard_census_letter_free },
 	[LETTER_CENSUS_TAKEN] = { NULL, discard_census_letter_free },
 	[LETTER_FIGURES] = { NULL, free_counted_letter },
+	[LETTER_RETAIN_FETCH] = { read_retained_fetch, discard_retained_letter_free },
+	[LETTER_RETAINED] = { NULL, discard_retained_letter_free },
+	[LETTER_CLAIM] = { NULL, free_counted_letter },
+	[LETTER_TAKE_OVER] = { NULL, free_counted_letter },
+	[LETTER_CLAIMED] = { NULL, free_counted_letter },
+	[LETTER_UNCLAIM] = { NULL, free_counted_letter },
 	[LETTER_BYE] = { read_subscriptions_bye, free_letter },
 	[LETTER_PUBLISHED_ALL] = { drain_heard, NULL },
 	[LETTER_DELIVERED_ALL] = { drain_heard, NULL },
