@@ -119,6 +119,8 @@ struct sessions {
 	/* What a connection speaks to begin with, on a listener of these protocols
 	 * (CONFIG_PROTOCOL_*); proxied: a proxy's header comes first. */
 	const struct protocol *(*first)(unsigned protocols, bool proxied);
+	/* The same on a secure listener whose clients wait for a word in clear. */
+	const struct protocol *hailed;
 };
 
 #endif

@@ -104,6 +104,7 @@ size_t nats_info(const struct nats_info *info, char out[NATS_INFO_MAX]);
 #define NATS_EXPIRED "User Authentication Expired"
 #define NATS_TIMEOUT "Authentication Timeout"
 #define NATS_STALE "Stale Connection"
+#define NATS_NOT_SECURE "Secure Connection - TLS Required"
 #define NATS_FULL "maximum connections exceeded"
 #define NATS_SUBSCRIPTIONS "maximum subscriptions exceeded"
 

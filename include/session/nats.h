@@ -97,6 +97,7 @@ void nats_subscriptions_release(struct nats_session *nats);
 /* ---- what struct protocol has of them ---- */
 
 void nats_session_opened(struct connection *connection);
+void nats_session_secured(struct connection *connection);
 void nats_session_received(struct connection *connection, struct span bytes);
 void nats_session_ended(struct connection *connection);
 void nats_session_subscribed(struct connection *connection, struct subscription *subscription,

@@ -13,10 +13,14 @@
 
 struct deadline;
 
+enum { CLIENT_HELLO = 0x16 }; /* the first byte of a TLS record with one (RFC 8446, 5.1) */
+
 /* What struct protocol has of them. */
 void proxied_received(struct connection *connection, struct span bytes);
 void undecided_opened(struct connection *connection);
 void undecided_received(struct connection *connection, struct span bytes);
+/* What comes to a secure listener of NATS before INFO: a handshake, or nothing that counts. */
+void hailed_received(struct connection *connection, struct span bytes);
 /* To whoever has not said what he speaks nothing is said, if that may be several: he would take it
  * for the answer to what he is about to ask. */
 const char *undecided_say(struct connection *connection, enum reason reason);

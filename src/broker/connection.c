@@ -2,13 +2,11 @@
 
 #include <assert.h>
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/address.h"
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/probe.h"
@@ -81,10 +79,8 @@ bool connection_reply(struct connection *c, struct span text)
 /* It has no descriptor any more, and is no client as far as limits go. */
 static void uncount(struct connection *c)
 {
-	static const unsigned char nowhere[16];
-
 	if (c->counts == COUNTS_AS_CLIENT)
-		listener_leave(c->shard->broker, c->by_address ? c->address : nowhere);
+		listener_leave(c->shard->broker, c->address);
 	else if (c->counts == COUNTS_AS_REFUSED)
 		c->shard->clients.refused_n--;
 	c->counts = COUNTS_NOT;
@@ -416,10 +412,6 @@ static void visit(struct connection *c, struct subscription *sub)
 	bool asked = subscription_is(sub, SUBSCRIPTION_ASKED);
 	bool flies = subscription_is(sub, SUBSCRIPTION_IN_FLIGHT);
 
-	if (c->reviewed && !access_still_may(c, sub)) {
-		c->expelled = true;
-		connection_turn(c);
-	}
 	switch ((enum connection_walk)c->walk) {
 	case WALK_BARRIER:
 		queue_if_behind(sub);
@@ -430,10 +422,9 @@ static void visit(struct connection *c, struct subscription *sub)
 		if (asked)
 			break;
 		subscription_leave(sub);
-		/* Whoever is too slow for one topic gets no more of the others either, and who may
-		 * not have them no more of any. */
-		if ((c->reason == DROP_SLOW || c->expelled) && !flies)
-			subscription_cut(sub, (enum drop_reason)c->reason);
+		/* Whoever is too slow for one topic gets no more of the others either. */
+		if (c->reason == DROP_SLOW && !flies)
+			subscription_cut(sub, DROP_SLOW);
 		else if (subscription_done(sub))
 			subscription_free(sub, (enum drop_reason)c->reason);
 		break;
@@ -441,7 +432,6 @@ static void visit(struct connection *c, struct subscription *sub)
 		if (!flies)
 			subscription_free(sub, (enum drop_reason)c->reason);
 		break;
-	case WALK_REVIEW:
 	case WALK_NONE:
 	default:
 		break;
@@ -463,7 +453,6 @@ static bool walk_on(struct connection *c, unsigned max)
 	if (c->walk == WALK_BARRIER)
 		c->barrier = BARRIER_QUEUED;
 	c->walk = WALK_NONE;
-	c->reviewed = false;
 	return true;
 }
 
@@ -475,12 +464,6 @@ static void walk(struct connection *c, enum connection_walk walk)
 	c->walk_left = c->subscriptions_n;
 	if (!walk_on(c, WALK_AT_ONCE))
 		connection_turn(c);
-}
-
-void connection_review(struct connection *c)
-{
-	c->reviewed = true;
-	walk(c, c->walk > WALK_REVIEW ? (enum connection_walk)c->walk : WALK_REVIEW);
 }
 
 void connection_turn(struct connection *c)
@@ -701,25 +684,10 @@ static bool is_local(const unsigned char peer[16])
 	return memcmp(peer, unix_or_v6_loopback, 15) == 0 && peer[15] <= 1;
 }
 
-/* -ENOMEM. */
-static int note_address(struct connection *c, const unsigned char address[16])
-{
-	if (c->address == NULL)
-		c->address = memory_new(16);
-	if (c->address == NULL)
-		return -ENOMEM;
-	memcpy(c->address, address, 16);
-	return 0;
-}
-
 void connection_is_for(struct connection *c, const unsigned char address[16])
 {
 	struct shard *s = c->shard;
 
-	if (note_address(c, address) != 0) {
-		connection_close(c, DROP_MEMORY);
-		return;
-	}
 	c->proxied = true;
 	c->local = is_local(address);
 	if (s->config->limits.connections_per_ip == 0 || c->counts != COUNTS_AS_CLIENT)
@@ -729,7 +697,7 @@ void connection_is_for(struct connection *c, const unsigned char address[16])
 		count_refused(c, REASON_CONNECTIONS);
 		return;
 	}
-	c->by_address = true;
+	memcpy(c->address, address, sizeof(c->address));
 	c->counts = COUNTS_AS_CLIENT;
 }
 
@@ -938,8 +906,6 @@ static void closed(struct socket *socket)
 	list_remove(&c->link);
 	output_release(&c->output);
 	memory_free(c->input);
-	memory_free(c->address);
-	access_left(c);
 	c->gone = true;
 	walk(c, WALK_PART);
 	if (c->subscriptions_n == 0)
@@ -969,8 +935,6 @@ bool connections_turn_some(struct shard *s)
 			reactor_spend(&s->reactor, WALK_COST);
 		if (c->walk != WALK_NONE)
 			list_append(&s->clients.turns, l);
-		if (c->expelled && c->state == CONNECTION_OPEN)
-			access_expel(c, "topic");
 		if (!c->gone)
 			connection_flush(c);
 		if (c->resumes)
@@ -1008,8 +972,11 @@ static void secured(struct socket *socket)
 		access_certificate(c, span_of(cipher->client));
 	if (c->protocol->secured != NULL)
 		c->protocol->secured(c);
-	else
+	else if (c->counts == COUNTS_AS_REFUSED)
 		c->protocol = s->broker->sessions->first(c->protocols, false);
+	else
+		connection_speak(c, s->broker->sessions->first(c->protocols, false),
+				 (struct span){ NULL, 0 });
 }
 
 const struct socket_events connection_events = {
@@ -1049,57 +1016,14 @@ void connection_closing_timed_out(void *context, struct deadline *d)
 		connection_close(c, (enum drop_reason)c->reason);
 }
 
-bool connection_peer_local(const struct connection *c)
+bool connection_local(const struct connection *c)
 {
 	unsigned char peer[16];
 
+	if (c->proxied)
+		return c->local;
 	ring_peer(c->shard->reactor.ring, c->socket.fd, peer);
 	return is_local(peer);
-}
-
-bool connection_local(const struct connection *c)
-{
-	return c->proxied ? c->local : connection_peer_local(c);
-}
-
-/* Of a unix socket's peer; false: it is another one's. */
-static bool unix_peer(const struct connection *c, const unsigned char address[16], uint32_t *uid)
-{
-	static const unsigned char nowhere[16];
-
-	return memcmp(address, nowhere, sizeof(nowhere)) == 0 &&
-	       ring_peer_uid(c->shard->reactor.ring, c->socket.fd, uid);
-}
-
-void connection_peer(const struct connection *c, unsigned char address[16])
-{
-	uint32_t uid;
-
-	if (c->proxied) {
-		memcpy(address, c->address, 16);
-		return;
-	}
-	ring_peer(c->shard->reactor.ring, c->socket.fd, address);
-	if (unix_peer(c, address, &uid)) {
-		address[0] = 'u';
-		memcpy(address + 1, &uid, sizeof(uid));
-	}
-}
-
-const char *connection_peer_text(const struct connection *c, char out[CONNECTION_PEER_MAX])
-{
-	unsigned char address[16];
-	uint32_t uid;
-
-	if (c->proxied)
-		memcpy(address, c->address, sizeof(address));
-	else
-		ring_peer(c->shard->reactor.ring, c->socket.fd, address);
-	if (!c->proxied && unix_peer(c, address, &uid))
-		snprintf(out, CONNECTION_PEER_MAX, "unix:%u", (unsigned)uid);
-	else
-		address_text(address, out);
-	return out;
 }
 
 /* Whether there is nothing against a handshake on it now. Who is on this machine, proxies among
@@ -1115,19 +1039,22 @@ static bool admits(const struct connection *c, const struct listener *listener)
 	return is_local(peer) || listener_admits(s->broker, s->config, peer, s->reactor.clock_ns);
 }
 
-/* Whether it is secure from its first byte: NATS's clients are told first, in clear, and a proxy's
- * header comes in clear. */
+/* Whether its clients wait for a word in clear before they begin to shake hands. */
+static bool hails(const struct listener *listener)
+{
+	return listener->secure && listener->protocols == CONFIG_PROTOCOL_NATS;
+}
+
+/* Whether it is secure from its first byte; a proxy's header comes in clear. */
 static bool begins_secure(const struct listener *listener, bool proxied)
 {
-	return listener->secure && !proxied;
+	return listener->secure && !proxied && !hails(listener);
 }
 
 void connection_open(struct shard *s, int fd, uint32_t index)
 {
 	const struct listener *listener = &s->broker->listeners[index];
 	struct connection *c = pool_take(&s->clients.connection_pool);
-	static const unsigned char nowhere[16];
-	unsigned char address[16] = { 0 };
 	enum reason refusal = REASON_NONE;
 	bool proxied;
 	struct connection fresh = { .shard = s,
@@ -1156,26 +1083,23 @@ void connection_open(struct shard *s, int fd, uint32_t index)
 	s->clients.late_n += c->late;
 	s->counters.accepted++;
 	if (s->config->limits.connections_per_ip > 0 || listener->proxy_protocol)
-		ring_peer(s->reactor.ring, fd, address);
-	proxied = listener_proxied(listener, address);
+		ring_peer(s->reactor.ring, fd, c->address);
+	proxied = listener_proxied(listener, c->address);
 	c->protocol = s->broker->sessions->first(listener->protocols, proxied);
 	if (s->config->limits.connections_per_ip == 0 || proxied)
-		memset(address, 0, sizeof(address));
-	c->by_address = memcmp(address, nowhere, sizeof(nowhere)) != 0;
-	if (c->by_address && note_address(c, address) != 0) {
-		connection_close(c, DROP_MEMORY);
-		return;
-	}
+		memset(c->address, 0, sizeof(c->address));
 	if (c->late)
 		refusal = REASON_DRAINING;
-	else if (!listener_enter(s->broker, s->config, address))
+	else if (!listener_enter(s->broker, s->config, c->address))
 		refusal = REASON_CONNECTIONS;
-	c->counts = COUNTS_AS_CLIENT;
+	c->counts = refusal == REASON_NONE ? COUNTS_AS_CLIENT : COUNTS_NOT;
 	if (!admits(c, listener)) {
 		s->accepting.refused_by_rate++;
 		connection_close(c, DROP_CLOSED);
 		return;
 	}
+	if (hails(listener) && !proxied)
+		c->protocol = s->broker->sessions->hailed;
 	if (begins_secure(listener, proxied)) {
 		connection_secure(c, (struct span){ NULL, 0 });
 		if (c->state == CONNECTION_CLOSED)
@@ -1184,7 +1108,7 @@ void connection_open(struct shard *s, int fd, uint32_t index)
 	if (refusal == REASON_NONE) {
 		reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
 		socket_receive(&s->sockets, &c->socket);
-		if (c->protocol->opened != NULL)
+		if (c->protocol->opened != NULL && !socket_shakes_hands(&c->socket))
 			c->protocol->opened(c);
 		return;
 	}

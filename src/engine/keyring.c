@@ -123,18 +123,32 @@ static void look_at(struct loading *l, const struct config_where *where, const c
 static void complain(struct loading *l, const char *key, const char *format, ...)
 	__attribute__((format(printf, 3, 4)));
 
+/* Whether that is what the library's errors come from, whatever it says in the end; they are gone
+ * then. */
+static bool out_of_memory(void)
+{
+	bool out = false;
+
+	for (unsigned long error; (error = ERR_get_error()) != 0;)
+		out |= ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE;
+	return out;
+}
+
 static void complain(struct loading *l, const char *key, const char *format, ...)
 {
 	va_list args;
 
 	l->failed = true;
+	if (out_of_memory()) {
+		fputs("tls: out of memory, free some\n", l->errors);
+		return;
+	}
 	fprintf(l->errors, "%s:%u: %s: ", l->where->file != NULL ? l->where->file : "tls",
 		config_line(l->where, l->section, key), key);
 	va_start(args, format);
 	vfprintf(l->errors, format, args);
 	va_end(args);
 	fputc('\n', l->errors);
-	ERR_clear_error();
 }
 
 /* What the library says about its last error. */
@@ -398,7 +412,8 @@ static int choose_protocol(SSL *ssl, const unsigned char **out, unsigned char *o
 	struct cipher *cipher = SSL_get_app_data(ssl);
 
 	for (const struct keyring_protocol *p = c->protocols; p->name != NULL; p++)
-		for (unsigned at = 0; at + 1 + in[at] <= in_len; at += 1 + (unsigned)in[at]) {
+		for (unsigned at = 0; at < in_len && at + 1 + in[at] <= in_len;
+		     at += 1 + (unsigned)in[at]) {
 			if (in[at] != strlen(p->name) || memcmp(in + at + 1, p->name, in[at]) != 0)
 				continue;
 			cipher->allows = p->allows;

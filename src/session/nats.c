@@ -10,8 +10,10 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "broker/access.h"
+#include "broker/listener.h"
 #include "broker/shard.h"
 #include "session/gather.h"
+#include "session/opening.h"
 #include "session/shared.h"
 
 enum {
@@ -42,6 +44,7 @@ static const struct last_word {
 	{ NATS_EXPIRED, ERROR(NATS_EXPIRED), 1008 },
 	{ NATS_TIMEOUT, ERROR(NATS_TIMEOUT), 1008 },
 	{ NATS_STALE, ERROR(NATS_STALE), 1008 },
+	{ NATS_NOT_SECURE, ERROR(NATS_NOT_SECURE), 1008 },
 	{ NATS_FULL, ERROR(NATS_FULL), 1013 },
 	{ NULL, "", 1001 },
 };
@@ -196,6 +199,12 @@ static void put_address(const unsigned char address[16], char out[INET6_ADDRSTRL
 		out[0] = 0;
 }
 
+/* Whether its listener wants TLS. */
+static bool is_secure(const struct connection *c)
+{
+	return c->shard->broker->listeners[c->listener].secure;
+}
+
 static void say_info(struct connection *c, bool ldm)
 {
 	char text[NATS_INFO_MAX], id[SERVER_ID_BYTES + 1], host[INET6_ADDRSTRLEN],
@@ -204,6 +213,7 @@ static void say_info(struct connection *c, bool ldm)
 	struct nats_info info = { .max_payload = c->shard->config->limits.message_bytes,
 				  .client_id = nats_of(c)->client_id,
 				  .auth_required = access_needed(c),
+				  .tls_required = is_secure(c),
 				  .ldm = ldm };
 	unsigned char address[16];
 
@@ -455,10 +465,21 @@ bool nats_session_framed(struct connection *c)
 	return begin(c, true);
 }
 
+/* Its INFO was said in clear; CONNECT comes now. */
+void nats_session_secured(struct connection *c)
+{
+	(void)c;
+}
+
 void nats_session_received(struct connection *c, struct span bytes)
 {
 	nats_of(c)->heard = true;
-	intake_received(&nats_of(c)->intake, bytes);
+	if (!is_secure(c) || c->socket.tls != NULL || nats_of(c)->framed)
+		intake_received(&nats_of(c)->intake, bytes);
+	else if (bytes.data[0] == CLIENT_HELLO)
+		connection_secure(c, bytes);
+	else
+		nats_fail(c, NATS_NOT_SECURE);
 }
 
 void nats_session_ended(struct connection *c)

@@ -68,7 +68,8 @@ void proxied_received(struct connection *c, struct span bytes)
 	c->input_len = 0;
 	if (header.named)
 		connection_is_for(c, header.address);
-	if (c->shard->broker->listeners[c->listener].secure)
+	/* NATS's clients wait for a word in clear. */
+	if (c->shard->broker->listeners[c->listener].secure && c->protocols != CONFIG_PROTOCOL_NATS)
 		connection_secure(c, bytes);
 	else
 		speak(c, of(c, c->protocols), bytes);
@@ -79,8 +80,7 @@ void proxied_received(struct connection *c, struct span bytes)
 static const unsigned bits[] = { [SNIFF_LINE] = CONFIG_PROTOCOL_LINE,
 				 [SNIFF_HTTP] = CONFIG_PROTOCOL_HTTP,
 				 [SNIFF_RESP] = CONFIG_PROTOCOL_RESP,
-				 [SNIFF_NATS] = CONFIG_PROTOCOL_NATS,
-				 [SNIFF_MQTT] = CONFIG_PROTOCOL_MQTT };
+				 [SNIFF_NATS] = CONFIG_PROTOCOL_NATS };
 
 void undecided_opened(struct connection *c)
 {
@@ -118,6 +118,17 @@ void undecided_received(struct connection *c, struct span bytes)
 		speak(c, of(c, bits[sniffed]), bytes);
 	else
 		(void)keep(c, bytes, SNIFF_BYTES_MAX);
+}
+
+void hailed_received(struct connection *c, struct span bytes)
+{
+	struct shard *s = c->shard;
+
+	reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
+	if (bytes.data[0] == CLIENT_HELLO)
+		connection_secure(c, bytes);
+	else
+		speak(c, of(c, CONFIG_PROTOCOL_NATS), bytes);
 }
 
 const char *undecided_say(struct connection *c, enum reason reason)

@@ -7,9 +7,12 @@ import errno
 import mmap
 import os
 import signal
+import socket
+import ssl
 import struct
 import subprocess
 
+from certificates import Authority
 from harness import BROKER, LISTENING, SANITIZER, Broker, numbered
 
 # As in tests/faults/faults.c.
@@ -242,7 +245,36 @@ def reload(broker):
         assert "stays" in said
 
 
-SCENARIOS = {f.__name__: f for f in (line, http, replay, large, waiting, pages, reload)}
+def secure(broker):
+    """TLS: handshakes, one of them with a ticket, messages small and large, keys read again, ends of all kinds."""
+    yield
+    context = ssl.create_default_context(cafile=broker.config_path.parent.parent / "authority-authority.pem")
+    subscribers = [broker.connect(1, context=context) for _ in range(2)]
+    for i, client in enumerate(subscribers):
+        client.send(f"SUBSCRIBE secure.{i}\r\n")
+        broker.settle(client)
+    broker.send_signal(signal.SIGHUP)
+    well = not subscribers[0].failure and subscribers[0].shaken
+    session = subscribers[0].tls.session if well else None
+    publishers = [broker.connect(1, context=context, session=session) for _ in range(2)]
+    for i, client in enumerate(publishers):
+        client.send(f"PUBLISH secure.{i}\r\n")
+        broker.settle(client)
+        client.send_lines(*MESSAGES, b"x" * 100_000)
+    publishers[0].send(b"BYE\r\n")
+    if not publishers[1].ended and publishers[1].shaken and not publishers[1].failure:
+        publishers[1].half_close()
+    publishers[1].socket.shutdown(socket.SHUT_WR) if not publishers[1].ended else None
+    broker.ended(*publishers)
+    stranger = broker.connect(1)
+    stranger.send(b"SUBSCRIBE plainly\r\n")
+    broker.ended(stranger)
+    subscribers[0].send(b"BYE\r\n")
+    subscribers[1].abort()
+    broker.ended(*subscribers)
+
+
+SCENARIOS = {f.__name__: f for f in (line, http, replay, large, waiting, pages, reload, secure)}
 
 LISTEN = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
 
@@ -254,10 +286,16 @@ def configuration(directory, scenario, reactors):
         objects.mkdir()
         (objects / "page.txt").write_text("a page\n")
         (objects / "large.bin").write_bytes(bytes(100_000))
+    listen = dict(LISTEN)
+    if scenario == "secure":
+        if not (directory / "authority-server.pem").exists():
+            Authority(directory).issue("server", "DNS:localhost")
+        pair = {"chain": directory / "authority-server.pem", "key": directory / "authority-server.key"}
+        listen["secure"] = {**LISTEN["main"], "tls": {"certificate": {"main": pair}}}
     return {
         "reactors": reactors,
         "sandbox": False,  # it allows no NOP
-        "listen": LISTEN,
+        "listen": listen,
         "drain_seconds": 3,
         "limits": {"message_bytes": "1K" if scenario == "reload" else "1M"},
         "http": {"wait_seconds": 1, "objects_dir": str(objects), "allowed_origins": ["http://x"]},

@@ -367,7 +367,7 @@ class SecureLine(Line):
                 self.tls.do_handshake()
                 self.shaken = True
             while self.out:
-                n = self.tls.write(memoryview(self.out)[: 1 << 18])
+                n = self.tls.write(bytes(self.out[: 1 << 18]))
                 del self.out[:n]
                 self.sent += n
         except ssl.SSLWantReadError:
@@ -381,7 +381,7 @@ class SecureLine(Line):
         self.turn()
         try:
             while self.sealed:
-                del self.sealed[: self.socket.send(memoryview(self.sealed)[: 1 << 18])]
+                del self.sealed[: self.socket.send(bytes(self.sealed[: 1 << 18]))]
         except BlockingIOError:
             pass
         except (ConnectionResetError, BrokenPipeError):

@@ -30,7 +30,7 @@ from harness import SANITIZER, limit_files, release_only
 
 pytestmark = pytest.mark.skipif(SANITIZER == "tsan", reason="its allocator cannot be put behind another")
 
-SWEEP_MAX = 3000  # more calls than any scenario makes
+SWEEP_MAX = 30000  # more calls than any scenario makes
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def started(directory, arm=None, scenario="", reactors=2):
 CAUSE = re.compile(r"memory|cannot|io_uring|ERROR|started", re.I)
 
 
-def start(directory, kind, nth, many, error, codes):
+def start(directory, kind, nth, many, error, codes, scenario=""):
     """A start with faults: it is refused with one of those codes and a reason, or all is well."""
-    broker = started(directory, lambda faults: faults.fail(kind, nth, many, error))
+    broker = started(directory, lambda faults: faults.fail(kind, nth, many, error), scenario)
     broker.faults.off(kind)
     hit = broker.faults.first(kind)
     try:
@@ -113,11 +113,19 @@ def test_a_start_without_memory_is_refused_with_a_reason(sweep, many):
     sweep(lambda directory, nth: start(directory, MEMORY, nth, many, errno.ENOMEM, (1, 2, 3)))
 
 
+# The library makes thousands of allocations to begin with.
+@pytest.mark.parametrize("many", [1, EVER], ids=["once", "ever"])
+def test_a_secure_start_without_memory_is_refused_with_a_reason(sweep, many):
+    sweep(lambda directory, nth: start(directory, MEMORY, nth, many, errno.ENOMEM, (1, 2, 3), "secure"), step=60 * STEP)
+
+
 @pytest.mark.parametrize("many", [1, EVER], ids=["once", "ever"])
 @pytest.mark.parametrize("reactors", [1, 2])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_any_allocation_may_fail(sweep, scenario, reactors, many):
-    sweep(lambda directory, nth: disturbed(directory, scenario, reactors, MEMORY, nth, many))
+    # The library of TLS makes thousands.
+    step = 10 * STEP if scenario == "secure" else STEP
+    sweep(lambda directory, nth: disturbed(directory, scenario, reactors, MEMORY, nth, many), step)
 
 
 # What io_uring_setup(2) and io_uring_register(2) may say, and what a broker that starts all the same does then.

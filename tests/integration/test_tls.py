@@ -606,6 +606,49 @@ def test_a_proxys_header_comes_first_and_in_clear(start, authority, main):
         assert say(tls, b"SUBSCRIBE a\r\n").recv(100) == b"OK\r\n"
 
 
+# --- NATS ---------------------------------------------------------------------------------------------
+
+
+def talk_nats(tls):
+    """CONNECT and a message to itself."""
+    tls.sendall(b'CONNECT {"verbose":false}\r\nSUB a 1\r\nPUB a 2\r\nhi\r\nPING\r\n')
+    got = b""
+    while b"PONG" not in got:
+        data = tls.recv(1000)
+        assert data, got
+        got += data
+    return got
+
+
+def test_a_nats_client_is_told_in_clear_and_then_shakes_hands(start, authority, main):
+    broker = start(listen={"main": secure(main, ["nats"])})
+    host, port = broker.address().rsplit(":", 1)
+    plain = socket.create_connection((host, int(port)), PATIENCE)
+    info = plain.recv(2000)
+    assert info.startswith(b"INFO {") and b'"tls_required":true' in info and info.endswith(b"\r\n")
+    with context(authority).wrap_socket(plain, server_hostname="localhost") as tls:
+        assert talk_nats(tls) == b"MSG a 1 2\r\nhi\r\nPONG\r\n", "no second INFO"
+
+
+def test_a_nats_client_may_shake_hands_first(start, authority, main):
+    broker = start(listen={"main": secure(main, ["nats"])}, nats={"hello_ms": 10_000})
+    with connect(broker, context(authority)) as tls:
+        assert tls.recv(2000).startswith(b"INFO {")
+        assert talk_nats(tls) == b"MSG a 1 2\r\nhi\r\nPONG\r\n"
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["behind INFO", "before it"])
+def test_a_nats_client_that_goes_on_in_clear_is_told_and_closed(start, main, wait):
+    broker = start(listen={"main": secure(main, ["nats"])})
+    host, port = broker.address().rsplit(":", 1)
+    with socket.create_connection((host, int(port)), PATIENCE) as plain:
+        got = plain.recv(2000) if wait else b""
+        plain.sendall(b'CONNECT {"verbose":false}\r\nPUB a 2\r\nhi\r\n')
+        while data := plain.recv(2000):
+            got += data
+    assert got.startswith(b"INFO {") and got.endswith(b"-ERR 'Secure Connection - TLS Required'\r\n")
+
+
 # --- how many -----------------------------------------------------------------------------------------
 
 

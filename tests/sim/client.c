@@ -214,6 +214,7 @@ void client_release(struct client *c)
 {
 	sim_free(c->pending);
 	sim_free(c->line);
+	sim_free(c->wire.tls);
 	c->pending = c->line = NULL;
 }
 
@@ -599,6 +600,10 @@ static void hear_end(struct client *c)
 		w->client_fin = true;
 		sim_trace("client  %" PRIu64 " closes", c->id, 0, 0, 0);
 	}
+	/* Without memory for it there is none, and the client knows that something is missing. */
+	if (w->tls != NULL && sim_tls_secure(w->tls) && !w->cut && !sim_tls_ended(w->tls) &&
+	    !(sim.params.faults & 1u << FAULT_MEMORY))
+		sim_fail("client %u: the broker ends without close_notify", c->id);
 	/* Part of a last word is one too: it has had two seconds to take it. */
 	if (w->cut || c->role != ROLE_PUBLISHER || c->error || !c->said_all || c->line_n > 0)
 		return;

@@ -12,6 +12,7 @@
  *   http.c       those of them that speak HTTP
  *   oracle.c     what the broker decided (order, places of joining), listened to at its own calls
  *   sim_ring.c   include/engine/ring.h: sockets, requests and completions in memory
+ *   sim_cipher.c include/engine/cipher.h, and the client's side of that
  *   sim_clock.c  include/base/clock.h
  *   alloc.c      counts and refuses allocations
  *   fiber.c      reactors that can be left in the middle of a turn
@@ -90,6 +91,7 @@ enum fault {
 	FAULT_DRAIN,    /* ends by draining, and that at any time */
 	FAULT_LIMITS,   /* limits that are hit */
 	FAULT_BUDGET,   /* a memory budget that is hit, and more to publish */
+	FAULT_TLS,      /* everybody speaks TLS */
 	FAULTS
 };
 extern const char *const fault_names[FAULTS];
@@ -209,11 +211,26 @@ struct sim_tcp {
 	bool client_fin;     /* the client sends no more */
 	bool client_closed;  /* and reads no more */
 	bool reset;
-	bool broker_fin;    /* the broker sends no more */
-	bool broker_closed; /* its fd is closed */
-	bool cut;           /* what was on its way to the client has been lost */
-	bool errored;       /* the kernel has told the broker of an error */
+	bool broker_fin;     /* the broker sends no more */
+	bool broker_closed;  /* its fd is closed */
+	bool cut;            /* what was on its way to the client has been lost */
+	bool errored;        /* the kernel has told the broker of an error */
+	struct sim_tls *tls; /* NULL: plain */
 };
+
+/* ---- the client's part of TLS, sim_cipher.c: pipes hold plain bytes ---- */
+
+struct sim_tls *sim_tls_new(void);
+/* Its handshake is over; and it has heard the broker's close_notify. */
+bool sim_tls_secure(const struct sim_tls *tls);
+bool sim_tls_ended(const struct sim_tls *tls);
+/* Whether there is anything for the broker to read, or will not be any more. */
+bool sim_tls_has(const struct sim_tcp *wire);
+bool sim_tls_at_end(const struct sim_tcp *wire);
+/* What the broker reads, and how much it may send, and what it sends. */
+size_t sim_tls_say(struct sim_tcp *wire, char *to, size_t max);
+size_t sim_tls_room(const struct sim_tcp *wire);
+void sim_tls_hear(struct sim_tcp *wire, const char *data, size_t n);
 
 void kernel_init(void);
 void kernel_release(void);

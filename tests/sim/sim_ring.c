@@ -195,6 +195,10 @@ void kernel_connect(unsigned client, unsigned shard)
 	*w = (struct sim_tcp){ .in = { .data = data, .max = pipe_size() },
 			       .out = { .data = data + SIM_PIPE_BYTES_MAX, .max = pipe_size() },
 			       .waiting = true };
+	if (sim.params.faults & 1u << FAULT_TLS) {
+		w->tls = sim_tls_new();
+		sim.fired[FAULT_TLS]++;
+	}
 	if (f->shut_read) {
 		/* Refused. */
 		w->waiting = false;
@@ -309,6 +313,17 @@ static void answer(struct ring *ring, const struct answer *a)
 	ring->answers[(ring->answers_head + ring->answers_n++) % ring->answers_slots] = *a;
 }
 
+/* Whether there is something for the broker to read. */
+static bool has_input(const struct sim_tcp *w)
+{
+	return w->tls != NULL ? sim_tls_has(w) : w->in.len > 0;
+}
+
+static bool at_end(const struct sim_tcp *w)
+{
+	return w->tls != NULL ? sim_tls_at_end(w) : w->in.len == 0 && w->client_fin;
+}
+
 /* The request has a result; without `more` it is over. */
 static bool complete(struct request *r, int result, bool more, int buffer)
 {
@@ -326,7 +341,7 @@ static bool complete(struct request *r, int result, bool more, int buffer)
 		more = false;
 	a.c = (struct completion){ .user_data = r->data, .result = result, .more = more };
 	if (r->op == REQUEST_RECV || r->op == REQUEST_RECV_INTO)
-		a.c.nonempty = result > 0 && wire_of(r->file)->in.len > 0;
+		a.c.nonempty = result > 0 && has_input(wire_of(r->file));
 	if (buffer >= 0)
 		a.c.data = ring->buffers + (size_t)buffer * ring->params.recv_buffer_bytes;
 	answer(ring, &a);
@@ -393,9 +408,9 @@ static bool recv_goes_on(struct request *r)
 	char *to = r->into;
 	int buffer = -1;
 
-	if (w->in.len == 0 && w->reset)
+	if (w->reset && (w->tls != NULL || w->in.len == 0))
 		return complete(r, w->errored ? 0 : wire_error(w), false, -1);
-	if (w->in.len == 0 && (w->client_fin || r->file->shut_read))
+	if (at_end(w) || (!has_input(w) && r->file->shut_read))
 		return complete(r, 0, false, -1);
 	if (fault(FAULT_RECV)) {
 		int error = PICK(EINTR, EAGAIN, EINTR, EAGAIN, ETIMEDOUT, EHOSTUNREACH, ENOMEM);
@@ -404,7 +419,7 @@ static bool recv_goes_on(struct request *r)
 			kernel_reset(w);
 		return complete(r, error, false, -1);
 	}
-	if (w->in.len == 0)
+	if (!has_input(w))
 		return false;
 	if (r->op == REQUEST_RECV) {
 		if (ring->free_buffers_n == 0 || fault(FAULT_BUFFERS)) {
@@ -415,10 +430,13 @@ static bool recv_goes_on(struct request *r)
 		to = ring->buffers + (size_t)buffer * ring->params.recv_buffer_bytes;
 		UNPOISON(to, ring->params.recv_buffer_bytes);
 	}
-	n = w->in.len < max ? w->in.len : max;
+	n = w->tls != NULL || w->in.len > max ? max : w->in.len;
 	if (!random_one_in(&sim.random, 3))
 		n = random_size(&sim.random, (unsigned)n);
-	pipe_read(&w->in, to, n);
+	if (w->tls != NULL)
+		n = sim_tls_say(w, to, n);
+	else
+		pipe_read(&w->in, to, n);
 	if (buffer >= 0)
 		POISON(to + n, ring->params.recv_buffer_bytes - n);
 	return complete(r, (int)n, r->op == REQUEST_RECV && !r->once && may_go_on(), buffer);
@@ -433,6 +451,9 @@ static void count_lines(const char *p, size_t n)
 /* Nobody reads it. */
 static bool send_into_the_void(struct request *r)
 {
+	/* Sealed, it was counted before. */
+	if (wire_of(r->file)->tls != NULL)
+		return complete(r, (int)r->total, false, -1);
 	for (unsigned i = 0; i < r->spans_n; i++)
 		count_lines(r->spans[i].iov_base, r->spans[i].iov_len);
 	return complete(r, (int)r->total, false, -1);
@@ -463,7 +484,9 @@ static bool send_goes_on(struct request *r)
 			kernel_reset(w);
 		return complete(r, r->done > 0 ? (int)r->done : error, false, -1);
 	}
-	room = w->out.max > w->out.len ? w->out.max - w->out.len : 0;
+	room = w->tls != NULL            ? sim_tls_room(w)
+	       : w->out.max > w->out.len ? w->out.max - w->out.len
+					 : 0;
 	left = r->total - r->done;
 	left = left < room ? left : room;
 	if (left == 0)
@@ -476,8 +499,12 @@ static bool send_goes_on(struct request *r)
 
 		if (skip < s.iov_len) {
 			n = s.iov_len - skip < left - moved ? s.iov_len - skip : left - moved;
-			n = pipe_write(&w->out, (char *)s.iov_base + skip, n);
-			count_lines((char *)s.iov_base + skip, n);
+			if (w->tls != NULL) {
+				sim_tls_hear(w, (char *)s.iov_base + skip, n);
+			} else {
+				n = pipe_write(&w->out, (char *)s.iov_base + skip, n);
+				count_lines((char *)s.iov_base + skip, n);
+			}
 			moved += n;
 		}
 		at += s.iov_len;
@@ -1046,6 +1073,11 @@ int ring_send_now(struct ring *ring, int fd, const void *data, size_t len)
 	(void)ring;
 	if (w->reset || f->shut_write)
 		return -EPIPE;
+	if (w->tls != NULL) {
+		len = len < sim_tls_room(w) ? len : sim_tls_room(w);
+		sim_tls_hear(w, data, len);
+		return len > 0 ? (int)len : -EAGAIN;
+	}
 	len = pipe_write(&w->out, data, len);
 	return len > 0 ? (int)len : -EAGAIN;
 }
@@ -1101,14 +1133,6 @@ void ring_peer(struct ring *ring, int fd, unsigned char address[16])
 	(void)ring;
 	memset(address, 0, 16);
 	address[10] = address[11] = 0xff;
-	address[12] = 127;
+	address[12] = 10;
 	address[15] = (unsigned char)(1 + file_of(fd, "a look")->client % 7);
-}
-
-bool ring_peer_uid(struct ring *ring, int fd, uint32_t *uid)
-{
-	(void)ring;
-	(void)fd;
-	(void)uid;
-	return false;
 }

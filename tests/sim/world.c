@@ -16,7 +16,6 @@
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "session/line.h"
-#include "broker/identity.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
@@ -58,7 +57,7 @@ const char *const fault_names[FAULTS] = {
 	[FAULT_PREEMPT] = "preempt", [FAULT_RESET] = "reset",       [FAULT_STALL] = "stall",
 	[FAULT_TIME] = "time",       [FAULT_MEMORY] = "memory",     [FAULT_GARBAGE] = "garbage",
 	[FAULT_RELOAD] = "reload",   [FAULT_DRAIN] = "drain",       [FAULT_LIMITS] = "limits",
-	[FAULT_BUDGET] = "budget",
+	[FAULT_BUDGET] = "budget",   [FAULT_TLS] = "tls",
 };
 
 /* ---- what happened ---- */
@@ -318,8 +317,7 @@ static void reload(void)
 	shared->before = (struct config *)(uintptr_t)before;
 	atomic_init(&shared->left, sim.broker.shards_n);
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
-		struct reload_letter *l =
-			reload_letter_new(newest, NULL, sim.broker.identities, shared);
+		struct reload_letter *l = reload_letter_new(newest, NULL, shared);
 
 		if (l == NULL)
 			abort();
@@ -376,9 +374,6 @@ static void start_broker(void)
 	figures_init(b);
 	budget_set_limit(b, config->limits.memory_bytes);
 	b->objects = objects_load("", NULL, problem, sizeof(problem));
-	b->identities = identities_new(config, problem, sizeof(problem));
-	if (b->identities == NULL)
-		abort();
 	/* Everything but the sockets. */
 	config->listens_n = no_listens;
 	if (listeners_open(b, config, problem, sizeof(problem)) != 0)
@@ -391,6 +386,7 @@ static void start_broker(void)
 	b->listeners_n = 1;
 	b->listeners[0].protocols =
 		CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP | CONFIG_PROTOCOL_RESP;
+	b->listeners[0].secure = sim.params.faults & 1u << FAULT_TLS;
 	b->listeners[0].fds = calloc(b->shards_n, sizeof(int));
 	if (b->listeners[0].fds == NULL)
 		abort();
