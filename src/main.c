@@ -12,6 +12,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "admin/exposure.h"
 #include "admin/figures.h"
 #include "admin/host.h"
 #include "admin/machine.h"
@@ -21,20 +22,26 @@
 #include "admin/stats.h"
 #include "base/clock.h"
 #include "base/config.h"
+#include "base/digest.h"
 #include "base/hash.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/password.h"
 #include "broker/broker.h"
 #include "broker/budget.h"
 #include "broker/keyrings.h"
+#include "broker/identity.h"
 #include "broker/listener.h"
+#include "broker/login.h"
 #include "broker/objects.h"
 #include "broker/shard.h"
+#include "protocol/jwt.h"
 #include "session/registry.h"
 #include "engine/keyring.h"
 #include "engine/mailbox.h"
 #include "engine/placement.h"
 #include "engine/ring.h"
+#include "engine/worker.h"
 #include "topic/topic.h"
 
 enum { EXIT_CLEAN = 0, EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_IO_URING = 3 };
@@ -53,6 +60,8 @@ static const char usage[] =
 	"2\n"
 	"       broker --topology         show the cores of this machine and which ones reactors "
 	"would get\n"
+	"       broker --hash-password    read a password from standard input, print its hash\n"
+	"       broker --make-token       print a new token and its hash\n"
 	"       broker --version | --help\n"
 	"\n"
 	"  -c, --config FILE   configuration; config/broker.conf shows every key with its default\n"
@@ -211,11 +220,11 @@ static void log_ready(const struct broker *b)
 		if (line_address == NULL && (l->protocols & CONFIG_PROTOCOL_LINE))
 			line_address = l->address;
 		if (strncmp(l->address, "127.", 4) != 0 && strncmp(l->address, "[::1]", 5) != 0 &&
-		    l->unix_path == NULL)
-			log_warn("%s takes clients from other hosts and there is no authentication "
-				 "yet: keep it behind a "
-				 "firewall",
-				 l->address);
+		    l->unix_path == NULL && !l->secure)
+			log_warn(
+				"%s takes clients from other hosts in clear: whoever is on the way "
+				"reads and changes what they say, credentials too",
+				l->address);
 	}
 	log_info("memory: at most %" PRIu64 " bytes", budget_limit(b));
 	log_info("ring: %s", ring_describe(b->shards[0].reactor.ring));
@@ -285,6 +294,17 @@ static void print_memory(const struct config *config, unsigned reactors)
 		       (unsigned long long)memory.bytes);
 }
 
+/* Who may what can be made of it, and is no invitation to everybody. */
+static bool access_fits(const struct config *config, char *problem, size_t size)
+{
+	struct identities *identities;
+
+	hash_seed();
+	identities = identities_new(config, problem, size);
+	identities_let_go(identities);
+	return identities != NULL && !exposure_refused(config, problem, size);
+}
+
 static int print_check(const struct options *o, const struct config *config)
 {
 	const struct machine_memory memory = machine_memory("");
@@ -295,8 +315,9 @@ static int print_check(const struct options *o, const struct config *config)
 	bool fits;
 	int err;
 
-	if (objects == NULL) {
+	if (objects == NULL || !access_fits(config, problem, sizeof(problem))) {
 		fprintf(stderr, "%s: %s\n", o->config_path, problem);
+		objects_unref(objects);
 		return EXIT_USAGE;
 	}
 	if (keyrings_check(config, stderr) != 0) {
@@ -356,6 +377,7 @@ static int print_check(const struct options *o, const struct config *config)
 		       (unsigned long long)t->backlog_seconds,
 		       t->slow == SLOW_SKIP ? "skip" : "disconnect");
 	}
+	exposure_print(stdout, config);
 	host_print(stdout, config, &placement);
 	placement_release(&placement);
 	return EXIT_CLEAN;
@@ -411,6 +433,7 @@ static void ask_heartbeat(void *context, unsigned shard, uint64_t round)
 /* A letter for each shard, and what they share; NULL: out of memory. */
 static struct reload_letter **reload_letters(const struct broker *b, struct config *before,
 					     const struct config *after, struct objects *objects,
+					     struct identities *identities,
 					     struct keyring **keyrings)
 {
 	struct reload_letter **letters = calloc(b->shards_n, sizeof(*letters));
@@ -418,7 +441,7 @@ static struct reload_letter **reload_letters(const struct broker *b, struct conf
 	unsigned n = 0;
 
 	while (letters != NULL && shared != NULL && n < b->shards_n &&
-	       (letters[n] = reload_letter_new(after, objects, shared)) != NULL)
+	       (letters[n] = reload_letter_new(after, objects, identities, shared)) != NULL)
 		n++;
 	if (n == b->shards_n) {
 		shared->before = before;
@@ -472,10 +495,13 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	struct config *after = NULL;
 	struct objects *objects = NULL;
 	struct keyring **keyrings = NULL;
+	struct identities *identities = NULL;
 	char keys[512], problem[512] = "out of memory";
 	int err = load_again(b, path, &after, &keyrings);
 
-	if (err == 0)
+	if (err == 0 && !exposure_refused(after, problem, sizeof(problem)))
+		identities = identities_new(after, problem, sizeof(problem));
+	if (identities != NULL)
 		objects =
 			objects_load(after->http.objects_dir, b->objects, problem, sizeof(problem));
 	if (objects != NULL) {
@@ -485,10 +511,11 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 		after->engine = before->engine;
 		if (machine_base_fits(after, b->shards_n, objects_bytes(objects),
 				      after->limits.memory_bytes, problem, sizeof(problem)))
-			letters = reload_letters(b, before, after, objects, keyrings);
+			letters = reload_letters(b, before, after, objects, identities, keyrings);
 	}
 	if (letters == NULL) {
 		objects_unref(objects);
+		identities_let_go(identities);
 		if (err == 0)
 			log_error("reload: %s", problem);
 		log_error("reload: %s is %s and the old configuration stays in force", path,
@@ -506,6 +533,8 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	b->objects = objects;
 	keyrings_take(b, keyrings);
 	keyrings_warn(b);
+	identities_let_go(b->identities);
+	b->identities = identities;
 	/* Before the first letter: the limit is the broker's. */
 	budget_set_limit(b, after->limits.memory_bytes);
 	log_configure((enum log_level)after->log_level, (enum log_format)after->log_format);
@@ -680,6 +709,10 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 			 strerror(-err));
 	if (threads == NULL)
 		log_error("out of memory for %u threads", b->shards_n);
+	err = workers_start(b->desk->workers, (*config)->auth.hash_threads);
+	if (err != 0)
+		log_warn("no thread for passwords can be started, they hold the broker up: %s",
+			 strerror(-err));
 	atomic_init(&b->running, b->shards_n);
 	for (; threads != NULL && started < b->shards_n; started++) {
 		threads[started] = (struct thread){
@@ -770,7 +803,9 @@ static int run(const struct options *o, struct config *config)
 		code = err == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
 	} else if ((err = load_keyrings(&b, config)) != 0) {
 		code = err == -EINVAL ? EXIT_USAGE : EXIT_FAILED;
-	} else if ((b.objects = objects_load(config->http.objects_dir, NULL, problem,
+	} else if (exposure_refused(config, problem, sizeof(problem)) ||
+		   (b.identities = identities_new(config, problem, sizeof(problem))) == NULL ||
+		   (b.objects = objects_load(config->http.objects_dir, NULL, problem,
 					     sizeof(problem))) == NULL ||
 		   !machine_base_fits(config, b.shards_n, objects_bytes(b.objects),
 				      config->limits.memory_bytes, problem, sizeof(problem))) {
@@ -783,14 +818,61 @@ static int run(const struct options *o, struct config *config)
 	return code;
 }
 
+/* ---- credentials ---- */
+
+/* Of standard input's first line, so that it is in no list of processes and no shell's history. */
+static int hash_password(void)
+{
+	char hash[PASSWORD_HASH_BYTES_MAX], *password = NULL;
+	size_t size = 0;
+	ssize_t n = getline(&password, &size, stdin);
+	int err;
+
+	while (n > 0 && (password[n - 1] == '\n' || password[n - 1] == '\r'))
+		password[--n] = '\0';
+	if (n <= 0 || (size_t)n != strlen(password) || n >= PASSWORD_BYTES_MAX) {
+		fprintf(stderr,
+			"broker: no password, or one that is too long, on standard input: "
+			"one line of 1 to %d bytes\n",
+			PASSWORD_BYTES_MAX - 1);
+		return EXIT_USAGE;
+	}
+	err = password_hash_new(password, hash);
+	bytes_forget(password, size);
+	free(password);
+	if (err != 0) {
+		fprintf(stderr, "broker: the password cannot be hashed: %s\n", strerror(-err));
+		return EXIT_FAILED;
+	}
+	puts(hash);
+	return EXIT_CLEAN;
+}
+
+static int make_token(void)
+{
+	char token[TOKEN_TEXT_MAX], hash[DIGEST_TEXT_MAX];
+	struct digest digest;
+
+	if (!token_new(token)) {
+		fputs("broker: there are no random bytes\n", stderr);
+		return EXIT_FAILED;
+	}
+	digest_of(span_of(token), &digest);
+	digest_print(&digest, hash);
+	printf("token: %s\ntoken_hash: %s\n", token, hash);
+	return EXIT_CLEAN;
+}
+
 /* ---- arguments ---- */
 
 static int parse(int argc, char **argv, struct options *o)
 {
-	enum { OPT_CHECK = 256, OPT_TOPOLOGY, OPT_VERSION, OPT_HELP };
+	enum { OPT_CHECK = 256, OPT_TOPOLOGY, OPT_HASH, OPT_TOKEN, OPT_VERSION, OPT_HELP };
 	static const struct option options[] = { { "config", required_argument, NULL, 'c' },
 						 { "check", no_argument, NULL, OPT_CHECK },
 						 { "topology", no_argument, NULL, OPT_TOPOLOGY },
+						 { "hash-password", no_argument, NULL, OPT_HASH },
+						 { "make-token", no_argument, NULL, OPT_TOKEN },
 						 { "version", no_argument, NULL, OPT_VERSION },
 						 { "help", no_argument, NULL, OPT_HELP },
 						 { NULL, 0, NULL, 0 } };
@@ -807,6 +889,10 @@ static int parse(int argc, char **argv, struct options *o)
 		case OPT_TOPOLOGY:
 			o->topology = true;
 			break;
+		case OPT_HASH:
+			exit(hash_password());
+		case OPT_TOKEN:
+			exit(make_token());
 		case OPT_VERSION:
 			puts("broker " BROKER_VERSION);
 			exit(EXIT_CLEAN);

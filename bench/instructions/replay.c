@@ -14,6 +14,7 @@
 #include "base/hash.h"
 #include "base/log.h"
 #include "broker/broker.h"
+#include "broker/identity.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/shard.h"
@@ -98,6 +99,8 @@ static void start_broker(const struct scenario *sc)
 	check(broker_init(b, sc->shards, config->engine.lane_entries) == 0, "no memory");
 	sessions_register(b);
 	b->objects = objects_load("", NULL, problem, sizeof(problem));
+	b->identities = identities_new(config, problem, sizeof(problem));
+	check(b->identities != NULL, problem);
 	check(listeners_open(b, config, problem, sizeof(problem)) == 0,
 	      "the broker cannot be set up");
 	free(b->listeners);

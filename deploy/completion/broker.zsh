@@ -7,6 +7,8 @@ fi
 _arguments -s \
 	'(-c --config)'{-c,--config}'[the configuration]:file:_files' \
 	'(--topology)--check[check the configuration and show what would run]' \
+	'(- *)--hash-password[read a password, print its hash]' \
+	'(- *)--make-token[print a new token and its hash]' \
 	'(--check)--topology[show cores, and which ones reactors would get]' \
 	'(- *)--version[print the version]' \
 	'(- *)'{-h,--help}'[print a summary]'

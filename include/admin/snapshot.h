@@ -21,9 +21,9 @@ struct snapshot {
 	struct shard_counters counters;
 	struct reactor_stats reactor;
 	struct ring_counts ring;
-	struct histogram send_gap;
 	struct tls_counts tls;
 	uint64_t accepts_refused_by_rate;
+	struct histogram send_gap, hash;
 	uint64_t sends, topics, history_bytes, letters_waiting;
 	uint32_t connections, subscriptions, waiting;
 	/* The busiest topics that it is home of, if they were asked for. */

@@ -33,6 +33,9 @@ struct network {
 
 /* What is wrong with the text; NULL: nothing. */
 const char *network_parse(const char *text, struct network *out);
+/* An address of 16 bytes, IPv4 as IPv6 has it, for people. */
+enum { ADDRESS_TEXT_MAX = INET6_ADDRSTRLEN };
+void address_text(const unsigned char address[16], char out[ADDRESS_TEXT_MAX]);
 bool network_has(const struct network *network, const unsigned char address[16]);
 
 /* Whether a listener on a would also get what is meant for b. [::] takes IPv4 as well,

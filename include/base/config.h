@@ -28,7 +28,8 @@ enum {
 	CONFIG_PROTOCOL_HTTP = 1 << 1,
 	CONFIG_PROTOCOL_RESP = 1 << 2,
 	CONFIG_PROTOCOL_NATS = 1 << 3,
-	CONFIG_PROTOCOLS = 4, /* so many */
+	CONFIG_PROTOCOL_MQTT = 1 << 4,
+	CONFIG_PROTOCOLS = 5, /* so many */
 };
 
 /* By bit. */

@@ -17,6 +17,10 @@
 #include "base/span.h"
 
 struct connection;
+struct identities;
+struct identity;
+struct shard;
+struct subscription;
 
 enum access_action {
 	ACCESS_PUBLISH,
@@ -36,6 +40,7 @@ enum access_result {
  * one it is his password, or a token all the same. */
 struct credentials {
 	struct span user, secret;
+	bool ticket; /* the secret is one that the broker has given out */
 };
 
 /* Whether the connection may do that with a topic, or with all topics that a pattern matches: a
@@ -43,8 +48,14 @@ struct credentials {
  */
 bool access_may(struct connection *connection, enum access_action action, struct span name,
 		bool pattern);
+/* The same for MONITOR where a request may be another's, whom a proxy on this machine forwards. */
+bool access_may_monitor(struct connection *connection, bool forwarded);
 /* Whether nobody is there yet: a credential is needed before anything else. */
 bool access_needed(struct connection *connection);
+/* Whether nobody could show a credential, for there are none. */
+bool access_open(const struct connection *connection);
+/* Whether a credential could help: it has shown none, and there are some. */
+bool access_could_log_in(const struct connection *connection);
 /*
  * Asks whether the credentials are right and makes the connection the one whose they are. The
  * answer is the protocol's logged_in, before this returns or later; until then connection->asked
@@ -55,5 +66,22 @@ void access_login(struct connection *connection, const struct credentials *crede
 void access_logout(struct connection *connection);
 /* Its client has shown a certificate that is valid, for this name. Before its first command. */
 void access_certificate(struct connection *connection, struct span name);
+
+/* ---- for the core ---- */
+
+/* What access_login has asked for is decided. */
+void access_decided(struct connection *connection, enum access_result result,
+		    struct identity *identity);
+/* The connection is at its end. */
+void access_left(struct connection *connection);
+/* Whether it may still have a subscription that it has. */
+bool access_still_may(struct connection *connection, const struct subscription *subscription);
+/* It has to go: because its token has expired, its credential is gone, or a topic. */
+#define ACCESS_EXPIRED "expired"
+void access_expel(struct connection *connection, const char *why);
+/* Others are who there is from now on: everybody is looked at again, some in each turn. */
+void access_configure(struct shard *shard, struct identities *identities);
+/* To be called once per turn. Whether more is left. */
+bool access_flush(struct shard *shard);
 
 #endif

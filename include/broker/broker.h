@@ -17,8 +17,10 @@
 
 struct address_book;
 struct fetch_letter;
+struct identities;
 struct letter;
 struct listener;
+struct login_desk;
 struct mailbox;
 struct objects;
 struct route;
@@ -59,6 +61,8 @@ struct broker {
 	_Atomic uint64_t memory_limit; /* what it is judged by: budget_set_limit */
 	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
 	struct address_book *addresses;
+	struct login_desk *desk;                     /* broker/login.h */
+	struct identities *identities;               /* that shards start with */
 	struct letter_use letter_uses[LETTER_KINDS]; /* by kind */
 	/* Set behind broker_init, and their letters in letter_uses: sessions_register. */
 	const struct sessions *sessions;

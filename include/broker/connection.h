@@ -23,6 +23,7 @@
 #include "base/pool.h"
 #include "broker/clients.h"
 #include "broker/counters.h"
+#include "broker/login.h"
 #include "broker/output.h"
 #include "broker/protocol.h"
 #include "broker/subscription.h"
@@ -30,6 +31,7 @@
 #include "engine/socket.h"
 
 struct block;
+struct identity;
 struct listener;
 struct protocol;
 struct sequenced_letter;
@@ -76,6 +78,7 @@ static inline bool clients_limit_idle(const struct clients *clients)
  * earlier. */
 enum connection_walk {
 	WALK_NONE,
+	WALK_REVIEW,  /* they are looked at, as in any walk while the connection is reviewed */
 	WALK_BARRIER, /* what is there of them is to be sent */
 	WALK_LEAVE,   /* they get what is theirs already and end */
 	WALK_PART,    /* they end */
@@ -98,14 +101,18 @@ struct connection {
 	bool awaiting;        /* an answer from a home, before which it must not finish */
 	bool interjects;      /* its protocol has something to say between messages */
 	bool middle_flies;    /* the send begins with it */
-	bool alone;     /* the send has the output and the queue's first, who is its only one */
-	bool landing;   /* what the send that has ended carried is told so */
-	bool hasty;     /* it ends, and waits for nobody's answer */
-	bool gone;      /* its socket is closed; its subscriptions end one by one */
-	bool published; /* since the last barrier */
-	bool resumes;   /* its protocol goes on: what a barrier was for has happened */
-	bool late;      /* came while draining */
-	bool proxied, local;     /* there was one; its client is on this machine */
+	bool alone;       /* the send has the output and the queue's first, who is its only one */
+	bool landing;     /* what the send that has ended carried is told so */
+	bool hasty;       /* it ends, and waits for nobody's answer */
+	bool gone;        /* its socket is closed; its subscriptions end one by one */
+	bool published;   /* since the last barrier */
+	bool resumes;     /* its protocol goes on: what a barrier was for has happened */
+	bool late : 1;    /* came while draining */
+	bool proxied : 1; /* a proxy speaks for it, and has said for whom */
+	bool local : 1;   /* then: who is on this machine */
+	bool by_address : 1;     /* it counts as one of its address */
+	bool expelled : 1;       /* it may not go on, and has been told so */
+	bool reviewed : 1;       /* its subscriptions are looked at: may it have them? */
 	uint8_t refusal;         /* enum reason: why it is refused */
 	uint8_t walk;            /* enum connection_walk */
 	uint16_t listener;       /* where it came in */
@@ -138,8 +145,11 @@ struct connection {
 	struct list link;      /* the shard's connections, or those to be looked at */
 	struct list waiting;   /* the shard's paused publishers */
 
-	struct deadline deadline;  /* handshake, or closing */
-	unsigned char address[16]; /* of the peer, where connections are counted per address */
+	struct deadline deadline; /* handshake, or closing */
+	unsigned char *address;   /* 16 bytes: of a proxy's client, or of the peer where
+				     connections are counted per address; else NULL */
+	struct identity
+		*identity; /* held: who it is; NULL: nobody has asked yet (broker/access.h) */
 };
 
 _Static_assert(sizeof(struct connection) <= 384, "with a subscription it is 512 bytes");
@@ -235,8 +245,18 @@ void connections_each(struct shard *shard, void (*callback)(struct connection *,
  * and goes. */
 bool connections_walk(struct shard *shard, struct connections_walk *walk,
 		      void (*callback)(struct connection *, void *), void *argument);
-/* Whether the client is on this very machine. */
+/* Whether the client is on this very machine; and whether whoever is connected is, who may speak
+ * for others. */
 bool connection_local(const struct connection *connection);
+bool connection_peer_local(const struct connection *connection);
+enum { CONNECTION_PEER_MAX = 64 };
+/* The client's address; of a unix socket's peer what only stands for its user. */
+void connection_peer(const struct connection *connection, unsigned char address[16]);
+/* The same for people; returns out. */
+const char *connection_peer_text(const struct connection *connection,
+				 char out[CONNECTION_PEER_MAX]);
+/* Its subscriptions are to be looked at, some at a time: may it still have them? */
+void connection_review(struct connection *connection);
 /* There is no place for its topic: ends with the error that says so. error: -ENOSPC or -ENOMEM. */
 void connection_no_topic(struct connection *connection, int error);
 /* The same where subscription_new has failed with this error. */

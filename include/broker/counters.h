@@ -7,7 +7,13 @@
 
 #include <stdint.h>
 
+#include "broker/access.h"
 #include "broker/budget.h"
+#include "broker/identity.h"
+
+/* How it went. */
+enum auth_result { AUTH_OK, AUTH_WRONG, AUTH_BUSY, AUTH_RESULTS };
+extern const char *const auth_result_names[AUTH_RESULTS];
 
 /* Why a message that was matched with a subscriber did not go out to it. */
 enum drop_reason {
@@ -30,11 +36,14 @@ struct shard_counters {
 	uint64_t blocks_in, blocks_delivered;
 	uint64_t received_bytes, sent_bytes;
 	uint64_t accepted, refused, errors; /* connections: refused by a limit, ended by an ERROR */
-	uint64_t pauses;                    /* publishers told to wait */
+	uint64_t messages_refused; /* that were not published, though their client goes on */
+	uint64_t pauses;           /* publishers told to wait */
 	/* What the memory budget took: times its levels were entered, blocks of history dropped,
 	 * subscribers refused, connections evicted. */
 	uint64_t memory_crossings[BUDGET_LEVELS];
 	uint64_t memory_history, memory_refused, memory_evicted;
+	uint64_t auth[HOWS][AUTH_RESULTS]; /* credentials */
+	uint64_t denied[ACCESS_ACTIONS];   /* to whoever was there */
 };
 
 #endif

@@ -14,6 +14,7 @@
 #include "base/config.h"
 #include "base/span.h"
 #include "base/table.h"
+#include "base/tree.h"
 #include "base/wire.h"
 #include "engine/deadline.h"
 #include "topic/history.h"
@@ -28,7 +29,9 @@ struct subscription;
 struct home {
 	struct table topics;
 	struct history_total history;
-	int64_t history_told;               /* to broker->history_bytes */
+	struct tree retained; /* topics that have a retained message, by its number here: */
+	uint64_t retained_n;  /* the last one's */
+	int64_t history_told; /* to broker->history_bytes */
 	_Atomic uint64_t history_oldest_ns; /* for the others; UINT64_MAX: there is none */
 	struct list *idle_topics; /* topics without clients, oldest first: two lists for each topic
 				     setting of the config, without history and with */
@@ -62,11 +65,12 @@ struct subscribe_letter {
 	int64_t change; /* in how many subscribers it has */
 	bool later;     /* as in struct subscription_wanted */
 	/* the answer */
-	int error;           /* -ENOSPC: no room for another topic; -ENOMEM */
-	uint64_t epoch, seq; /* of the newest message */
-	uint64_t gap;        /* as in struct replay_answer */
-	uint64_t from;       /* number of the first message it gets */
-	struct stretch past; /* those from there on, held for whoever has the letter */
+	int error;              /* -ENOSPC: no room for another topic; -ENOMEM */
+	uint64_t epoch, seq;    /* of the newest message */
+	uint64_t gap;           /* as in struct replay_answer */
+	uint64_t from;          /* number of the first message it gets */
+	struct stretch past;    /* those from there on, held for whoever has the letter */
+	struct block *retained; /* REPLAY_RETAINED: the topic's, held likewise; or NULL */
 	struct span name;
 	char bytes[]; /* the name, the wire's parameter */
 };

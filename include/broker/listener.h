@@ -81,6 +81,8 @@ bool listener_admits(struct broker *broker, const struct config *config,
 /* Whether whoever connects from there is a proxy, which says first whose connection it is. A unix
  * socket's peers all are. */
 bool listener_proxied(const struct listener *listener, const unsigned char address[16]);
+/* Whose an address is, as far as limits go: an IPv4 address, or the network of 64 bits. */
+void listener_whose(const unsigned char address[16], unsigned char out[16]);
 void listener_leave(struct broker *broker, const unsigned char address[16]);
 
 #endif

@@ -19,6 +19,7 @@
 #include "broker/fetch.h"
 #include "broker/home.h"
 #include "broker/listener.h"
+#include "broker/login.h"
 #include "broker/mail.h"
 #include "broker/pace.h"
 #include "broker/subscription.h"
@@ -86,6 +87,7 @@ struct shard {
 	struct audience audience;
 	struct pace pace;
 	struct clients clients;
+	struct logins logins;
 	void *sessions;          /* what the protocols keep for a shard: src/session */
 	struct objects *objects; /* static files */
 	struct accepting accepting;
@@ -139,8 +141,9 @@ struct reload_letter {
 	struct letter letter;
 	struct reload_letter *next;
 	const struct config *config;
-	struct objects *objects;  /* held for the reader */
-	struct list *idle_topics; /* as in struct shard, for that configuration */
+	struct objects *objects;       /* held for the reader */
+	struct identities *identities; /* likewise */
+	struct list *idle_topics;      /* as in struct shard, for that configuration */
 	struct reload {
 		_Atomic unsigned left;
 		struct config *before;
@@ -150,9 +153,9 @@ struct reload_letter {
 };
 
 /* With all that its reader will need, so that a reload fails before it begins or not at all; refers
- * to the objects. NULL: out of memory. */
+ * to the objects and identities. NULL: out of memory. */
 struct reload_letter *reload_letter_new(const struct config *config, struct objects *objects,
-					struct reload *reload);
+					struct identities *identities, struct reload *reload);
 void reload_letter_free(struct reload_letter *letter);
 
 #endif

@@ -160,5 +160,8 @@ void ring_listen_options(int fd, size_t send_buffer_bytes, int silence_ms);
 void ring_peer(struct ring *ring, int fd, unsigned char address[16]);
 /* The same of its own address; *port in the order of the host. */
 void ring_local(struct ring *ring, int fd, unsigned char address[16], unsigned *port);
+/* The user that a unix socket's peer ran as when it connected (unix(7), SO_PEERCRED); false: it is
+ * none. */
+bool ring_peer_uid(struct ring *ring, int fd, uint32_t *uid);
 
 #endif

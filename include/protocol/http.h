@@ -40,6 +40,7 @@ struct http_request {
 	struct span host, origin, content_type, last_event_id, range, if_range,
 		version;                        /* X-Version */
 	struct span socket_key, socket_version; /* Sec-WebSocket-... */
+	struct span authorization, cookie, fetch_site;
 	struct http_list accept, accept_encoding, content_encoding, if_match, if_none_match;
 	struct http_list connection, upgrade, socket_protocols;
 };

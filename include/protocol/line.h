@@ -2,8 +2,8 @@
 #define PROTOCOL_LINE_H
 
 /*
- * The line protocol (PUBLISH, SUBSCRIBE, PING, BYE): bytes to events, runs to bytes. Pure functions
- * over spans plus a small state per connection; nothing here owns memory. Any thread.
+ * The line protocol (AUTH, PUBLISH, SUBSCRIBE, PING, BYE): bytes to events, runs to bytes. Pure
+ * functions over spans plus a small state per connection; nothing here owns memory. Any thread.
  */
 
 #include <stdbool.h>
@@ -20,6 +20,7 @@ enum line_event_kind {
 	LINE_BYE,       /* what has come of this line before, as LINE_PART, belongs to it and is no
 			   message */
 	LINE_PING,      /* a subscriber wants to hear something */
+	LINE_AUTH,      /* user (empty: none), secret */
 	LINE_MESSAGES,  /* bytes: the rest of a message begun by LINE_PART, if there was one, and
 			   whole ones */
 	LINE_PART,  /* bytes: the beginning, or more of it, of a message whose end is not there yet
@@ -31,7 +32,7 @@ enum line_replay { LINE_REPLAY_NONE, LINE_REPLAY_FROM, LINE_REPLAY_LAST };
 
 struct line_event {
 	enum line_event_kind kind;
-	struct span topic;
+	struct span topic, user, secret;
 	enum line_replay replay;
 	uint64_t epoch, n;
 	struct span bytes;
@@ -70,8 +71,11 @@ bool line_message_id(struct span id, uint64_t *epoch, uint64_t *seq);
 
 extern const struct wire_format line_format;
 
-/* "PUBLISH ", "SUBSCRIBE " or "BYE", or the beginning of one of them: 1 surely, 0 perhaps (come
- * again with more), -1 no. */
+/* A token is longer than a command. */
+enum { LINE_AUTH_BYTES_MAX = 8 + (8 << 10) };
+
+/* "PUBLISH ", "SUBSCRIBE ", "AUTH " or "BYE", or the beginning of one of them: 1 surely, 0 perhaps
+ * (come again with more), -1 no. */
 int line_detect(struct span first);
 
 /* Reasons after "ERROR ". */

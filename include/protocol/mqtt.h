@@ -61,6 +61,7 @@ enum mqtt_reason {
 	MQTT_TOO_LARGE = 0x95,
 	MQTT_QUOTA = 0x97,
 	MQTT_NO_SHARED = 0x9e,
+	MQTT_EXPIRED = 0xa0, /* maximum connect time */
 	MQTT_NO_SUBSCRIPTION_IDS = 0xa1,
 };
 
@@ -272,6 +273,7 @@ struct mqtt_connack {
 size_t mqtt_put_connack(unsigned level, unsigned reason, const struct mqtt_connack *c, char *out);
 size_t mqtt_put_answer(unsigned level, enum mqtt_type type, uint16_t id, unsigned reason,
 		       char *out);
+size_t mqtt_put_pong(char *out);
 /* The head of a SUBACK or UNSUBACK for so many filters, behind which their codes are to stand (for
  * UNSUBACK of 3.1.1, none). */
 enum { MQTT_SUBACK_HEAD_MAX = 8 };
@@ -282,7 +284,8 @@ size_t mqtt_put_disconnect(unsigned reason, struct span why, char *out);
 /* CONNACK's return code for a reason: 0 if 3.1.1 has none (3.2.2.3). */
 unsigned mqtt_return_code(unsigned reason);
 
-/* The beginning of a CONNECT: 1 surely, 0 perhaps, -1 no. */
+/* Whether a CONNECT begins like that, with a byte that nothing else begins with: 1 surely, 0
+ * perhaps (there is none yet), -1 no. */
 int mqtt_detect(struct span first);
 
 #endif

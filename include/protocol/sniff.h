@@ -7,7 +7,7 @@
 
 #include "base/span.h"
 
-enum sniffed { SNIFF_MORE, SNIFF_LINE, SNIFF_HTTP, SNIFF_RESP, SNIFF_NATS, SNIFFED };
+enum sniffed { SNIFF_MORE, SNIFF_LINE, SNIFF_HTTP, SNIFF_RESP, SNIFF_NATS, SNIFF_MQTT, SNIFFED };
 
 enum { SNIFF_BYTES_MAX = 1024 }; /* enough to decide, whatever they are */
 

@@ -114,6 +114,11 @@ void websocket_decode(struct websocket_reader *reader, struct span *in, uint64_t
 
 /* ---- frames ---- */
 
+/* The answer to a ping, into out, which has room for it; returns its length. */
+size_t websocket_pong(struct span bytes, char *out);
+/* The answer to a Close with this code, 0 where it had none: a last word, which holds no NUL. */
+void websocket_close_word(unsigned code, char out[6]);
+
 /* The head of a frame that is a whole message or control frame; returns its length. */
 size_t websocket_head(enum websocket_opcode opcode, uint64_t bytes, char out[WEBSOCKET_HEAD_MAX]);
 static inline size_t websocket_head_len(uint64_t bytes)

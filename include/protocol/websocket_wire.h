@@ -12,6 +12,9 @@
  * {"topic":...,"id":...,"data":...}, or "base64" where it is not UTF-8. */
 extern const struct wire_format websocket_format, websocket_binary_format, websocket_json_format;
 
+/* How many bytes at the start stand in a JSON string as they are, whatever code points they are of.
+ */
+size_t json_plain_bytes(struct span text);
 /* Text as a JSON string with its quotes, into out, which has room for 6 bytes for each and 2.
  * Returns the length. */
 size_t websocket_json_string(struct span text, char *out);

@@ -21,6 +21,13 @@ struct block;
 struct http_decoder;
 struct shard;
 
+/* Whose the request is that is being answered. */
+enum http_login_state {
+	HTTP_LOGIN_NONE,
+	HTTP_LOGIN_ASKED,
+	HTTP_LOGIN_DONE, /* that is known: it may be handled */
+};
+
 enum http_state {
 	HTTP_READING,   /* between requests, or in a head */
 	HTTP_RECEIVING, /* a body */
@@ -53,7 +60,13 @@ struct http_session {
 	uint32_t ticket;              /* tells a late answer from the one that is waited for */
 	char *origin;                 /* that may read the answer, or NULL */
 	struct http_upgrade *upgrade; /* to another protocol, still to be granted; or NULL */
-	char *fields;             /* If-None-Match, Range and If-Range, each with a NUL, or NULL */
+	char *fields;     /* If-None-Match, Range and If-Range, each with a NUL, or NULL */
+	uint8_t login;    /* enum http_login_state */
+	struct span head; /* its bytes, while they are handled */
+	char *kept;       /* the same while it waits for its login, or NULL */
+	size_t kept_len;
+	/* What becomes of its body; NULL: it is published. */
+	void (*whole)(struct connection *connection, struct block *body);
 	struct block *receiving;  /* the kernel may write to it until the socket is closed */
 	uint64_t receiving_bytes; /* of its whole body; 0: not known, or none */
 	size_t input_at;          /* where in the connection's input the next request begins */
@@ -84,6 +97,8 @@ void http_session_resume(struct connection *connection);
 /* Lets those whose turn it is go on, as far as there is time. Whether more is left. To be called
  * once per turn. */
 bool http_sessions_go_on(struct shard *shard);
+/* Handles the request whose head is kept. */
+void http_session_again(struct connection *connection);
 /* The client's end of file. */
 void http_session_ended(struct connection *connection);
 void http_session_drain(struct connection *connection);

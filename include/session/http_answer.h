@@ -46,6 +46,8 @@ struct http_answer {
 void http_answer(struct connection *connection, const struct http_answer *answer);
 /* {"error":"<reason>"}; reason is text without quotes. */
 void http_error(struct connection *connection, unsigned status, const char *reason);
+/* What comes of a body that nobody wants is not worth receiving. */
+void http_abandon_body(struct connection *connection);
 /* No more requests after this one. */
 void http_close_after(struct connection *connection);
 /* The session waits for another shard's word from now on; returns the ticket. */

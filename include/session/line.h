@@ -37,7 +37,9 @@ struct line_session {
 	struct publisher *publisher;  /* NULL: it does not publish */
 	struct block *receiving_into; /* outlives its publisher while the kernel may write to it */
 	struct line_decoder decoder;
-	uint32_t pongs; /* that a subscriber asked for and has still to get */
+	uint32_t pongs;  /* that a subscriber asked for and has still to get */
+	bool logging_in; /* nothing is done before that is decided */
+	bool ended;      /* meanwhile the client has sent its last */
 };
 
 static inline struct line_session *line_of(struct connection *c)
@@ -54,6 +56,10 @@ static inline struct publisher *line_publisher(const struct connection *c)
 void line_session_received(struct connection *connection, struct span bytes);
 /* Nothing more will come: what has come is all. */
 void line_session_ended(struct connection *connection);
+/* And it is the client's goodbye. */
+void line_session_goodbye(struct connection *connection);
+void line_session_logged_in(struct connection *connection, enum access_result result);
+bool line_session_still_may(struct connection *connection);
 void line_session_subscribed(struct connection *connection, struct subscription *subscription,
 			     const struct subscribe_letter *letter);
 const char *line_session_say(struct connection *connection, enum reason reason);

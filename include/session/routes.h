@@ -17,13 +17,14 @@ struct shard;
 
 struct route {
 	const char *path;
-	bool prefix;      /* everything below the path, which ends in '/' */
-	bool local;       /* for loopback clients only, where http.page_local_only is set */
-	bool guarded;     /* refused to pages of other sites that are not allowed */
-	bool vital;       /* answered while draining, too, and to whatever Host is asked */
-	bool upgrades;    /* for requests for a WebSocket, and only these; whom limits refuse it
-			     tells so itself */
-	bool probed;      /* asked by what knows an address only, whatever Host it says that is */
+	bool prefix;   /* everything below the path, which ends in '/' */
+	bool local;    /* for whom the operator lets look (ACCESS_MONITOR) */
+	bool scraped;  /* likewise where there are credentials, else for everybody who may come */
+	bool guarded;  /* refused to pages of other sites that are not allowed */
+	bool vital;    /* answered while draining, too, and to whatever Host is asked */
+	bool upgrades; /* for requests for a WebSocket, and only these; whom limits refuse it
+			  tells so itself */
+	bool probed;   /* asked by what knows an address only, whatever Host it says that is */
 	unsigned methods; /* HTTP_VERB_* */
 	/* Answers (http_answer.h), now or later. rest: the undecoded path behind the prefix. */
 	void (*handle)(struct connection *connection, const struct http_request *request,

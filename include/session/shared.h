@@ -10,6 +10,7 @@
 #include "session/gather.h"
 #include "session/http_answer.h"
 #include "session/websocket.h"
+#include "session/mqtt.h"
 
 struct session_shared {
 	struct http_clients http;
@@ -19,6 +20,7 @@ struct session_shared {
 	struct deadline_class hello;     /* session/opening.h */
 	struct deadline_class nats_ping; /* session/nats.h */
 	uint64_t nats_clients;           /* so far */
+	struct mqtt_clients mqtt;
 };
 
 static inline struct session_shared *session_shared(const struct shard *s)

@@ -2,10 +2,11 @@
 #define SESSION_WEBSOCKET_H
 
 /*
- * A WebSocket that is a topic: each message a frame, each frame a message. It begins where HTTP
- * ends (session/upgrade.h), with its subscription. An idle one is its connection and its
- * subscription and no more: what reads its frames is there while some of them are. The shard's
- * thread only.
+ * What WebSockets of the broker's own have in common: frames are read, pings go out and are
+ * answered, a Close ends it. It begins where HTTP ends (session/upgrade.h). What a message means is
+ * its use: published to the one topic that the socket is (here), or a command
+ * (session/websocket_json.h). An idle socket has nothing of its own here: what reads its frames is
+ * there while some of them are. The shard's thread only.
  */
 
 #include <stdbool.h>
@@ -13,12 +14,15 @@
 #include <stdint.h>
 
 #include "base/span.h"
+#include "broker/connection.h"
 #include "broker/protocol.h"
 #include "engine/deadline.h"
+#include "protocol/websocket.h"
+#include "session/intake.h"
 
-struct connection;
+struct block;
 struct shard;
-struct websocket_input;
+struct websocket_topics;
 
 /* What the WebSockets of a shard share. */
 struct websockets {
@@ -26,10 +30,58 @@ struct websockets {
 	struct websocket_input *spare; /* for the next one that says something; or NULL */
 };
 
-extern const struct protocol websocket_protocol;
+/* What reads frames, from the first byte of a message to its last. */
+struct websocket_input {
+	struct intake intake;
+	struct websocket_reader *reader;
+	struct block *message; /* of which some is there, or NULL */
+};
 
-/* It speaks it from now on. */
+struct websocket_use {
+	/* A part of a message. */
+	void (*part)(struct connection *connection, const struct websocket_event *event);
+};
+
+/* In the connection. */
+struct websocket_session {
+	struct websocket_input *input; /* NULL: nothing has begun */
+	const struct websocket_use *use;
+	struct websocket_topics *topics; /* session/websocket_json.h */
+	char closing[6];                 /* what its client's Close is answered with; or "" */
+	bool pinged;                     /* and nothing has come since */
+	bool may_publish;                /* to the topic that it is: it has been asked */
+	bool forwarded;                  /* by a proxy */
+};
+
+_Static_assert(sizeof(struct websocket_session) <= SESSION_BYTES, "it lies in the connection");
+
+static inline struct websocket_session *websocket_of(const struct connection *c)
+{
+	return (struct websocket_session *)(void *)(uintptr_t)c->session;
+}
+
+/* A socket that is the topic of its only subscription. */
+extern const struct protocol websocket_protocol;
 void websocket_begin(struct connection *connection);
+
+/* ---- for all uses ---- */
+
+/* It speaks frames from now on. False: it is refused, and told so. */
+bool websocket_open(struct connection *connection, const struct websocket_use *use);
+/* Puts a part of a message behind those that have come; the block is made for this topic. False:
+ * out of memory. */
+bool websocket_collect(struct connection *connection, struct span topic, struct span part);
+
+/* What struct protocol has of them. */
+void websocket_received(struct connection *connection, struct span bytes);
+void websocket_ended(struct connection *connection);
+void websocket_resume(struct connection *connection);
+void websocket_drain(struct connection *connection);
+const char *websocket_say(struct connection *connection, enum reason reason);
+const char *websocket_farewell(const struct connection *connection, bool bye);
+bool websocket_silent(const struct connection *connection);
+uint64_t websocket_held(const struct connection *connection);
+void websocket_free(struct connection *connection);
 
 void websockets_init(struct shard *shard);
 void websockets_release(struct shard *shard);

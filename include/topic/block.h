@@ -27,6 +27,7 @@ struct block {
 	uint8_t version_len;  /* of what its publisher calls its version; 0: nothing */
 	uint8_t encoding_len; /* of its content's codings; 0: none */
 	uint8_t form;         /* enum run_form: of the body */
+	bool retain;          /* one message, to be kept as the topic's retained one */
 	/* For a publisher that waits to hear its number, at this connection: a letter to it, plain
 	 * memory of the block's; or NULL. */
 	struct letter *receipt;

@@ -31,7 +31,15 @@ enum letter_kind {
 	LETTER_CENSUS_TAKEN, /* back to who has asked: the same letter */
 	LETTER_FIGURES, /* shard -> each shard in turn, and back: collecting what operators look at
 			 */
-	LETTER_BYE,     /* home -> shard: the last publisher has left and the topic says goodbye */
+	LETTER_RETAIN_FETCH, /* shard -> home: the retained messages that match a pattern are wanted
+			      */
+	LETTER_RETAINED,     /* home -> shard: the same letter, with some of them */
+	/* Identifiers of MQTT's clients (session/mqtt.h), one letter all the way. */
+	LETTER_CLAIM,     /* shard -> home: a connection claims it */
+	LETTER_TAKE_OVER, /* home -> shard: the connection that has it is to end */
+	LETTER_CLAIMED,   /* home or shard -> shard: it is the connection's that claimed it */
+	LETTER_UNCLAIM,   /* shard -> home: that has ended */
+	LETTER_BYE, /* home -> shard: the last publisher has left and the topic says goodbye */
 	/* These four belong to their senders, so that ending and watching need no memory. */
 	LETTER_PUBLISHED_ALL, /* shard -> home, gated lane: nothing more will come in it */
 	LETTER_DELIVERED_ALL, /* home -> shard: nothing more will come in the free lane */

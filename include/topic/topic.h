@@ -32,9 +32,11 @@ struct topic {
 		link; /* forgotten after a while without clients: the shard's list, by idle_ns */
 	/* The owner's: requests for messages that are not there yet, by number and by version. */
 	struct tree awaited_numbers, awaited_versions;
-	uint32_t settings_n; /* the owner's: how manyth settings these are */
-	bool known;          /* somebody has published or subscribed, not only asked */
-	bool versioned;      /* a message with a version has come: the greatest one is */
+	uint32_t settings_n;    /* the owner's: how manyth settings these are */
+	struct block *retained; /* the owner's, held; NULL: there is none */
+	struct tree_entry retained_entry;
+	bool known;     /* somebody has published or subscribed, not only asked */
+	bool versioned; /* a message with a version has come: the greatest one is */
 	uint64_t version[2];
 	uint64_t ranked_seq; /* where it was when topics were last ranked by rate */
 	uint64_t idle_ns;    /* since when there have been no clients; 0: there are some */
@@ -86,7 +88,12 @@ void topic_remove_shard(struct topic *topic, unsigned shard);
 bool topic_has_shard(const struct topic *topic, unsigned shard);
 
 /* What of the past a subscriber wants. */
-enum replay_kind { REPLAY_NONE, REPLAY_FROM, REPLAY_LAST };
+enum replay_kind {
+	REPLAY_NONE,
+	REPLAY_FROM,
+	REPLAY_LAST,
+	REPLAY_RETAINED, /* the retained message, as MQTT has it, and nothing of the history */
+};
 
 struct replay {
 	enum replay_kind kind;

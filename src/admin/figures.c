@@ -318,6 +318,7 @@ void figures_init(struct broker *b)
 		.release = release,
 	};
 	static const struct route metrics = { .path = "/metrics",
+					      .scraped = true,
 					      .probed = true,
 					      .methods = HTTP_VERB_GET | HTTP_VERB_HEAD,
 					      .handle = handle_metrics };

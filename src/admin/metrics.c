@@ -10,8 +10,11 @@
 #include "base/log.h"
 #include "base/memory.h"
 #include "broker/budget.h"
+#include "broker/identity.h"
+#include "broker/login.h"
 #include "broker/shard.h"
 #include "engine/keyring.h"
+#include "engine/worker.h"
 #include "session/http_answer.h"
 
 #define FIELD(member) offsetof(struct snapshot, member)
@@ -61,6 +64,9 @@ static const struct figure {
 	  FIELD(reactor.letters_per_drain.sum), false, false, 0 },
 	{ "pauses", "broker_publisher_pauses_total", "Times a publisher was made to wait.",
 	  FIELD(counters.pauses), false, false, 0 },
+	{ "messages_refused", "broker_messages_refused_total",
+	  "Messages that were not published, though their client goes on.",
+	  FIELD(counters.messages_refused), false, false, 0 },
 	{ "memory_history", "broker_memory_history_dropped_total",
 	  "Blocks of history let go for want of memory.", FIELD(counters.memory_history), false,
 	  false, 0 },
@@ -127,6 +133,8 @@ static const struct distribution {
 	  FIELD(tls.handshake), 17, 33, 1e9 },
 	{ "send_gap", "broker_send_gap_seconds", "Time between two sends to a connection.",
 	  FIELD(send_gap), 10, 34, 1e9 },
+	{ "hash", "broker_hash_seconds", "How long it took to hash a password.", FIELD(hash), 20,
+	  34, 1e9 },
 };
 
 enum { DISTRIBUTIONS = sizeof(distributions) / sizeof(*distributions) };
@@ -318,6 +326,46 @@ static void add_certificates(struct text *t, const struct about *a, const struct
 	}
 }
 
+/* One counter of each, summed up. */
+static void add_labelled(struct text *t, const struct about *a, const char *metric,
+			 const char *label, size_t offset)
+{
+	uint64_t value = 0;
+
+	for (unsigned i = 0; i < a->n; i++)
+		value += *(const uint64_t *)(const void *)((const char *)&a->snaps[i] + offset);
+	add_sample(t, a, metric, "", label, value);
+}
+
+static void add_auth(struct text *t, const struct about *a)
+{
+	char label[64];
+
+	add_head(t, a, "broker_auth_total", "Credentials shown, and what became of them.",
+		 "counter");
+	for (unsigned how = 0; how < HOWS; how++) {
+		for (unsigned r = 0; how != HOW_ANONYMOUS && r < AUTH_RESULTS; r++) {
+			snprintf(label, sizeof(label), "how=\"%s\",result=\"%s\"",
+				 access_how_names[how], auth_result_names[r]);
+			add_labelled(t, a, "broker_auth_total", label,
+				     FIELD(counters.auth) +
+					     (how * AUTH_RESULTS + r) * sizeof(uint64_t));
+		}
+	}
+}
+
+static void add_denied(struct text *t, const struct about *a)
+{
+	char label[48];
+
+	add_head(t, a, "broker_denied_total", "What was asked for and not permitted.", "counter");
+	for (unsigned action = 0; action < ACCESS_ACTIONS; action++) {
+		snprintf(label, sizeof(label), "action=\"%s\"", access_action_names[action]);
+		add_labelled(t, a, "broker_denied_total", label,
+			     FIELD(counters.denied) + action * sizeof(uint64_t));
+	}
+}
+
 /* What is not of one reactor. */
 static void add_common(struct text *t, const struct shard *s, bool open)
 {
@@ -336,6 +384,8 @@ static void add_common(struct text *t, const struct shard *s, bool open)
 		 "is accepted and the largest backlogs are evicted.",
 		 "gauge");
 	text_add(t, "broker_memory_level %u\n", budget_now(s->broker));
+	add_head(t, &a, "broker_hash_pending", "Passwords that wait to be hashed.", "gauge");
+	text_add(t, "broker_hash_pending %zu\n", workers_waiting(s->broker->desk->workers));
 	add_head(t, &a, "broker_log_lines_dropped_total",
 		 "Log lines that nobody took in time, or that could not be written.", "counter");
 	text_add(t, "broker_log_lines_dropped_total %" PRIu64 "\n", log_dropped());
@@ -368,9 +418,13 @@ static bool write_step(struct text *t, const struct shard *s, const struct snaps
 		add_handshakes(t, &a);
 	else if (metric == FIGURES + DISTRIBUTIONS + 2)
 		add_accepts(t, &a);
-	else
+	else if (metric == FIGURES + DISTRIBUTIONS + 3)
 		add_crossings(t, &a);
-	return step + 1 < (FIGURES + DISTRIBUTIONS + 4) * n;
+	else if (metric == FIGURES + DISTRIBUTIONS + 4)
+		add_auth(t, &a);
+	else
+		add_denied(t, &a);
+	return step + 1 < (FIGURES + DISTRIBUTIONS + 6) * n;
 }
 
 bool metrics_write(struct text *t, const struct shard *s, const struct snapshot *all, unsigned step)

@@ -62,6 +62,7 @@ static void take(struct shard *s, struct snapshot *snap)
 	snap->send_gap = s->sockets.send_gap;
 	snap->tls = s->sockets.tls.counts;
 	snap->accepts_refused_by_rate = s->accepting.refused_by_rate;
+	snap->hash = s->logins.hash;
 	snap->sends = s->sockets.sends;
 	snap->topics = s->home.topics.entries_n;
 	snap->history_bytes = s->home.history.bytes;

@@ -123,3 +123,11 @@ socklen_t address_socket(const struct address *a, struct sockaddr_storage *out)
 	in6->sin6_addr = a->host;
 	return sizeof(*in6);
 }
+
+void address_text(const unsigned char address[16], char out[ADDRESS_TEXT_MAX])
+{
+	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
+	bool v4 = memcmp(address, mapped, sizeof(mapped)) == 0;
+
+	(void)inet_ntop(v4 ? AF_INET : AF_INET6, address + (v4 ? 12 : 0), out, ADDRESS_TEXT_MAX);
+}

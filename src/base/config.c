@@ -85,7 +85,8 @@ static const char *uid_wrong(const char *text)
 #define RESTART .restart = true
 #define SECRET .secret = true
 
-const char *const config_protocol_names[CONFIG_PROTOCOLS] = { "line", "http", "resp", "nats" };
+const char *const config_protocol_names[CONFIG_PROTOCOLS] = { "line", "http", "resp", "nats",
+							      "mqtt" };
 
 const struct key config_keys[] = {
 	KEY(root, reactors, NUMBER("auto", 1, CONFIG_REACTORS_MAX), OR("auto"), RESTART),
@@ -99,7 +100,7 @@ const struct key config_keys[] = {
 	KEY(root, sandbox, FLAG("true"), RESTART),
 
 	KEY(listen, address, .kind = KIND_ADDRESS, RESTART),
-	KEY(listen, protocols, SOME_OF("line|http", "line|http|resp|nats"), RESTART),
+	KEY(listen, protocols, SOME_OF("line|http", "line|http|resp|nats|mqtt"), RESTART),
 	KEY(listen, proxy_protocol, FLAG("false"), RESTART),
 	KEY(listen, proxy_from, .kind = KIND_NETWORKS,
 	    .count_offset = offsetof(struct config_listen, proxy_from_n), RESTART),

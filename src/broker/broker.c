@@ -4,7 +4,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "broker/identity.h"
 #include "broker/listener.h"
+#include "broker/login.h"
 #include "broker/mail.h"
 #include "broker/objects.h"
 #include "broker/shard.h"
@@ -17,8 +19,11 @@ int broker_init(struct broker *b, unsigned shards_n, unsigned lane_entries)
 	b->ring_fds = calloc(shards_n, sizeof(*b->ring_fds));
 	/* The main thread is one more sender. */
 	b->mailbox = mailbox_new(shards_n, shards_n + 1, lane_entries);
+	b->desk = login_desk_new();
 	memcpy(b->letter_uses, shard_letter_uses, sizeof(b->letter_uses));
-	return b->shards != NULL && b->ring_fds != NULL && b->mailbox != NULL ? 0 : -ENOMEM;
+	return b->shards != NULL && b->ring_fds != NULL && b->mailbox != NULL && b->desk != NULL
+		       ? 0
+		       : -ENOMEM;
 }
 
 void broker_release(struct broker *b)
@@ -29,6 +34,8 @@ void broker_release(struct broker *b)
 		letters_discard(b->letter_uses, b->mailbox, b->shards_n);
 	mailbox_free(b->mailbox);
 	listeners_close(b);
+	login_desk_free(b->desk);
+	identities_let_go(b->identities);
 	placement_release(&b->placement);
 	free(b->ring_fds);
 	free(b->shards);

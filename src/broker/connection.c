@@ -2,11 +2,13 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "base/address.h"
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/probe.h"
@@ -79,8 +81,10 @@ bool connection_reply(struct connection *c, struct span text)
 /* It has no descriptor any more, and is no client as far as limits go. */
 static void uncount(struct connection *c)
 {
+	static const unsigned char nowhere[16];
+
 	if (c->counts == COUNTS_AS_CLIENT)
-		listener_leave(c->shard->broker, c->address);
+		listener_leave(c->shard->broker, c->by_address ? c->address : nowhere);
 	else if (c->counts == COUNTS_AS_REFUSED)
 		c->shard->clients.refused_n--;
 	c->counts = COUNTS_NOT;
@@ -412,6 +416,10 @@ static void visit(struct connection *c, struct subscription *sub)
 	bool asked = subscription_is(sub, SUBSCRIPTION_ASKED);
 	bool flies = subscription_is(sub, SUBSCRIPTION_IN_FLIGHT);
 
+	if (c->reviewed && !access_still_may(c, sub)) {
+		c->expelled = true;
+		connection_turn(c);
+	}
 	switch ((enum connection_walk)c->walk) {
 	case WALK_BARRIER:
 		queue_if_behind(sub);
@@ -422,9 +430,10 @@ static void visit(struct connection *c, struct subscription *sub)
 		if (asked)
 			break;
 		subscription_leave(sub);
-		/* Whoever is too slow for one topic gets no more of the others either. */
-		if (c->reason == DROP_SLOW && !flies)
-			subscription_cut(sub, DROP_SLOW);
+		/* Whoever is too slow for one topic gets no more of the others either, and who may
+		 * not have them no more of any. */
+		if ((c->reason == DROP_SLOW || c->expelled) && !flies)
+			subscription_cut(sub, (enum drop_reason)c->reason);
 		else if (subscription_done(sub))
 			subscription_free(sub, (enum drop_reason)c->reason);
 		break;
@@ -432,6 +441,7 @@ static void visit(struct connection *c, struct subscription *sub)
 		if (!flies)
 			subscription_free(sub, (enum drop_reason)c->reason);
 		break;
+	case WALK_REVIEW:
 	case WALK_NONE:
 	default:
 		break;
@@ -453,6 +463,7 @@ static bool walk_on(struct connection *c, unsigned max)
 	if (c->walk == WALK_BARRIER)
 		c->barrier = BARRIER_QUEUED;
 	c->walk = WALK_NONE;
+	c->reviewed = false;
 	return true;
 }
 
@@ -464,6 +475,12 @@ static void walk(struct connection *c, enum connection_walk walk)
 	c->walk_left = c->subscriptions_n;
 	if (!walk_on(c, WALK_AT_ONCE))
 		connection_turn(c);
+}
+
+void connection_review(struct connection *c)
+{
+	c->reviewed = true;
+	walk(c, c->walk > WALK_REVIEW ? (enum connection_walk)c->walk : WALK_REVIEW);
 }
 
 void connection_turn(struct connection *c)
@@ -684,10 +701,25 @@ static bool is_local(const unsigned char peer[16])
 	return memcmp(peer, unix_or_v6_loopback, 15) == 0 && peer[15] <= 1;
 }
 
+/* -ENOMEM. */
+static int note_address(struct connection *c, const unsigned char address[16])
+{
+	if (c->address == NULL)
+		c->address = memory_new(16);
+	if (c->address == NULL)
+		return -ENOMEM;
+	memcpy(c->address, address, 16);
+	return 0;
+}
+
 void connection_is_for(struct connection *c, const unsigned char address[16])
 {
 	struct shard *s = c->shard;
 
+	if (note_address(c, address) != 0) {
+		connection_close(c, DROP_MEMORY);
+		return;
+	}
 	c->proxied = true;
 	c->local = is_local(address);
 	if (s->config->limits.connections_per_ip == 0 || c->counts != COUNTS_AS_CLIENT)
@@ -697,7 +729,7 @@ void connection_is_for(struct connection *c, const unsigned char address[16])
 		count_refused(c, REASON_CONNECTIONS);
 		return;
 	}
-	memcpy(c->address, address, sizeof(c->address));
+	c->by_address = true;
 	c->counts = COUNTS_AS_CLIENT;
 }
 
@@ -906,6 +938,8 @@ static void closed(struct socket *socket)
 	list_remove(&c->link);
 	output_release(&c->output);
 	memory_free(c->input);
+	memory_free(c->address);
+	access_left(c);
 	c->gone = true;
 	walk(c, WALK_PART);
 	if (c->subscriptions_n == 0)
@@ -935,6 +969,8 @@ bool connections_turn_some(struct shard *s)
 			reactor_spend(&s->reactor, WALK_COST);
 		if (c->walk != WALK_NONE)
 			list_append(&s->clients.turns, l);
+		if (c->expelled && c->state == CONNECTION_OPEN)
+			access_expel(c, "topic");
 		if (!c->gone)
 			connection_flush(c);
 		if (c->resumes)
@@ -1016,14 +1052,57 @@ void connection_closing_timed_out(void *context, struct deadline *d)
 		connection_close(c, (enum drop_reason)c->reason);
 }
 
-bool connection_local(const struct connection *c)
+bool connection_peer_local(const struct connection *c)
 {
 	unsigned char peer[16];
 
-	if (c->proxied)
-		return c->local;
 	ring_peer(c->shard->reactor.ring, c->socket.fd, peer);
 	return is_local(peer);
+}
+
+bool connection_local(const struct connection *c)
+{
+	return c->proxied ? c->local : connection_peer_local(c);
+}
+
+/* Of a unix socket's peer; false: it is another one's. */
+static bool unix_peer(const struct connection *c, const unsigned char address[16], uint32_t *uid)
+{
+	static const unsigned char nowhere[16];
+
+	return memcmp(address, nowhere, sizeof(nowhere)) == 0 &&
+	       ring_peer_uid(c->shard->reactor.ring, c->socket.fd, uid);
+}
+
+void connection_peer(const struct connection *c, unsigned char address[16])
+{
+	uint32_t uid;
+
+	if (c->proxied) {
+		memcpy(address, c->address, 16);
+		return;
+	}
+	ring_peer(c->shard->reactor.ring, c->socket.fd, address);
+	if (unix_peer(c, address, &uid)) {
+		address[0] = 'u';
+		memcpy(address + 1, &uid, sizeof(uid));
+	}
+}
+
+const char *connection_peer_text(const struct connection *c, char out[CONNECTION_PEER_MAX])
+{
+	unsigned char address[16];
+	uint32_t uid;
+
+	if (c->proxied)
+		memcpy(address, c->address, sizeof(address));
+	else
+		ring_peer(c->shard->reactor.ring, c->socket.fd, address);
+	if (!c->proxied && unix_peer(c, address, &uid))
+		snprintf(out, CONNECTION_PEER_MAX, "unix:%u", (unsigned)uid);
+	else
+		address_text(address, out);
+	return out;
 }
 
 /* Whether there is nothing against a handshake on it now. Who is on this machine, proxies among
@@ -1055,6 +1134,8 @@ void connection_open(struct shard *s, int fd, uint32_t index)
 {
 	const struct listener *listener = &s->broker->listeners[index];
 	struct connection *c = pool_take(&s->clients.connection_pool);
+	static const unsigned char nowhere[16];
+	unsigned char address[16] = { 0 };
 	enum reason refusal = REASON_NONE;
 	bool proxied;
 	struct connection fresh = { .shard = s,
@@ -1083,14 +1164,19 @@ void connection_open(struct shard *s, int fd, uint32_t index)
 	s->clients.late_n += c->late;
 	s->counters.accepted++;
 	if (s->config->limits.connections_per_ip > 0 || listener->proxy_protocol)
-		ring_peer(s->reactor.ring, fd, c->address);
-	proxied = listener_proxied(listener, c->address);
+		ring_peer(s->reactor.ring, fd, address);
+	proxied = listener_proxied(listener, address);
 	c->protocol = s->broker->sessions->first(listener->protocols, proxied);
 	if (s->config->limits.connections_per_ip == 0 || proxied)
-		memset(c->address, 0, sizeof(c->address));
+		memset(address, 0, sizeof(address));
+	c->by_address = memcmp(address, nowhere, sizeof(nowhere)) != 0;
+	if (c->by_address && note_address(c, address) != 0) {
+		connection_close(c, DROP_MEMORY);
+		return;
+	}
 	if (c->late)
 		refusal = REASON_DRAINING;
-	else if (!listener_enter(s->broker, s->config, c->address))
+	else if (!listener_enter(s->broker, s->config, address))
 		refusal = REASON_CONNECTIONS;
 	c->counts = refusal == REASON_NONE ? COUNTS_AS_CLIENT : COUNTS_NOT;
 	if (!admits(c, listener)) {

@@ -9,6 +9,7 @@
 #include "base/probe.h"
 #include "broker/census.h"
 #include "broker/fetch.h"
+#include "broker/retained.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
 #include "protocol/http_field.h"
@@ -42,6 +43,8 @@ struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash,
 void subscribe_letter_free(struct subscribe_letter *l)
 {
 	stretch_release(&l->past);
+	if (l->retained != NULL)
+		block_unref(l->retained);
 	free(l);
 }
 
@@ -97,12 +100,14 @@ static void forget(struct shard *s, struct topic *t)
 	assert(t->subscribers == 0);
 	s->home.unconfigured -= t->settings_n != s->home.settings_n;
 	table_remove(&s->home.topics, &t->named);
+	retained_release(s, t);
 	topic_free(t, &s->home.history);
 }
 
 static void weigh(struct shard *s, struct topic *t)
 {
-	bool idle = t->publishers == 0 && t->shards_n == 0 && !topic_awaited(t);
+	bool idle =
+		t->publishers == 0 && t->shards_n == 0 && !topic_awaited(t) && t->retained == NULL;
 
 	list_remove(&t->link);
 	t->idle_ns = idle ? s->reactor.now_ns : 0;
@@ -289,6 +294,18 @@ static void drop_oldest(struct shard *s)
 	tell_history(s);
 }
 
+/* They are the last to go: when nobody has any history left. */
+static bool retained_must_go(struct shard *s)
+{
+	if (history_bytes(s) <= s->home.history.bytes_max && !budget_wants_history(s))
+		return false;
+	for (unsigned i = 0; i < s->broker->shards_n; i++)
+		if (atomic_load_explicit(&s->broker->shards[i].home.history_oldest_ns,
+					 memory_order_relaxed) != UINT64_MAX)
+			return false;
+	return true;
+}
+
 /* Lets go of as much as was added, if it must, and of some more. True: there may be more still. */
 static bool bound_history(struct shard *s, uint64_t added)
 {
@@ -296,10 +313,18 @@ static bool bound_history(struct shard *s, uint64_t added)
 
 	tell_history(s);
 	for (unsigned n = 0; n < DROPS_AT_ONCE || gone < added; n++) {
-		if (list_empty(&s->home.history.blocks) ||
-		    !must_go(s, gone < added ? added - gone : 0))
-			return false;
-		drop_oldest(s);
+		if (list_empty(&s->home.history.blocks)) {
+			struct topic *t = retained_must_go(s) ? retained_drop_oldest(s) : NULL;
+
+			if (t == NULL)
+				return false;
+			weigh(s, t);
+			tell_history(s);
+		} else {
+			if (!must_go(s, gone < added ? added - gone : 0))
+				return false;
+			drop_oldest(s);
+		}
 		gone = before - s->home.history.bytes;
 	}
 	return true;
@@ -377,11 +402,13 @@ void home_publish(struct shard *s, struct block *b)
 	t->known = true;
 	kept = s->home.history.bytes;
 	topic_sequence(t, b, &s->home.history, s->reactor.now_ns);
+	if (b->retain)
+		retained_keep(s, t, b);
 	(void)bound_history(s, s->home.history.bytes > kept ? s->home.history.bytes - kept : 0);
 	s->counters.published += b->messages;
 	s->counters.blocks_in++;
 	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
-	if (t->idle_ns != 0)
+	if (t->idle_ns != 0 || b->retain)
 		home_weigh(s, t);
 	/* Every receiver's hold is there before the first letter leaves. */
 	left = t->shards_n;
@@ -411,6 +438,8 @@ static void hold_replay(struct shard *s, struct topic *t, struct subscribe_lette
 	a = topic_replay(t, &l->replay);
 	l->gap = a.gap;
 	l->from = a.from;
+	if (l->replay.kind == REPLAY_RETAINED)
+		l->retained = retained_of(s, t);
 	if (a.messages > 0)
 		l->past = history_hold(&t->history, a.from);
 }
@@ -590,6 +619,7 @@ void home_release(struct shard *s)
 
 	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
 		home_forget_waiting((struct topic *)(void *)n);
+		retained_release(s, (struct topic *)(void *)n);
 		topic_free((struct topic *)(void *)n, &s->home.history);
 	}
 	table_release(&s->home.topics);

@@ -564,7 +564,7 @@ void listeners_configure(struct shard *s)
 
 /* An address of IPv4, or the network of 64 bits that the address is in: nobody has less of IPv6
  * (RFC 4291, 2.5.4), and whoever has one has all its addresses. */
-static void whose(const unsigned char address[16], unsigned char out[16])
+void listener_whose(const unsigned char address[16], unsigned char out[16])
 {
 	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
 
@@ -585,7 +585,7 @@ bool listener_admits(struct broker *b, const struct config *config, const unsign
 
 	if (config->limits.accepts_per_ip == 0 || nowhere(address))
 		return true;
-	whose(address, key);
+	listener_whose(address, key);
 	rate = &b->addresses->rates[hash_bytes((const char *)key, sizeof(key)) % RATE_PLACES];
 	seen = atomic_load(rate);
 	if (seen >> 32 != second >> 32) {
@@ -618,7 +618,7 @@ bool listener_enter(struct broker *b, const struct config *config, const unsigne
 	}
 	if (config->limits.connections_per_ip == 0 || nowhere(address))
 		return true;
-	whose(address, key);
+	listener_whose(address, key);
 	hash = hash_bytes(key, sizeof(key));
 	pthread_mutex_lock(&book->lock);
 	e = (struct address_entry *)(void *)table_find(&book->table, hash, name);
@@ -649,7 +649,7 @@ void listener_leave(struct broker *b, const unsigned char address[16])
 	atomic_fetch_sub(&b->connections, 1);
 	if (nowhere(address))
 		return;
-	whose(address, key);
+	listener_whose(address, key);
 	pthread_mutex_lock(&book->lock);
 	e = (struct address_entry *)(void *)table_find(
 		&book->table, hash_bytes(key, sizeof(key)),

@@ -13,6 +13,7 @@
 #include "broker/home.h"
 #include "broker/keyrings.h"
 #include "broker/listener.h"
+#include "broker/retained.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
@@ -29,6 +30,10 @@ enum {
 	BACKLOG_CHECK_MS =
 		200, /* less than a tick: each finds it due, whatever the turn has taken */
 	SWEEP_SECONDS = 1,
+};
+
+const char *const auth_result_names[AUTH_RESULTS] = {
+	[AUTH_OK] = "ok", [AUTH_WRONG] = "wrong", [AUTH_BUSY] = "busy"
 };
 
 const char *const drop_reason_names[DROP_REASONS] = { [DROP_SLOW] = "slow",
@@ -137,7 +142,7 @@ static struct list *lists_new(size_t n)
 }
 
 struct reload_letter *reload_letter_new(const struct config *config, struct objects *objects,
-					struct reload *reload)
+					struct identities *identities, struct reload *reload)
 {
 	struct reload_letter *l = malloc(sizeof(*l));
 
@@ -146,6 +151,7 @@ struct reload_letter *reload_letter_new(const struct config *config, struct obje
 	*l = (struct reload_letter){ .letter = { LETTER_RELOAD },
 				     .config = config,
 				     .objects = objects_ref(objects),
+				     .identities = identities_hold(identities),
 				     .idle_topics = lists_new(home_idle_lists(config)),
 				     .reload = reload };
 	if (l->idle_topics != NULL)
@@ -157,6 +163,7 @@ struct reload_letter *reload_letter_new(const struct config *config, struct obje
 void reload_letter_free(struct reload_letter *l)
 {
 	objects_unref(l->objects);
+	identities_let_go(l->identities);
 	free(l->idle_topics);
 	free(l);
 }
@@ -170,6 +177,7 @@ static void reload(struct shard *s, struct reload_letter *l)
 	objects_unref(s->objects);
 	s->objects = l->objects;
 	l->objects = NULL;
+	access_configure(s, l->identities);
 	configure(s);
 	l->next = s->reloads;
 	s->reloads = l;
@@ -246,6 +254,7 @@ READER(connection_sequenced, struct sequenced_letter)
 READER(home_fetch, struct fetch_letter)
 READER(fetch_count, struct fetch_letter)
 READER(census_asked, struct census_letter)
+READER(retained_fetch, struct retained_letter)
 READER(subscriptions_bye, struct topic_letter)
 READER(watchdog_asks, struct heartbeat_letter)
 READER(reload, struct reload_letter)
@@ -254,6 +263,7 @@ DISCARD(subscribe_letter_free, struct subscribe_letter)
 DISCARD(sequenced_letter_free, struct sequenced_letter)
 DISCARD(fetch_letter_free, struct fetch_letter)
 DISCARD(census_letter_free, struct census_letter)
+DISCARD(retained_letter_free, struct retained_letter)
 DISCARD(reload_letter_free, struct reload_letter)
 
 const struct letter_use shard_letter_uses[LETTER_KINDS] = {
@@ -275,6 +285,12 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_CENSUS] = { read_census_asked, discard_census_letter_free },
 	[LETTER_CENSUS_TAKEN] = { NULL, discard_census_letter_free },
 	[LETTER_FIGURES] = { NULL, free_counted_letter },
+	[LETTER_RETAIN_FETCH] = { read_retained_fetch, discard_retained_letter_free },
+	[LETTER_RETAINED] = { NULL, discard_retained_letter_free },
+	[LETTER_CLAIM] = { NULL, free_counted_letter },
+	[LETTER_TAKE_OVER] = { NULL, free_counted_letter },
+	[LETTER_CLAIMED] = { NULL, free_counted_letter },
+	[LETTER_UNCLAIM] = { NULL, free_counted_letter },
 	[LETTER_BYE] = { read_subscriptions_bye, free_letter },
 	[LETTER_PUBLISHED_ALL] = { drain_heard, NULL },
 	[LETTER_DELIVERED_ALL] = { drain_heard, NULL },
@@ -434,6 +450,7 @@ static bool flush(void *context)
 	}
 	if (s->reloads != NULL)
 		more |= reload_go_on(s);
+	more |= access_flush(s);
 	more |= s->broker->sessions->flush(s);
 	more |= fetch_flush(s);
 	more |= census_flush(s);
@@ -592,6 +609,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	if (err != 0)
 		return err;
 	s->objects = objects_ref(b->objects);
+	logins_init(s, b->identities);
 	configure(s);
 	listeners_init(s);
 	return 0;
@@ -612,6 +630,7 @@ void shard_release(struct shard *s)
 		fetch_release(s);
 		census_release(s);
 		s->broker->sessions->release(s);
+		logins_release(s);
 		if (s->broker->figures != NULL)
 			s->broker->figures->release(s);
 		subscriptions_release(s);

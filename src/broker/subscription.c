@@ -125,6 +125,9 @@ static void stands(struct subscription *sub, const struct subscribe_letter *l)
 
 	c->protocol->subscribed(c, sub, l);
 	if (c->state == CONNECTION_OPEN) {
+		/* What it wants of the past comes from nobody's round. */
+		if (sub->connection != NULL && !stream_at_end(sub->stream, &sub->cursor))
+			subscription_queue(sub);
 		connection_flush(c);
 	} else if (c->state == CONNECTION_FINISHING && sub->connection != NULL) {
 		/* It said goodbye before it was in: what has been sequenced since the home's answer

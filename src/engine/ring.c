@@ -813,3 +813,15 @@ void ring_local(struct ring *ring, int fd, unsigned char address[16], unsigned *
 	(void)getsockname(fd, (struct sockaddr *)&local, &len);
 	put_address(&local, address, port);
 }
+
+bool ring_peer_uid(struct ring *ring, int fd, uint32_t *uid)
+{
+	struct ucred peer;
+	socklen_t len = sizeof(peer);
+
+	(void)ring;
+	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0 || peer.pid == 0)
+		return false;
+	*uid = peer.uid;
+	return true;
+}

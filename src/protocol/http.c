@@ -289,7 +289,7 @@ static bool begins(struct span name, const char *with)
 
 /* What only proxies say (RFC 7239, RFC 9110, 7.6.3, and what was there before), and only browsers.
  */
-static void note_sender(struct head *h)
+static void note_sender(struct head *h, struct span value)
 {
 	struct http_request *r = &h->request;
 
@@ -297,6 +297,8 @@ static void note_sender(struct head *h)
 			http_equal(h->name, SPAN("via")) ||
 			http_equal(h->name, SPAN("x-real-ip")) || begins(h->name, "x-forwarded-");
 	r->fetched |= begins(h->name, "sec-fetch-");
+	if (http_equal(h->name, SPAN("sec-fetch-site")))
+		r->fetch_site = value;
 }
 
 static int on_value(parser *p, const char *data, size_t len)
@@ -306,6 +308,8 @@ static int on_value(parser *p, const char *data, size_t len)
 		FIELD("content-length", length),
 		FIELD("transfer-encoding", encoding),
 		FIELD("origin", request.origin),
+		FIELD("authorization", request.authorization),
+		FIELD("cookie", request.cookie),
 		FIELD("content-type", request.content_type),
 		FIELD("last-event-id", request.last_event_id),
 		FIELD("range", request.range),
@@ -322,14 +326,14 @@ static int on_value(parser *p, const char *data, size_t len)
 
 		if (!http_equal(h->name, fields[i].name))
 			continue;
-		/* Of the first three no two readers may see different ones. */
-		if (field->data != NULL && i < 4)
+		/* Of the first five no two readers may see different ones. */
+		if (field->data != NULL && i < 5)
 			h->duplicate = true;
 		*field = http_trim((struct span){ data, len });
 		return 0;
 	}
 	note_list(h, (struct span){ data, len });
-	note_sender(h);
+	note_sender(h, http_trim((struct span){ data, len }));
 	return 0;
 }
 

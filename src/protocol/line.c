@@ -355,6 +355,29 @@ static const char *parse_subscribe(struct span line, struct line_event *e)
 	return NULL;
 }
 
+/* "AUTH <token>" or "AUTH <user> <password>"; a password may be anything that goes in a line. */
+static void parse_auth(struct span rest, struct line_event *e)
+{
+	const char *space = rest.len > 0 ? memchr(rest.data, ' ', rest.len) : NULL;
+	size_t user_len = space != NULL ? (size_t)(space - rest.data) : 0;
+
+	e->kind = LINE_AUTH;
+	e->user = (struct span){ rest.data, user_len };
+	e->secret = space != NULL ? span_skip(rest, user_len + 1) : rest;
+	if (e->secret.len > 0 && (space == NULL || user_len > 0))
+		return;
+	*e = (struct line_event){ .kind = LINE_ERROR, .error = LINE_MALFORMED };
+}
+
+/* How long a command may be that begins so. */
+static size_t command_max(struct span line, const struct line_limits *limits)
+{
+	bool auth = line.len >= 5 && memcmp(line.data, "AUTH ", 5) == 0;
+
+	return auth && limits->command_bytes < LINE_AUTH_BYTES_MAX ? LINE_AUTH_BYTES_MAX
+								   : limits->command_bytes;
+}
+
 static void command(struct line_decoder *d, struct span in, const struct line_limits *limits,
 		    struct line_event *e, size_t *used)
 {
@@ -366,7 +389,7 @@ static void command(struct line_decoder *d, struct span in, const struct line_li
 	*used = 0;
 	if (line.len > 0 && line.data[line.len - 1] == '\r')
 		line.len--;
-	if (line.len > limits->command_bytes) {
+	if (line.len > limits->command_bytes && line.len > command_max(line, limits)) {
 		*e = (struct line_event){ .kind = LINE_ERROR, .error = LINE_TOO_LONG };
 		*used = in.len;
 		return;
@@ -387,6 +410,10 @@ static void command(struct line_decoder *d, struct span in, const struct line_li
 	if (d->mode == LINE_SUBSCRIBED)
 		return;
 	word = next_word(&line);
+	if (span_equal(word, SPAN("AUTH"))) {
+		parse_auth(line, e);
+		return;
+	}
 	more_words = line.len > 0;
 	e->topic = next_word(&line);
 	/* A space at the end is as wrong as a word too many. */
@@ -422,9 +449,9 @@ void line_decode(struct line_decoder *d, struct span in, const struct line_limit
 
 int line_detect(struct span first)
 {
-	static const struct span words[] = { { "PUBLISH ", 8 },
-					     { "SUBSCRIBE ", 10 },
-					     { "BYE", 3 } };
+	static const struct span words[] = {
+		{ "PUBLISH ", 8 }, { "SUBSCRIBE ", 10 }, { "AUTH ", 5 }, { "BYE", 3 }
+	};
 
 	/* An empty span may point nowhere. */
 	if (first.len == 0)

@@ -584,23 +584,7 @@ bool mqtt_next_filter(struct span *filters, bool options, struct mqtt_filter *f)
 
 int mqtt_detect(struct span first)
 {
-	static const char names[][9] = { { 0, 4, 'M', 'Q', 'T', 'T' },
-					 { 0, 6, 'M', 'Q', 'I', 's', 'd', 'p' } };
-	struct mqtt_head head;
-	size_t n;
-	int got = mqtt_head(0, first, &head);
-
-	if (got < 0 || (first.len > 0 && head.type != MQTT_CONNECT))
-		return -1;
-	if (got == 0)
+	if (first.len == 0)
 		return 0;
-	first = span_skip(first, head.bytes);
-	for (int i = 0; i < 2; i++) {
-		size_t whole = 2 + (size_t)names[i][1];
-
-		n = first.len < whole ? first.len : whole;
-		if (n == 0 || memcmp(first.data, names[i], n) == 0)
-			return n == whole ? 1 : 0;
-	}
-	return -1;
+	return first.data[0] == MQTT_CONNECT << 4 ? 1 : -1;
 }

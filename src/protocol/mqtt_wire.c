@@ -481,6 +481,11 @@ size_t mqtt_put_answer(unsigned level, enum mqtt_type type, uint16_t id, unsigne
 	return (size_t)(at - out);
 }
 
+size_t mqtt_put_pong(char *out)
+{
+	return (size_t)(put_byte(put_byte(out, MQTT_PINGRESP << 4), 0) - out);
+}
+
 size_t mqtt_put_suback(unsigned level, enum mqtt_type type, uint16_t id, uint32_t filters_n,
 		       char *out)
 {

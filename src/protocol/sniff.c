@@ -5,6 +5,7 @@
 #include "base/config.h"
 #include "protocol/http.h"
 #include "protocol/line.h"
+#include "protocol/mqtt.h"
 #include "protocol/nats.h"
 #include "protocol/resp.h"
 
@@ -20,6 +21,7 @@ static const struct door {
 	[SNIFF_HTTP] = { CONFIG_PROTOCOL_HTTP, http_detect, false },
 	[SNIFF_RESP] = { CONFIG_PROTOCOL_RESP, resp_detect, true },
 	[SNIFF_NATS] = { CONFIG_PROTOCOL_NATS, nats_detect, false },
+	[SNIFF_MQTT] = { CONFIG_PROTOCOL_MQTT, mqtt_detect, true },
 };
 
 static struct span skip_empty_lines(struct span first)

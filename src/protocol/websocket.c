@@ -300,3 +300,21 @@ size_t websocket_head(enum websocket_opcode opcode, uint64_t bytes, char out[WEB
 		out[i] = (char)(bytes & 0xff);
 	return n;
 }
+
+size_t websocket_pong(struct span bytes, char *out)
+{
+	size_t n = websocket_head(WEBSOCKET_PONG, bytes.len, out);
+
+	if (bytes.len > 0)
+		memcpy(out + n, bytes.data, bytes.len);
+	return n + bytes.len;
+}
+
+void websocket_close_word(unsigned code, char out[6])
+{
+	memcpy(out, WEBSOCKET_CLOSED, sizeof(WEBSOCKET_CLOSED));
+	if ((code & 0xff) == 0)
+		return;
+	out[2] = (char)(code >> 8);
+	out[3] = (char)code;
+}

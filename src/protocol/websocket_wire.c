@@ -133,9 +133,7 @@ static size_t escaped_len(char c)
 	return (unsigned char)c < ' ' ? 6 : 1;
 }
 
-/* How many bytes at the start stand in a JSON string as they are, whatever code points they are of.
- */
-static size_t plain_bytes(struct span text)
+size_t json_plain_bytes(struct span text)
 {
 	size_t n = 0;
 
@@ -164,7 +162,7 @@ static size_t string_len(struct span text)
 	size_t len = 2;
 
 	while (text.len > 0) {
-		size_t n = plain_bytes(text);
+		size_t n = json_plain_bytes(text);
 
 		len += n;
 		text = span_skip(text, n);
@@ -195,7 +193,7 @@ static char *put_string(char *out, struct span text)
 {
 	*out++ = '"';
 	while (text.len > 0) {
-		size_t n = plain_bytes(text);
+		size_t n = json_plain_bytes(text);
 
 		out = put(out, text.data, n);
 		text = span_skip(text, n);

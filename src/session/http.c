@@ -7,6 +7,7 @@
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "session/http_answer.h"
+#include "session/http_login.h"
 #include "session/routes.h"
 #include "session/shared.h"
 #include "broker/shard.h"
@@ -38,31 +39,6 @@ static bool begin(struct connection *c)
 	http->connection = c;
 	http_set(c, http);
 	return true;
-}
-
-static void handle_head(struct connection *c, const struct http_request *r)
-{
-	struct http_session *http = http_of(c);
-
-	http->head_only = r->verb == HTTP_VERB_HEAD;
-	http->http_1_0 = r->http_1_0;
-	http->close = !r->keep_alive || c->shard->drain.draining || connection_refused(c);
-	http->events = false;
-	http->chunked = false;
-	http->timing = false;
-	http->receiving_bytes = r->content_length;
-	http->state = HTTP_READING;
-	if (r->has_body && r->verb & (HTTP_VERB_POST | HTTP_VERB_PUT))
-		http->state = HTTP_RECEIVING;
-	else if (r->has_body)
-		/* Nobody wants it: the connection ends rather than be read for nothing. */
-		http->close = true;
-	deadline_stop(&c->deadline);
-	routes_dispatch(c, r);
-	if (http->state == HTTP_RECEIVING && r->expect_continue && c->state == CONNECTION_OPEN) {
-		if (connection_reply(c, SPAN("HTTP/1.1 100 Continue\r\n\r\n")))
-			connection_flush(c);
-	}
 }
 
 static void handle_body(struct connection *c, struct span bytes)
@@ -109,18 +85,25 @@ static void receive_in_place(struct connection *c)
 			    room < left ? room : left);
 }
 
-/* The whole message is there: on to its home, which will say its number. */
-static void publish(struct connection *c)
+/* The whole body is there: a message goes on to its home, which will say its number. */
+static void finish_body(struct connection *c)
 {
 	struct http_session *http = http_of(c);
 	struct block *b = http->receiving;
 	struct shard *s = c->shard;
-	struct sequenced_letter *receipt = calloc(1, sizeof(*receipt));
+	struct sequenced_letter *receipt;
 
 	http->receiving = NULL;
 	/* The request is whole: its time is not the next one's. */
 	http->timing = false;
 	deadline_stop(&c->deadline);
+	if (http->whole != NULL) {
+		/* Nothing of the body is left to come. */
+		http->state = HTTP_READING;
+		http->whole(c, b);
+		return;
+	}
+	receipt = calloc(1, sizeof(*receipt));
 	if (receipt == NULL) {
 		block_unref(b);
 		http_error(c, 503, "out of memory");
@@ -136,6 +119,35 @@ static void publish(struct connection *c)
 	connection_publish(c, block_trim(b));
 }
 
+static void handle_head(struct connection *c, const struct http_request *r)
+{
+	struct http_session *http = http_of(c);
+
+	http->head_only = r->verb == HTTP_VERB_HEAD;
+	http->http_1_0 = r->http_1_0;
+	http->close = !r->keep_alive || c->shard->drain.draining || connection_refused(c);
+	http->events = false;
+	http->chunked = false;
+	http->timing = false;
+	http->receiving_bytes = r->content_length;
+	http->whole = NULL;
+	http->state = HTTP_READING;
+	if (r->has_body && r->verb & (HTTP_VERB_POST | HTTP_VERB_PUT))
+		http->state = HTTP_RECEIVING;
+	else if (r->has_body)
+		/* Nobody wants it: the connection ends rather than be read for nothing. */
+		http->close = true;
+	deadline_stop(&c->deadline);
+	routes_dispatch(c, r);
+	if (http->state == HTTP_RECEIVING && r->expect_continue && c->state == CONNECTION_OPEN) {
+		if (connection_reply(c, SPAN("HTTP/1.1 100 Continue\r\n\r\n")))
+			connection_flush(c);
+	}
+	/* A message without a byte is one too. */
+	if (http->receiving != NULL && !r->has_body && c->state == CONNECTION_OPEN)
+		finish_body(c);
+}
+
 static void handle(struct connection *c, const struct http_event *e)
 {
 	struct http_session *http = http_of(c);
@@ -143,15 +155,12 @@ static void handle(struct connection *c, const struct http_event *e)
 	switch (e->kind) {
 	case HTTP_EVENT_HEAD:
 		handle_head(c, &e->request);
-		/* A message without a byte is one too. */
-		if (http->receiving != NULL && !e->request.has_body && c->state == CONNECTION_OPEN)
-			publish(c);
 		break;
 	case HTTP_EVENT_BODY:
 		handle_body(c, e->bytes);
 		break;
 	case HTTP_EVENT_END:
-		publish(c);
+		finish_body(c);
 		break;
 	case HTTP_EVENT_ERROR:
 		c->shard->counters.errors++;
@@ -230,13 +239,19 @@ static void keep(struct connection *c, struct span bytes, char *own)
 	c->input_len = (uint32_t)(http->input_at + bytes.len);
 }
 
+static struct http_limits limits_of(const struct connection *c)
+{
+	const struct config_limits *l = &c->shard->config->limits;
+
+	return (struct http_limits){ .head_bytes = l->header_bytes,
+				     .uri_bytes = URI_BYTES_MAX,
+				     .body_bytes = l->message_bytes };
+}
+
 /* Looks at what has come, as far as it may be and there is time; returns the rest. */
 static struct span look_at(struct connection *c, struct span bytes)
 {
-	const struct config_limits *l = &c->shard->config->limits;
-	const struct http_limits limits = { .head_bytes = l->header_bytes,
-					    .uri_bytes = URI_BYTES_MAX,
-					    .body_bytes = l->message_bytes };
+	const struct http_limits limits = limits_of(c);
 	struct reactor *r = &c->shard->reactor;
 	struct http_session *http = http_of(c);
 	struct http_event e = { .kind = HTTP_EVENT_MORE };
@@ -245,6 +260,7 @@ static struct span look_at(struct connection *c, struct span bytes)
 
 	while (ready(c)) {
 		http_decode(http->decoder, bytes, &limits, &e, &used);
+		http->head = (struct span){ bytes.data, used };
 		bytes = span_skip(bytes, used);
 		if (e.kind == HTTP_EVENT_MORE)
 			break;
@@ -307,6 +323,34 @@ static void run(struct connection *c, struct span bytes)
 		return;
 	}
 	if (!c->socket.sending && (c->output.reply_len > 0 || c->output.body != NULL))
+		connection_flush(c);
+}
+
+/* Its own decoder has seen it, and may be on its way through the body. */
+void http_session_again(struct connection *c)
+{
+	struct http_limits limits = limits_of(c);
+	struct http_session *http = http_of(c);
+	struct http_decoder *decoder = http_decoder_new();
+	struct http_event e = { .kind = HTTP_EVENT_MORE };
+	size_t used;
+
+	/* What it may be has changed with a reload, perhaps. */
+	if (limits.head_bytes < http->kept_len)
+		limits.head_bytes = http->kept_len;
+	limits.body_bytes = UINT64_MAX >> 1;
+	if (decoder != NULL)
+		http_decode(decoder, (struct span){ http->kept, http->kept_len }, &limits, &e,
+			    &used);
+	http_decoder_free(decoder);
+	if (e.kind != HTTP_EVENT_HEAD) {
+		connection_close(c, DROP_MEMORY);
+		return;
+	}
+	http->running = true;
+	handle_head(c, &e.request);
+	http->running = false;
+	if (c->state == CONNECTION_OPEN)
 		connection_flush(c);
 }
 
@@ -400,6 +444,7 @@ void http_session_free(struct connection *c)
 	free(http->origin);
 	free(http->fields);
 	free(http->upgrade);
+	http_login_forget(c);
 	memory_free(http);
 	http_set(c, NULL);
 }

@@ -42,6 +42,8 @@ static const char *reason_of(unsigned status)
 		return "Not Modified";
 	case 400:
 		return "Bad Request";
+	case 401:
+		return "Unauthorized";
 	case 403:
 		return "Forbidden";
 	case 404:
@@ -206,6 +208,14 @@ void http_answer(struct connection *c, const struct http_answer *a)
 	answered(c);
 }
 
+void http_abandon_body(struct connection *c)
+{
+	if (http_of(c) == NULL || http_of(c)->state != HTTP_RECEIVING)
+		return;
+	http_of(c)->close = true;
+	http_of(c)->state = HTTP_READING;
+}
+
 void http_error(struct connection *c, unsigned status, const char *reason)
 {
 	char body[256];
@@ -215,11 +225,7 @@ void http_error(struct connection *c, unsigned status, const char *reason)
 				       .headers = "Cache-Control: no-store\r\n",
 				       .body = { body, (size_t)n } };
 
-	/* What comes of a body that nobody wants is not worth receiving. */
-	if (http_of(c) != NULL && http_of(c)->state == HTTP_RECEIVING) {
-		http_of(c)->close = true;
-		http_of(c)->state = HTTP_READING;
-	}
+	http_abandon_body(c);
 	http_answer(c, &a);
 }
 
@@ -396,7 +402,31 @@ static const char *const reasons[REASONS] = {
 	[REASON_TOPICS] = "too many topics",
 	[REASON_MEMORY] = "out of memory",
 	[REASON_DRAINING] = "draining",
+	[REASON_NOT_PERMITTED] = "not permitted",
+	[REASON_EXPIRED] = "token expired",
 };
+
+static unsigned status_of(enum reason reason)
+{
+	switch (reason) {
+	case REASON_TIMEOUT:
+		return 408;
+	case REASON_NOT_PERMITTED:
+		return 403;
+	case REASON_EXPIRED:
+		return 401;
+	case REASON_NONE:
+	case REASON_SLOW:
+	case REASON_CONNECTIONS:
+	case REASON_SUBSCRIPTIONS:
+	case REASON_TOPICS:
+	case REASON_MEMORY:
+	case REASON_DRAINING:
+	case REASONS:
+	default:
+		return 503;
+	}
+}
 
 /* The answer to a request that ends its connection. */
 static void answer_last(struct connection *c, unsigned status, const char *reason)
@@ -408,7 +438,11 @@ static void answer_last(struct connection *c, unsigned status, const char *reaso
 
 	add_first(c, &h, status, false);
 	add(&h, "Content-Type: application/json\r\nContent-Length: %d\r\n%s\r\n%s", n,
-	    status == 503 ? "Retry-After: 1\r\n" : "", body);
+	    status == 503 ? "Retry-After: 1\r\n"
+	    : status == 401
+		    ? "WWW-Authenticate: Bearer realm=\"broker\", error=\"invalid_token\"\r\n"
+		    : "",
+	    body);
 	if (http != NULL && http->head_only)
 		h.len -= (size_t)n;
 	(void)connection_reply(c, (struct span){ h.text, h.len });
@@ -437,10 +471,10 @@ const char *http_answer_say(struct connection *c, enum reason reason)
 		http->ticket++;
 	}
 	/* Not http_error: this is called where the connection is being ended anyway. */
-	if (http != NULL && http->events && reason != REASON_TIMEOUT)
+	if (http != NULL && http->events && status_of(reason) == 503)
 		send_away(c);
 	else
-		answer_last(c, reason == REASON_TIMEOUT ? 408 : 503, reasons[reason]);
+		answer_last(c, status_of(reason), reasons[reason]);
 	return NULL;
 }
 

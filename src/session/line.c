@@ -39,6 +39,8 @@ static const char *const errors[REASONS] = {
 	[REASON_TOPICS] = LINE_ERROR_TEXT("too many topics"),
 	[REASON_MEMORY] = LINE_ERROR_TEXT("out of memory"),
 	[REASON_DRAINING] = LINE_ERROR_TEXT("draining"),
+	[REASON_NOT_PERMITTED] = LINE_ERROR_TEXT("not permitted"),
+	[REASON_EXPIRED] = LINE_ERROR_TEXT("token expired"),
 };
 
 const char *line_session_say(struct connection *c, enum reason reason)
@@ -276,17 +278,27 @@ static void begin_subscription(struct connection *c, const struct line_event *e)
 		connection_no_subscription(c, err);
 }
 
-/* The broker's own topics: nobody else publishes to them, and who may look is the operator's
- * choice. */
 static bool permitted(struct connection *c, const struct line_event *e)
 {
-	if (e->topic.data[0] != '$' || !topic_internal(e->topic))
+	enum access_action action = e->kind == LINE_PUBLISH ? ACCESS_PUBLISH : ACCESS_SUBSCRIBE;
+
+	if (access_may(c, action, e->topic, false))
 		return true;
-	if (e->kind == LINE_SUBSCRIBE &&
-	    (!c->shard->config->http.page_local_only || connection_local(c)))
-		return true;
-	connection_fail(c, LINE_ERROR_TEXT("not permitted"));
+	connection_error(c, REASON_NOT_PERMITTED);
 	return false;
+}
+
+/* What comes behind it waits until it is decided. */
+static void log_in(struct connection *c, const struct line_event *e)
+{
+	const struct credentials shown = { .user = e->user, .secret = e->secret };
+
+	line_of(c)->logging_in = true;
+	access_login(c, &shown);
+	if (!line_of(c)->logging_in || c->state != CONNECTION_OPEN)
+		return;
+	deadline_stop(&c->deadline);
+	socket_pause(&c->shard->sockets, &c->socket);
 }
 
 static void handle(struct connection *c, const struct line_event *e)
@@ -315,6 +327,9 @@ static void handle(struct connection *c, const struct line_event *e)
 		break;
 	case LINE_BYE:
 		connection_goodbye(c);
+		break;
+	case LINE_AUTH:
+		log_in(c, e);
 		break;
 	case LINE_ERROR:
 		connection_fail(c, strcmp(e->error, LINE_BAD_TOPIC) == 0
@@ -352,7 +367,7 @@ static struct span take(struct connection *c, struct span bytes, struct block *i
 	char little[REST_BYTES];
 	size_t used;
 
-	while (bytes.len > 0 && c->state == CONNECTION_OPEN) {
+	while (bytes.len > 0 && c->state == CONNECTION_OPEN && !line_of(c)->logging_in) {
 		line_decode(&line_of(c)->decoder, bytes, &limits, &e, &used);
 		if (e.kind == LINE_MORE)
 			break;
@@ -525,6 +540,42 @@ void line_session_received(struct connection *c, struct span bytes)
 		keep(c, bytes);
 	free(joined);
 	receive_next(c, received);
+}
+
+void line_session_goodbye(struct connection *c)
+{
+	if (line_of(c)->logging_in)
+		line_of(c)->ended = true;
+	else
+		connection_goodbye(c);
+}
+
+void line_session_logged_in(struct connection *c, enum access_result result)
+{
+	bool later = c->socket.paused;
+
+	line_of(c)->logging_in = false;
+	if (result == ACCESS_BUSY)
+		connection_fail(c, LINE_ERROR_TEXT("busy"));
+	else if (result == ACCESS_WRONG)
+		connection_error(c, REASON_NOT_PERMITTED);
+	else if (connection_reply(c, SPAN("OK\r\n")))
+		connection_flush(c);
+	if (!later || c->state != CONNECTION_OPEN)
+		return;
+	reactor_deadline(&c->shard->reactor, &c->shard->clients.handshake, &c->deadline);
+	socket_receive(&c->shard->sockets, &c->socket);
+	/* What has waited. */
+	line_session_received(c, SPAN(""));
+	if (line_of(c)->ended && !line_of(c)->logging_in && c->state == CONNECTION_OPEN)
+		connection_goodbye(c);
+}
+
+bool line_session_still_may(struct connection *c)
+{
+	const struct publisher *p = line_publisher(c);
+
+	return p == NULL || access_may(c, ACCESS_PUBLISH, p->name, false);
 }
 
 bool line_session_silent(const struct connection *c)

@@ -80,7 +80,8 @@ void proxied_received(struct connection *c, struct span bytes)
 static const unsigned bits[] = { [SNIFF_LINE] = CONFIG_PROTOCOL_LINE,
 				 [SNIFF_HTTP] = CONFIG_PROTOCOL_HTTP,
 				 [SNIFF_RESP] = CONFIG_PROTOCOL_RESP,
-				 [SNIFF_NATS] = CONFIG_PROTOCOL_NATS };
+				 [SNIFF_NATS] = CONFIG_PROTOCOL_NATS,
+				 [SNIFF_MQTT] = CONFIG_PROTOCOL_MQTT };
 
 void undecided_opened(struct connection *c)
 {

@@ -12,9 +12,11 @@
 #include "broker/shard.h"
 #include "session/http.h"
 #include "session/http_answer.h"
+#include "session/http_login.h"
 #include "session/intake.h"
 #include "session/line.h"
 #include "session/nats.h"
+#include "session/mqtt.h"
 #include "session/opening.h"
 #include "session/resp.h"
 #include "session/routes.h"
@@ -26,6 +28,9 @@ const struct protocol line_protocol = {
 	.refuses_at_once = true,
 	.received = line_session_received,
 	.last = line_session_ended,
+	.ended = line_session_goodbye,
+	.logged_in = line_session_logged_in,
+	.still_may = line_session_still_may,
 	.stop_publishing = publisher_end,
 	.subscribed = line_session_subscribed,
 	.say = line_session_say,
@@ -40,6 +45,7 @@ const struct protocol http_protocol = {
 	.name = "http",
 	.received = http_session_received,
 	.ended = http_session_ended,
+	.logged_in = http_session_logged_in,
 	.subscribed = http_answer_subscribed,
 	.sequenced = route_sequenced,
 	.say = http_answer_say,
@@ -90,6 +96,23 @@ const struct protocol nats_protocol = {
 	.free = nats_session_free,
 };
 
+const struct protocol mqtt_protocol = {
+	.name = "mqtt",
+	.received = mqtt_session_received,
+	.ended = mqtt_session_ended,
+	.stop_publishing = mqtt_session_stop_publishing,
+	.subscribed = mqtt_session_subscribed,
+	.refused = mqtt_session_refused,
+	.sequenced = mqtt_session_sequenced,
+	.say = mqtt_session_say,
+	.farewell = mqtt_session_farewell,
+	.logged_in = mqtt_session_logged_in,
+	.resume = mqtt_session_resume,
+	.silent = mqtt_session_silent,
+	.held = mqtt_session_held,
+	.free = mqtt_session_free,
+};
+
 const struct protocol undecided_protocol = {
 	.name = "undecided",
 	.opened = undecided_opened,
@@ -122,7 +145,7 @@ const struct protocol hailed_protocol = {
 static const struct protocol *first(unsigned protocols, bool proxied)
 {
 	static const struct protocol *const by_bit[CONFIG_PROTOCOLS] = {
-		&line_protocol, &http_protocol, &resp_protocol, &nats_protocol
+		&line_protocol, &http_protocol, &resp_protocol, &nats_protocol, &mqtt_protocol
 	};
 
 	if (proxied)
@@ -146,6 +169,7 @@ static int init(struct shard *s)
 	nats_sessions_init(s);
 	http_answers_init(s);
 	websockets_init(s);
+	mqtt_clients_init(s);
 	return 0;
 }
 
@@ -155,6 +179,7 @@ static void release(struct shard *s)
 		return;
 	routes_release(s);
 	websockets_release(s);
+	mqtt_clients_release(s);
 	memory_free(s->sessions);
 }
 
@@ -172,6 +197,7 @@ static bool flush(struct shard *s)
 	bool more = http_sessions_go_on(s);
 
 	more |= intakes_go_on(s);
+	more |= mqtt_clients_go_on(s);
 	more |= routes_flush(s);
 	return more;
 }
@@ -200,6 +226,18 @@ static void read_census_taken(struct shard *s, struct letter *letter)
 	resp_census_taken(s, (struct census_letter *)(void *)letter);
 }
 
+#define MQTT_READER(function, type)                                                                \
+	static void read_##function(struct shard *s, struct letter *letter)                        \
+	{                                                                                          \
+		function(s, (type *)(void *)letter);                                               \
+	}
+
+MQTT_READER(mqtt_claim_came, struct identity_letter)
+MQTT_READER(mqtt_take_over_came, struct identity_letter)
+MQTT_READER(mqtt_claimed_came, struct identity_letter)
+MQTT_READER(mqtt_unclaim_came, struct identity_letter)
+MQTT_READER(mqtt_retained_came, struct retained_letter)
+
 void sessions_register(struct broker *b)
 {
 	b->sessions = &sessions;
@@ -207,6 +245,11 @@ void sessions_register(struct broker *b)
 	b->letter_uses[LETTER_REFUSED].read = read_refused;
 	b->letter_uses[LETTER_FETCHED].read = read_fetched;
 	b->letter_uses[LETTER_CENSUS_TAKEN].read = read_census_taken;
+	b->letter_uses[LETTER_CLAIM].read = read_mqtt_claim_came;
+	b->letter_uses[LETTER_TAKE_OVER].read = read_mqtt_take_over_came;
+	b->letter_uses[LETTER_CLAIMED].read = read_mqtt_claimed_came;
+	b->letter_uses[LETTER_UNCLAIM].read = read_mqtt_unclaim_came;
+	b->letter_uses[LETTER_RETAINED].read = read_mqtt_retained_came;
 	routes_init(b);
 	upgrade_init(b);
 	digest_init();

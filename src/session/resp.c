@@ -124,7 +124,7 @@ static enum resp_done login(struct connection *c, struct span user, struct span 
 	if (resp_is(user, "default"))
 		user.len = 0;
 	r->step = 2;
-	access_login(c, &(struct credentials){ user, secret });
+	access_login(c, &(struct credentials){ .user = user, .secret = secret });
 	return r->step == 1 ? RESP_DONE : RESP_WAITS;
 }
 

@@ -14,6 +14,7 @@
 #include "protocol/line.h"
 #include "protocol/sse.h"
 #include "session/http_answer.h"
+#include "session/http_login.h"
 #include "session/http.h"
 #include "session/shared.h"
 #include "broker/objects.h"
@@ -255,20 +256,16 @@ bool route_topic(struct connection *c, struct span text, char name[256], struct 
 	return true;
 }
 
-/* Whether somebody on this very machine asks: who passes others' requests on says so. */
-static bool asked_locally(const struct connection *c, const struct http_request *r)
-{
-	return !r->forwarded && connection_local(c);
-}
-
-/* Reading one of the broker's own topics is for whom the operator lets look. */
+/* Reading one of the broker's own topics is for whom the operator lets look; who passes others'
+ * requests on says so. */
 bool route_may_read(struct connection *c, const struct http_request *r, struct span topic)
 {
-	if (!topic_internal(topic) || !c->shard->config->http.page_local_only ||
-	    asked_locally(c, r))
-		return true;
-	http_error(c, 403, "not permitted");
-	return false;
+	bool may = topic_internal(topic) ? access_may_monitor(c, r->forwarded)
+					 : access_may(c, ACCESS_SUBSCRIBE, topic, false);
+
+	if (!may)
+		http_not_permitted(c, "not permitted");
+	return may;
 }
 
 /* The codings that the body is said to have, into out; false: they are none, or too many. */
@@ -308,8 +305,8 @@ static void handle_publish(struct connection *c, const struct http_request *r, s
 
 	if (!route_topic(c, rest, name, &topic))
 		return;
-	if (topic_internal(topic)) {
-		http_error(c, 403, "not permitted");
+	if (!access_may(c, ACCESS_PUBLISH, topic, false)) {
+		http_not_permitted(c, "not permitted");
 		return;
 	}
 	if (r->content_type.len > BLOCK_LABEL_MAX) {
@@ -612,6 +609,10 @@ static const struct route own[] = {
 	  .guarded = true,
 	  .methods = READING,
 	  .handle = handle_subscribe },
+	{ .path = "/ticket",
+	  .guarded = true,
+	  .methods = HTTP_VERB_POST,
+	  .handle = http_ticket_begin },
 	{ .path = "/topic/", .prefix = true, .methods = READING, .handle = handle_topic },
 	{ .path = "/object/", .prefix = true, .methods = READING, .handle = handle_object },
 	{ .path = "/health",
@@ -759,12 +760,20 @@ static void refuse_method(struct connection *c, const struct route *route)
 					      .body = SPAN(body) });
 }
 
+/* The page and figures are for whom the operator lets look. */
+static bool may_see(struct connection *c, const struct http_request *r, const struct route *route)
+{
+	if (route->local || (route->scraped && !access_open(c)))
+		return access_may_monitor(c, r->forwarded);
+	return !route->scraped || !access_needed(c);
+}
+
 void routes_dispatch(struct connection *c, const struct http_request *r)
 {
 	const struct config_http *config = &c->shard->config->http;
 	struct span rest = { NULL, 0 };
 	const struct route *route = find(c->shard->broker, r, &rest);
-	bool foreign = r->origin.data != NULL, browser = foreign || r->fetched;
+	bool foreign = r->origin.data != NULL, browser = foreign || r->fetched, proven;
 
 	http_of(c)->events = route != NULL && route->handle == handle_subscribe &&
 			     r->verb == HTTP_VERB_GET && wants_events(r);
@@ -775,6 +784,8 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 	/* A page of the broker's own, which browsers name with every POST. */
 	if (foreign && http_same_origin(r->origin, r->host) && host_proven(config, r->host))
 		foreign = false;
+	proven = foreign ? false
+			 : r->origin.data != NULL || http_equal(r->fetch_site, SPAN("same-origin"));
 	if (foreign && route != NULL && (route->guarded || r->verb & WRITING) &&
 	    r->verb != HTTP_VERB_OPTIONS && r->verb & route->methods) {
 		http_error(c, 403, "origin not allowed");
@@ -786,14 +797,17 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 		answer_options(c, route);
 	} else if (!(route->methods & r->verb)) {
 		refuse_method(c, route);
-	} else if (route->local && config->page_local_only && !asked_locally(c, r)) {
-		http_error(c, 403, "local clients only");
 	} else if (c->shard->drain.draining && !route->vital) {
 		connection_error(c, REASON_DRAINING);
 	} else if (connection_refused(c) && !route->upgrades) {
 		connection_error(c, (enum reason)c->refusal);
-	} else {
+	} else if (route->vital) {
 		route->handle(c, r, rest);
+	} else if (http_login(c, r, proven)) {
+		if (!may_see(c, r, route))
+			http_not_permitted(c, "local clients only");
+		else
+			route->handle(c, r, rest);
 	}
 }
 

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "broker/access.h"
 #include "broker/connection.h"
@@ -15,6 +16,16 @@
 #include "session/http_answer.h"
 #include "session/routes.h"
 #include "session/websocket.h"
+#include "session/websocket_json.h"
+#include "session/websocket_tunnel.h"
+
+struct upgrade;
+
+enum prepared {
+	PREPARED_NOW,   /* it can be granted */
+	PREPARED_LATER, /* when its subscription stands */
+	PREPARED_NEVER, /* that has been answered */
+};
 
 /* What a WebSocket may be, by its path or subprotocol. */
 struct upgrade_door {
@@ -23,19 +34,22 @@ struct upgrade_door {
 	struct span subprotocol; /* that may be offered, and is then chosen; empty: none */
 	const struct protocol *protocol;
 	/* It speaks it now. */
-	void (*begin)(struct connection *connection);
-	/* Asks for what has to be there first, and is granted later (upgrade_subscribed). NULL:
-	 * nothing. rest: the undecoded path behind the prefix. */
-	void (*prepare)(struct connection *connection, const struct http_request *request,
-			struct span rest);
+	void (*begin)(struct connection *connection, const struct upgrade *upgrade);
+	/* Looks at the request, and asks for what has to be there first. rest: the undecoded path
+	 * behind the prefix. */
+	enum prepared (*prepare)(struct connection *connection, const struct http_request *request,
+				 struct span rest);
 };
 
 /* What the HTTP session has of it, until it is granted. */
 struct upgrade {
 	struct http_upgrade http; /* first */
 	const struct upgrade_door *door;
+	bool forwarded; /* a proxy hands it on */
 	size_t len;
 	char answer[256];
+	size_t query_len;
+	char query[];
 };
 
 static struct upgrade *upgrade_of(const struct connection *c)
@@ -45,7 +59,8 @@ static struct upgrade *upgrade_of(const struct connection *c)
 
 /* ---- doors ---- */
 
-static void prepare_topic(struct connection *c, const struct http_request *r, struct span rest)
+static enum prepared prepare_topic(struct connection *c, const struct http_request *r,
+				   struct span rest)
 {
 	struct span last = http_query(r->query, SPAN("last"));
 	bool binary = span_equal(http_query(r->query, SPAN("binary")), SPAN("1"));
@@ -58,23 +73,77 @@ static void prepare_topic(struct connection *c, const struct http_request *r, st
 	int err;
 
 	if (!route_topic(c, rest, name, &wanted.name) || !route_may_read(c, r, wanted.name))
-		return;
+		return PREPARED_NEVER;
 	if (last.data != NULL && !http_number(last, &wanted.replay.n)) {
 		http_error(c, 400, "malformed last");
-		return;
+		return PREPARED_NEVER;
 	}
 	(void)http_wait(c);
 	err = subscription_new(c, &wanted, &sub);
 	if (err != 0)
 		connection_no_subscription(c, err);
+	return PREPARED_LATER;
+}
+
+static void begin_topic(struct connection *c, const struct upgrade *u)
+{
+	(void)u;
+	websocket_begin(c);
+}
+
+static enum prepared prepare_json(struct connection *c, const struct http_request *r,
+				  struct span rest)
+{
+	const char *wrong = websocket_json_query(r->query);
+
+	(void)rest;
+	if (wrong == NULL)
+		return PREPARED_NOW;
+	http_error(c, 400, wrong);
+	return PREPARED_NEVER;
+}
+
+static void begin_json(struct connection *c, const struct upgrade *u)
+{
+	websocket_of(c)->forwarded = u->forwarded;
+	websocket_json_begin(c, (struct span){ u->query, u->query_len });
+}
+
+static enum prepared prepare_nothing(struct connection *c, const struct http_request *r,
+				     struct span rest)
+{
+	(void)c;
+	(void)r;
+	(void)rest;
+	return PREPARED_NOW;
+}
+
+static void begin_nats(struct connection *c, const struct upgrade *u)
+{
+	(void)u;
+	websocket_nats_begin(c);
 }
 
 static const struct upgrade_door doors[] = {
 	{ .path = { "/ws/", 4 },
 	  .prefix = true,
 	  .protocol = &websocket_protocol,
-	  .begin = websocket_begin,
+	  .begin = begin_topic,
 	  .prepare = prepare_topic },
+	{ .path = { "/ws", 3 },
+	  .protocol = &websocket_json_protocol,
+	  .begin = begin_json,
+	  .prepare = prepare_json },
+	{ .path = { "/nats", 5 },
+	  .subprotocol = { "nats", 4 },
+	  .protocol = &websocket_nats.protocol,
+	  .begin = begin_nats,
+	  .prepare = prepare_nothing },
+	{ .path = { "/", 1 },
+	  .subprotocol = { "nats", 4 },
+	  .protocol = &websocket_nats.protocol,
+	  .begin = begin_nats,
+	  .prepare = prepare_nothing },
 };
 
 static const struct upgrade_door *find(struct span path, struct span *rest)
@@ -139,12 +208,14 @@ static void write_answer(struct upgrade *u, const char *accept, struct span subp
 /* HTTP is at its end here. */
 static void switch_protocol(struct connection *c)
 {
-	const struct upgrade_door *door = upgrade_of(c)->door;
+	struct upgrade *u = upgrade_of(c);
 
+	http_of(c)->upgrade = NULL;
 	http_session_free(c);
 	deadline_stop(&c->deadline);
-	connection_speak(c, door->protocol, (struct span){ NULL, 0 });
-	door->begin(c);
+	connection_speak(c, u->door->protocol, (struct span){ NULL, 0 });
+	u->door->begin(c, u);
+	free(u);
 	if (!c->socket.sending)
 		connection_flush(c);
 }
@@ -193,18 +264,20 @@ static void handle(struct connection *c, const struct http_request *r, struct sp
 	} else if (http_of(c)->pipelined) {
 		http_close_after(c);
 		http_error(c, 400, "bytes before the answer");
-	} else if ((u = malloc(sizeof(*u))) == NULL) {
+	} else if ((u = malloc(sizeof(*u) + r->query.len)) == NULL) {
 		http_error(c, 503, "out of memory");
 	} else {
 		free(http_of(c)->upgrade);
 		http_of(c)->upgrade = &u->http;
 		u->http = (struct http_upgrade){ subscribed, switch_protocol };
 		u->door = door;
+		u->forwarded = r->forwarded;
+		u->query_len = r->query.len;
+		if (r->query.len > 0)
+			memcpy(u->query, r->query.data, r->query.len);
 		write_answer(u, accept, subprotocol);
 		/* Whom limits refuse is told so where browsers can see it. */
-		if (door->prepare != NULL && !connection_refused(c))
-			door->prepare(c, r, rest);
-		else
+		if (connection_refused(c) || door->prepare(c, r, rest) == PREPARED_NOW)
 			grant(c);
 	}
 }
@@ -217,10 +290,12 @@ static const struct route routes[] = {
 	  .methods = HTTP_VERB_GET,
 	  .handle = handle },
 	{ .path = "/ws/", .prefix = true, .methods = HTTP_VERB_GET, .handle = require },
+	{ .path = "/ws", .methods = HTTP_VERB_GET, .handle = require },
 };
 
 void upgrade_init(struct broker *b)
 {
+	websocket_tunnels_init();
 	for (size_t i = 0; i < sizeof(routes) / sizeof(*routes); i++)
 		routes_add(b, &routes[i]);
 }

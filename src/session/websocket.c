@@ -10,9 +10,7 @@
 #include "broker/connection.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
-#include "protocol/websocket.h"
 #include "session/gather.h"
-#include "session/intake.h"
 #include "session/shared.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -21,30 +19,6 @@ enum {
 	SLICE_BYTES = 4 << 10, /* of frames, before it may be others' turn */
 	FRAME_COST = 1,        /* of one, about a quarter of a microsecond */
 };
-
-/* What reads frames, from the first byte of a message to its last. */
-struct websocket_input {
-	struct intake intake;
-	struct websocket_reader *reader;
-	struct block *message; /* of which some is there, or NULL */
-};
-
-/* In the connection. */
-struct websocket_session {
-	struct websocket_input *input; /* NULL: nothing has begun */
-	char *pong;       /* to be sent between messages: its length, its bytes; or NULL */
-	char closing[6];  /* what its client's Close is answered with; or "" */
-	bool pinged;      /* and nothing has come since */
-	bool ping_waits;  /* for its turn between messages */
-	bool may_publish; /* it has been asked */
-};
-
-_Static_assert(sizeof(struct websocket_session) <= SESSION_BYTES, "it lies in the connection");
-
-static struct websocket_session *session_of(const struct connection *c)
-{
-	return (struct websocket_session *)(void *)(uintptr_t)c->session;
-}
 
 static struct websockets *shared(const struct shard *s)
 {
@@ -91,7 +65,7 @@ static struct websocket_input *input_new(struct shard *s)
 /* Whoever has said all that he has begun needs none. */
 static void give_back(struct connection *c)
 {
-	struct websocket_session *ws = session_of(c);
+	struct websocket_session *ws = websocket_of(c);
 	struct websocket_input *in = ws->input;
 
 	if (in == NULL || in->message != NULL || !intake_idle(&in->intake) ||
@@ -108,14 +82,11 @@ static void give_back(struct connection *c)
 /* ---- pings ---- */
 
 /* Whoever does not take the answers is not listened to any more (session/intake.h). */
-static void say_control(struct connection *c, enum websocket_opcode opcode, struct span bytes)
+static void pong(struct connection *c, struct span bytes)
 {
 	char text[2 + WEBSOCKET_CONTROL_BYTES_MAX];
-	size_t n = websocket_head(opcode, bytes.len, text);
 
-	if (bytes.len > 0)
-		memcpy(text + n, bytes.data, bytes.len);
-	(void)connection_reply(c, (struct span){ text, n + bytes.len });
+	(void)connection_reply(c, (struct span){ text, websocket_pong(bytes, text) });
 }
 
 static void restart_ping(struct connection *c)
@@ -126,7 +97,7 @@ static void restart_ping(struct connection *c)
 static void ping_due(void *context, struct deadline *d)
 {
 	struct connection *c = LIST_ENTRY(d, struct connection, deadline);
-	struct websocket_session *ws = session_of(c);
+	struct websocket_session *ws = websocket_of(c);
 
 	(void)context;
 	if (c->state != CONNECTION_OPEN)
@@ -140,15 +111,15 @@ static void ping_due(void *context, struct deadline *d)
 	if (ws->pinged)
 		return;
 	ws->pinged = true;
-	say_control(c, WEBSOCKET_PING, (struct span){ NULL, 0 });
-	connection_flush(c);
+	if (connection_reply(c, SPAN("\x89\0")))
+		connection_flush(c);
 }
 
 /* ---- what comes ---- */
 
 static bool may_publish(struct connection *c)
 {
-	struct websocket_session *ws = session_of(c);
+	struct websocket_session *ws = websocket_of(c);
 
 	if (!ws->may_publish)
 		ws->may_publish = !topic_internal(topic_of(c)) &&
@@ -158,11 +129,9 @@ static bool may_publish(struct connection *c)
 	return ws->may_publish;
 }
 
-/* A part of a message that does not come at once. False: out of memory. */
-static bool add_part(struct connection *c, struct span part)
+bool websocket_collect(struct connection *c, struct span topic, struct span part)
 {
-	struct websocket_input *in = session_of(c)->input;
-	struct span topic = topic_of(c);
+	struct websocket_input *in = websocket_of(c)->input;
 	struct block *b = in->message != NULL
 				  ? block_reserve(in->message, part.len)
 				  : block_new(topic, hash_bytes(topic.data, topic.len), part.len);
@@ -176,9 +145,9 @@ static bool add_part(struct connection *c, struct span part)
 	return true;
 }
 
-static void take_message(struct connection *c, const struct websocket_event *e)
+static void publish_part(struct connection *c, const struct websocket_event *e)
 {
-	struct websocket_input *in = session_of(c)->input;
+	struct websocket_input *in = websocket_of(c)->input;
 	struct block *b;
 
 	if (!may_publish(c))
@@ -190,7 +159,7 @@ static void take_message(struct connection *c, const struct websocket_event *e)
 			connection_error(c, REASON_MEMORY);
 		return;
 	}
-	if (!add_part(c, e->bytes)) {
+	if (!websocket_collect(c, topic_of(c), e->bytes)) {
 		connection_error(c, REASON_MEMORY);
 		return;
 	}
@@ -206,15 +175,10 @@ static void take_message(struct connection *c, const struct websocket_event *e)
  * then it is answered. */
 static void take_close(struct connection *c, unsigned code)
 {
-	struct websocket_session *ws = session_of(c);
+	struct websocket_session *ws = websocket_of(c);
 
 	gather_flush(c);
-	/* A last word holds no NUL. */
-	memcpy(ws->closing, WEBSOCKET_CLOSED, sizeof(WEBSOCKET_CLOSED));
-	if ((code & 0xff) != 0) {
-		ws->closing[2] = (char)(code >> 8);
-		ws->closing[3] = (char)code;
-	}
+	websocket_close_word(code, ws->closing);
 	if (c->state == CONNECTION_OPEN)
 		connection_goodbye(c);
 }
@@ -223,10 +187,11 @@ static void handle(struct connection *c, const struct websocket_event *e)
 {
 	switch (e->kind) {
 	case WEBSOCKET_EVENT_PART:
-		take_message(c, e);
+		if (websocket_of(c)->closing[0] == 0)
+			websocket_of(c)->use->part(c, e);
 		break;
 	case WEBSOCKET_EVENT_PING:
-		say_control(c, WEBSOCKET_PONG, e->bytes);
+		pong(c, e->bytes);
 		break;
 	case WEBSOCKET_EVENT_CLOSE:
 		take_close(c, e->close_code);
@@ -241,28 +206,43 @@ static void handle(struct connection *c, const struct websocket_event *e)
 	}
 }
 
-/* Everything is taken: what of it is no whole frame, its reader keeps. */
-static size_t take(struct connection *c, struct span bytes)
+/* A command has to stand before what is behind it. */
+static bool must_wait(const struct connection *c)
 {
-	size_t n = bytes.len < SLICE_BYTES ? bytes.len : SLICE_BYTES;
-	struct websocket_reader *reader = session_of(c)->input->reader;
+	return c->asked > 0;
+}
+
+static void read_frames(struct connection *c, struct span *bytes)
+{
+	struct websocket_reader *reader = websocket_of(c)->input->reader;
 	uint64_t max = c->shard->config->limits.message_bytes;
-	struct span slice = { bytes.data, n };
 	struct websocket_event e;
 
 	do {
-		websocket_decode(reader, &slice, max, &e);
+		websocket_decode(reader, bytes, max, &e);
 		handle(c, &e);
 		reactor_spend(&c->shard->reactor, FRAME_COST);
-	} while (e.kind != WEBSOCKET_EVENT_MORE && c->state == CONNECTION_OPEN);
-	return n;
+	} while (e.kind != WEBSOCKET_EVENT_MORE && c->state == CONNECTION_OPEN && !must_wait(c));
+}
+
+/* What is no whole frame, its reader keeps, and what it has read ahead when it has to wait. */
+static size_t take(struct connection *c, struct span bytes)
+{
+	size_t n = bytes.len < SLICE_BYTES ? bytes.len : SLICE_BYTES;
+	struct span slice = { bytes.data, n };
+
+	if (!must_wait(c))
+		read_frames(c, &slice);
+	if (c->state == CONNECTION_OPEN && must_wait(c))
+		intake_hold(&websocket_of(c)->input->intake);
+	return n - slice.len;
 }
 
 static const struct intake_use intake_use = { .take = take };
 
-static void received(struct connection *c, struct span bytes)
+void websocket_received(struct connection *c, struct span bytes)
 {
-	struct websocket_session *ws = session_of(c);
+	struct websocket_session *ws = websocket_of(c);
 
 	/* Nobody publishes any more. */
 	if (c->shard->drain.draining)
@@ -281,9 +261,9 @@ static void received(struct connection *c, struct span bytes)
 	give_back(c);
 }
 
-static void ended(struct connection *c)
+void websocket_ended(struct connection *c)
 {
-	struct websocket_session *ws = session_of(c);
+	struct websocket_session *ws = websocket_of(c);
 
 	if (ws->input != NULL)
 		intake_ended(&ws->input->intake);
@@ -291,20 +271,27 @@ static void ended(struct connection *c)
 		connection_goodbye(c);
 }
 
-static void resume(struct connection *c)
+void websocket_resume(struct connection *c)
 {
-	struct websocket_session *ws = session_of(c);
+	struct websocket_session *ws = websocket_of(c);
+	/* What its reader has kept comes first. */
+	struct span nothing = { "", 0 };
 
 	if (ws->input == NULL)
 		return;
+	if (!ws->input->intake.running && c->state == CONNECTION_OPEN && !must_wait(c)) {
+		gather_begin(c, NULL);
+		read_frames(c, &nothing);
+		gather_end(c);
+	}
 	intake_resume(&ws->input->intake);
 	give_back(c);
 }
 
 /* What has not been published is not to be any more. */
-static void drain(struct connection *c)
+void websocket_drain(struct connection *c)
 {
-	struct websocket_session *ws = session_of(c);
+	struct websocket_session *ws = websocket_of(c);
 
 	input_free(ws->input);
 	ws->input = NULL;
@@ -324,15 +311,15 @@ static const char *const words[REASONS] = {
 	[REASON_EXPIRED] = WEBSOCKET_NOT_PERMITTED,
 };
 
-static const char *say(struct connection *c, enum reason reason)
+const char *websocket_say(struct connection *c, enum reason reason)
 {
 	(void)c;
 	return words[reason];
 }
 
-static const char *farewell(const struct connection *c, bool bye)
+const char *websocket_farewell(const struct connection *c, bool bye)
 {
-	const struct websocket_session *ws = session_of(c);
+	const struct websocket_session *ws = websocket_of(c);
 
 	(void)bye;
 	return ws->closing[0] != 0 ? ws->closing : WEBSOCKET_CLOSED;
@@ -340,53 +327,63 @@ static const char *farewell(const struct connection *c, bool bye)
 
 /* ---- life ---- */
 
+bool websocket_open(struct connection *c, const struct websocket_use *use)
+{
+	websocket_of(c)->use = use;
+	if (connection_refused(c)) {
+		connection_finish(c, words[c->refusal]);
+		return false;
+	}
+	restart_ping(c);
+	return true;
+}
+
 void websocket_begin(struct connection *c)
 {
-	if (connection_refused(c))
-		connection_finish(c, words[c->refusal]);
-	else
-		restart_ping(c);
+	static const struct websocket_use use = { .part = publish_part };
+
+	(void)websocket_open(c, &use);
 }
 
 static bool still_may(struct connection *c)
 {
-	session_of(c)->may_publish = false;
+	websocket_of(c)->may_publish = false;
 	return true;
 }
 
 /* Its pings see to it that silence ends. */
-static bool silent(const struct connection *c)
+bool websocket_silent(const struct connection *c)
 {
 	(void)c;
 	return false;
 }
 
-static uint64_t held(const struct connection *c)
+uint64_t websocket_held(const struct connection *c)
 {
-	const struct websocket_input *in = session_of(c)->input;
+	const struct websocket_input *in = websocket_of(c)->input;
 
 	if (in == NULL)
 		return 0;
 	return intake_held(&in->intake) + (in->message != NULL ? block_bytes(in->message) : 0);
 }
 
-static void session_free(struct connection *c)
+void websocket_free(struct connection *c)
 {
-	input_free(session_of(c)->input);
+	input_free(websocket_of(c)->input);
 }
 
 const struct protocol websocket_protocol = {
 	.name = "websocket",
-	.received = received,
-	.ended = ended,
-	.say = say,
-	.farewell = farewell,
+	.received = websocket_received,
+	.ended = websocket_ended,
+	.say = websocket_say,
+	.farewell = websocket_farewell,
 	.still_may = still_may,
-	.resume = resume,
-	.drain = drain,
-	.silent = silent,
-	.held = held,
-	.free = session_free,
+	.resume = websocket_resume,
+	.drain = websocket_drain,
+	.silent = websocket_silent,
+	.held = websocket_held,
+	.free = websocket_free,
 };
 
 void websockets_init(struct shard *s)

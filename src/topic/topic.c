@@ -200,6 +200,7 @@ struct replay_answer topic_replay(const struct topic *t, const struct replay *wa
 		oldest = t->seq + 1;
 	switch (wanted->kind) {
 	case REPLAY_NONE:
+	case REPLAY_RETAINED:
 		return a;
 	case REPLAY_LAST:
 		from = wanted->n < t->seq ? t->seq - wanted->n + 1 : 1;

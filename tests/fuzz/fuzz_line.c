@@ -57,6 +57,8 @@ static void add_command(struct text *out, const struct line_event *e)
 
 	text_add(out, head, (size_t)n);
 	text_add(out, e->topic.data, e->topic.len);
+	text_add(out, e->user.data, e->user.len);
+	text_add(out, e->secret.data, e->secret.len);
 	text_add(out, "\n", 1);
 }
 
@@ -80,11 +82,18 @@ static void check_command(struct span line, const struct line_event *e)
 
 	if (line.len > 0 && line.data[line.len - 1] == '\r')
 		line.len--;
-	if (e->kind == LINE_PUBLISH)
+	if (e->kind == LINE_AUTH) {
+		text_add(&again, "AUTH ", 5);
+		text_add(&again, e->user.data, e->user.len);
+		text_add(&again, " ", e->user.len > 0);
+		text_add(&again, e->secret.data, e->secret.len);
+		assert(memchr(e->user.data, ' ', e->user.len) == NULL && e->secret.len > 0);
+	} else if (e->kind == LINE_PUBLISH)
 		text_add(&again, "PUBLISH ", 8);
 	else
 		text_add(&again, "SUBSCRIBE ", 10);
-	text_add(&again, e->topic.data, e->topic.len);
+	if (e->kind != LINE_AUTH)
+		text_add(&again, e->topic.data, e->topic.len);
 	if (e->kind == LINE_SUBSCRIBE && e->replay == LINE_REPLAY_FROM) {
 		text_add(&again, " FROM ", 6);
 		snprintf(id, sizeof(id), "%016" PRIx64 ":", e->epoch);
@@ -125,6 +134,7 @@ static enum taken take(void *context, struct span in, size_t *used)
 		add_messages(s->out, &s->carry, &e);
 		s->carry.len = 0;
 		break;
+	case LINE_AUTH:
 	case LINE_PUBLISH:
 	case LINE_SUBSCRIBE:
 		check_command((struct span){ in.data, *used - 1 }, &e);

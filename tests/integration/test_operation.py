@@ -222,8 +222,8 @@ def test_ipv6_is_listened_on(start, host):
 
 
 def test_a_listener_beyond_loopback_is_warned_about(start):
-    assert not re.search("WARN.*authenticat", start().log())
-    assert re.search("WARN.*authenticat", start(listen={"open": {**line_listener("0.0.0.0:0"), "allow_plain": True}}).log())
+    assert not re.search("WARN.*in clear", start().log())
+    assert re.search("WARN.*in clear", start(listen={"open": {**line_listener("0.0.0.0:0"), "allow_plain": True}}).log())
 
 
 @pytest.mark.parametrize("holder", ["another program", "another broker"])

@@ -277,6 +277,205 @@ def test_a_reload_changes_how_long_silence_may_last(open):
     assert a.frame() == (PING, b"")
 
 
+# --- many topics -------------------------------------------------------------------------------------
+
+
+class Json(WebSocket):
+    def say(self, **command):
+        return self.send(json.dumps(command))
+
+    def hear(self):
+        return json.loads(self.message())
+
+    def ask(self, **command):
+        return self.say(**command).hear()
+
+    def subscribe(self, topic, **more):
+        got = self.ask(subscribe=topic, **more)
+        assert got["subscribed"] == topic, got
+        return got.get("id")
+
+
+def test_a_socket_has_many_topics(open):
+    broker = open(reactors=2)
+    a, b = Json(broker, "/ws"), Json(broker, "/ws")
+    for topic in ("a.b", "c", "grüße"):
+        epoch, seq = a.subscribe(topic).split(":")
+        assert len(epoch) == 16 and seq == "0"
+    published = b.ask(publish="a.b", data="hello", ref=[1, "x"])
+    assert published == {"published": "a.b", "id": published["id"], "ref": [1, "x"]}
+    assert a.hear() == {"topic": "a.b", "id": published["id"], "data": "hello"}
+    b.say(publish="c", base64="AP8=").say(publish="grüße", data='"\n€')
+    got = sorted([a.hear(), a.hear()], key=lambda m: m["topic"])
+    assert [(m["topic"], m.get("data"), m.get("base64")) for m in got] == [("c", None, "AP8="), ("grüße", '"\n€', None)]
+    assert a.ask(unsubscribe="c") == {"unsubscribed": "c"}
+    assert b.ask(publish="c", data="nobody", ref=2)["ref"] == 2
+    b.say(publish="a.b", data="last")
+    assert a.hear()["data"] == "last"
+    broker.eventually(matched=4, delivered=4)
+
+
+def test_a_thousand_topics_of_one_socket_come_each_in_order(open):
+    broker = open(reactors=2)
+    a = Json(broker, "/ws")
+    for i in range(1000):
+        a.say(subscribe=f"t.{i}")
+    assert {a.hear()["subscribed"] for _ in range(1000)} == {f"t.{i}" for i in range(1000)}
+    b = Json(broker, "/ws")
+    for n in range(3):
+        b.send_bytes(b"".join(frame(TEXT, json.dumps({"publish": f"t.{i}", "data": str(n)})) for i in range(1000)))
+    seen = {}
+    for _ in range(3000):
+        got = a.hear()
+        assert int(got["data"]) == seen.get(got["topic"], -1) + 1
+        seen[got["topic"]] = int(got["data"])
+    broker.eventually(matched=3000, delivered=3000)
+
+
+def test_the_past_comes_first_without_a_gap(open):
+    broker = open(topics={"history_messages": 4})
+    ids = [post(broker, "t", str(i).encode()) for i in range(10)]
+    a = Json(broker, "/ws")
+    assert a.subscribe("t", last=2) == ids[9]
+    assert [a.hear()["data"] for _ in range(2)] == ["8", "9"]
+    a.ask(unsubscribe="t")
+    assert a.subscribe("t", **{"from": ids[7]}) == ids[9]
+    assert [a.hear()["id"] for _ in range(2)] == ids[8:]
+    a.ask(unsubscribe="t")
+    a.subscribe("t", **{"from": ids[2]})
+    assert a.hear() == {"topic": "t", "gap": ids[6]}
+    assert [a.hear()["id"] for _ in range(4)] == ids[6:]
+    post(broker, "t", b"live")
+    assert a.hear()["data"] == "live"
+
+
+def test_a_socket_gets_a_message_once(open):
+    broker = open()
+    a = Json(broker, "/ws?topic=t&topic=t")
+    assert a.hear()["subscribed"] == "t"
+    assert a.ask(subscribe="t")["subscribed"] == "t"
+    post(broker, "t", b"once")
+    post(broker, "t", b"again")
+    assert [a.hear()["data"] for _ in range(2)] == ["once", "again"]
+    broker.eventually(matched=2, delivered=2)
+
+
+def test_topics_may_be_asked_for_in_the_path(open):
+    broker = open()
+    for i in range(3):
+        post(broker, "a.b", str(i).encode())
+    a = Json(broker, "/ws?topic=a.b&topic=gr%C3%BC%C3%9Fe&last=2&other=1")
+    got = [a.hear() for _ in range(4)]
+    assert sorted(m["subscribed"] for m in got if "subscribed" in m) == ["a.b", "grüße"]
+    assert [m["data"] for m in got if "data" in m] == ["1", "2"]
+    Json(broker, "/ws?topic=a..b", status=400)
+    Json(broker, "/ws?topic=a&last=x", status=400)
+
+
+def test_commands_take_effect_in_their_order(open):
+    broker = open(reactors=2)
+    for i in range(50):
+        a = Json(broker, "/ws")
+        a.send_bytes(b"".join(frame(TEXT, json.dumps(c)) for c in [
+            {"subscribe": f"order.{i}"}, {"publish": f"order.{i}", "data": "mine"}, {"ping": i}, {"unsubscribe": f"order.{i}"}]))
+        got = []
+        while not got or "unsubscribed" not in got[-1]:
+            got.append(a.hear())
+        assert "subscribed" in got[0] and {"pong": i} in got
+
+
+def test_errors_are_said_and_the_socket_stays(open):
+    broker = open(limits={"topics": 1, "message_bytes": 100000})
+    a = Json(broker, "/ws")
+    assert a.ask(subscribe="a..b") == {"error": "bad topic", "topic": "a..b"}
+    assert a.ask(publish="a.*", data="x", ref=1) == {"error": "bad topic", "topic": "a.*", "ref": 1}
+    assert a.ask(publish="$sys.x", data="x", ref=1) == {"error": "not permitted", "topic": "$sys.x", "ref": 1}
+    assert a.ask(nonsense=1) == {"error": "malformed command"}
+    assert a.ask(publish="t", data="x", more=1, ref=3) == {"error": "malformed command", "topic": "t", "ref": 3}
+    assert a.send('{"publish":"t","data":"\\x"}').hear() == {"error": "malformed command", "topic": "t"}
+    assert a.send("[" * 90000).hear() == {"error": "line too long"}
+    assert a.ask(ping={"any": ["thing"]}) == {"pong": {"any": ["thing"]}}
+    a.subscribe("first")
+    assert a.ask(subscribe="second") == {"error": "too many topics", "topic": "second"}
+    assert a.ask(publish="third", data="x", ref=4) == {"error": "too many topics", "topic": "third", "ref": 4}
+
+
+def test_what_is_no_text_ends_it(open):
+    broker = open()
+    a = Json(broker, "/ws")
+    a.send(b"{}")
+    assert a.closed() == (1003, "text only")
+    b = Json(broker, "/ws")
+    b.send("")
+    assert b.hear() == {"error": "malformed command"}
+    Json(broker, "/ws", status=400, headers={"Sec-WebSocket-Protocol": "json"})
+
+
+def test_a_long_message_passes_through_json(open):
+    broker = open()
+    a, topic = Json(broker, "/ws?topic=t"), WebSocket(broker, "/ws/t")
+    assert a.hear()["subscribed"] == "t"
+    text = "x" * 500000 + '"' + "€" * 1000
+    a.send_bytes(frame(TEXT, json.dumps({"publish": "t", "data": text}, ensure_ascii=False)))
+    assert a.hear()["data"] == text
+    assert topic.message() == text
+    topic.send(b"\xff" * 300000)
+    assert len(a.hear()["base64"]) == 400000
+    topic.message()
+    topic.send("y" * 100000)
+    assert a.hear()["data"] == "y" * 100000
+
+
+def test_figures_are_for_whom_the_operator_lets_look_by_json_too(open):
+    broker = open()
+    a = Json(broker, "/ws")
+    a.subscribe("$sys.stats", last=1)
+    assert "reactors" in json.loads(a.hear()["data"])
+    b = Json(broker, "/ws", headers={"X-Forwarded-For": "192.0.2.1"})
+    assert b.ask(subscribe="$sys.stats") == {"error": "not permitted", "topic": "$sys.stats"}
+
+
+def test_a_drain_says_so_to_sockets_of_many_and_of_no_topics(open):
+    broker = open()
+    a, b = Json(broker, "/ws?topic=a&topic=b"), Json(broker, "/ws")
+    a.hear(), a.hear()
+    assert b.ask(ping=1) == {"pong": 1}
+    broker.send_signal(15)
+    assert a.closed() == b.closed() == (1001, "draining")
+    broker.finish()
+
+
+# --- NATS inside -------------------------------------------------------------------------------------
+
+
+def test_nats_is_spoken_in_frames_that_end_anywhere(open):
+    broker = open(reactors=2)
+    for path in ("/", "/nats"):
+        a = WebSocket(broker, path, headers={"Sec-WebSocket-Protocol": "chat, nats"})
+        assert a.fields["sec-websocket-protocol"] == "nats"
+        assert a.frame()[1].startswith(b"INFO {")
+        text = b'CONNECT {"verbose":false}\r\nSUB t 1\r\nPING\r\n'
+        for byte in text:
+            a.send(bytes([byte]))
+        assert a.frame() == (BINARY, b"PONG\r\n")
+        a.send_bytes(frame(TEXT, "PUB t 5\r\nhel", fin=False) + frame(PING, "x") + frame(0, "lo\r\nPUB t 1\r\n!\r\n"))
+        got = [a.frame() for _ in range(3)]
+        assert (PONG, b"x") in got
+        assert [f for f in got if f[0] != PONG] == [(BINARY, b"MSG t 1 5\r\nhello\r\n"), (BINARY, b"MSG t 1 1\r\n!\r\n")]
+        a.send(b"NONSENSE\r\n")
+        assert a.frame() == (BINARY, b"-ERR 'Unknown Protocol Operation'\r\n")
+        assert a.closed() == (1002, "")
+    a = WebSocket(broker, "/nats")
+    a.frame()
+    a.send(b"", CLOSE)
+    assert a.closed() == (1000, "")
+    a = WebSocket(broker, "/nats")
+    a.frame()
+    a.send_bytes(frame(TEXT, "x", mask=None))
+    assert a.closed() == (1002, "malformed frame")
+    WebSocket(broker, "/nats", status=400, headers={"Sec-WebSocket-Protocol": "chat"})
+
+
 # --- clients that others wrote -------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { WebSocket as OwnWebSocket, request } from "undici";
 import NpmWebSocket from "ws";
+import { connect as connectNats, StringCodec, headers } from "nats.ws";
 
 const BROKER = process.env.BROKER, base = `ws://${BROKER}`;
 
@@ -93,4 +94,49 @@ test("a message that is too long has its code", () => run(both("too long", async
 test("what is refused is an error", () => run(both("refused", async Kind => {
 	await assert.rejects(open(Kind, "/ws/a..b"));
 	await assert.rejects(open(Kind, "/ws/t", ["chat"]));
+})));
+
+test("nats.ws: publish, subscribe and headers, over every path", async () => {
+	globalThis.WebSocket = OwnWebSocket;
+	const codec = StringCodec();
+	for (const path of ["", "/nats"]) {
+		const topic = `natsws${path.replace("/", ".")}`;
+		const nc = await connectNats({ servers: `${base}${path}` });
+		const got = nc.subscribe(topic);
+		const { socket, next } = await open(OwnWebSocket, `/ws/${topic}`);
+		await nc.flush();
+		nc.publish(topic, codec.encode("from nats"));
+		assert.equal(await next(), "from nats");
+		socket.send("from a socket");
+		const h = headers();
+		h.set("key", "value");
+		nc.publish(topic, codec.encode("x".repeat(200_000)), { headers: h });
+		const seen = [];
+		for await (const m of got) {
+			seen.push(codec.decode(m.data));
+			if (seen.length === 3) {
+				assert.equal(m.headers.get("key"), "value");
+				break;
+			}
+		}
+		assert.deepEqual(seen.map(text => text.slice(0, 20)).sort(), ["from a socket", "from nats", "x".repeat(20)].sort());
+		socket.close();
+		await nc.drain();
+	}
+});
+
+test("/ws: many topics, ids, replay", () => run(both("json", async (Kind, topic) => {
+	for (const n of ["1", "2", "3"]) await publish(`${topic}.a`, n);
+	const { socket, next, closed } = await open(Kind, `/ws?topic=${topic}.a&last=1`);
+	const hear = async () => JSON.parse(await next());
+	assert.equal((await hear()).subscribed, `${topic}.a`);
+	assert.equal((await hear()).data, "3");
+	socket.send(JSON.stringify({ subscribe: `${topic}.b` }));
+	assert.equal((await hear()).subscribed, `${topic}.b`);
+	socket.send(JSON.stringify({ publish: `${topic}.b`, data: "hello", ref: 1 }));
+	const two = [await hear(), await hear()], published = two.find(m => m.published), message = two.find(m => m.topic);
+	assert.deepEqual(published, { published: `${topic}.b`, id: message.id, ref: 1 });
+	assert.deepEqual(message, { topic: `${topic}.b`, id: published.id, data: "hello" });
+	socket.close();
+	await closed;
 })));

@@ -1133,6 +1133,14 @@ void ring_peer(struct ring *ring, int fd, unsigned char address[16])
 	(void)ring;
 	memset(address, 0, 16);
 	address[10] = address[11] = 0xff;
-	address[12] = 10;
+	address[12] = 127;
 	address[15] = (unsigned char)(1 + file_of(fd, "a look")->client % 7);
+}
+
+bool ring_peer_uid(struct ring *ring, int fd, uint32_t *uid)
+{
+	(void)ring;
+	(void)fd;
+	(void)uid;
+	return false;
 }

@@ -16,6 +16,7 @@
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "session/line.h"
+#include "broker/identity.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
 #include "broker/subscription.h"
@@ -317,7 +318,8 @@ static void reload(void)
 	shared->before = (struct config *)(uintptr_t)before;
 	atomic_init(&shared->left, sim.broker.shards_n);
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
-		struct reload_letter *l = reload_letter_new(newest, NULL, shared);
+		struct reload_letter *l =
+			reload_letter_new(newest, NULL, sim.broker.identities, shared);
 
 		if (l == NULL)
 			abort();
@@ -374,6 +376,9 @@ static void start_broker(void)
 	figures_init(b);
 	budget_set_limit(b, config->limits.memory_bytes);
 	b->objects = objects_load("", NULL, problem, sizeof(problem));
+	b->identities = identities_new(config, problem, sizeof(problem));
+	if (b->identities == NULL)
+		abort();
 	/* Everything but the sockets. */
 	config->listens_n = no_listens;
 	if (listeners_open(b, config, problem, sizeof(problem)) != 0)

@@ -913,7 +913,7 @@ static void words_are_those_documented(void **state)
 		{ "", "log_level", "error|warn|info|debug" },
 		{ "", "log_format", "text|json" },
 		{ "", "sandbox", "true|false" },
-		{ "listen", "protocols", "line|http|resp|nats" },
+		{ "listen", "protocols", "line|http|resp|nats|mqtt" },
 		{ "engine", "steer", "none|cpu" },
 		{ "topics", "slow", "disconnect|skip" },
 		{ "topics", "on_last_publisher", "keep|bye" },
@@ -991,7 +991,7 @@ static void an_empty_list_of_protocols_is_refused(void **state)
 	(void)state;
 	assert_value_refused("listen", "protocols", "{}");
 	assert_value_accepted("listen", "protocols", "{ line, line }");
-	assert_value_refused("listen", "protocols", "{ line, mqtt, http }");
+	assert_value_refused("listen", "protocols", "{ line, smtp, http }");
 }
 
 /* ---- Addresses and patterns ---- */

@@ -148,6 +148,13 @@ static void handle_event(struct session *s, const struct line_event *e)
 	case LINE_PING:
 		add_string(&s->out, "ping\n");
 		break;
+	case LINE_AUTH:
+		add_string(&s->out, "auth <");
+		add(&s->out, e->user.data, e->user.len);
+		add_string(&s->out, "> <");
+		add(&s->out, e->secret.data, e->secret.len);
+		add_string(&s->out, ">\n");
+		break;
 	case LINE_BYE:
 		add_string(&s->out, "bye\n");
 		s->begun.len = 0;
@@ -264,6 +271,41 @@ static void commands_are_understood(void **state)
 	CHECK("BYE\n", "bye\n");
 	CHECK("", "rest ");
 	CHECK("PUBLISH a", "rest PUBLISH a");
+}
+
+static void a_credential_is_a_token_or_a_user_with_a_password(void **state)
+{
+	(void)state;
+	CHECK("AUTH token\r\n", "auth <> <token>\nrest ");
+	CHECK("AUTH user pass word \r\n", "auth <user> <pass word >\nrest ");
+	CHECK("AUTH user  x\n", "auth <user> < x>\nrest ");
+	CHECK("AUTH t\r\nAUTH u p\r\nPUBLISH a\r\n", "auth <> <t>\nauth <u> <p>\npublish a\nrest ");
+	CHECK("AUTH\r\n", "error malformed command\n");
+	CHECK("AUTH \r\n", "error malformed command\n");
+	CHECK("AUTH user \r\n", "error malformed command\n");
+	CHECK("AUTH  p\r\n", "error malformed command\n");
+	CHECK("auth t\r\n", "error malformed command\n");
+	CHECK("SUBSCRIBE a\r\nAUTH t\r\n", "subscribe a\nerror malformed command\n");
+}
+
+/* A token of others may be longer than a command may be. */
+static void a_credential_may_be_longer_than_a_command(void **state)
+{
+	struct text want = { 0 };
+	char line[LINE_AUTH_BYTES_MAX + 3];
+
+	(void)state;
+	memset(line, 'x', sizeof(line));
+	memcpy(line, "AUTH ", 5);
+	line[LINE_AUTH_BYTES_MAX] = '\n';
+	add_string(&want, "auth <> <");
+	add(&want, line + 5, LINE_AUTH_BYTES_MAX - 5);
+	add_string(&want, ">\nrest ");
+	check(line, LINE_AUTH_BYTES_MAX + 1, want.data, want.len, &usual);
+	free(want.data);
+	line[LINE_AUTH_BYTES_MAX] = 'x';
+	line[LINE_AUTH_BYTES_MAX + 1] = '\n';
+	check(line, LINE_AUTH_BYTES_MAX + 2, "error line too long\n", 20, &usual);
 }
 
 static void malformed_commands_are_refused(void **state)
@@ -747,6 +789,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(commands_are_understood),
+		cmocka_unit_test(a_credential_is_a_token_or_a_user_with_a_password),
+		cmocka_unit_test(a_credential_may_be_longer_than_a_command),
 		cmocka_unit_test(malformed_commands_are_refused),
 		cmocka_unit_test(names_that_cannot_be_are_refused),
 		cmocka_unit_test(subscriber_may_only_ask_for_a_word_or_say_goodbye),

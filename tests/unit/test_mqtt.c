@@ -764,22 +764,14 @@ static void answers_are_as_each_level_has_them(void **state)
 #undef PUT
 }
 
-static void connect_is_known_by_its_first_bytes(void **state)
+static void connect_is_known_by_its_first_byte(void **state)
 {
 	static const struct {
 		const char *bytes;
 		int found;
 	} cases[] = {
-		{ "", 0 },
-		{ "10", 0 },
-		{ "10 0c 0004'MQT'", 0 },
-		{ "10 0c 0004'MQTT'", 1 },
-		{ "10 8001 0006'MQIsdp'", 1 },
-		{ "10 0c 0004'HTTP'", -1 },
-		{ "11", -1 },
-		{ "30 00", -1 },
-		{ "'GET'", -1 },
-		{ "10 ffffffff", -1 },
+		{ "", 0 },    { "10", 1 },     { "10 0c 0004'MQTT'", 1 },
+		{ "11", -1 }, { "30 00", -1 }, { "'GET'", -1 },
 	};
 
 	(void)state;
@@ -813,7 +805,7 @@ int main(void)
 		cmocka_unit_test(what_is_enclosed_is_what_is_encoded),
 		cmocka_unit_test(boundaries_are_ends_of_packets),
 		cmocka_unit_test(answers_are_as_each_level_has_them),
-		cmocka_unit_test(connect_is_known_by_its_first_bytes),
+		cmocka_unit_test(connect_is_known_by_its_first_byte),
 	};
 
 	return cmocka_run_group_tests(tests, make_page, NULL);

@@ -129,6 +129,8 @@ static void what_one_begins_with_is_no_other_s(void **state)
 		{ "\r\nPOST / HTTP/1.1\r\n", SNIFF_HTTP, CONFIG_PROTOCOL_HTTP },
 		{ "*1\r\n$4\r\nPING\r\n", SNIFF_RESP, CONFIG_PROTOCOL_RESP },
 		{ "*", SNIFF_RESP, CONFIG_PROTOCOL_RESP },
+		{ "\x10", SNIFF_MQTT, CONFIG_PROTOCOL_MQTT },
+		{ "\x10\x0c\0\4MQTT", SNIFF_MQTT, CONFIG_PROTOCOL_MQTT },
 	};
 
 	(void)state;

@@ -1,0 +1,218 @@
+#ifndef SESSION_MQTT_H
+#define SESSION_MQTT_H
+
+/*
+ * A connection that speaks MQTT (protocol/mqtt.h): CONNECT, then packets in order. What it
+ * subscribes to and publishes, its will, and its identifier, of which there is one connection in
+ * all the broker. A session ends with its connection. The shard's thread only.
+ */
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/list.h"
+#include "base/span.h"
+#include "base/table.h"
+#include "broker/access.h"
+#include "broker/connection.h"
+#include "protocol/mqtt.h"
+#include "session/intake.h"
+#include "topic/letter.h"
+
+struct block;
+struct identity_letter;
+struct retained_letter;
+struct mqtt_incoming;
+struct mqtt_giving;
+struct mqtt_opening;
+struct mqtt_pending;
+struct subscription;
+
+/* How packets go to the client: as they are, or in WebSocket's frames. Static. */
+struct mqtt_transport {
+	/* Adds a packet, or several whole ones, to what is to be said (connection_reply). */
+	bool (*reply)(struct connection *connection, struct span packets);
+	const struct wire_format *formats[2]; /* of 3.1.1, of 5.0 */
+	/* The connection ends in good order for a reason of 5.0's, behind all that its
+	 * subscriptions have still to get: static text, or NULL. */
+	const char *(*last_word)(unsigned level, unsigned reason);
+};
+
+extern const struct mqtt_transport mqtt_plain;
+
+enum mqtt_state {
+	MQTT_NEW,         /* nothing has come but perhaps a part of CONNECT */
+	MQTT_LOGGING_IN,  /* its credentials are looked at */
+	MQTT_IDENTIFYING, /* the home of its identifier has not answered */
+	MQTT_CONNECTED,
+};
+
+struct mqtt_session {
+	struct intake intake;
+	const struct mqtt_transport *transport;
+	struct list alive; /* in the shard's wheel of those that may not be silent for ever */
+	uint64_t heard_ns;
+	uint8_t level;            /* enum mqtt_level; 0: not known yet */
+	uint8_t state;            /* enum mqtt_state */
+	bool says_why;            /* its client wants to be told more than a code */
+	bool expires;             /* CONNECT asked for a session that stays */
+	bool told;                /* that a message was refused: in the log */
+	bool retaining;           /* the block that goes out now is to be retained */
+	uint16_t silence_seconds; /* that it may be silent; 0: for ever. 1.5 times its keep alive,
+				     rounded up */
+	uint32_t maximum_packet;  /* that it takes; 0: any */
+	size_t skip;              /* bytes of a packet that are to be passed over */
+	struct block *will;       /* or NULL */
+	struct identity_letter *identity; /* the claim to it, for its end; NULL: not claimed, or
+					     under way */
+	struct mqtt_opening *opening;     /* what CONNECT said, until it is answered; or NULL */
+	struct mqtt_incoming *incoming;   /* what waits for receipts; NULL: nothing ever did */
+	struct mqtt_pending *pending;     /* a SUBSCRIBE or UNSUBSCRIBE that is not done; or NULL */
+	struct list subscriptions;        /* struct mqtt_subscription */
+	struct table by_filter;           /* the same, when there are more than a few */
+	uint32_t subscriptions_n;
+	uint32_t leaving_n;         /* of them, others than which still get what they had before */
+	struct mqtt_giving *giving; /* retained messages that it is to get; or NULL */
+};
+
+/* What it keeps of a subscription, which refers to it. */
+struct mqtt_subscription {
+	struct named named; /* first; by filter, as the client writes it */
+	struct list link;
+	struct subscription *subscription; /* NULL: it does not stand yet */
+	struct subscription *before;       /* that it takes the place of; or NULL */
+	uint32_t code;                     /* where in the SUBACK */
+	bool asked;                        /* it has not been decided */
+	bool no_local, retain_as_published;
+	char filter[];
+};
+
+static inline struct mqtt_session *mqtt_of(const struct connection *c)
+{
+	return (struct mqtt_session *)(uintptr_t)c->session[0];
+}
+
+static inline struct connection *mqtt_connection(const struct mqtt_session *m)
+{
+	return m->intake.connection;
+}
+
+/* ---- what struct protocol has of it; MQTT in WebSocket's frames calls them, too ---- */
+
+/* Its session is there from now on, in c->session[0]. False: out of memory, the connection is
+ * closed. wrapped: what comes has been in frames. */
+bool mqtt_session_open(struct connection *connection, const struct mqtt_transport *transport,
+		       bool wrapped);
+void mqtt_session_received(struct connection *connection, struct span bytes);
+void mqtt_session_ended(struct connection *connection);
+/* Its will is published, if it has one. */
+void mqtt_session_stop_publishing(struct connection *connection, bool receipt);
+void mqtt_session_subscribed(struct connection *connection, struct subscription *subscription,
+			     const struct subscribe_letter *letter);
+void mqtt_session_logged_in(struct connection *connection, enum access_result result);
+void mqtt_session_refused(struct connection *connection, void *session, enum reason reason);
+void mqtt_session_sequenced(struct connection *connection, const struct sequenced_letter *letter);
+const char *mqtt_session_say(struct connection *connection, enum reason reason);
+const char *mqtt_session_farewell(const struct connection *connection, bool bye);
+void mqtt_session_resume(struct connection *connection);
+bool mqtt_session_silent(const struct connection *connection);
+uint64_t mqtt_session_held(const struct connection *connection);
+void mqtt_session_free(struct connection *connection);
+
+/* ---- between its files ---- */
+
+/* mqtt_say.c: the connection ends for what its client has done, with a code of 5.0's; why: a few
+ * words. */
+void mqtt_fail(struct mqtt_session *session, unsigned reason, const char *why);
+
+/* The same as the answer to its CONNECT. */
+void mqtt_refuse(struct mqtt_session *session, unsigned reason);
+
+/* mqtt_publish.c: makes room to answer one more packet, in its turn. False: it has to wait, or
+ * there is no memory and the connection has ended. */
+bool mqtt_may_answer(struct mqtt_session *session);
+void mqtt_answer_now(struct mqtt_session *session, enum mqtt_type type, uint16_t id,
+		     unsigned reason);
+/* As struct intake_use's take, for a PUBLISH, and for the packets that follow one
+ * of QoS 2. */
+size_t mqtt_take_publish(struct mqtt_session *session, const struct mqtt_head *head,
+			 struct span in);
+void mqtt_take_answer(struct mqtt_session *session, const struct mqtt_head *head,
+		      const struct mqtt_answer *answer);
+void mqtt_collected(struct connection *connection, struct block *block);
+void mqtt_publishing(struct connection *connection, struct block *block);
+/* A block of this one message. *reason: why there is none: NULL and MQTT_SUCCESS: out of memory. */
+struct block *mqtt_will(struct mqtt_session *session, const struct mqtt_publish *will,
+			unsigned *reason);
+void mqtt_incoming_free(struct mqtt_session *session);
+uint64_t mqtt_incoming_held(const struct mqtt_session *session);
+
+/* mqtt_subscribe.c: a SUBSCRIBE or UNSUBSCRIBE that is all there and right, behind which its
+ * filters are left to be taken. */
+size_t mqtt_take_subscribe(struct mqtt_session *session, const struct mqtt_head *head,
+			   struct span in);
+/* Goes on with it. False: it has to wait. */
+bool mqtt_go_on_with_pending(struct mqtt_session *session, struct span in, size_t *used);
+/* Gives of the retained messages what there is room for. */
+void mqtt_give(struct mqtt_session *session);
+/* Ends those that have got what was theirs before another took their place. */
+void mqtt_end_left(struct mqtt_session *session);
+void mqtt_subscriptions_free(struct mqtt_session *session);
+/* LETTER_RETAINED: some of those that match a filter; takes the letter over. */
+void mqtt_retained_came(struct shard *shard, struct retained_letter *letter);
+
+/* ---- identifiers (mqtt_identity.c) ---- */
+
+/*
+ * The home of an identifier, found as that of a topic of this name, knows which connection has it.
+ * A claim goes there; from there, where another connection has it, to that one's shard, which ends
+ * it; and back to who claims it. It is kept for the end, which must not fail for want of memory.
+ */
+struct identity_letter {
+	struct letter letter;
+	uint32_t shard, slot, generation; /* who claims it */
+	uint32_t old_slot, old_generation;
+	int error; /* -ENOMEM: the home has no room for it */
+	uint64_t hash;
+	struct span id;
+	char bytes[];
+};
+
+/* -ENOMEM. */
+int mqtt_claim(struct mqtt_session *session, struct span id);
+/* The session of a connection that may be gone: NULL. */
+struct mqtt_session *mqtt_session_at(struct shard *shard, uint32_t slot, uint32_t generation);
+/* It is the connection's no more. */
+void mqtt_unclaim(struct mqtt_session *session);
+/* The readers of LETTER_CLAIM, LETTER_TAKE_OVER, LETTER_CLAIMED and LETTER_UNCLAIM; each takes the
+ * letter over. */
+void mqtt_claim_came(struct shard *shard, struct identity_letter *letter);
+void mqtt_take_over_came(struct shard *shard, struct identity_letter *letter);
+void mqtt_claimed_came(struct shard *shard, struct identity_letter *letter);
+void mqtt_unclaim_came(struct shard *shard, struct identity_letter *letter);
+/* Another connection has its identifier now. */
+void mqtt_taken_over(struct mqtt_session *session);
+
+/* ---- a shard's part ---- */
+
+enum { MQTT_WHEEL_SLOTS = 256 }; /* seconds */
+
+struct mqtt_clients {
+	struct table identities; /* whose home this shard is */
+	/* Those that may not be silent for ever, by the second in which that is to be looked at,
+	 * or 256 seconds or a multiple of them before. */
+	struct list wheel[MQTT_WHEEL_SLOTS];
+	struct list due;       /* of seconds that are over: to be looked at */
+	uint64_t wheel_second; /* the last that is over */
+	uint64_t timed_n;
+	struct deadline_class second;
+	struct deadline second_deadline;
+};
+
+void mqtt_clients_init(struct shard *shard);
+void mqtt_clients_release(struct shard *shard);
+/* Once per turn: closes those that have been silent for too long. Whether there are more. */
+bool mqtt_clients_go_on(struct shard *shard);
+
+#endif

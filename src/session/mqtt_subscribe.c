@@ -1,0 +1,505 @@
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/memory.h"
+#include "broker/home.h"
+#include "broker/retained.h"
+#include "broker/shard.h"
+#include "broker/subscription.h"
+#include "session/mqtt.h"
+#include "session/shared.h"
+#include "topic/block.h"
+
+/*
+ * SUBSCRIBE and UNSUBSCRIBE: one at a time, filter by filter, and the answer when each of them has
+ * been decided; behind it the retained messages, as the client takes them.
+ */
+
+enum {
+	FILTERS_AT_ONCE = 32,
+	FEW = 8,               /* subscriptions of one client that are found without a table */
+	GIVE_BYTES = 64 << 10, /* of retained messages that wait to be sent */
+	BLOCKS_MIN = 8,
+};
+
+/* A packet that is not answered yet. */
+struct mqtt_pending {
+	uint16_t id;
+	uint8_t type;         /* enum mqtt_type: of the answer */
+	uint32_t n, at;       /* filters; how many have been looked at */
+	uint32_t outstanding; /* of those, not decided */
+	size_t left;          /* bytes of filters */
+	char bytes[];         /* room for the answer's head; a code for each */
+};
+
+/* Retained messages for a client. */
+struct mqtt_giving {
+	struct block **blocks; /* held, from `at` on */
+	uint32_t at, n, room;
+	uint32_t letters_n;              /* under way */
+	struct retained_letter *letters; /* that are sent again when all that has come is given */
+};
+
+static void set_code(struct mqtt_pending *p, uint32_t at, unsigned code)
+{
+	p->bytes[MQTT_SUBACK_HEAD_MAX + at] = (char)code;
+}
+
+/* ---- by filter ---- */
+
+static struct mqtt_subscription *find(const struct mqtt_session *m, struct span filter)
+{
+	if (m->by_filter.slots_n > 0)
+		return (struct mqtt_subscription *)(void *)table_find(
+			&m->by_filter, hash_bytes(filter.data, filter.len), filter);
+	for (struct list *l = m->subscriptions.next; l != &m->subscriptions; l = l->next) {
+		struct mqtt_subscription *s = LIST_ENTRY(l, struct mqtt_subscription, link);
+
+		if (span_equal(s->named.name, filter))
+			return s;
+	}
+	return NULL;
+}
+
+/* Whether it is found from now on. */
+static bool enter(struct mqtt_session *m, struct mqtt_subscription *s)
+{
+	bool all = m->by_filter.slots_n == 0;
+	int err = 0;
+
+	list_append(&m->subscriptions, &s->link);
+	m->subscriptions_n++;
+	if (all && m->subscriptions_n <= FEW)
+		return true;
+	for (struct list *l = all ? m->subscriptions.next : &s->link;
+	     err == 0 && l != &m->subscriptions; l = l->next)
+		err = table_add(&m->by_filter,
+				&LIST_ENTRY(l, struct mqtt_subscription, link)->named);
+	if (err == 0)
+		return true;
+	if (all)
+		table_release(&m->by_filter);
+	list_remove(&s->link);
+	m->subscriptions_n--;
+	return false;
+}
+
+static struct mqtt_subscription *subscription_for(struct mqtt_session *m, struct span filter)
+{
+	struct mqtt_subscription *s = memory_new_zeroed(sizeof(*s) + filter.len);
+
+	if (s == NULL)
+		return NULL;
+	memcpy(s->filter, filter.data, filter.len);
+	s->named.name = (struct span){ s->filter, filter.len };
+	s->named.hash = hash_bytes(filter.data, filter.len);
+	if (enter(m, s))
+		return s;
+	memory_free(s);
+	return NULL;
+}
+
+static void forget(struct mqtt_session *m, struct mqtt_subscription *s)
+{
+	if (m->by_filter.slots_n > 0)
+		table_remove(&m->by_filter, &s->named);
+	list_remove(&s->link);
+	m->subscriptions_n--;
+	memory_free(s);
+}
+
+/* ---- the answer ---- */
+
+static void answer_if_done(struct mqtt_session *m)
+{
+	struct mqtt_pending *p = m->pending;
+	size_t codes = m->level == MQTT_5 || p->type == MQTT_SUBACK ? p->n : 0, n;
+	char head[MQTT_SUBACK_HEAD_MAX], *at;
+
+	if (p->at < p->n || p->outstanding > 0 || mqtt_connection(m)->state != CONNECTION_OPEN)
+		return;
+	n = mqtt_put_suback(m->level, (enum mqtt_type)p->type, p->id, p->n, head);
+	at = p->bytes + MQTT_SUBACK_HEAD_MAX - n;
+	memcpy(at, head, n);
+	m->pending = NULL;
+	if (m->transport->reply(mqtt_connection(m), (struct span){ at, n + codes }) &&
+	    m->giving != NULL)
+		mqtt_give(m);
+	memory_free(p);
+}
+
+/* ---- retained messages ---- */
+
+static struct mqtt_giving *giving_of(struct mqtt_session *m)
+{
+	if (m->giving == NULL)
+		m->giving = memory_new_zeroed(sizeof(*m->giving));
+	return m->giving;
+}
+
+/* Holds the block, or lets it be where there is no memory for it. */
+static void give_later(struct mqtt_session *m, struct block *b)
+{
+	struct mqtt_giving *g = giving_of(m);
+	struct block **blocks;
+	uint32_t room;
+
+	if (g == NULL)
+		return;
+	if (g->n == g->room) {
+		room = g->room > 0 ? 2 * g->room : BLOCKS_MIN;
+		blocks = memory_resize(g->blocks, room * sizeof(struct block *));
+		if (blocks == NULL)
+			return;
+		g->blocks = blocks;
+		g->room = room;
+	}
+	block_ref(b, 1);
+	g->blocks[g->n++] = b;
+}
+
+static void giving_free(struct mqtt_session *m)
+{
+	struct mqtt_giving *g = m->giving;
+
+	if (g == NULL)
+		return;
+	for (; g->at < g->n; g->at++)
+		block_unref(g->blocks[g->at]);
+	for (struct retained_letter *l; (l = g->letters) != NULL;) {
+		g->letters = l->next;
+		retained_letter_free(l);
+	}
+	memory_free(g->blocks);
+	memory_free(g);
+	m->giving = NULL;
+}
+
+static void give(struct mqtt_session *m, struct block *b)
+{
+	struct connection *c = mqtt_connection(m);
+	struct shard_counters *counters = &c->shard->counters;
+	struct run run = block_run(b);
+	char *out = memory_new(mqtt_retained_max(&run));
+	size_t n = out != NULL ? mqtt_retained(m->level, m->maximum_packet, &run, out) : 0;
+
+	counters->matched++;
+	if (n > 0 && m->transport->reply(c, (struct span){ out, n }))
+		counters->delivered++;
+	else
+		counters->dropped[out != NULL ? DROP_UNENCODABLE : DROP_MEMORY]++;
+	memory_free(out);
+}
+
+static void ask_again(struct mqtt_session *m)
+{
+	struct shard *s = mqtt_connection(m)->shard;
+	struct mqtt_giving *g = m->giving;
+
+	for (struct retained_letter *l; (l = g->letters) != NULL; g->letters_n++) {
+		g->letters = l->next;
+		l->letter.kind = LETTER_RETAIN_FETCH;
+		shard_post(s, l->home, LANE_FREE, &l->letter);
+	}
+}
+
+void mqtt_give(struct mqtt_session *m)
+{
+	struct connection *c = mqtt_connection(m);
+	struct mqtt_giving *g = m->giving;
+
+	if (m->pending != NULL)
+		return;
+	while (g->at < g->n && c->output.reply_len < GIVE_BYTES && c->state == CONNECTION_OPEN) {
+		struct block *b = g->blocks[g->at++];
+
+		give(m, b);
+		block_unref(b);
+	}
+	if (c->state != CONNECTION_OPEN || g->at < g->n)
+		return;
+	g->at = g->n = 0;
+	ask_again(m);
+	if (g->letters_n == 0)
+		giving_free(m);
+}
+
+/* Asks each home for those that match a pattern; without memory there are none. */
+static void ask_for_retained(struct mqtt_session *m, struct span pattern)
+{
+	struct connection *c = mqtt_connection(m);
+	struct shard *s = c->shard;
+	struct mqtt_giving *g = giving_of(m);
+
+	for (unsigned home = 0; g != NULL && home < s->broker->shards_n; home++) {
+		struct retained_letter *l = retained_letter_new(PATTERN_MQTT, pattern);
+
+		if (l == NULL)
+			break;
+		l->shard = s->id;
+		l->home = home;
+		l->slot = c->socket.slot;
+		l->generation = socket_generation(&s->sockets, &c->socket);
+		g->letters_n++;
+		shard_post(s, home, LANE_FREE, &l->letter);
+	}
+}
+
+void mqtt_retained_came(struct shard *s, struct retained_letter *l)
+{
+	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
+	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
+	struct mqtt_session *m = c != NULL && c->state == CONNECTION_OPEN ? mqtt_of(c) : NULL;
+
+	if (m == NULL || m->giving == NULL) {
+		retained_letter_free(l);
+		return;
+	}
+	m->giving->letters_n--;
+	for (; l->n > 0; l->n--) {
+		give_later(m, l->blocks[l->n - 1]);
+		block_unref(l->blocks[l->n - 1]);
+	}
+	if (l->whole) {
+		retained_letter_free(l);
+	} else {
+		l->next = m->giving->letters;
+		m->giving->letters = l;
+	}
+	mqtt_give(m);
+	if (c->state == CONNECTION_OPEN && m->giving == NULL)
+		intake_resume(&m->intake);
+	if (!c->socket.sending && c->output.waits)
+		connection_flush(c);
+}
+
+/* ---- SUBSCRIBE ---- */
+
+/* One that another has taken the place of still gets what it had before it: it is ended when it
+ * has. */
+static void end_before(struct mqtt_session *m, struct mqtt_subscription *s)
+{
+	if (s->before == NULL)
+		return;
+	subscription_end(s->before);
+	s->before = NULL;
+	m->leaving_n--;
+}
+
+void mqtt_end_left(struct mqtt_session *m)
+{
+	for (struct list *l = m->subscriptions.next; m->leaving_n > 0 && l != &m->subscriptions;
+	     l = l->next) {
+		struct mqtt_subscription *s = LIST_ENTRY(l, struct mqtt_subscription, link);
+
+		if (s->before != NULL && !s->asked && subscription_done(s->before))
+			end_before(m, s);
+	}
+}
+
+void mqtt_session_subscribed(struct connection *c, struct subscription *sub,
+			     const struct subscribe_letter *l)
+{
+	struct mqtt_session *m = mqtt_of(c);
+	struct mqtt_subscription *s = sub->session;
+
+	s->subscription = sub;
+	s->asked = false;
+	if (s->before != NULL) {
+		m->leaving_n++;
+		subscription_leave(s->before);
+		if (subscription_done(s->before))
+			end_before(m, s);
+	}
+	m->pending->outstanding--;
+	if (l != NULL && l->retained != NULL)
+		give_later(m, l->retained);
+	answer_if_done(m);
+}
+
+static void refused(struct mqtt_session *m, struct mqtt_subscription *s, unsigned reason)
+{
+	struct mqtt_pending *p = m->pending;
+
+	set_code(p, s->code, m->level == MQTT_5 ? reason : MQTT_UNSPECIFIED);
+	p->outstanding--;
+	s->asked = false;
+	/* What there was before stays. */
+	s->subscription = s->before;
+	s->before = NULL;
+	if (s->subscription == NULL)
+		forget(m, s);
+}
+
+void mqtt_session_refused(struct connection *c, void *session, enum reason reason)
+{
+	(void)reason;
+	refused(mqtt_of(c), session, MQTT_QUOTA);
+	answer_if_done(mqtt_of(c));
+}
+
+/* What a filter asks for. */
+struct asked {
+	struct span name, group;
+	bool pattern;
+	char room[MQTT_NATIVE_MAX];
+};
+
+/* MQTT_SUCCESS: it may be served. */
+static unsigned look_at(struct mqtt_session *m, struct span filter, struct asked *a)
+{
+	struct connection *c = mqtt_connection(m);
+	int share = mqtt_share(&filter, &a->group);
+
+	if (share == 0)
+		a->group = (struct span){ NULL, 0 };
+	if (share < 0 || mqtt_filter(filter, a->room, &a->name, &a->pattern) != MQTT_NAME_TOPIC)
+		return MQTT_BAD_FILTER;
+	if (share > 0)
+		return MQTT_NO_SHARED;
+	if (topic_internal(a->name) && c->shard->config->http.page_local_only &&
+	    !connection_local(c))
+		return MQTT_NOT_AUTHORIZED;
+	return access_may(c, ACCESS_SUBSCRIBE, a->name, a->pattern) ? MQTT_SUCCESS
+								    : MQTT_NOT_AUTHORIZED;
+}
+
+static void ask(struct mqtt_session *m, struct mqtt_subscription *s, const struct asked *a,
+		const struct mqtt_filter *f, bool retained)
+{
+	struct connection *c = mqtt_connection(m);
+	struct mqtt_wire w = { .retain_as_published = f->retain_as_published,
+			       .maximum_packet = m->maximum_packet };
+	char parameter[MQTT_PARAMETER_MAX];
+	struct subscription_wanted wanted = {
+		.name = a->name,
+		.wire.format = m->transport->formats[m->level == MQTT_5],
+		.replay.kind = retained && !a->pattern ? REPLAY_RETAINED : REPLAY_NONE,
+		.session = s,
+	};
+	struct subscription *made;
+	int err;
+
+	if (f->no_local)
+		w.not_local =
+			(struct run_publisher){ c->shard->id, c->socket.slot,
+						socket_generation(&c->shard->sockets, &c->socket) };
+	wanted.wire.parameter = (struct span){ parameter, mqtt_parameter(&w, parameter) };
+	s->asked = true;
+	s->before = s->subscription;
+	s->subscription = NULL;
+	m->pending->outstanding++;
+	err = subscription_new(c, &wanted, &made);
+	if (err != 0)
+		refused(m, s, MQTT_QUOTA);
+	else if (retained && a->pattern && c->state == CONNECTION_OPEN)
+		ask_for_retained(m, a->name);
+}
+
+static unsigned subscribe(struct mqtt_session *m, const struct mqtt_filter *f)
+{
+	struct mqtt_subscription *s = find(m, f->filter);
+	bool retained, same;
+	struct asked a;
+	unsigned reason = look_at(m, f->filter, &a);
+
+	if (reason != MQTT_SUCCESS)
+		return m->level == MQTT_5 ? reason : MQTT_UNSPECIFIED;
+	/* 3.8.3.1, Retain Handling */
+	retained = f->retain_handling == 0 || (f->retain_handling == 1 && s == NULL);
+	same = s != NULL && s->no_local == f->no_local &&
+	       s->retain_as_published == f->retain_as_published;
+	/* Twice in one packet, or nothing that would be another. */
+	if (s != NULL && (s->asked || s->before != NULL || (same && !retained)))
+		return MQTT_SUCCESS;
+	if (s == NULL)
+		s = subscription_for(m, f->filter);
+	if (s == NULL)
+		return m->level == MQTT_5 ? MQTT_QUOTA : MQTT_UNSPECIFIED;
+	s->code = m->pending->at;
+	s->no_local = f->no_local;
+	s->retain_as_published = f->retain_as_published;
+	set_code(m->pending, s->code, MQTT_SUCCESS);
+	ask(m, s, &a, f, retained);
+	return (unsigned char)m->pending->bytes[MQTT_SUBACK_HEAD_MAX + m->pending->at];
+}
+
+static unsigned unsubscribe(struct mqtt_session *m, struct span filter)
+{
+	struct mqtt_subscription *s = find(m, filter);
+
+	if (s == NULL)
+		return MQTT_NO_SUBSCRIPTION;
+	end_before(m, s);
+	subscription_end(s->subscription);
+	forget(m, s);
+	return MQTT_SUCCESS;
+}
+
+size_t mqtt_take_subscribe(struct mqtt_session *m, const struct mqtt_head *head, struct span in)
+{
+	struct span body = { in.data + head->bytes, head->remaining };
+	struct mqtt_pending *p;
+	struct mqtt_subscribe s;
+	unsigned reason = mqtt_subscribe(m->level, head, body, &s);
+
+	if (reason == MQTT_SUCCESS && mqtt_has(&s.properties, MQTT_SUBSCRIPTION_ID))
+		reason = MQTT_NO_SUBSCRIPTION_IDS;
+	if (reason != MQTT_SUCCESS) {
+		mqtt_fail(m, reason,
+			  reason == MQTT_MALFORMED ? "malformed packet" : "protocol error");
+		return 0;
+	}
+	p = memory_new_zeroed(sizeof(*p) + MQTT_SUBACK_HEAD_MAX + s.filters_n);
+	if (p == NULL) {
+		connection_error(mqtt_connection(m), REASON_MEMORY);
+		return 0;
+	}
+	p->id = s.id;
+	p->type = head->type + 1;
+	p->n = s.filters_n;
+	p->left = s.filters.len;
+	m->pending = p;
+	return (size_t)(s.filters.data - in.data);
+}
+
+bool mqtt_go_on_with_pending(struct mqtt_session *m, struct span in, size_t *used)
+{
+	struct mqtt_pending *p = m->pending;
+	bool options = p->type == MQTT_SUBACK;
+	struct span filters = { in.data, p->left };
+	struct mqtt_filter f;
+
+	*used = 0;
+	if (p->at == p->n)
+		return false;
+	if (in.len < p->left) {
+		intake_need(&m->intake, p->left);
+		return true;
+	}
+	for (unsigned n = 0; n < FILTERS_AT_ONCE && mqtt_next_filter(&filters, options, &f); n++) {
+		unsigned code = options ? subscribe(m, &f) : unsubscribe(m, f.filter);
+
+		if (mqtt_connection(m)->state != CONNECTION_OPEN)
+			return true;
+		set_code(p, p->at, code);
+		p->at++;
+	}
+	*used = p->left - filters.len;
+	p->left = filters.len;
+	answer_if_done(m);
+	return true;
+}
+
+void mqtt_subscriptions_free(struct mqtt_session *m)
+{
+	struct list *l;
+
+	giving_free(m);
+	memory_free(m->pending);
+	table_release(&m->by_filter);
+	while ((l = list_take(&m->subscriptions)) != NULL)
+		memory_free(LIST_ENTRY(l, struct mqtt_subscription, link));
+}

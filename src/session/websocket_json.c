@@ -1,0 +1,462 @@
+#include "session/websocket_json.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/name.h"
+#include "base/table.h"
+#include "broker/access.h"
+#include "broker/connection.h"
+#include "broker/home.h"
+#include "broker/shard.h"
+#include "broker/subscription.h"
+#include "protocol/http_field.h"
+#include "protocol/line.h"
+#include "protocol/websocket_command.h"
+#include "protocol/websocket_wire.h"
+#include "session/gather.h"
+#include "session/websocket.h"
+#include "topic/block.h"
+#include "topic/interest.h"
+#include "topic/topic.h"
+
+enum { PAYLOAD_BYTES_MAX = 4 << 10 }; /* that is put together where it need not be kept */
+
+/* A topic that it has asked for, by its name; the subscription refers to it. */
+struct wanted_topic {
+	struct named named;                /* first */
+	struct subscription *subscription; /* NULL: the home has not answered */
+	char name[];
+};
+
+struct websocket_topics {
+	struct table wanted; /* struct wanted_topic */
+};
+
+static const char *const reasons[REASONS] = {
+	[REASON_TIMEOUT] = "timeout",
+	[REASON_SLOW] = "slow consumer",
+	[REASON_CONNECTIONS] = "too many connections",
+	[REASON_SUBSCRIPTIONS] = "too many subscriptions",
+	[REASON_TOPICS] = "too many topics",
+	[REASON_MEMORY] = "out of memory",
+	[REASON_DRAINING] = "draining",
+	[REASON_NOT_PERMITTED] = "not permitted",
+	[REASON_EXPIRED] = "not permitted",
+};
+
+static struct table *wanted_of(const struct connection *c)
+{
+	return &websocket_of(c)->topics->wanted;
+}
+
+static void say(struct connection *c, const char *frame, size_t n)
+{
+	(void)connection_reply(c, (struct span){ frame, n });
+}
+
+static void say_error(struct connection *c, const char *reason, struct span name, struct span ref)
+{
+	char out[WEBSOCKET_ANSWER_MAX];
+
+	c->shard->counters.errors++;
+	say(c, out, websocket_answer_error(reason, name, ref, out));
+}
+
+/* ---- topics ---- */
+
+static struct wanted_topic *find(const struct connection *c, struct span name)
+{
+	return (struct wanted_topic *)(void *)table_find(wanted_of(c),
+							 hash_bytes(name.data, name.len), name);
+}
+
+static void forget(struct connection *c, struct wanted_topic *w)
+{
+	table_remove(wanted_of(c), &w->named);
+	memory_free(w);
+}
+
+/* Where it stands: what is published from now on has a higher number. */
+static void say_subscribed(struct connection *c, const struct wanted_topic *w)
+{
+	const struct interest *i = subscription_interest(w->subscription);
+	char out[WEBSOCKET_ANSWER_MAX];
+
+	say(c, out,
+	    websocket_answer("subscribed", w->named.name, i->epoch, i->seq,
+			     (struct span){ NULL, 0 }, out));
+}
+
+static void subscribed(struct connection *c, struct subscription *sub,
+		       const struct subscribe_letter *l)
+{
+	struct wanted_topic *w = sub->session;
+	char out[WEBSOCKET_ANSWER_MAX];
+
+	w->subscription = sub;
+	say_subscribed(c, w);
+	if (l != NULL && l->gap != 0 && c->state != CONNECTION_CLOSED)
+		say(c, out, websocket_answer_gap(w->named.name, l->epoch, l->gap, out));
+}
+
+static void refused(struct connection *c, void *session, enum reason reason)
+{
+	struct wanted_topic *w = session;
+
+	say_error(c, reasons[reason], w->named.name, (struct span){ NULL, 0 });
+	forget(c, w);
+	if (c->state != CONNECTION_CLOSED)
+		connection_flush(c);
+}
+
+/* Reading one of the broker's own topics is for whom the operator lets look. */
+static bool may_read(struct connection *c, struct span name)
+{
+	return topic_internal(name) ? access_may_monitor(c, websocket_of(c)->forwarded)
+				    : access_may(c, ACCESS_SUBSCRIBE, name, false);
+}
+
+static const char *subscribe_to(struct connection *c, struct span name, const struct replay *replay)
+{
+	struct subscription_wanted wanted = { .name = name,
+					      .wire.format = &websocket_json_format,
+					      .replay = *replay };
+	struct subscription *sub;
+	struct wanted_topic *w;
+	int err = -ENOMEM;
+
+	w = memory_new_zeroed(sizeof(*w) + name.len);
+	if (w == NULL)
+		return reasons[REASON_MEMORY];
+	memcpy(w->name, name.data, name.len);
+	w->named.name = (struct span){ w->name, name.len };
+	w->named.hash = hash_bytes(name.data, name.len);
+	wanted.session = w;
+	if (table_add(wanted_of(c), &w->named) == 0) {
+		err = subscription_new(c, &wanted, &sub);
+		if (err == 0)
+			return NULL;
+		table_remove(wanted_of(c), &w->named);
+	}
+	memory_free(w);
+	return reasons[err == -ENOSPC    ? REASON_SUBSCRIPTIONS
+		       : err == -ENOBUFS ? REASON_CONNECTIONS
+					 : REASON_MEMORY];
+}
+
+/* ---- commands ---- */
+
+static const char *subscribe(struct connection *c, const struct websocket_command *command)
+{
+	struct replay replay = { .kind = command->last   ? REPLAY_LAST
+					 : command->from ? REPLAY_FROM
+							 : REPLAY_NONE,
+				 .epoch = command->epoch,
+				 .n = command->n };
+	struct wanted_topic *w;
+
+	if (!name_valid(command->name))
+		return LINE_BAD_TOPIC;
+	w = find(c, command->name);
+	/* It stands, and gets each message once. */
+	if (w != NULL) {
+		say_subscribed(c, w);
+		return NULL;
+	}
+	if (!may_read(c, command->name))
+		return reasons[REASON_NOT_PERMITTED];
+	return subscribe_to(c, command->name, &replay);
+}
+
+static const char *unsubscribe(struct connection *c, const struct websocket_command *command)
+{
+	char out[WEBSOCKET_ANSWER_MAX];
+	struct wanted_topic *w;
+
+	if (!name_valid(command->name))
+		return LINE_BAD_TOPIC;
+	w = find(c, command->name);
+	if (w != NULL) {
+		subscription_end(w->subscription);
+		forget(c, w);
+	}
+	say(c, out, websocket_answer("unsubscribed", command->name, 0, 0, command->ref, out));
+	return NULL;
+}
+
+/* The letter that brings a number back, with what is to be said with it. */
+struct receipt {
+	struct sequenced_letter letter; /* first */
+	size_t ref_len;
+	char ref[];
+};
+
+static const char *publish_with_receipt(struct connection *c, struct block *b, struct span ref)
+{
+	struct receipt *r = calloc(1, sizeof(*r) + ref.len);
+
+	if (r == NULL) {
+		block_unref(b);
+		return reasons[REASON_MEMORY];
+	}
+	memcpy(r->ref, ref.data, ref.len);
+	r->ref_len = ref.len;
+	b->receipt = &r->letter.letter;
+	gather_block(c, b);
+	return NULL;
+}
+
+static void sequenced(struct connection *c, const struct sequenced_letter *l)
+{
+	const struct receipt *r = (const struct receipt *)(const void *)l;
+	struct span ref = { r->ref, r->ref_len };
+	char out[WEBSOCKET_ANSWER_MAX];
+
+	/* Nothing is said behind the last word. */
+	if (c->state != CONNECTION_OPEN &&
+	    (c->state != CONNECTION_FINISHING || c->farewell == NULL))
+		return;
+	if (l->error != 0)
+		say_error(c, reasons[l->error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY],
+			  block_name(l->block), ref);
+	else
+		say(c, out,
+		    websocket_answer("published", block_name(l->block), l->epoch, l->seq, ref,
+				     out));
+	if (c->state != CONNECTION_CLOSED)
+		connection_flush(c);
+}
+
+/* One that is not put together with others: long, or its number is wanted. */
+static const char *publish_alone(struct connection *c, const struct websocket_command *command)
+{
+	struct span name = command->name;
+	struct block *b =
+		block_new(name, hash_bytes(name.data, name.len), websocket_payload_max(command));
+	ptrdiff_t n;
+
+	if (b == NULL)
+		return reasons[REASON_MEMORY];
+	n = websocket_payload(command, block_body(b));
+	if (n < 0) {
+		block_unref(b);
+		return LINE_MALFORMED;
+	}
+	b->len = (size_t)n;
+	b->messages = 1;
+	if (command->ref.len > 0)
+		return publish_with_receipt(c, b, command->ref);
+	gather_block(c, b);
+	return NULL;
+}
+
+static const char *publish(struct connection *c, const struct websocket_command *command)
+{
+	struct record message = { .retain = false };
+	char payload[PAYLOAD_BYTES_MAX];
+	ptrdiff_t n;
+
+	if (!name_valid(command->name))
+		return LINE_BAD_TOPIC;
+	if (topic_internal(command->name) || !access_may(c, ACCESS_PUBLISH, command->name, false))
+		return reasons[REASON_NOT_PERMITTED];
+	if (command->ref.len > 0 || websocket_payload_max(command) > sizeof(payload))
+		return publish_alone(c, command);
+	n = websocket_payload(command, payload);
+	if (n < 0)
+		return LINE_MALFORMED;
+	message.payload = (struct span){ payload, (size_t)n };
+	return gather_add(c, command->name, &message) == 0 ? NULL : reasons[REASON_MEMORY];
+}
+
+static void log_in(struct connection *c, const struct websocket_command *command)
+{
+	access_login(c, &(struct credentials){ .secret = command->name });
+}
+
+static void logged_in(struct connection *c, enum access_result result)
+{
+	if (result != ACCESS_GRANTED)
+		connection_error(c,
+				 result == ACCESS_BUSY ? REASON_CONNECTIONS : REASON_NOT_PERMITTED);
+}
+
+static void run(struct connection *c, struct span text)
+{
+	char out[WEBSOCKET_ANSWER_MAX];
+	struct websocket_command command;
+	const char *wrong =
+		websocket_command_read(text, c->shard->config->limits.command_bytes, &command);
+
+	if (access_needed(c) && (wrong != NULL || command.verb != WEBSOCKET_LOG_IN)) {
+		connection_error(c, REASON_NOT_PERMITTED);
+		return;
+	}
+	if (wrong == NULL) {
+		switch (command.verb) {
+		case WEBSOCKET_SUBSCRIBE:
+			wrong = subscribe(c, &command);
+			break;
+		case WEBSOCKET_UNSUBSCRIBE:
+			wrong = unsubscribe(c, &command);
+			break;
+		case WEBSOCKET_PUBLISH:
+			wrong = publish(c, &command);
+			break;
+		case WEBSOCKET_LOG_IN:
+			log_in(c, &command);
+			break;
+		case WEBSOCKET_ASK:
+		default:
+			say(c, out, websocket_answer_pong(command.ref, out));
+			break;
+		}
+	}
+	if (wrong != NULL)
+		say_error(c, wrong, command.name, command.ref);
+}
+
+static void part(struct connection *c, const struct websocket_event *e)
+{
+	struct websocket_input *in = websocket_of(c)->input;
+	struct block *b;
+
+	if (!e->text) {
+		connection_fail(c, WEBSOCKET_TEXT_ONLY);
+		return;
+	}
+	if (e->last && in->message == NULL) {
+		run(c, e->bytes);
+		return;
+	}
+	if (!websocket_collect(c, (struct span){ "", 0 }, e->bytes)) {
+		connection_error(c, REASON_MEMORY);
+		return;
+	}
+	if (!e->last)
+		return;
+	b = in->message;
+	in->message = NULL;
+	run(c, (struct span){ block_body(b), b->len });
+	block_unref(b);
+}
+
+/* ---- the request's query ---- */
+
+/* Takes a pair off, its value decoded into `value`. False: there is none left. *wrong: it is
+ * malformed. */
+static bool next_pair(struct span *query, struct span *key, char value[NAME_BYTES_MAX],
+		      struct span *out, bool *wrong)
+{
+	const char *end, *equals;
+	char decoded[3 * NAME_BYTES_MAX];
+	ptrdiff_t n;
+
+	if (query->len == 0)
+		return false;
+	end = memchr(query->data, '&', query->len);
+	*key = (struct span){ query->data, end != NULL ? (size_t)(end - query->data) : query->len };
+	*query = span_skip(*query, key->len + (end != NULL));
+	equals = key->len > 0 ? memchr(key->data, '=', key->len) : NULL;
+	*out = (struct span){ value, 0 };
+	if (equals == NULL)
+		return true;
+	*out = span_skip(*key, (size_t)(equals - key->data) + 1);
+	key->len = (size_t)(equals - key->data);
+	n = out->len <= sizeof(decoded) ? http_unescape(*out, true, decoded) : -1;
+	*wrong |= n < 0 || n > NAME_BYTES_MAX;
+	if (*wrong)
+		return true;
+	memcpy(value, decoded, (size_t)n);
+	*out = (struct span){ value, (size_t)n };
+	return true;
+}
+
+/* What of the past all topics of the query are wanted with. */
+static bool query_replay(struct span query, struct replay *replay)
+{
+	struct span last = http_query(query, SPAN("last"));
+
+	*replay = (struct replay){ .kind = last.data != NULL ? REPLAY_LAST : REPLAY_NONE };
+	return last.data == NULL || http_number(last, &replay->n);
+}
+
+const char *websocket_json_query(struct span query)
+{
+	char name[NAME_BYTES_MAX];
+	struct replay replay;
+	struct span key, value;
+	bool wrong = false;
+
+	if (!query_replay(query, &replay))
+		return "malformed last";
+	while (next_pair(&query, &key, name, &value, &wrong))
+		if (span_equal(key, SPAN("topic")) && (wrong || !name_valid(value)))
+			return LINE_BAD_TOPIC;
+	return NULL;
+}
+
+void websocket_json_begin(struct connection *c, struct span query)
+{
+	static const struct websocket_use use = { .part = part };
+	struct websocket_session *ws = websocket_of(c);
+	struct websocket_command command = { .verb = WEBSOCKET_SUBSCRIBE };
+	struct replay replay;
+	struct span key;
+	const char *problem;
+	bool wrong = false;
+
+	ws->topics = memory_new_zeroed(sizeof(*ws->topics));
+	if (ws->topics == NULL) {
+		connection_error(c, REASON_MEMORY);
+		return;
+	}
+	if (!websocket_open(c, &use) || !query_replay(query, &replay))
+		return;
+	command.last = replay.kind == REPLAY_LAST;
+	command.n = replay.n;
+	while (c->state == CONNECTION_OPEN &&
+	       next_pair(&query, &key, command.name_bytes, &command.name, &wrong)) {
+		if (!span_equal(key, SPAN("topic")) || find(c, command.name) != NULL)
+			continue;
+		problem = subscribe(c, &command);
+		if (problem != NULL)
+			say_error(c, problem, command.name, (struct span){ NULL, 0 });
+	}
+}
+
+static void json_free(struct connection *c)
+{
+	struct websocket_topics *topics = websocket_of(c)->topics;
+	struct named *n;
+
+	websocket_free(c);
+	if (topics == NULL)
+		return;
+	for (size_t at = 0; (n = table_next(&topics->wanted, &at)) != NULL;)
+		memory_free(n);
+	table_release(&topics->wanted);
+	memory_free(topics);
+}
+
+const struct protocol websocket_json_protocol = {
+	.name = "websocket-json",
+	.received = websocket_received,
+	.ended = websocket_ended,
+	.subscribed = subscribed,
+	.refused = refused,
+	.sequenced = sequenced,
+	.say = websocket_say,
+	.farewell = websocket_farewell,
+	.logged_in = logged_in,
+	.resume = websocket_resume,
+	.drain = websocket_drain,
+	.silent = websocket_silent,
+	.held = websocket_held,
+	.free = json_free,
+};
