@@ -497,6 +497,8 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 	struct keyring **keyrings = NULL;
 	struct identities *identities = NULL;
 	char keys[512], problem[512] = "out of memory";
+	struct config_upstream *upstreams;
+	size_t upstreams_n;
 	int err = load_again(b, path, &after, &keyrings);
 
 	if (err == 0 && !exposure_refused(after, problem, sizeof(problem)))
@@ -528,6 +530,13 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 		log_warn("reload: %s changed, which takes a restart", keys);
 	if (after->limits.connections > before->limits.connections)
 		(void)check_files(after);
+	/* This takes a restart, and shards refer to it. */
+	upstreams = after->upstreams;
+	after->upstreams = before->upstreams;
+	before->upstreams = upstreams;
+	upstreams_n = after->upstreams_n;
+	after->upstreams_n = before->upstreams_n;
+	before->upstreams_n = upstreams_n;
 	/* The old ones go when the last shard has read its letter. */
 	objects_unref(b->objects);
 	b->objects = objects;
@@ -621,7 +630,11 @@ static struct config *serve(struct broker *b, struct ring *ring, const char *pat
 static void enter_sandbox(const struct broker *b, bool wanted, int files_err)
 {
 	bool rings = ring_restricted(b->shards[0].reactor.ring);
-	int err = wanted ? sandbox_enter() : 0;
+	int err;
+
+	if (b->tap != NULL)
+		sandbox_dials();
+	err = wanted ? sandbox_enter() : 0;
 
 	if (!wanted)
 		log_info("sandbox: off");

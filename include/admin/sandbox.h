@@ -27,5 +27,7 @@ int sandbox_files(const struct listener *listeners, size_t n);
  * -errno: nothing has changed; -ENOSYS: built without libseccomp, or the kernel has no filters.
  */
 int sandbox_enter(void);
+/* To be called before sandbox_enter: servers are dialled from within. */
+void sandbox_dials(void);
 
 #endif

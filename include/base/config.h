@@ -219,6 +219,30 @@ struct config_user {
 	unsigned connections;
 };
 
+enum config_log { CONFIG_LOG_JETSTREAM, CONFIG_LOG_NONE };
+
+/* A NATS cluster that several brokers share topics through. */
+struct config_upstream {
+	char *title;
+	char **servers; /* base/server.h */
+	size_t servers_n;
+	char **topics; /* patterns */
+	size_t topics_n;
+	enum config_log log;
+	char *publish_prefix;
+	char *user;
+	char *password_file;
+	char *token_file;
+	unsigned ping_seconds;
+	unsigned reconnect_ms_min;
+	unsigned reconnect_ms_max;
+	unsigned publish_seconds;
+	unsigned in_flight;
+	size_t in_flight_bytes;
+	unsigned linger_seconds;
+	unsigned not_ready_seconds;
+};
+
 struct config {
 	unsigned reactors; /* CONFIG_REACTORS_AUTO: one per physical core it may use */
 	enum config_placement placement;
@@ -241,6 +265,8 @@ struct config {
 	struct config_auth auth;
 	struct config_user *users;
 	size_t users_n;
+	struct config_upstream *upstreams; /* one at most */
+	size_t upstreams_n;
 	bool sandbox;
 };
 
@@ -262,6 +288,8 @@ int config_load(const char *path, struct config **out, FILE *errors);
 struct config *config_defaults(void);
 void config_free(struct config *config);
 
+/* The cluster that topics of this name belong to; NULL: they are this host's. */
+const struct config_upstream *config_upstream(const struct config *config, struct span name);
 /* The settings for a topic of this name; never NULL, lives as long as the configuration. */
 const struct config_topic *config_topic(const struct config *config, struct span name);
 

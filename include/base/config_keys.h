@@ -32,10 +32,11 @@ size_t config_key_index(const char *section, const char *key);
 
 /* Room for n listeners that have their defaults but no title or address yet. -ENOMEM. */
 int config_listens_new(struct config *config, size_t n);
-/* The same for users. */
+/* The same for users, and for upstreams. */
 int config_users_new(struct config *config, size_t n);
 /* The same for a listener's certificates. */
 int config_certificates_new(struct config_tls *tls, size_t n);
+int config_upstreams_new(struct config *config, size_t n);
 void config_listens_free(struct config *config);
 
 #endif

@@ -45,6 +45,10 @@ struct wire_format {
 	bool (*enclosable)(const struct wire *wire, const struct run *run);
 	/* A run of lines goes out just as it is, so that it too may be sent from where it lies. */
 	bool lines_verbatim;
+	/* What tells its reader that messages are missing and which one comes next, as a message of
+	 * its own, of at most WIRE_AROUND_MAX bytes; returns how many. NULL: it has no words for
+	 * that. */
+	size_t (*gap)(const struct wire *wire, uint64_t epoch, uint64_t seq, char *out);
 	/* The first end of a message at or after an offset into encoded bytes; these begin with the
 	 * start of a message, and 0 is an end too. */
 	size_t (*boundary)(struct span encoded, size_t offset);

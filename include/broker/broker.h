@@ -26,6 +26,7 @@ struct objects;
 struct route;
 struct sessions;
 struct shard;
+struct tap;
 
 /* Topics are held by hash: one in so many waits for another's sake. */
 enum { HOLD_BUCKETS = 1024 };
@@ -57,6 +58,7 @@ struct broker {
 	_Atomic uint64_t client_ids;   /* given so far to clients that have one */
 	_Atomic uint32_t running;      /* shards that have not ended */
 	_Atomic bool lame;             /* it serves as ever, but is about to end */
+	_Atomic uint32_t cut_off;      /* shards whose upstream has not been there for a while */
 	_Atomic unsigned memory_level; /* enum budget_level */
 	_Atomic uint64_t memory_limit; /* what it is judged by: budget_set_limit */
 	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
@@ -66,6 +68,7 @@ struct broker {
 	struct letter_use letter_uses[LETTER_KINDS]; /* by kind */
 	/* Set behind broker_init, and their letters in letter_uses: sessions_register. */
 	const struct sessions *sessions;
+	const struct tap *tap;          /* broker/tap.h; NULL: all topics are this host's */
 	const struct route *routes[32]; /* session/routes.h */
 	unsigned routes_n;
 	struct objects *objects; /* what shards start with */

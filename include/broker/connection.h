@@ -163,6 +163,9 @@ void connection_open(struct shard *shard, int fd, uint32_t listener);
  * secure. The protocol hears of its end (struct protocol, secured); until then nothing of it comes
  * and nothing is sent. */
 void connection_secure(struct connection *connection, struct span bytes);
+/* This end has begun it: takes the connected fd over. It is nobody's client and counts in no limit;
+ * when the broker drains it goes last. NULL: out of memory, the fd is closed. */
+struct connection *connection_dialled(struct shard *shard, int fd, const struct protocol *protocol);
 /* Adds to what it has to say. False: out of memory, the connection is closed. */
 bool connection_reply(struct connection *connection, struct span text);
 /* Sends what there is to send, if nothing is in flight. Its cursor, if it is ready, becomes busy.
@@ -257,7 +260,8 @@ const char *connection_peer_text(const struct connection *connection,
 				 char out[CONNECTION_PEER_MAX]);
 /* Its subscriptions are to be looked at, some at a time: may it still have them? */
 void connection_review(struct connection *connection);
-/* There is no place for its topic: ends with the error that says so. error: -ENOSPC or -ENOMEM. */
+/* There is no place for its topic, or for a message there: ends with the error that says so. error:
+ * -ENOSPC, -ENOMEM, -EHOSTUNREACH or -EMSGSIZE. */
 void connection_no_topic(struct connection *connection, int error);
 /* The same where subscription_new has failed with this error. */
 void connection_no_subscription(struct connection *connection, int error);

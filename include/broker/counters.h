@@ -22,6 +22,7 @@ enum drop_reason {
 	DROP_CLOSED,
 	DROP_UNENCODABLE,
 	DROP_MEMORY,
+	DROP_GAP, /* its upstream did not have it; how many were, nobody knows: it counts as one */
 	DROP_REASONS
 };
 extern const char *const drop_reason_names[DROP_REASONS];
@@ -44,6 +45,10 @@ struct shard_counters {
 	uint64_t memory_history, memory_refused, memory_evicted;
 	uint64_t auth[HOWS][AUTH_RESULTS]; /* credentials */
 	uint64_t denied[ACCESS_ACTIONS];   /* to whoever was there */
+	/* Of the connection to a cluster: whether it is there, how often it came; its topics that
+	 * are subscribed to, messages not answered, gaps told. */
+	uint64_t upstream_up, upstream_connects, upstream_interests, upstream_unanswered,
+		upstream_gaps;
 };
 
 #endif

@@ -65,12 +65,13 @@ struct subscribe_letter {
 	int64_t change; /* in how many subscribers it has */
 	bool later;     /* as in struct subscription_wanted */
 	/* the answer */
-	int error;              /* -ENOSPC: no room for another topic; -ENOMEM */
-	uint64_t epoch, seq;    /* of the newest message */
-	uint64_t gap;           /* as in struct replay_answer */
-	uint64_t from;          /* number of the first message it gets */
-	struct stretch past;    /* those from there on, held for whoever has the letter */
-	struct block *retained; /* REPLAY_RETAINED: the topic's, held likewise; or NULL */
+	int error;                     /* -ENOSPC: no room for another topic; -ENOMEM */
+	uint64_t epoch, seq;           /* of the newest message */
+	uint64_t gap;                  /* as in struct replay_answer */
+	uint64_t from;                 /* number of the first message it gets */
+	struct stretch past;           /* those from there on, held for whoever has the letter */
+	struct block *retained;        /* REPLAY_RETAINED: the topic's, held likewise; or NULL */
+	struct subscribe_letter *next; /* a tap's: others that it keeps */
 	struct span name;
 	char bytes[]; /* the name, the wire's parameter */
 };
@@ -91,12 +92,23 @@ struct topic_letter {
 	char bytes[];
 };
 
+/* LETTER_GAP: what comes is this epoch's, from the message after this one on; some before it are
+ * not known. */
+struct gap_letter {
+	struct letter letter;
+	uint64_t hash, epoch, seq;
+	struct span name;
+	char bytes[];
+};
+
 /* LETTER_SEQUENCED: to the connection that published one message over HTTP. */
 struct sequenced_letter {
 	struct letter letter;
 	uint32_t slot, generation;
 	uint64_t tag; /* the publisher's, as it was in the letter when it was made */
-	int error;    /* -ENOSPC: no room for another topic; -ENOMEM */
+	/* -ENOSPC: no room for another topic; -ENOMEM; of a tap: -EHOSTUNREACH: it is not known
+	 * whether it will be; -EMSGSIZE */
+	int error;
 	uint64_t epoch, seq;
 	uint64_t receivers;  /* subscriptions that it went to */
 	struct block *block; /* held, for its name */
@@ -109,6 +121,7 @@ struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash,
 void subscribe_letter_free(struct subscribe_letter *letter);
 void sequenced_letter_free(struct sequenced_letter *letter);
 struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash);
+struct gap_letter *gap_letter_new(struct span name, uint64_t hash);
 
 /* Sequences a block, keeps it and sends it to every interested shard; takes the block over. */
 void home_publish(struct shard *shard, struct block *block);

@@ -32,6 +32,9 @@ enum reason {
 	REASON_DRAINING,
 	REASON_NOT_PERMITTED, /* it is not who it says, or may not do that, or not any more */
 	REASON_EXPIRED,       /* its token has come to its end */
+	REASON_GAP,           /* messages are missing, and its streams have no words for that */
+	REASON_UPSTREAM,      /* who its topic belongs to cannot be reached */
+	REASON_TOO_LONG,      /* for whom its topic belongs to */
 	REASONS
 };
 
@@ -39,6 +42,10 @@ struct protocol {
 	const char *name;
 	/* A client who is refused is told so before he has said anything. */
 	bool refuses_at_once;
+	/* Its subscribers are promised nothing, and not told where messages are missing. */
+	bool promises_nothing;
+	/* It is the broker's own, and goes last when that drains. */
+	bool stays;
 
 	/* It is spoken from now on, and nothing has come of it yet: may speak first. The connection
 	 * is open. NULL: the client does. */

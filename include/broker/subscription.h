@@ -19,6 +19,7 @@
 
 struct block;
 struct connection;
+struct gap_letter;
 struct interest;
 struct shard;
 struct subscribe_letter;
@@ -141,6 +142,8 @@ void subscription_give_back(struct subscription *subscription, struct shard *sha
 void subscriptions_deliver(struct shard *shard, struct block *block);
 /* The last publisher of a topic that says goodbye has left; takes the letter over. */
 void subscriptions_bye(struct shard *shard, struct topic_letter *letter);
+/* Messages of a topic are missing: tells its subscribers; takes the letter over. */
+void subscriptions_gap(struct shard *shard, struct gap_letter *letter);
 /* At the end of a turn: deals with those who have more bytes before them than they may, in the
  * streams that something was appended to, while there is time. True: there are more. */
 bool subscriptions_bound_bytes(struct shard *shard);

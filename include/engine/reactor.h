@@ -29,6 +29,7 @@ enum {
 	OP_SOCKET_RECV, /* engine/socket.h */
 	OP_SOCKET_SEND,
 	OP_SOCKET_CANCEL,
+	OP_DIAL, /* engine/dial.h */
 	OP_USER, /* the first of the owner's */
 	OPS = 16,
 };

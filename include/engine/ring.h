@@ -91,6 +91,9 @@ void ring_recv_into(struct ring *ring, int fd, void *buf, size_t len, bool empty
  */
 void ring_send(struct ring *ring, int fd, const struct iovec *spans, unsigned spans_n,
 	       uint64_t user_data);
+/* Connects a socket of ring_socket; result is 0 or -errno. The address stays until then. */
+void ring_connect(struct ring *ring, int fd, const void *address, unsigned address_bytes,
+		  uint64_t user_data);
 /* Cancels the request with this user_data; the cancelled one completes with -ECANCELED or as it
  * was. */
 void ring_cancel(struct ring *ring, uint64_t target, uint64_t user_data);
@@ -141,6 +144,9 @@ bool ring_give_back(struct ring *ring);
 bool ring_giving_back(const struct ring *ring);
 
 /* Plain system calls on sockets, here because tests simulate them too. */
+/* A TCP socket of that address family that is to be connected: it sends at once what it is given,
+ * and ends when the peer has taken nothing of that for silence_ms. -errno. */
+int ring_socket(struct ring *ring, int family, int silence_ms);
 void ring_shutdown(struct ring *ring, int fd, int how);
 void ring_close(struct ring *ring, int fd);
 /* One attempt without waiting: bytes sent or -errno. */

@@ -120,6 +120,50 @@ size_t nats_nobody(struct span reply, struct span sid, struct span subject,
 size_t nats_gap(struct span topic, struct span sid, uint64_t epoch, uint64_t oldest,
 		char out[NATS_NOBODY_MAX]);
 
+/* ---- the other side: what a server says to a client ---- */
+
+enum nats_said_kind {
+	NATS_SAID_MORE, /* nothing whole in what is there */
+	NATS_SAID_INFO, /* text: JSON */
+	NATS_SAID_PING,
+	NATS_SAID_PONG,
+	NATS_SAID_OK,
+	NATS_SAID_ERROR,    /* text: what -ERR says, in its quotes */
+	NATS_SAID_MESSAGE,  /* MSG, HMSG: subject, sid, reply or empty; headers and payload follow,
+			       and CRLF behind them */
+	NATS_SAID_NONSENSE, /* none of these */
+};
+
+struct nats_said {
+	enum nats_said_kind kind;
+	struct span subject, reply, sid, text;
+	size_t header_bytes, bytes; /* of headers, and of these and the payload */
+};
+
+/* As nats_decode. */
+void nats_said(struct span in, size_t line_bytes, struct nats_said *said, size_t *used);
+
+/* What INFO says of a server. */
+struct nats_server {
+	uint64_t max_payload;
+	bool headers, jetstream, leaving; /* in lame duck mode */
+	bool tls_required, auth_required;
+	char version[32], name[64];
+	char urls[4096]; /* of others of its cluster: a JSON array, or empty */
+};
+/* False: it is malformed. */
+bool nats_server(struct span json, struct nats_server *server);
+/* Takes the next of those urls off; false: there is none left. */
+bool nats_next_url(struct span *urls, struct span *url);
+
+/* Who a client says it is; NULL or "": nothing of that. */
+struct nats_login {
+	const char *name, *user, *pass, *token;
+};
+/* "CONNECT {...}\r\n"; returns its length, 0: it is longer than that. */
+enum { NATS_LOGIN_MAX = 4096 };
+size_t nats_login(const struct nats_login *login, char out[NATS_LOGIN_MAX]);
+
 /* ---- messages ---- */
 
 /* What stands in every frame of a subscription. */

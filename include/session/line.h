@@ -28,6 +28,7 @@ struct publisher {
 	struct topic_letter *leave; /* for its end, which must not fail for want of memory */
 	uint64_t hash;
 	unsigned home;
+	uint32_t slot, generation; /* of its connection */
 	struct span name;
 	char bytes[];
 };

@@ -12,6 +12,8 @@
 #include "session/websocket.h"
 #include "session/mqtt.h"
 
+struct upstream;
+
 struct session_shared {
 	struct http_clients http;
 	struct list intakes; /* with commands to do, first come first (session/intake.h) */
@@ -21,6 +23,7 @@ struct session_shared {
 	struct deadline_class nats_ping; /* session/nats.h */
 	uint64_t nats_clients;           /* so far */
 	struct mqtt_clients mqtt;
+	struct upstream *upstream; /* NULL: there is none */
 };
 
 static inline struct session_shared *session_shared(const struct shard *s)

@@ -39,6 +39,7 @@ enum letter_kind {
 	LETTER_TAKE_OVER, /* home -> shard: the connection that has it is to end */
 	LETTER_CLAIMED,   /* home or shard -> shard: it is the connection's that claimed it */
 	LETTER_UNCLAIM,   /* shard -> home: that has ended */
+	LETTER_GAP,       /* home -> shard: messages are missing, and their subscribers are told */
 	LETTER_BYE, /* home -> shard: the last publisher has left and the topic says goodbye */
 	/* These four belong to their senders, so that ending and watching need no memory. */
 	LETTER_PUBLISHED_ALL, /* shard -> home, gated lane: nothing more will come in it */

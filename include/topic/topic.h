@@ -27,6 +27,9 @@ struct topic {
 	uint64_t subscribers; /* of all of them, as far as they have told */
 	struct list heard;    /* the owner's: topics that have some */
 	uint32_t publishers;
+	uint32_t pins; /* the owner's: so many other reasons not to forget it */
+	void *tapped;  /* the owner's: it belongs to somebody who numbers nothing but what he has
+			  seen to himself; or NULL */
 	struct history history;
 	struct list
 		link; /* forgotten after a while without clients: the shard's list, by idle_ns */
@@ -82,6 +85,9 @@ void topic_configure(struct topic *topic, const struct config_topic *settings);
 /* Gives the block its numbers and keeps it as history. */
 void topic_sequence(struct topic *topic, struct block *block, struct history_total *total,
 		    uint64_t now_ns);
+
+/* Another epoch, and no past: what comes next does not follow on what was. */
+void topic_begin_anew(struct topic *topic, struct history_total *total);
 
 void topic_add_shard(struct topic *topic, unsigned shard);
 void topic_remove_shard(struct topic *topic, unsigned shard);

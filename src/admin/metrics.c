@@ -103,6 +103,18 @@ static const struct figure {
 	{ "late", "broker_late_completions_total",
 	  "Completions that came after their connection's end.", FIELD(reactor.late_completions),
 	  false, false, 0 },
+	{ "upstream_up", "broker_upstream_up", "Whether the connection to the cluster is there.",
+	  FIELD(counters.upstream_up), true, false, 0 },
+	{ "upstream_connects", "broker_upstream_connects_total", "Connections made to the cluster.",
+	  FIELD(counters.upstream_connects), false, false, 0 },
+	{ "upstream_interests", "broker_upstream_interests",
+	  "Topics of the cluster that are subscribed to there.", FIELD(counters.upstream_interests),
+	  true, false, 0 },
+	{ "upstream_unacknowledged", "broker_upstream_unacknowledged",
+	  "Messages on their way to the cluster and back.", FIELD(counters.upstream_unanswered),
+	  true, false, 0 },
+	{ "upstream_gaps", "broker_upstream_gaps_total", "Gaps told to topics of the cluster's.",
+	  FIELD(counters.upstream_gaps), false, false, 0 },
 };
 
 enum { FIGURES = sizeof(figures) / sizeof(*figures) };

@@ -28,6 +28,12 @@
 /* What is needed of files beside reading them, which a filter of system calls cannot judge: how a
  * file is opened below a directory, and where a socket's file is removed. */
 static bool opens_below, removes;
+static bool dials; /* servers, through the ring */
+
+void sandbox_dials(void)
+{
+	dials = true;
+}
 
 /* ---- files: Landlock (landlock(7)) ---- */
 
@@ -270,6 +276,18 @@ static int allow_notifying(scmp_filter_ctx filter)
 	return err;
 }
 
+/* Sockets that the ring connects. */
+static int allow_dialling(scmp_filter_ctx filter)
+{
+	int err = 0;
+
+	if (!dials)
+		return 0;
+	err |= allow(filter, SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, AF_INET, 0));
+	err |= allow(filter, SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, AF_INET6, 0));
+	return err;
+}
+
 static int rules(scmp_filter_ctx filter)
 {
 	int err = allow_all(filter, allowed, sizeof(allowed) / sizeof(int));
@@ -277,6 +295,7 @@ static int rules(scmp_filter_ctx filter)
 	err |= allow_reading(filter);
 	err |= allow_threads(filter);
 	err |= allow_notifying(filter);
+	err |= allow_dialling(filter);
 	if (COVERED)
 		err |= allow_all(filter, writers, sizeof(writers) / sizeof(int));
 	return err;

@@ -10,6 +10,7 @@
 #include "base/digest.h"
 #include "base/name.h"
 #include "base/password.h"
+#include "base/server.h"
 
 /*
  * ---- The keys: one line for each, and nothing else to change for a new one ----
@@ -45,6 +46,27 @@ static const char *token_hash_wrong(const char *text)
 	struct digest digest;
 
 	return digest_parse(span_of(text), &digest) ? NULL : "is not the hash of a token";
+}
+
+static const char *server_wrong(const char *text)
+{
+	struct server server;
+	const char *wrong = server_parse(span_of(text), &server);
+
+	if (wrong == NULL && server.tls)
+		return "asks for TLS, which is not there yet";
+	return wrong;
+}
+
+/* Prefixes are levels of a subject, each with its dot. */
+static const char *prefix_wrong(const char *text)
+{
+	size_t n = strlen(text);
+
+	if (n > 64)
+		return "is too long";
+	return text[n - 1] == '.' && name_valid((struct span){ text, n - 1 }) ? NULL
+									      : "is no prefix";
 }
 
 static const char *uid_wrong(const char *text)
@@ -209,6 +231,24 @@ const struct key config_keys[] = {
 	KEY(user, deny_subscribe, PATTERNS(user, deny_subscribe_n)),
 	KEY(user, monitor, FLAG("false")),
 	KEY(user, connections, NUMBER("0", 0, 16 * MILLION)),
+
+	KEY(upstream, servers, TEXTS(struct config_upstream, servers_n), .check = server_wrong,
+	    RESTART, .right = "use one like \"nats://10.0.0.1:4222\""),
+	KEY(upstream, topics, PATTERNS(upstream, topics_n), RESTART),
+	KEY(upstream, log, WORD("none", "jetstream|none"), RESTART),
+	KEY(upstream, publish_prefix, TEXT(""), .check = prefix_wrong, RESTART,
+	    .right = "use levels that end with a dot, like \"site.\""),
+	KEY(upstream, user, TEXT(""), RESTART),
+	KEY(upstream, password_file, TEXT(""), RESTART),
+	KEY(upstream, token_file, TEXT(""), RESTART),
+	KEY(upstream, ping_seconds, NUMBER("2", 1, MINUTE), RESTART),
+	KEY(upstream, reconnect_ms_min, NUMBER("50", 1, 1000 * MINUTE), RESTART),
+	KEY(upstream, reconnect_ms_max, NUMBER("2000", 1, 1000 * MINUTE), RESTART),
+	KEY(upstream, publish_seconds, NUMBER("15", 1, HOUR), RESTART),
+	KEY(upstream, in_flight, NUMBER("1024", 1, MILLION), RESTART),
+	KEY(upstream, in_flight_bytes, SIZE("8M", KIB(4), GIB(1)), RESTART),
+	KEY(upstream, linger_seconds, NUMBER("60", 0, YEAR), RESTART),
+	KEY(upstream, not_ready_seconds, NUMBER("3", 1, HOUR), RESTART),
 	{ .name = NULL },
 };
 
@@ -227,6 +267,7 @@ const struct config_section config_sections[] = {
 	{ "auth", "auth", false, CONFIG_ROOT, offsetof(struct config, auth) },
 	{ "jwt", "jwt", false, "auth", offsetof(struct config_auth, jwt) },
 	{ "user", "user", true, CONFIG_ROOT, 0 },
+	{ "upstream", "upstream", true, CONFIG_ROOT, 0 },
 	{ .name = NULL },
 };
 /* clang-format on */
@@ -369,6 +410,28 @@ int config_users_new(struct config *config, size_t n)
 	return error;
 }
 
+int config_upstreams_new(struct config *config, size_t n)
+{
+	int error = 0;
+
+	config->upstreams = calloc(n, sizeof(*config->upstreams));
+	if (config->upstreams == NULL)
+		return -ENOMEM;
+	config->upstreams_n = n;
+	for (size_t i = 0; i < n && error == 0; i++)
+		error = section_defaults("upstream", &config->upstreams[i]);
+	return error;
+}
+
+static void upstreams_free(struct config *config)
+{
+	for (size_t i = 0; i < config->upstreams_n; i++) {
+		free(config->upstreams[i].title);
+		section_clear("upstream", &config->upstreams[i]);
+	}
+	free(config->upstreams);
+}
+
 static void users_free(struct config *config)
 {
 	for (size_t i = 0; i < config->users_n; i++) {
@@ -409,6 +472,7 @@ void config_free(struct config *config)
 	}
 	free(config->topic);
 	users_free(config);
+	upstreams_free(config);
 	section_clear(CONFIG_ROOT, config);
 	free(config);
 }
@@ -420,6 +484,30 @@ const struct config_topic *config_topic(const struct config *config, struct span
 			return &config->topic[i];
 	}
 	return &config->topics;
+}
+
+const struct config_upstream *config_upstream(const struct config *config, struct span name)
+{
+	/* The broker's own never leave. */
+	if (name.len > 5 && memcmp(name.data, "$sys.", 5) == 0)
+		return NULL;
+	for (size_t i = 0; i < config->upstreams_n; i++)
+		for (size_t j = 0; j < config->upstreams[i].topics_n; j++)
+			if (name_matches(span_of(config->upstreams[i].topics[j]), name))
+				return &config->upstreams[i];
+	return NULL;
+}
+
+static bool upstreams_same(const struct config *a, const struct config *b)
+{
+	if (a->upstreams_n != b->upstreams_n)
+		return false;
+	for (size_t i = 0; i < a->upstreams_n; i++)
+		for (const struct key *k = config_keys; k->name != NULL; k++)
+			if (config_key_in(k, "upstream") &&
+			    !key_same(k, &a->upstreams[i], &b->upstreams[i]))
+				return false;
+	return true;
 }
 
 static bool listens_same(const struct config *a, const struct config *b)
@@ -493,6 +581,8 @@ const char *config_restart_keys(const struct config *old_config, const struct co
 	list_changed(CONFIG_ROOT, old_config, new_config, buf, size);
 	if (!listens_same(old_config, new_config))
 		list_add(buf, size, "listen", "");
+	if (!upstreams_same(old_config, new_config))
+		list_add(buf, size, "upstream", "");
 	if ((orders_any(old_config) || orders_any(new_config)) &&
 	    !orders_same(old_config, new_config))
 		list_add(buf, size, "topic.order", "");

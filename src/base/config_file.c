@@ -274,6 +274,41 @@ static int on_section(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result
 	return 0;
 }
 
+/* A key's number, which may be its default. 0: it is none, which has been reported. */
+static uint64_t number_of(cfg_t *section, const char *name)
+{
+	const struct key *key = key_find(section->name, name);
+	const char *text = cfg_getstr(section, name);
+	uint64_t number = 0;
+
+	return key_parse(key, text != NULL ? text : key->standard, &number) == NULL ? number : 0;
+}
+
+/* Called where an upstream's section ends. */
+static int on_upstream(cfg_t *cfg, cfg_opt_t *opt)
+{
+	unsigned last = cfg_opt_size(opt) - 1;
+	cfg_t *upstream = cfg_opt_getnsec(opt, last);
+	const char *log = cfg_getstr(upstream, "log");
+
+	(void)cfg;
+	if (last > 0)
+		report(loading->section_line, "upstream",
+		       "a second one, use one cluster for all shared topics");
+	if (cfg_size(upstream, "servers") == 0)
+		report(loading->section_line, "servers",
+		       "none at all, use one like \"nats://10.0.0.1:4222\"");
+	if (cfg_size(upstream, "topics") == 0)
+		report(loading->section_line, "topics",
+		       "none at all, use patterns like \"live.>\" of the topics that are shared");
+	if (log != NULL && strcmp(log, "jetstream") == 0)
+		report(loading->section_line, "log", "\"jetstream\" is not there yet, use none");
+	if (number_of(upstream, "reconnect_ms_min") > number_of(upstream, "reconnect_ms_max"))
+		report(loading->section_line, "reconnect_ms_max",
+		       "is less than reconnect_ms_min, use as much or more");
+	return 0;
+}
+
 /* What only a unix socket's file has. */
 static void check_no_file(cfg_t *listen)
 {
@@ -584,6 +619,7 @@ static cfg_t *parser_new(void)
 	cfg_set_error_function(cfg, on_error);
 	cfg_set_validate_func(cfg, "listen", on_listen);
 	cfg_set_validate_func(cfg, "user", on_user);
+	cfg_set_validate_func(cfg, "upstream", on_upstream);
 	return cfg;
 }
 
@@ -697,6 +733,22 @@ static int users_read(struct config *config, cfg_t *cfg)
 	return error;
 }
 
+static int upstreams_read(struct config *config, cfg_t *cfg)
+{
+	unsigned n = cfg_size(cfg, "upstream");
+	int error = n > 0 ? config_upstreams_new(config, n) : 0;
+
+	for (unsigned i = 0; i < n && error == 0; i++) {
+		cfg_t *section = cfg_getnsec(cfg, "upstream", i);
+
+		config->upstreams[i].title = strdup(section->title);
+		if (config->upstreams[i].title == NULL)
+			return -ENOMEM;
+		error = section_read(section, &config->upstreams[i]);
+	}
+	return error;
+}
+
 static int config_read(struct config **out, cfg_t *cfg)
 {
 	struct config *config = config_defaults();
@@ -709,6 +761,8 @@ static int config_read(struct config **out, cfg_t *cfg)
 		error = listens_read(config, cfg);
 	if (error == 0)
 		error = users_read(config, cfg);
+	if (error == 0)
+		error = upstreams_read(config, cfg);
 	if (error == 0)
 		error = topics_read(config, cfg);
 	if (error != 0) {

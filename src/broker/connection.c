@@ -634,9 +634,24 @@ void connection_no_subscription(struct connection *c, int error)
 						: REASON_MEMORY);
 }
 
+/* Why there is no place for its topic, or for a message there. */
+static enum reason topic_reason(int error)
+{
+	switch (error) {
+	case -ENOSPC:
+		return REASON_TOPICS;
+	case -EHOSTUNREACH:
+		return REASON_UPSTREAM;
+	case -EMSGSIZE:
+		return REASON_TOO_LONG;
+	default:
+		return REASON_MEMORY;
+	}
+}
+
 void connection_no_topic(struct connection *c, int error)
 {
-	connection_error(c, error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY);
+	connection_error(c, topic_reason(error));
 }
 
 void connection_refused_subscription(struct connection *c, void *session, int error)
@@ -644,7 +659,7 @@ void connection_refused_subscription(struct connection *c, void *session, int er
 	if (c->state == CONNECTION_CLOSED)
 		return;
 	if (c->protocol->refused != NULL && c->state == CONNECTION_OPEN)
-		c->protocol->refused(c, session, error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY);
+		c->protocol->refused(c, session, topic_reason(error));
 	else
 		connection_no_topic(c, error);
 }
@@ -1130,29 +1145,21 @@ static bool begins_secure(const struct listener *listener, bool proxied)
 	return listener->secure && !proxied && !hails(listener);
 }
 
-void connection_open(struct shard *s, int fd, uint32_t index)
+/* With this socket, which it takes over. NULL: out of memory, or of places. */
+static struct connection *connection_new(struct shard *s, int fd, bool late)
 {
-	const struct listener *listener = &s->broker->listeners[index];
 	struct connection *c = pool_take(&s->clients.connection_pool);
-	static const unsigned char nowhere[16];
-	unsigned char address[16] = { 0 };
-	enum reason refusal = REASON_NONE;
-	bool proxied;
-	struct connection fresh = { .shard = s,
-				    .late = s->drain.draining,
-				    .protocols = (uint8_t)listener->protocols,
-				    .listener = (uint16_t)index,
-				    .reason = DROP_CLOSED };
+	struct connection fresh = { .shard = s, .late = late, .reason = DROP_CLOSED };
 
 	if (c == NULL) {
 		ring_close(s->reactor.ring, fd);
-		return;
+		return NULL;
 	}
 	*c = fresh;
 	if (socket_open(&s->sockets, &c->socket, fd) != 0) {
 		ring_close(s->reactor.ring, fd);
 		pool_give(&s->clients.connection_pool, c);
-		return;
+		return NULL;
 	}
 	list_init(&c->waiting);
 	list_init(&c->subscriptions);
@@ -1162,6 +1169,34 @@ void connection_open(struct shard *s, int fd, uint32_t index)
 	deadline_init(&c->deadline);
 	s->clients.connections_n++;
 	s->clients.late_n += c->late;
+	return c;
+}
+
+struct connection *connection_dialled(struct shard *s, int fd, const struct protocol *protocol)
+{
+	/* Nobody waits for it when the broker drains. */
+	struct connection *c = connection_new(s, fd, true);
+
+	if (c == NULL)
+		return NULL;
+	c->protocol = protocol;
+	socket_receive(&s->sockets, &c->socket);
+	return c;
+}
+
+void connection_open(struct shard *s, int fd, uint32_t index)
+{
+	const struct listener *listener = &s->broker->listeners[index];
+	struct connection *c = connection_new(s, fd, s->drain.draining);
+	static const unsigned char nowhere[16];
+	unsigned char address[16] = { 0 };
+	enum reason refusal = REASON_NONE;
+	bool proxied;
+
+	if (c == NULL)
+		return;
+	c->protocols = (uint8_t)listener->protocols;
+	c->listener = (uint16_t)index;
 	s->counters.accepted++;
 	if (s->config->limits.connections_per_ip > 0 || listener->proxy_protocol)
 		ring_peer(s->reactor.ring, fd, address);

@@ -7,6 +7,7 @@
 #include "broker/listener.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
+#include "broker/tap.h"
 
 enum {
 	CLOSING_MS = 500, /* for clients to close */
@@ -16,6 +17,8 @@ enum {
 static void stop_publisher(struct connection *c, void *argument)
 {
 	(void)argument;
+	if (c->protocol->stays)
+		return;
 	if (c->state == CONNECTION_OPEN && c->protocol->last != NULL)
 		c->protocol->last(c);
 	if (c->state == CONNECTION_OPEN && c->protocol->drain != NULL)
@@ -175,7 +178,8 @@ bool drain_go_on(struct shard *s)
 		return true;
 	if (!s->drain.marked[LANE_GATED])
 		mark(s, LANE_GATED);
-	if (s->drain.marks[LANE_GATED] == all && !s->drain.marked[LANE_FREE])
+	if (s->drain.marks[LANE_GATED] == all && !s->drain.marked[LANE_FREE] &&
+	    (s->broker->tap == NULL || s->broker->tap->drained(s)))
 		mark(s, LANE_FREE);
 	if (s->drain.marks[LANE_FREE] == all) {
 		s->drain.marks[LANE_FREE]++;

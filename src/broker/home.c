@@ -12,6 +12,7 @@
 #include "broker/retained.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
+#include "broker/tap.h"
 #include "protocol/http_field.h"
 #include "topic/block.h"
 
@@ -62,6 +63,19 @@ struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, u
 	return l;
 }
 
+struct gap_letter *gap_letter_new(struct span name, uint64_t hash)
+{
+	struct gap_letter *l = calloc(1, sizeof(*l) + name.len);
+
+	if (l == NULL)
+		return NULL;
+	l->letter.kind = LETTER_GAP;
+	l->hash = hash;
+	memcpy(l->bytes, name.data, name.len);
+	l->name = (struct span){ l->bytes, name.len };
+	return l;
+}
+
 static struct topic *find(const struct shard *s, uint64_t hash, struct span name)
 {
 	return (struct topic *)(void *)table_find(&s->home.topics, hash, name);
@@ -98,6 +112,8 @@ static void recount(struct shard *s, struct topic *t, int64_t change)
 static void forget(struct shard *s, struct topic *t)
 {
 	assert(t->subscribers == 0);
+	if (t->tapped != NULL)
+		s->broker->tap->forgotten(s, t);
 	s->home.unconfigured -= t->settings_n != s->home.settings_n;
 	table_remove(&s->home.topics, &t->named);
 	retained_release(s, t);
@@ -106,11 +122,13 @@ static void forget(struct shard *s, struct topic *t)
 
 static void weigh(struct shard *s, struct topic *t)
 {
-	bool idle =
-		t->publishers == 0 && t->shards_n == 0 && !topic_awaited(t) && t->retained == NULL;
+	bool idle = t->publishers == 0 && t->shards_n == 0 && t->pins == 0 && !topic_awaited(t) &&
+		    t->retained == NULL;
 
 	list_remove(&t->link);
 	t->idle_ns = idle ? s->reactor.now_ns : 0;
+	if (t->tapped != NULL)
+		s->broker->tap->weighed(s, t, idle);
 	if (!idle)
 		return;
 	list_append(idle_list(s, t), &t->link);
@@ -212,6 +230,11 @@ struct topic *home_topic_or_new(struct shard *s, uint64_t hash, struct span name
 		return NULL;
 	}
 	t->settings_n = s->home.settings_n;
+	if (s->broker->tap != NULL && s->broker->tap->appeared(s, t) != 0) {
+		forget(s, t);
+		*error = -ENOMEM;
+		return NULL;
+	}
 	weigh(s, t);
 	return t;
 }
@@ -385,22 +408,12 @@ static void sequenced(struct shard *s, struct topic *t, struct block *b)
 		home_wake(s, t);
 }
 
-void home_publish(struct shard *s, struct block *b)
+void home_deliver(struct shard *s, struct topic *t, struct block *b)
 {
-	int error;
-	struct topic *t = home_topic_or_new(s, b->hash, block_name(b), &error);
-	uint64_t kept;
+	uint64_t kept = s->home.history.bytes;
 	uint32_t left;
 
-	if (t == NULL) {
-		/* No room for the topic: nobody can be subscribed to it. */
-		if (b->receipt != NULL)
-			send_receipt(s, b, error, 0);
-		block_unref(b);
-		return;
-	}
 	t->known = true;
-	kept = s->home.history.bytes;
 	topic_sequence(t, b, &s->home.history, s->reactor.now_ns);
 	if (b->retain)
 		retained_keep(s, t, b);
@@ -429,6 +442,39 @@ void home_publish(struct shard *s, struct block *b)
 	block_unref(b);
 }
 
+void home_publish(struct shard *s, struct block *b)
+{
+	int error;
+	struct topic *t = home_topic_or_new(s, b->hash, block_name(b), &error);
+
+	if (t == NULL) {
+		/* No room for the topic: nobody can be subscribed to it. */
+		if (b->receipt != NULL)
+			send_receipt(s, b, error, 0);
+		block_unref(b);
+	} else if (t->tapped != NULL) {
+		s->broker->tap->publish(s, t, b);
+	} else {
+		home_deliver(s, t, b);
+	}
+}
+
+void home_refuse(struct shard *s, struct block *b, int error)
+{
+	struct topic_letter *l;
+
+	if (b->receipt != NULL) {
+		send_receipt(s, b, error, 0);
+	} else if (b->generation != 0 &&
+		   (l = topic_letter_new(LETTER_REFUSED, block_name(b), b->hash)) != NULL) {
+		l->slot = b->slot;
+		l->generation = b->generation;
+		l->error = error;
+		shard_post(s, b->shard, LANE_FREE, &l->letter);
+	}
+	block_unref(b);
+}
+
 /* A hold on all of it, however long it is: the asking shard takes what it has not got already. */
 static void hold_replay(struct shard *s, struct topic *t, struct subscribe_letter *l)
 {
@@ -444,25 +490,48 @@ static void hold_replay(struct shard *s, struct topic *t, struct subscribe_lette
 		l->past = history_hold(&t->history, a.from);
 }
 
+void home_stands(struct shard *s, struct topic *t, struct subscribe_letter *l)
+{
+	t->known = true;
+	l->epoch = t->epoch;
+	l->seq = t->seq;
+	hold_replay(s, t, l);
+	topic_add_shard(t, l->shard);
+	home_weigh(s, t);
+	l->letter.kind = LETTER_SUBSCRIBED;
+	shard_post(s, l->shard, LANE_FREE, &l->letter);
+}
+
+/* Its answer: why it is not to be. */
+static void refuse_subscriber(struct shard *s, struct subscribe_letter *l, int error)
+{
+	l->error = error;
+	l->letter.kind = LETTER_SUBSCRIBED;
+	shard_post(s, l->shard, LANE_FREE, &l->letter);
+}
+
+void home_refuse_subscriber(struct shard *s, struct topic *t, struct subscribe_letter *l, int error)
+{
+	recount(s, t, -l->change);
+	refuse_subscriber(s, l, error);
+}
+
 void home_subscribe(struct shard *s, struct subscribe_letter *l)
 {
 	struct topic *t = home_topic_or_new(s, l->hash, l->name, &l->error);
 
-	if (t != NULL) {
-		t->known = true;
-		l->epoch = t->epoch;
-		l->seq = t->seq;
-		hold_replay(s, t, l);
-		topic_add_shard(t, l->shard);
-		recount(s, t, l->change);
-		home_weigh(s, t);
-		if (topic_internal(l->name) && s->broker->figures != NULL &&
-		    !deadline_running(&s->figures.second_deadline))
-			reactor_deadline(&s->reactor, &s->figures.second,
-					 &s->figures.second_deadline);
+	if (t == NULL) {
+		refuse_subscriber(s, l, l->error);
+		return;
 	}
-	l->letter.kind = LETTER_SUBSCRIBED;
-	shard_post(s, l->shard, LANE_FREE, &l->letter);
+	/* In the order in which its shard has counted. */
+	recount(s, t, l->change);
+	if (t->tapped != NULL && s->broker->tap->keeps(s, t, l))
+		return;
+	home_stands(s, t, l);
+	if (topic_internal(t->named.name) && s->broker->figures != NULL &&
+	    !deadline_running(&s->figures.second_deadline))
+		reactor_deadline(&s->reactor, &s->figures.second, &s->figures.second_deadline);
 }
 
 void home_unsubscribe(struct shard *s, struct topic_letter *l)
@@ -526,7 +595,9 @@ void home_leave(struct shard *s, struct topic_letter *l)
 	if (l->joined) {
 		assert(t != NULL && t->publishers > 0);
 		t->publishers--;
-		if (t->publishers == 0 && t->settings->on_last_publisher == LAST_PUBLISHER_BYE)
+		/* Of a tapped one there may be others elsewhere. */
+		if (t->publishers == 0 && t->tapped == NULL &&
+		    t->settings->on_last_publisher == LAST_PUBLISHER_BYE)
 			say_bye(s, t);
 		home_weigh(s, t);
 	}
@@ -536,10 +607,41 @@ void home_leave(struct shard *s, struct topic_letter *l)
 		free(l);
 }
 
-void home_sync(struct shard *s, struct topic_letter *l)
+void home_receipt(struct shard *s, struct topic_letter *l)
 {
 	l->letter.kind = LETTER_RECEIPT;
 	shard_post(s, l->shard, LANE_FREE, &l->letter);
+}
+
+void home_refuse_receipt(struct shard *s, struct topic_letter *l, int error)
+{
+	l->letter.kind = LETTER_REFUSED;
+	l->error = error;
+	shard_post(s, l->shard, LANE_FREE, &l->letter);
+}
+
+void home_sync(struct shard *s, struct topic_letter *l)
+{
+	if (s->broker->tap == NULL || !s->broker->tap->keeps_receipt(s, l))
+		home_receipt(s, l);
+}
+
+void home_gap(struct shard *s, struct topic *t)
+{
+	topic_begin_anew(t, &s->home.history);
+	tell_history(s);
+	for (unsigned shard = 0; shard < s->broker->shards_n; shard++) {
+		struct gap_letter *l;
+
+		if (!topic_has_shard(t, shard))
+			continue;
+		l = gap_letter_new(t->named.name, t->named.hash);
+		if (l == NULL)
+			continue;
+		l->epoch = t->epoch;
+		l->seq = t->seq;
+		shard_post(s, shard, LANE_FREE, &l->letter);
+	}
 }
 
 /* Nobody has used it for so long that it is forgotten or, with history, that this is over. */

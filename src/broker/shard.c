@@ -36,11 +36,11 @@ const char *const auth_result_names[AUTH_RESULTS] = {
 	[AUTH_OK] = "ok", [AUTH_WRONG] = "wrong", [AUTH_BUSY] = "busy"
 };
 
-const char *const drop_reason_names[DROP_REASONS] = { [DROP_SLOW] = "slow",
-						      [DROP_SKIPPED] = "skipped",
-						      [DROP_CLOSED] = "closed",
-						      [DROP_UNENCODABLE] = "unencodable",
-						      [DROP_MEMORY] = "memory" };
+const char *const drop_reason_names[DROP_REASONS] = {
+	[DROP_SLOW] = "slow",     [DROP_SKIPPED] = "skipped",
+	[DROP_CLOSED] = "closed", [DROP_UNENCODABLE] = "unencodable",
+	[DROP_MEMORY] = "memory", [DROP_GAP] = "gap"
+};
 
 /* ---- mail ---- */
 
@@ -256,6 +256,7 @@ READER(fetch_count, struct fetch_letter)
 READER(census_asked, struct census_letter)
 READER(retained_fetch, struct retained_letter)
 READER(subscriptions_bye, struct topic_letter)
+READER(subscriptions_gap, struct gap_letter)
 READER(watchdog_asks, struct heartbeat_letter)
 READER(reload, struct reload_letter)
 DISCARD(block_unref, struct block)
@@ -291,6 +292,7 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_TAKE_OVER] = { NULL, free_counted_letter },
 	[LETTER_CLAIMED] = { NULL, free_counted_letter },
 	[LETTER_UNCLAIM] = { NULL, free_counted_letter },
+	[LETTER_GAP] = { read_subscriptions_gap, free_letter },
 	[LETTER_BYE] = { read_subscriptions_bye, free_letter },
 	[LETTER_PUBLISHED_ALL] = { drain_heard, NULL },
 	[LETTER_DELIVERED_ALL] = { drain_heard, NULL },

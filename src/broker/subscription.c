@@ -675,6 +675,18 @@ void subscriptions_press(struct shard *s, struct stream *stream)
 	}
 }
 
+/* Something has been put at its head. */
+static void appended(struct shard *s, struct stream *stream)
+{
+	shard_active(s, stream);
+	shard_dirty(s, stream);
+	if (stream->pace.until_ns != 0)
+		pace_appended(s, stream);
+	if (list_empty(&stream->appended))
+		list_append(&s->audience.appended, &stream->appended);
+	subscriptions_press(s, stream);
+}
+
 static void append(struct shard *s, struct stream *stream, struct block *b)
 {
 	uint64_t receivers = stream->cursors;
@@ -687,15 +699,56 @@ static void append(struct shard *s, struct stream *stream, struct block *b)
 	s->counters.matched += b->messages * receivers;
 	s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
 		(b->messages - carried) * receivers;
-	if (carried == 0)
+	if (carried > 0)
+		appended(s, stream);
+}
+
+/* Its stream has no words for it. */
+static void say_gap(struct subscription *sub, void *argument)
+{
+	struct connection *c = sub->connection;
+	struct shard *s = argument;
+
+	if (sub->cursor.last_count != 0 || c->state != CONNECTION_OPEN)
 		return;
-	shard_active(s, stream);
-	shard_dirty(s, stream);
-	if (stream->pace.until_ns != 0)
-		pace_appended(s, stream);
-	if (list_empty(&stream->appended))
-		list_append(&s->audience.appended, &stream->appended);
-	subscriptions_press(s, stream);
+	if (!c->protocol->promises_nothing) {
+		connection_error(c, REASON_GAP);
+		return;
+	}
+	s->counters.matched++;
+	s->counters.dropped[DROP_GAP]++;
+}
+
+static void tell_gap(struct shard *s, struct stream *stream, const struct gap_letter *l)
+{
+	uint64_t receivers = stream->cursors;
+
+	if (receivers > 0 && stream_tell_gap(stream, l->epoch, l->seq + 1, s->reactor.now_ns)) {
+		s->counters.matched += receivers;
+		appended(s, stream);
+		return;
+	}
+	each_in(&stream->idle, say_gap, s);
+	each_in(&stream->ready, say_gap, s);
+	each_in(&stream->replaying, say_gap, s);
+	each_in(&stream->busy, say_gap, s);
+}
+
+void subscriptions_gap(struct shard *s, struct gap_letter *l)
+{
+	struct interest *i = find(s, l->hash, l->name);
+
+	if (i != NULL && i->live) {
+		i->epoch = l->epoch;
+		i->seq = l->seq;
+		/* It must outlive its subscribers' leaving here. */
+		i->pins++;
+		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next)
+			tell_gap(s, stream, l);
+		i->pins--;
+		subscriptions_let_go(s, i);
+	}
+	free(l);
 }
 
 void subscriptions_deliver(struct shard *s, struct block *b)

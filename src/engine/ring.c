@@ -175,7 +175,8 @@ static int restrict_requests(struct ring *ring)
 	static const uint8_t requests[] = { IORING_OP_ACCEPT,   IORING_OP_RECV,
 					    IORING_OP_SEND,     IORING_OP_SENDMSG,
 					    IORING_OP_TIMEOUT,  IORING_OP_TIMEOUT_REMOVE,
-					    IORING_OP_MSG_RING, IORING_OP_ASYNC_CANCEL };
+					    IORING_OP_MSG_RING, IORING_OP_ASYNC_CANCEL,
+					    IORING_OP_CONNECT };
 	enum { REQUESTS = sizeof(requests) / sizeof(requests[0]) };
 	struct io_uring_restriction all[REQUESTS + 2] = {
 		{ .opcode = IORING_RESTRICTION_SQE_FLAGS_ALLOWED,
@@ -485,6 +486,15 @@ void ring_send(struct ring *ring, int fd, const struct iovec *spans, unsigned sp
 	sqe->user_data = user_data;
 }
 
+void ring_connect(struct ring *ring, int fd, const void *address, unsigned address_bytes,
+		  uint64_t user_data)
+{
+	struct io_uring_sqe *sqe = next_sqe(ring);
+
+	io_uring_prep_connect(sqe, fd, address, (socklen_t)address_bytes);
+	sqe->user_data = user_data;
+}
+
 void ring_cancel(struct ring *ring, uint64_t target, uint64_t user_data)
 {
 	struct io_uring_sqe *sqe = next_sqe(ring);
@@ -706,6 +716,19 @@ bool ring_give_back(struct ring *ring)
 		     !io_uring_cq_has_overflow(&ring->uring);
 
 	return recv_buffers_give_back(&ring->buffers, empty);
+}
+
+int ring_socket(struct ring *ring, int family, int silence_ms)
+{
+	static const int on = 1;
+	int fd = socket(family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+	(void)ring;
+	if (fd < 0)
+		return -errno;
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+	(void)setsockopt(fd, IPPROTO_TCP, TCP_USER_TIMEOUT, &silence_ms, sizeof(silence_ms));
+	return fd;
 }
 
 void ring_shutdown(struct ring *ring, int fd, int how)

@@ -15,11 +15,12 @@ enum { WORDS_MAX = 5, NUMBER_DIGITS_MAX = 9 };
 
 struct verb {
 	struct span word;
-	enum nats_event_kind kind;
+	int kind; /* of the one role's events or the other's */
 	bool headers;
 	bool alone; /* whatever may follow at once */
 };
 
+/* What clients say. */
 static const struct verb verbs[] = {
 	{ { "PUB", 3 }, NATS_PUBLISH, .headers = false },
 	{ { "HPUB", 4 }, NATS_PUBLISH, .headers = true },
@@ -30,6 +31,18 @@ static const struct verb verbs[] = {
 	{ { "CONNECT", 7 }, NATS_CONNECT, .alone = true },
 };
 enum { VERBS_N = sizeof(verbs) / sizeof(*verbs) };
+
+/* What servers say. */
+static const struct verb server_verbs[] = {
+	{ { "MSG", 3 }, NATS_SAID_MESSAGE, .headers = false },
+	{ { "HMSG", 4 }, NATS_SAID_MESSAGE, .headers = true },
+	{ { "PING", 4 }, NATS_SAID_PING, .alone = true },
+	{ { "PONG", 4 }, NATS_SAID_PONG, .alone = true },
+	{ { "+OK", 3 }, NATS_SAID_OK, .alone = true },
+	{ { "-ERR", 4 }, NATS_SAID_ERROR, .alone = true },
+	{ { "INFO", 4 }, NATS_SAID_INFO, .alone = true },
+};
+enum { SERVER_VERBS_N = sizeof(server_verbs) / sizeof(*server_verbs) };
 
 static bool is_space(char c)
 {
@@ -46,11 +59,11 @@ static bool has_verb(struct span line, const struct verb *v, bool whole)
 	return v->alone || line.len == n || is_space(line.data[n]);
 }
 
-static const struct verb *verb_of(struct span line, bool whole)
+static const struct verb *verb_of(struct span line, bool whole, const struct verb *all, size_t n)
 {
-	for (size_t i = 0; i < VERBS_N; i++)
-		if (has_verb(line, &verbs[i], whole))
-			return &verbs[i];
+	for (size_t i = 0; i < n; i++)
+		if (has_verb(line, &all[i], whole))
+			return &all[i];
 	return NULL;
 }
 
@@ -132,9 +145,9 @@ static bool parse(struct nats_event *e, const struct verb *v, struct span rest)
 {
 	struct span words[WORDS_MAX];
 
-	e->kind = v->kind;
+	e->kind = (enum nats_event_kind)v->kind;
 	e->headers = v->headers;
-	switch (v->kind) {
+	switch (e->kind) {
 	case NATS_PUBLISH:
 		return parse_publish(e, words, split(rest, words));
 	case NATS_SUBSCRIBE:
@@ -160,27 +173,78 @@ static void fail(struct nats_event *e, const char *text)
 	*e = (struct nats_event){ .kind = NATS_ERROR, .text = span_of(text) };
 }
 
-void nats_decode(struct span in, size_t line_bytes, struct nats_event *e, size_t *used)
+/* The line that begins the bytes, as far as it is there, and how many bytes it takes with its end;
+ * 0: that is not there. False: it is longer than it may be. */
+static bool line_of(struct span in, size_t line_bytes, struct span *line, size_t *used)
 {
 	size_t look = in.len < line_bytes + 2 ? in.len : line_bytes + 2;
 	const char *lf = memchr(in.data, '\n', look);
-	struct span line = { in.data, lf != NULL ? (size_t)(lf - in.data) : look };
-	const struct verb *v;
+
+	*line = (struct span){ in.data, lf != NULL ? (size_t)(lf - in.data) : look };
+	*used = lf != NULL ? line->len + 1 : 0;
+	if (line->len > 0 && line->data[line->len - 1] == '\r')
+		line->len--;
+	return line->len <= line_bytes && (lf != NULL || look <= line_bytes + 1);
+}
+
+void nats_decode(struct span in, size_t line_bytes, struct nats_event *e, size_t *used)
+{
+	struct span line;
+	bool fits = line_of(in, line_bytes, &line, used);
+	const struct verb *v = verb_of(line, *used > 0, verbs, VERBS_N);
 
 	*e = (struct nats_event){ .kind = NATS_MORE };
-	*used = 0;
-	if (line.len > 0 && line.data[line.len - 1] == '\r')
-		line.len--;
-	v = verb_of(line, lf != NULL);
-	if (v == NULL) {
+	if (v == NULL)
 		fail(e, NATS_UNKNOWN);
-	} else if (line.len > line_bytes || (lf == NULL && look > line_bytes + 1)) {
+	else if (!fits)
 		fail(e, NATS_LINE_TOO_LONG);
-	} else if (lf != NULL) {
-		*used = (size_t)(lf - in.data) + 1;
-		if (!parse(e, v, span_skip(line, v->word.len)))
-			fail(e, NATS_UNKNOWN);
+	else if (*used > 0 && !parse(e, v, span_skip(line, v->word.len)))
+		fail(e, NATS_UNKNOWN);
+	if (v == NULL || !fits)
+		*used = 0;
+}
+
+/* MSG: subject, sid, perhaps a reply, then one number or two. */
+static bool parse_message(struct nats_said *said, const struct verb *v, struct span rest)
+{
+	struct span words[WORDS_MAX];
+	unsigned n = split(rest, words), numbers = v->headers ? 2 : 1;
+
+	if (n != 2 + numbers && n != 3 + numbers)
+		return false;
+	said->subject = words[0];
+	said->sid = words[1];
+	if (n == 3 + numbers)
+		said->reply = words[2];
+	if (v->headers && !number(words[n - 2], &said->header_bytes))
+		return false;
+	return number(words[n - 1], &said->bytes) && said->header_bytes <= said->bytes;
+}
+
+void nats_said(struct span in, size_t line_bytes, struct nats_said *said, size_t *used)
+{
+	struct span line, rest;
+	bool fits = line_of(in, line_bytes, &line, used);
+	const struct verb *v = verb_of(line, *used > 0, server_verbs, SERVER_VERBS_N);
+
+	*said = (struct nats_said){ .kind = NATS_SAID_MORE };
+	if (v == NULL || !fits) {
+		said->kind = NATS_SAID_NONSENSE;
+		*used = 0;
+		return;
 	}
+	if (*used == 0)
+		return;
+	rest = span_skip(line, v->word.len);
+	said->kind = (enum nats_said_kind)v->kind;
+	if (said->kind == NATS_SAID_MESSAGE) {
+		if (!parse_message(said, v, rest))
+			said->kind = NATS_SAID_NONSENSE;
+		return;
+	}
+	while (rest.len > 0 && is_space(rest.data[0]))
+		rest = span_skip(rest, 1);
+	said->text = rest;
 }
 
 int nats_detect(struct span first)

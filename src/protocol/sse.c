@@ -136,6 +136,18 @@ static char *put_text(char *out, struct span message)
 	}
 }
 
+static size_t sse_tell_gap(const struct wire *wire, uint64_t epoch, uint64_t seq, char *out)
+{
+	(void)wire;
+	return sse_gap(true, epoch, seq, out);
+}
+
+static size_t sse_plain_tell_gap(const struct wire *wire, uint64_t epoch, uint64_t seq, char *out)
+{
+	(void)wire;
+	return sse_gap(false, epoch, seq, out);
+}
+
 static uint32_t every_message(const struct wire *wire, const struct run *run)
 {
 	(void)wire;
@@ -302,6 +314,7 @@ const struct wire_format sse_format = { .name = "sse",
 					.encode = sse_encode,
 					.enclosable = sse_enclosable,
 					.enclose = sse_enclose,
+					.gap = sse_tell_gap,
 					.boundary = chunk_boundary };
 
 const struct wire_format sse_plain_format = { .name = "sse-plain",
@@ -310,6 +323,7 @@ const struct wire_format sse_plain_format = { .name = "sse-plain",
 					      .encode = sse_plain_encode,
 					      .enclosable = sse_enclosable,
 					      .enclose = sse_plain_enclose,
+					      .gap = sse_plain_tell_gap,
 					      .boundary = event_boundary };
 
 static size_t put_whole(bool chunked, const char *text, size_t n, char *out)

@@ -397,6 +397,8 @@ static bool drains_silently(const struct connection *c)
 static const char *const reasons[REASONS] = {
 	[REASON_TIMEOUT] = "timeout",
 	[REASON_SLOW] = "slow consumer",
+	[REASON_UPSTREAM] = "upstream",
+	[REASON_TOO_LONG] = "message too long",
 	[REASON_CONNECTIONS] = "too many connections",
 	[REASON_SUBSCRIPTIONS] = "too many subscriptions",
 	[REASON_TOPICS] = "too many topics",
@@ -415,7 +417,11 @@ static unsigned status_of(enum reason reason)
 		return 403;
 	case REASON_EXPIRED:
 		return 401;
+	case REASON_TOO_LONG:
+		return 413;
 	case REASON_NONE:
+	case REASON_GAP:
+	case REASON_UPSTREAM:
 	case REASON_SLOW:
 	case REASON_CONNECTIONS:
 	case REASON_SUBSCRIPTIONS:
@@ -454,7 +460,9 @@ const char *http_answer_say(struct connection *c, enum reason reason)
 
 	if (http != NULL) {
 		if (http->state == HTTP_STREAMING)
-			return reason != REASON_SLOW ? http_answer_farewell(c, false) : NULL;
+			return reason != REASON_SLOW && reason != REASON_GAP
+				       ? http_answer_farewell(c, false)
+				       : NULL;
 		/* Half an answer cannot be followed by another one, and an idle connection may be
 		 * closed at any time. */
 		if (c->state != CONNECTION_OPEN && http->state != HTTP_WAITING)

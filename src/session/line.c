@@ -41,6 +41,9 @@ static const char *const errors[REASONS] = {
 	[REASON_DRAINING] = LINE_ERROR_TEXT("draining"),
 	[REASON_NOT_PERMITTED] = LINE_ERROR_TEXT("not permitted"),
 	[REASON_EXPIRED] = LINE_ERROR_TEXT("token expired"),
+	[REASON_GAP] = LINE_ERROR_TEXT("gap"),
+	[REASON_UPSTREAM] = LINE_ERROR_TEXT("upstream"),
+	[REASON_TOO_LONG] = LINE_ERROR_TEXT("message too long"),
 };
 
 const char *line_session_say(struct connection *c, enum reason reason)
@@ -188,12 +191,20 @@ static struct block *block_of_uneven(const struct publisher *p, struct span raw,
 	return b;
 }
 
+static void publish(struct connection *c, const struct publisher *p, struct block *b)
+{
+	b->shard = c->shard->id;
+	b->slot = p->slot;
+	b->generation = p->generation;
+	connection_publish(c, block_trim(b));
+}
+
 static void publish_uneven(struct connection *c, struct span raw, const struct line_event *e)
 {
 	struct block *b = block_of_uneven(line_publisher(c), raw, e);
 
 	if (b != NULL)
-		connection_publish(c, block_trim(b));
+		publish(c, line_publisher(c), b);
 	else
 		connection_error(c, REASON_MEMORY);
 }
@@ -221,7 +232,7 @@ static void publish_messages(struct connection *c, const struct line_event *e)
 	p->together -= p->together / 8;
 	if (p->together < b->len)
 		p->together = b->len;
-	connection_publish(c, block_trim(b));
+	publish(c, p, b);
 }
 
 static void begin_publishing(struct connection *c, struct span topic)
@@ -246,8 +257,8 @@ static void begin_publishing(struct connection *c, struct span topic)
 		return;
 	}
 	l->shard = c->shard->id;
-	l->slot = c->socket.slot;
-	l->generation = socket_generation(&c->shard->sockets, &c->socket);
+	p->slot = l->slot = c->socket.slot;
+	p->generation = l->generation = socket_generation(&c->shard->sockets, &c->socket);
 	l->leave = p->leave;
 	line_of(c)->publisher = p;
 	shard_post(c->shard, p->home, LANE_GATED, &l->letter);

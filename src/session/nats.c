@@ -151,6 +151,9 @@ const char *nats_session_say(struct connection *c, enum reason reason)
 	case REASON_TOPICS:
 	case REASON_MEMORY:
 	case REASON_DRAINING:
+	case REASON_GAP:
+	case REASON_UPSTREAM:
+	case REASON_TOO_LONG:
 	case REASON_NONE:
 	case REASONS:
 	default:

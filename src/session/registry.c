@@ -22,6 +22,7 @@
 #include "session/routes.h"
 #include "session/upgrade.h"
 #include "session/shared.h"
+#include "session/upstream.h"
 
 const struct protocol line_protocol = {
 	.name = "line",
@@ -78,6 +79,7 @@ const struct protocol resp_protocol = {
 const struct protocol nats_protocol = {
 	.name = "nats",
 	.refuses_at_once = true,
+	.promises_nothing = true,
 	.opened = nats_session_opened,
 	.secured = nats_session_secured,
 	.received = nats_session_received,
@@ -98,6 +100,7 @@ const struct protocol nats_protocol = {
 
 const struct protocol mqtt_protocol = {
 	.name = "mqtt",
+	.promises_nothing = true,
 	.received = mqtt_session_received,
 	.ended = mqtt_session_ended,
 	.stop_publishing = mqtt_session_stop_publishing,
@@ -111,6 +114,19 @@ const struct protocol mqtt_protocol = {
 	.silent = mqtt_session_silent,
 	.held = mqtt_session_held,
 	.free = mqtt_session_free,
+};
+
+const struct protocol upstream_protocol = {
+	.name = "upstream",
+	.stays = true,
+	.received = upstream_received,
+	.stop_publishing = upstream_ends,
+	.say = upstream_say,
+	.farewell = upstream_farewell,
+	.resume = upstream_resume,
+	.silent = upstream_silent,
+	.held = upstream_held,
+	.free = upstream_free,
 };
 
 const struct protocol undecided_protocol = {
@@ -170,13 +186,14 @@ static int init(struct shard *s)
 	http_answers_init(s);
 	websockets_init(s);
 	mqtt_clients_init(s);
-	return 0;
+	return upstream_init(s);
 }
 
 static void release(struct shard *s)
 {
 	if (s->sessions == NULL)
 		return;
+	upstream_release(s);
 	routes_release(s);
 	websockets_release(s);
 	mqtt_clients_release(s);
@@ -199,6 +216,8 @@ static bool flush(struct shard *s)
 	more |= intakes_go_on(s);
 	more |= mqtt_clients_go_on(s);
 	more |= routes_flush(s);
+	if (session_shared(s)->upstream != NULL)
+		more |= upstream_go_on(s);
 	return more;
 }
 

@@ -337,8 +337,13 @@ void route_sequenced(struct connection *c, const struct sequenced_letter *l)
 	if (http_of(c) == NULL || !http_of(c)->publishing)
 		return;
 	c = http_waited(c->shard, l->slot, l->generation, http_of(c)->ticket);
-	if (c != NULL && l->error != 0) {
-		http_error(c, 503, l->error == -ENOSPC ? "too many topics" : "out of memory");
+	if (c != NULL && l->error == -EMSGSIZE) {
+		http_error(c, 413, "message too long");
+	} else if (c != NULL && l->error != 0) {
+		http_error(c, 503,
+			   l->error == -ENOSPC         ? "too many topics"
+			   : l->error == -EHOSTUNREACH ? "upstream"
+						       : "out of memory");
 	} else if (c != NULL) {
 		n = (size_t)snprintf(body, sizeof(body), "{\"topic\":");
 		n += json_string(block_name(l->block), body + n);
@@ -590,6 +595,8 @@ static void handle_ready(struct connection *c, const struct http_request *r, str
 	(void)rest;
 	if (c->shard->drain.draining || atomic_load(&c->shard->broker->lame))
 		http_error(c, 503, "draining");
+	else if (atomic_load(&c->shard->broker->cut_off) > 0)
+		http_error(c, 503, "upstream");
 	else
 		answer_text(c, SPAN("ok\n"));
 }

@@ -280,6 +280,31 @@ uint32_t stream_append(struct stream *s, struct block *block, uint64_t now_ns, i
 	return messages;
 }
 
+bool stream_tell_gap(struct stream *s, uint64_t epoch, uint64_t seq, uint64_t now_ns)
+{
+	char text[WIRE_AROUND_MAX];
+	struct chunk *c;
+	size_t n;
+
+	if (s->wire.format->gap == NULL)
+		return false;
+	n = s->wire.format->gap(&s->wire, epoch, seq, text);
+	c = room(s, n, now_ns, true);
+	if (c == NULL)
+		return false;
+	memcpy(c->data + c->used, text, n);
+	c->used += n;
+	c->messages++;
+	c->uneven = true;
+	s->pos += n;
+	s->count++;
+	/* Whoever comes later and wants the past is not placed before it. */
+	stream_begin_anew(s, seq);
+	s->appended_ns = now_ns;
+	list_splice(&s->ready, &s->idle);
+	return true;
+}
+
 /* Puts the cursor at the head, holding it. */
 static void stand_at_head(struct stream *s, struct cursor *c)
 {

@@ -169,6 +169,12 @@ void topic_sequence(struct topic *t, struct block *b, struct history_total *tota
 	history_add(&t->history, total, b, &t->limits);
 }
 
+void topic_begin_anew(struct topic *t, struct history_total *total)
+{
+	history_release(&t->history, total);
+	t->epoch = hash_unique();
+}
+
 void topic_add_shard(struct topic *t, unsigned shard)
 {
 	if (topic_has_shard(t, shard))

@@ -60,7 +60,7 @@ def whole_seconds(seconds):
 
 # --- configuration -----------------------------------------------------------------------------------
 
-TITLED = ("listen", "topic", "user", "certificate")
+TITLED = ("listen", "topic", "user", "certificate", "upstream")
 
 
 def config_text(**keys):
@@ -77,7 +77,7 @@ def config_text(**keys):
     def body(keys, indent):
         text = ""
         for key, v in keys.items():
-            if key in TITLED:
+            if key in TITLED and isinstance(v, dict):
                 text += "".join(section(f'{key} "{title}"', inner, indent) for title, inner in v.items())
             elif isinstance(v, dict):
                 text += section(key, v, indent)

@@ -1113,6 +1113,25 @@ void ring_reset(struct ring *ring, int fd)
 	file_of(fd, "a reset")->reset_at_close = true;
 }
 
+/* Nobody dials yet. */
+int ring_socket(struct ring *ring, int family, int silence_ms)
+{
+	(void)ring;
+	(void)family;
+	(void)silence_ms;
+	return -EAFNOSUPPORT;
+}
+
+void ring_connect(struct ring *ring, int fd, const void *address, unsigned address_bytes,
+		  uint64_t user_data)
+{
+	(void)ring;
+	(void)address;
+	(void)address_bytes;
+	(void)user_data;
+	sim_fail("a dial on fd %d, which cannot be", fd);
+}
+
 void ring_listen_options(int fd, size_t send_buffer_bytes, int silence_ms)
 {
 	(void)file_of(fd, "options");

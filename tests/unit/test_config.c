@@ -1491,6 +1491,105 @@ static void a_user_is_refused_whose_name_or_credentials_are_none(void **state)
 	assert_accepted(LISTEN "user \"J\303\274rgen L.\" { password_hash = \"" HASH "\" }");
 }
 
+/* ---- Upstream ---- */
+
+#define UPSTREAM(keys)                                                                             \
+	LISTEN "upstream \"nats\" { servers = { \"nats://10.0.0.1\" } topics = { \"live.>\" "      \
+	       "} " keys " }"
+
+static void every_key_of_an_upstream_is_read(void **state)
+{
+	struct config *c = load(LISTEN "upstream \"nats\" {\n"
+				       "	servers = { \"nats://10.0.0.1:4223\", \"[::1]\" }\n"
+				       "	topics = { \"live.>\", \"chat.*\" }\n"
+				       "	log = \"none\"\n"
+				       "	publish_prefix = \"site.\"\n"
+				       "	user = \"broker\"\n"
+				       "	password_file = \"/etc/broker/nats\"\n"
+				       "	token_file = \"/etc/broker/token\"\n"
+				       "	ping_seconds = 3\n"
+				       "	reconnect_ms_min = 51\n"
+				       "	reconnect_ms_max = 2001\n"
+				       "	publish_seconds = 16\n"
+				       "	in_flight = 1025\n"
+				       "	in_flight_bytes = \"9M\"\n"
+				       "	linger_seconds = 61\n"
+				       "	not_ready_seconds = 4\n"
+				       "}\n");
+	const struct config_upstream *u = c->upstreams;
+
+	(void)state;
+	assert_int_equal(c->upstreams_n, 1);
+	assert_string_equal(u->title, "nats");
+	assert_int_equal(u->servers_n, 2);
+	assert_string_equal(u->servers[1], "[::1]");
+	assert_int_equal(u->topics_n, 2);
+	assert_string_equal(u->topics[1], "chat.*");
+	assert_int_equal(u->log, CONFIG_LOG_NONE);
+	assert_string_equal(u->publish_prefix, "site.");
+	assert_string_equal(u->user, "broker");
+	assert_string_equal(u->password_file, "/etc/broker/nats");
+	assert_string_equal(u->token_file, "/etc/broker/token");
+	assert_int_equal(u->ping_seconds, 3);
+	assert_int_equal(u->reconnect_ms_min, 51);
+	assert_int_equal(u->reconnect_ms_max, 2001);
+	assert_int_equal(u->publish_seconds, 16);
+	assert_int_equal(u->in_flight, 1025);
+	assert_int_equal(u->in_flight_bytes, 9 << 20);
+	assert_int_equal(u->linger_seconds, 61);
+	assert_int_equal(u->not_ready_seconds, 4);
+	config_free(c);
+}
+
+static void an_upstream_is_refused_that_cannot_be(void **state)
+{
+	(void)state;
+	assert_accepted(UPSTREAM(""));
+	assert_refused(LISTEN "upstream a { topics = { \">\" } }", "a.conf:2: servers: ");
+	assert_refused(LISTEN "upstream a { servers = { \"10.0.0.1\" } }", "a.conf:2: topics: ");
+	assert_refused(LISTEN "upstream a { servers = { \"http://a\" } topics = { \">\" } }",
+		       "a.conf:2: servers: ");
+	assert_refused(LISTEN "upstream a { servers = { \"tls://a\" } topics = { \">\" } }",
+		       "a.conf:2: servers: ");
+	assert_refused(UPSTREAM("topics = { \"a..b\" }"), "a.conf:2: topics: ");
+	assert_refused(UPSTREAM("publish_prefix = \"site\""), "a.conf:2: publish_prefix: ");
+	assert_refused(UPSTREAM("publish_prefix = \"a b.\""), "a.conf:2: publish_prefix: ");
+	assert_refused(UPSTREAM("log = \"jetstream\""), "a.conf:2: log: ");
+	assert_refused(UPSTREAM("in_flight = 0"), "a.conf:2: in_flight: ");
+	assert_refused(UPSTREAM("reconnect_ms_min = 3000"), "a.conf:2: reconnect_ms_max: ");
+	assert_refused(UPSTREAM("") "\nupstream b { servers = { \"b\" } topics = { \">\" } }",
+		       "a.conf:3: upstream: ");
+}
+
+static void topics_of_an_upstream_are_found_by_pattern(void **state)
+{
+	struct config *c = load(UPSTREAM("topics = { \"live.>\", \">\" }"));
+
+	(void)state;
+	assert_ptr_equal(config_upstream(c, SPAN("live.a")), c->upstreams);
+	assert_ptr_equal(config_upstream(c, SPAN("a")), c->upstreams);
+	assert_null(config_upstream(c, SPAN("$sys.stats")));
+	config_free(c);
+	c = load(UPSTREAM(""));
+	assert_null(config_upstream(c, SPAN("live")));
+	config_free(c);
+}
+
+static void another_upstream_takes_a_restart(void **state)
+{
+	struct config *a = load(UPSTREAM("")), *b = load(UPSTREAM("in_flight = 7")),
+		      *none = load(LISTEN);
+	char keys[64];
+
+	(void)state;
+	assert_string_equal(config_restart_keys(a, a, keys, sizeof(keys)), "");
+	assert_string_equal(config_restart_keys(a, b, keys, sizeof(keys)), "upstream");
+	assert_string_equal(config_restart_keys(a, none, keys, sizeof(keys)), "upstream");
+	config_free(a);
+	config_free(b);
+	config_free(none);
+}
+
 static void what_is_wrong_with_a_secret_is_said_without_it(void **state)
 {
 	struct config *config;
@@ -1585,6 +1684,10 @@ int main(void)
 		TEST(what_cannot_be_read_is_an_error),
 		TEST(a_file_that_is_not_text_is_refused),
 		TEST(a_user_is_refused_whose_name_or_credentials_are_none),
+		TEST(every_key_of_an_upstream_is_read),
+		TEST(an_upstream_is_refused_that_cannot_be),
+		TEST(topics_of_an_upstream_are_found_by_pattern),
+		TEST(another_upstream_takes_a_restart),
 		TEST(what_is_wrong_with_a_secret_is_said_without_it),
 		TEST(a_name_that_is_no_level_stands_for_none_in_a_pattern),
 		TEST(an_included_file_with_users_is_private),

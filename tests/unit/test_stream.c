@@ -1725,6 +1725,78 @@ static void replay_from_among_messages_without_bytes_begins_where_it_should(void
 #define REFERENCING(name) cmocka_unit_test_setup_teardown(name, begin_referencing, end)
 #define COPYING(name) cmocka_unit_test_setup_teardown(name, begin_copying, end)
 
+static size_t tagged_gap(const struct wire *wire, uint64_t epoch, uint64_t seq, char *out)
+{
+	(void)wire;
+	return (size_t)sprintf(out, "gap %llx:%llu\n", (unsigned long long)epoch,
+			       (unsigned long long)seq);
+}
+
+static void stream_with_gaps_append(struct stream *s, const char *text, uint64_t seq)
+{
+	struct block *b = block_new(SPAN("topic"), 1, strlen(text));
+	int error;
+
+	memcpy(block_body(b), text, strlen(text));
+	b->len = strlen(text);
+	b->messages = 1;
+	b->form = RUN_ONE;
+	b->seq = seq;
+	assert_int_equal(stream_append(s, b, 1, &error), 1);
+	block_unref(b);
+}
+
+static void take_all(struct stream *s, struct cursor *c, const char *expected, uint64_t messages)
+{
+	struct iovec spans[16];
+	char got[256];
+	size_t n = 0;
+	uint64_t told = 0;
+
+	while (!stream_at_end(s, c)) {
+		int count = stream_gather(s, c, spans, 16);
+		size_t bytes = 0;
+
+		assert_true(count > 0);
+		for (int i = 0; i < count; i++) {
+			memcpy(got + n + bytes, spans[i].iov_base, spans[i].iov_len);
+			bytes += spans[i].iov_len;
+		}
+		n += bytes;
+		told += stream_sent(s, c, bytes);
+	}
+	got[n] = 0;
+	assert_string_equal(got, expected);
+	assert_int_equal(told, messages);
+}
+
+static void a_gap_is_told_in_its_place_and_counts_as_a_message(void **state)
+{
+	struct wire_format format = copying;
+	const struct wire wire = { .format = &format };
+	struct cursor early, late;
+	struct stream s;
+
+	(void)state;
+	format.gap = tagged_gap;
+	stream_init(&s, &wire);
+	assert_int_equal(stream_join(&s, &early), 0);
+	stream_with_gaps_append(&s, "a", 1);
+	assert_true(stream_tell_gap(&s, 0xab, 2, 1));
+	assert_int_equal(stream_join(&s, &late), 0);
+	stream_with_gaps_append(&s, "b", 2);
+	take_all(&s, &early, "[1]a\ngap ab:2\n[2]b\n", 3);
+	/* Whoever comes behind it misses nothing. */
+	take_all(&s, &late, "[2]b\n", 1);
+	assert_int_equal(stream_remove(&s, &early), 0);
+	assert_int_equal(stream_remove(&s, &late), 0);
+	stream_release(&s);
+	/* Where there are no words for it, nothing is said. */
+	stream_init(&s, &(struct wire){ .format = &copying });
+	assert_false(stream_tell_gap(&s, 0xab, 2, 1));
+	stream_release(&s);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -1754,6 +1826,7 @@ int main(void)
 		COPYING(replays_share_what_is_pending),
 		cmocka_unit_test(one_send_of_lines_as_they_came_is_256_kib_at_most),
 		cmocka_unit_test(replay_from_among_messages_without_bytes_begins_where_it_should),
+		cmocka_unit_test(a_gap_is_told_in_its_place_and_counts_as_a_message),
 		cmocka_unit_test(every_cursor_gets_what_its_own_queue_would_hold),
 		cmocka_unit_test(so_it_does_when_everything_is_copied),
 	};

@@ -1,0 +1,58 @@
+#ifndef BROKER_TAP_H
+#define BROKER_TAP_H
+
+/*
+ * A tap: somebody above the core whose topics some are, at their home. What is published to them
+ * goes to him, and what he delivers is sequenced; he decides when a subscriber of theirs stands.
+ * One for all shards (broker->tap), called on the home's thread. A topic that is his has
+ * topic->tapped, which is his alone.
+ */
+
+#include <stdbool.h>
+
+struct block;
+struct shard;
+struct subscribe_letter;
+struct topic;
+struct topic_letter;
+
+struct tap {
+	/* A topic has appeared: takes it (topic->tapped) or not. -ENOMEM: it is not to be. */
+	int (*appeared)(struct shard *shard, struct topic *topic);
+	/* It goes; nothing of it is pinned. */
+	void (*forgotten)(struct shard *shard, struct topic *topic);
+	/* Its first client has come, or somebody waits for it; or the last one has gone. */
+	void (*weighed)(struct shard *shard, struct topic *topic, bool idle);
+	/* Takes over what has been published here. */
+	void (*publish)(struct shard *shard, struct topic *topic, struct block *block);
+	/* Whether a subscriber has to wait for home_stands: then the letter is his, or of others
+	 * that he has refused (home_refuse). */
+	bool (*keeps)(struct shard *shard, struct topic *topic, struct subscribe_letter *letter);
+	/* Whether what asks for a receipt has to wait: he hands it to home_receipt, or
+	 * home_refuse_receipt, when all that was published before has been sequenced. */
+	bool (*keeps_receipt)(struct shard *shard, struct topic_letter *letter);
+	/* Whether nothing that was published waits any more, or will ever be sequenced. */
+	bool (*drained)(struct shard *shard);
+};
+
+/* ---- what he calls (broker/home.c) ---- */
+
+/* Sequences a block of a topic of his and sends it to every interested shard; takes it over. A
+ * receipt that it asks for goes out. */
+void home_deliver(struct shard *shard, struct topic *topic, struct block *block);
+/* The block is not to be: whoever waits for its receipt, or else whoever published it, is told why.
+ * Takes it over. */
+void home_refuse(struct shard *shard, struct block *block, int error);
+/* The subscriber stands now; takes the letter over. */
+void home_stands(struct shard *shard, struct topic *topic, struct subscribe_letter *letter);
+/* It does not. */
+void home_refuse_subscriber(struct shard *shard, struct topic *topic,
+			    struct subscribe_letter *letter, int error);
+/* The receipt, or why there is none. */
+void home_receipt(struct shard *shard, struct topic_letter *letter);
+void home_refuse_receipt(struct shard *shard, struct topic_letter *letter, int error);
+/* Some of its messages are not known here: from now on it has another epoch and no past, and every
+ * subscriber is told. */
+void home_gap(struct shard *shard, struct topic *topic);
+
+#endif
