@@ -14,7 +14,7 @@ import warnings
 import pytest
 
 from certificates import Authority
-from harness import BROKER, TEST_SECONDS, at_most, run
+from harness import BROKER, TEST_SECONDS, at_most, dial, run
 from test_http import events, open, publish  # noqa: F401 (a fixture)
 from test_tls import connect, context, say, secure
 
@@ -715,3 +715,19 @@ def test_what_clients_are_called_cannot_forge_a_line_of_the_log(start, name):
     broker.says("auth failed")
     line = next(line for line in broker.log().splitlines() if "auth failed" in line)
     assert len(line) < 1000 and "\x1b" not in line and "\r" not in line and 'a"b' not in line
+
+
+def test_an_mqtt_filter_is_permitted_with_the_level_that_it_stands_for_too(start):
+    """`a/#` matches `a` as well: who may subscribe to what is below it alone is refused."""
+    import mqtt_wire
+
+    users = {"below": {"token_hash": [token_hash("below")], "subscribe": ["a.>"]},
+             "all": {"token_hash": [token_hash("all")], "subscribe": ["a", "a.>"]}}
+    broker = start(listen={"main": {"address": "127.0.0.1:0", "protocols": ["mqtt"]}}, user=users)
+    for user, code in (("below", 0x80), ("all", 0)):
+        with dial(broker.address()) as client:
+            client.sendall(mqtt_wire.connect(identifier=user, user=user.encode(), password=user.encode()))
+            client.settimeout(TEST_SECONDS)
+            assert client.recv(4) == b"\x20\x02\0\0"
+            client.sendall(bytes([0x82, 8, 0, 1, 0, 3]) + b"a/#" + b"\0")
+            assert client.recv(5) == bytes([0x90, 3, 0, 1, code])
