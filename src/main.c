@@ -780,6 +780,7 @@ static int load_keyrings(struct broker *b, const struct config *config)
 		return err;
 	keyrings_take(b, keyrings);
 	keyrings_free(keyrings, b->listeners_n);
+	keyrings_say(config);
 	keyrings_warn(b);
 	return 0;
 }

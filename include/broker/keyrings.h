@@ -24,7 +24,9 @@ int keyrings_check(const struct config *config, FILE *errors);
  * until every shard has seen that. */
 void keyrings_take(struct broker *broker, struct keyring **keyrings);
 void keyrings_free(struct keyring **keyrings, size_t n);
-/* Warns of certificates that end within two weeks. */
+/* Says what came of the wish for the kernel's TLS, before the sandbox. */
+void keyrings_say(const struct config *config);
+/* Warns of certificates that end within two weeks; any thread. */
 void keyrings_warn(const struct broker *broker);
 
 #endif

@@ -29,6 +29,7 @@ struct accepting {
 	uint64_t waiting; /* bit per listener (modulo 64): not armed for want of file descriptors */
 	uint64_t crowded; /* the same for too many handshakes */
 	uint64_t refused_by_rate;
+	uint64_t warned_ns;  /* of certificates: shard 0, once a day */
 	bool stopped, ended; /* for now; for good */
 };
 

@@ -3,7 +3,11 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
 
 #include "base/clock.h"
 #include "base/config.h"
@@ -95,6 +99,41 @@ void keyrings_free(struct keyring **all, size_t n)
 	for (size_t i = 0; all != NULL && i < n; i++)
 		keyring_unref(all[i]);
 	free(all);
+}
+
+/* Whether the kernel could seal what is sent (tls.rst); a socket that is not connected yet is told
+ * so, if it knows the name at all. */
+static const char *ktls_problem(void)
+{
+	static char problem[128];
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), err = 0;
+
+	if (fd < 0 ||
+	    (setsockopt(fd, IPPROTO_TCP, TCP_ULP, "tls", sizeof("tls")) != 0 && errno != ENOTCONN))
+		err = errno;
+	if (fd >= 0)
+		close(fd);
+	if (err == 0)
+		return NULL;
+	snprintf(problem, sizeof(problem), "%s%s", strerror(err),
+		 err == ENOENT ? "; try: modprobe tls" : "");
+	return problem;
+}
+
+void keyrings_say(const struct config *config)
+{
+	for (size_t i = 0; i < config->listens_n; i++) {
+		const struct config_listen *c = &config->listens[i];
+		const char *problem;
+
+		if (!c->tls.present || c->tls.ktls == KTLS_OFF)
+			continue;
+		problem = ktls_problem();
+		log_info("listen \"%s\": ktls: the kernel has %s%s%s: records are sealed by the "
+			 "broker",
+			 c->title, problem == NULL ? "it, but it is not made use of yet" : "none (",
+			 problem == NULL ? "" : problem, problem == NULL ? "" : ")");
+	}
 }
 
 void keyrings_warn(const struct broker *b)

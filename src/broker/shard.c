@@ -30,6 +30,7 @@ enum {
 	BACKLOG_CHECK_MS =
 		200, /* less than a tick: each finds it due, whatever the turn has taken */
 	SWEEP_SECONDS = 1,
+	DAY_S = 24 * 3600,
 };
 
 const char *const auth_result_names[AUTH_RESULTS] = {
@@ -510,12 +511,23 @@ static void check_backlogs(void *context, struct deadline *d)
 		reactor_deadline(&s->reactor, &s->audience.backlog, d);
 }
 
+static void warn_daily(struct shard *s)
+{
+	if (s->id != 0 || s->reactor.clock_ns - s->accepting.warned_ns < DAY_S * NS_PER_S)
+		return;
+	/* At the start the main thread does. */
+	if (s->accepting.warned_ns != 0)
+		keyrings_warn(s->broker);
+	s->accepting.warned_ns = s->reactor.clock_ns;
+}
+
 static void sweep(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 
 	(void)d;
 	s->home.sweeping = true;
+	warn_daily(s);
 }
 
 static void report(void *context, struct deadline *d)
