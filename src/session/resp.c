@@ -85,11 +85,6 @@ static bool name_is_plain(struct span name)
 
 /* ---- who it is ---- */
 
-static bool credentials_wanted(const struct connection *c)
-{
-	return c->shard->config->users_n > 0 || c->shard->config->auth.jwt.keys_n > 0;
-}
-
 static void set_name(struct connection *c, struct span name)
 {
 	struct resp_client *r = resp_of(c);
@@ -116,7 +111,7 @@ static enum resp_done login(struct connection *c, struct span user, struct span 
 	if (r->step == 1)
 		return RESP_DONE;
 	r->step = 1;
-	if (!credentials_wanted(c)) {
+	if (access_open(c)) {
 		r->login = resp_is(user, "default") ? ACCESS_GRANTED : ACCESS_WRONG;
 		return RESP_DONE;
 	}
@@ -146,7 +141,7 @@ static bool is_in(struct connection *c)
 		return true;
 	if (r->login == ACCESS_WRONG)
 		resp_error(c, WRONGPASS);
-	if (credentials_wanted(c) && c->state == CONNECTION_OPEN)
+	if (!access_open(c) && c->state == CONNECTION_OPEN)
 		connection_finish(c, NULL);
 	return false;
 }
@@ -159,7 +154,7 @@ static enum resp_done run_auth(struct connection *c, struct resp_words words)
 		resp_error(c, "-ERR syntax error");
 		return RESP_DONE;
 	}
-	if (words.n == 1 && !credentials_wanted(c)) {
+	if (words.n == 1 && access_open(c)) {
 		resp_error(c, "-ERR AUTH <password> called without any password configured for "
 			      "the default user. Are you sure your configuration is correct?");
 		return RESP_DONE;

@@ -41,20 +41,11 @@ struct resp_subscription {
 
 /* ---- permissions ---- */
 
-/* The broker's own topics: nobody else publishes to them, and who may look is the operator's
- * choice. */
-static bool may_look(struct connection *c)
-{
-	return !c->shard->config->http.page_local_only || connection_local(c);
-}
-
 const char *resp_not_published(struct connection *c, struct span topic)
 {
 	if (!name_valid(topic))
 		return BAD_TOPIC;
-	if (topic_internal(topic) || !access_may(c, ACCESS_PUBLISH, topic, false))
-		return NOPERM;
-	return NULL;
+	return access_may(c, ACCESS_PUBLISH, topic, false) ? NULL : NOPERM;
 }
 
 /* Whether what begins with this may be one of the broker's own topics. */
@@ -74,8 +65,8 @@ static bool may_subscribe_glob(struct connection *c, struct span glob)
 	size_t n;
 
 	glob_read(glob, &m);
-	if (may_be_internal((struct span){ m.text, m.len }) && !may_look(c))
-		return false;
+	if (may_be_internal((struct span){ m.text, m.len }))
+		return access_may(c, ACCESS_MONITOR, glob, true);
 	if (m.kind == GLOB_EXACT || m.kind == GLOB_NATIVE)
 		return access_may(c, ACCESS_SUBSCRIBE, (struct span){ m.text, m.len },
 				  m.kind == GLOB_NATIVE);
@@ -97,9 +88,7 @@ static const char *not_subscribed(struct connection *c, enum resp_push push, str
 	}
 	if (!name_valid(name))
 		return BAD_TOPIC;
-	if ((topic_internal(name) && !may_look(c)) || !access_may(c, ACCESS_SUBSCRIBE, name, false))
-		return NOPERM;
-	return NULL;
+	return access_may(c, ACCESS_SUBSCRIBE, name, false) ? NULL : NOPERM;
 }
 
 /* ---- what it has subscribed to ---- */

@@ -538,3 +538,60 @@ def test_redis_benchmark_runs_its_tests_of_what_there_is(start):
         )
         assert done.returncode == 0 and "requests per second" in done.stdout, done.stdout + done.stderr
         assert "Error" not in done.stdout.replace("Could not fetch server CONFIG", ""), done.stdout
+
+
+# --- clients of other languages --------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["broker", "redis"])
+def server(request):
+    """What a client of others cannot tell apart."""
+    return request.getfixturevalue(request.param)
+
+
+def address_of(server):
+    return server.address() if callable(server.address) else server.address
+
+
+HIREDIS = r"""
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+#include <hiredis/hiredis.h>
+
+int main(int argc, char **argv)
+{
+	redisContext *sub = redisConnect(argv[1], atoi(argv[2])), *pub = redisConnect(argv[1], atoi(argv[2]));
+	redisReply *r;
+
+	assert(argc == 3 && sub && !sub->err && pub && !pub->err);
+	r = redisCommand(pub, "PUBLISH %s %b", "hi.a", "x\0y", (size_t)3);
+	assert(r->type == REDIS_REPLY_INTEGER && r->integer == 0);
+	freeReplyObject(r);
+	r = redisCommand(sub, "SUBSCRIBE hi.a");
+	assert(r->type == REDIS_REPLY_ARRAY && r->elements == 3 && r->element[2]->integer == 1);
+	freeReplyObject(r);
+	for (int i = 0; i < 1000; i++)
+		redisAppendCommand(pub, "PUBLISH %s %b", "hi.a", "x\0y", (size_t)3);
+	for (int i = 0; i < 1000; i++) {
+		assert(redisGetReply(pub, (void **)&r) == REDIS_OK && r->type == REDIS_REPLY_INTEGER && r->integer == 1);
+		freeReplyObject(r);
+		assert(redisGetReply(sub, (void **)&r) == REDIS_OK && r->elements == 3);
+		assert(strcmp(r->element[0]->str, "message") == 0 && r->element[2]->len == 3);
+		assert(memcmp(r->element[2]->str, "x\0y", 3) == 0);
+		freeReplyObject(r);
+	}
+	r = redisCommand(pub, "GET a");
+	assert(r->type == REDIS_REPLY_ERROR || r->type == REDIS_REPLY_NIL);
+	freeReplyObject(r);
+	redisFree(sub);
+	redisFree(pub);
+	return 0;
+}
+"""
+
+
+def test_hiredis_publishes_and_subscribes(server, tmp_path):
+    (tmp_path / "client.c").write_text(HIREDIS)
+    subprocess.run(["gcc", "-o", tmp_path / "client", tmp_path / "client.c", "-lhiredis"], check=True)
+    subprocess.run([tmp_path / "client", *address_of(server).rsplit(":", 1)], check=True, timeout=PATIENCE)
