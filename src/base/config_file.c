@@ -284,6 +284,15 @@ static uint64_t number_of(cfg_t *section, const char *name)
 	return key_parse(key, text != NULL ? text : key->standard, &number) == NULL ? number : 0;
 }
 
+static void check_readable(cfg_t *section, const char *name)
+{
+	const char *path = cfg_getstr(section, name);
+
+	if (path != NULL && *path != '\0' && access(path, R_OK) != 0)
+		report(loading->section_line, name,
+		       "cannot read %s (%s), name a file that can be read", path, strerror(errno));
+}
+
 /* Called where an upstream's section ends. */
 static int on_upstream(cfg_t *cfg, cfg_opt_t *opt)
 {
@@ -303,6 +312,8 @@ static int on_upstream(cfg_t *cfg, cfg_opt_t *opt)
 		       "none at all, use patterns like \"live.>\" of the topics that are shared");
 	if (log != NULL && strcmp(log, "jetstream") == 0)
 		report(loading->section_line, "log", "\"jetstream\" is not there yet, use none");
+	check_readable(upstream, "password_file");
+	check_readable(upstream, "token_file");
 	if (number_of(upstream, "reconnect_ms_min") > number_of(upstream, "reconnect_ms_max"))
 		report(loading->section_line, "reconnect_ms_max",
 		       "is less than reconnect_ms_min, use as much or more");

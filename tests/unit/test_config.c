@@ -1505,8 +1505,8 @@ static void every_key_of_an_upstream_is_read(void **state)
 				       "	log = \"none\"\n"
 				       "	publish_prefix = \"site.\"\n"
 				       "	user = \"broker\"\n"
-				       "	password_file = \"/etc/broker/nats\"\n"
-				       "	token_file = \"/etc/broker/token\"\n"
+				       "	password_file = \"/dev/null\"\n"
+				       "	token_file = \"/dev/zero\"\n"
 				       "	ping_seconds = 3\n"
 				       "	reconnect_ms_min = 51\n"
 				       "	reconnect_ms_max = 2001\n"
@@ -1528,8 +1528,8 @@ static void every_key_of_an_upstream_is_read(void **state)
 	assert_int_equal(u->log, CONFIG_LOG_NONE);
 	assert_string_equal(u->publish_prefix, "site.");
 	assert_string_equal(u->user, "broker");
-	assert_string_equal(u->password_file, "/etc/broker/nats");
-	assert_string_equal(u->token_file, "/etc/broker/token");
+	assert_string_equal(u->password_file, "/dev/null");
+	assert_string_equal(u->token_file, "/dev/zero");
 	assert_int_equal(u->ping_seconds, 3);
 	assert_int_equal(u->reconnect_ms_min, 51);
 	assert_int_equal(u->reconnect_ms_max, 2001);
@@ -1555,6 +1555,8 @@ static void an_upstream_is_refused_that_cannot_be(void **state)
 	assert_refused(UPSTREAM("publish_prefix = \"site\""), "a.conf:2: publish_prefix: ");
 	assert_refused(UPSTREAM("publish_prefix = \"a b.\""), "a.conf:2: publish_prefix: ");
 	assert_refused(UPSTREAM("log = \"jetstream\""), "a.conf:2: log: ");
+	assert_refused(UPSTREAM("password_file = \"/nowhere\""), "a.conf:2: password_file: ");
+	assert_refused(UPSTREAM("token_file = \"/nowhere\""), "a.conf:2: token_file: ");
 	assert_refused(UPSTREAM("in_flight = 0"), "a.conf:2: in_flight: ");
 	assert_refused(UPSTREAM("reconnect_ms_min = 3000"), "a.conf:2: reconnect_ms_max: ");
 	assert_refused(UPSTREAM("") "\nupstream b { servers = { \"b\" } topics = { \">\" } }",
