@@ -97,8 +97,8 @@ void http_session_resume(struct connection *connection);
 /* Lets those whose turn it is go on, as far as there is time. Whether more is left. To be called
  * once per turn. */
 bool http_sessions_go_on(struct shard *shard);
-/* Handles the request whose head is kept. */
-void http_session_again(struct connection *connection);
+/* What struct protocol has of it: whose the request is that is being handled, or waits. */
+void http_session_logged_in(struct connection *connection, enum access_result result);
 /* The client's end of file. */
 void http_session_ended(struct connection *connection);
 void http_session_drain(struct connection *connection);

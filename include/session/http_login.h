@@ -19,8 +19,8 @@ struct http_request;
 /* Whether the request may be handled now; if not, it has been answered, or waits. proven: a browser
  * says that a page of this broker, or of an allowed origin, has sent it. */
 bool http_login(struct connection *connection, const struct http_request *request, bool proven);
-/* What struct protocol has of it. */
-void http_session_logged_in(struct connection *connection, enum access_result result);
+/* Answers the request whose credential was not taken. */
+void http_login_refused(struct connection *connection, enum access_result result);
 /* The answer to what is not permitted: 401 where a credential could help, else 403. */
 void http_not_permitted(struct connection *connection, const char *reason);
 /* Frees what waits. */

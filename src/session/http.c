@@ -326,8 +326,9 @@ static void run(struct connection *c, struct span bytes)
 		connection_flush(c);
 }
 
-/* Its own decoder has seen it, and may be on its way through the body. */
-void http_session_again(struct connection *c)
+/* Handles the request whose head is kept. Its own decoder has seen it, and may be on its way
+ * through the body. */
+static void handle_kept(struct connection *c)
 {
 	struct http_limits limits = limits_of(c);
 	struct http_session *http = http_of(c);
@@ -352,6 +353,20 @@ void http_session_again(struct connection *c)
 	http->running = false;
 	if (c->state == CONNECTION_OPEN)
 		connection_flush(c);
+}
+
+void http_session_logged_in(struct connection *c, enum access_result result)
+{
+	struct http_session *http = http_of(c);
+	bool waited = http->kept != NULL;
+
+	http->login = result == ACCESS_GRANTED ? HTTP_LOGIN_DONE : HTTP_LOGIN_NONE;
+	if (result != ACCESS_GRANTED)
+		http_login_refused(c, result);
+	else if (waited)
+		handle_kept(c);
+	if (waited)
+		http_login_forget(c);
 }
 
 void http_session_received(struct connection *c, struct span bytes)

@@ -209,22 +209,14 @@ bool http_login(struct connection *c, const struct http_request *r, bool proven)
 	return true;
 }
 
-void http_session_logged_in(struct connection *c, enum access_result result)
+void http_login_refused(struct connection *c, enum access_result result)
 {
-	struct http_session *http = http_of(c);
-	bool waited = http->kept != NULL;
-
-	http->login = result == ACCESS_GRANTED ? HTTP_LOGIN_DONE : HTTP_LOGIN_NONE;
-	if (result == ACCESS_GRANTED && waited) {
-		http_session_again(c);
-	} else if (result == ACCESS_WRONG) {
-		http_close_after(c);
-		answer_401(c, "not permitted");
-	} else if (result == ACCESS_BUSY) {
+	if (result == ACCESS_BUSY) {
 		http_error(c, 503, "busy");
+		return;
 	}
-	if (waited)
-		http_login_forget(c);
+	http_close_after(c);
+	answer_401(c, "not permitted");
 }
 
 void http_login_forget(struct connection *c)
