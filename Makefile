@@ -183,7 +183,7 @@ $(BUILD)/broker-load: $(call object,bench/load/main.c) $(LOAD_LIB) $(LIB)
 # The simulation: its ring and its clock come before the archive, and the broker's own calls to
 # these functions pass through it.
 SIM_WRAPS := malloc calloc realloc aligned_alloc free malloc_usable_size strdup block_new line_session_ended shard_publish topic_sequence \
-	home_subscribe subscription_answered subscriptions_deliver stream_join topic_letter_new mailbox_push mailbox_pop
+	home_subscribe subscription_answered subscriptions_deliver stream_join stream_join_pinned subscription_new topic_letter_new mailbox_push mailbox_pop
 
 $(BUILD)/sim: $(call object,$(SIM_SRCS)) $(LIB)
 	@echo "  LD    $@"
@@ -215,7 +215,7 @@ $(BUILD)/fuzz_broker: $(BUILD)/obj/tests/fuzz/fuzz_broker.o \
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ $(PKG_LIBS)
 
 # Scripts for the simulation's world.
-$(BUILD)/tests/test_world: $(BUILD)/obj/tests/unit/test_world.o \
+$(BUILD)/tests/test_world $(BUILD)/tests/test_world_patterns: $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o \
 		$(call object,$(filter-out %/runner.c,$(SIM_SRCS))) $(LIB)
 	@echo "  LD    $@"
 	mkdir -p $(@D)

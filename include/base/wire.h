@@ -43,6 +43,8 @@ struct wire_format {
 			size_t *prefix_len, struct span *body, char *suffix, size_t *suffix_len);
 	/* Whether enclose can do it for this one; NULL: for every one. */
 	bool (*enclosable)(const struct wire *wire, const struct run *run);
+	/* Its clients see where a reply is wanted, and may give one. */
+	bool replies;
 	/* A run of lines goes out just as it is, so that it too may be sent from where it lies. */
 	bool lines_verbatim;
 	/* What tells its reader that messages are missing and which one comes next, as a message of

@@ -16,6 +16,7 @@
 #include "base/table.h"
 #include "base/tree.h"
 #include "base/wire.h"
+#include "broker/patterns.h"
 #include "engine/deadline.h"
 #include "topic/history.h"
 #include "topic/letter.h"
@@ -28,6 +29,8 @@ struct subscription;
 /* A shard's topics. */
 struct home {
 	struct table topics;
+	struct list every; /* the same, in the order in which they came */
+	struct known_patterns known;
 	struct history_total history;
 	struct tree retained; /* topics that have a retained message, by its number here: */
 	uint64_t retained_n;  /* the last one's */
@@ -62,8 +65,9 @@ struct subscribe_letter {
 	struct wire wire;                  /* in which it wants it, for that */
 	uint64_t hash;
 	struct replay replay;
-	int64_t change; /* in how many subscribers it has */
-	bool later;     /* as in struct subscription_wanted */
+	int64_t change;            /* in how many subscribers it has, */
+	int64_t change_responders; /* and responders */
+	bool later;                /* as in struct subscription_wanted */
 	/* the answer */
 	int error;                     /* -ENOSPC: no room for another topic; -ENOMEM */
 	uint64_t epoch, seq;           /* of the newest message */
@@ -86,7 +90,8 @@ struct topic_letter {
 	int error;    /* REFUSED: -ENOSPC: no room for another topic; -ENOMEM */
 	struct topic_letter *leave; /* JOIN: what will follow it in the same lane */
 	uint32_t slot, generation;
-	int64_t change; /* UNSUBSCRIBE, RECOUNT: in how many subscribers it has */
+	/* UNSUBSCRIBE, RECOUNT: in how many subscribers, and responders, it has */
+	int64_t change, change_responders;
 	uint64_t hash;
 	struct span name;
 	char bytes[];
@@ -110,8 +115,8 @@ struct sequenced_letter {
 	 * whether it will be; -EMSGSIZE */
 	int error;
 	uint64_t epoch, seq;
-	uint64_t receivers;  /* subscriptions that it went to */
-	struct block *block; /* held, for its name */
+	struct receivers receivers; /* subscriptions that it went to */
+	struct block *block;        /* held, for its name */
 };
 
 /* NULL: out of memory. */

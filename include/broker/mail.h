@@ -107,6 +107,11 @@ bool mail_flush(struct mail *mail);
 bool mail_holds(const struct mail *mail, const struct letter *letter);
 /* Letters for that lane in all outboxes. */
 uint64_t mail_letters(const struct mail *mail, enum mailbox_lane lane);
+/* Whether more letters wait for a shard than its lane has room for. */
+static inline bool mail_waits(const struct mail *m, unsigned shard)
+{
+	return m->lanes[LANE_FREE].to[shard].n >= m->lane_entries;
+}
 /* Whether so much waits for one home that its publishers must wait. */
 bool mail_congested(const struct mail *mail, unsigned home);
 /* Whether the shards take so little of what is delivered to them that nothing more may be

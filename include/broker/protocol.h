@@ -28,6 +28,7 @@ enum reason {
 	REASON_CONNECTIONS, /* there are as many clients as there may be, or no memory for more */
 	REASON_SUBSCRIPTIONS,
 	REASON_TOPICS,
+	REASON_PATTERNS, /* that have to be compared one by one */
 	REASON_MEMORY,
 	REASON_DRAINING,
 	REASON_NOT_PERMITTED, /* it is not who it says, or may not do that, or not any more */

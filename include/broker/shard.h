@@ -106,8 +106,11 @@ void shard_run(struct shard *shard);
 /* After every shard has ended. */
 void shard_release(struct shard *shard);
 
-/* The home of a topic. */
-unsigned shard_home(const struct shard *shard, uint64_t hash);
+/* The home of a topic: the upper bits choose the shard, the lower ones the place in its table. */
+static inline unsigned shard_home(const struct shard *s, uint64_t hash)
+{
+	return (unsigned)((hash >> 32) * s->broker->shards_n >> 32);
+}
 
 /* Who reads which letters, and frees them unread; but for those to sessions. */
 extern const struct letter_use shard_letter_uses[LETTER_KINDS];
@@ -128,6 +131,8 @@ bool shard_congested(struct shard *shard, uint64_t hash);
 void shard_hold(struct shard *shard, uint64_t hash);
 /* It has caught up: the end of one shard_hold. */
 void shard_release_hold(struct shard *shard, uint64_t hash);
+/* The same for all of these buckets, a bit for each of broker->held. */
+void shard_release_holds(struct shard *shard, const uint64_t *buckets);
 
 /* A block of new messages on its way to its home; takes the block over. */
 void shard_publish(struct shard *shard, struct block *block);

@@ -13,23 +13,30 @@
 #include "base/pool.h"
 #include "base/table.h"
 #include "broker/counters.h"
+#include "broker/wild.h"
 #include "engine/deadline.h"
+#include "topic/pattern.h"
 #include "topic/stream.h"
 #include "topic/topic.h"
 
 struct block;
 struct connection;
+struct deal_letter;
 struct gap_letter;
 struct interest;
+struct pattern_letter;
 struct shard;
 struct subscribe_letter;
 struct topic_letter;
 
 /* A shard's interests and their streams. */
 struct audience {
-	struct table interests;
+	struct table interests; /* in topics */
+	struct wilds wilds;     /* in patterns, and of groups */
+	struct list gone;    /* members of groups that have left: they go at the end of the turn */
 	uint32_t settings_n; /* one more with every configuration */
 	size_t unconfigured; /* interests that have their settings from before */
+	unsigned configured_in; /* interests, patterns or groups */
 	size_t configured_at;
 	struct list dirty;    /* streams with cursors that want a send */
 	struct list replays;  /* streams with cursors that want a send of the past */
@@ -54,6 +61,7 @@ enum subscription_flag {
 	SUBSCRIPTION_SKIP = 8,      /* to be let go as soon as that has ended */
 	SUBSCRIPTION_UNWANTED = 16, /* to be ended as soon as that has ended */
 	SUBSCRIPTION_HELD = 32,     /* ASKED, though the home has answered: it is still to begin */
+	SUBSCRIPTION_REPLIES = 64,  /* its client sees where a reply is wanted */
 };
 
 struct subscription {
@@ -97,8 +105,10 @@ static inline struct interest *subscription_interest(const struct subscription *
 
 struct subscription_wanted {
 	struct span name;
-	struct wire wire; /* in which it is sent */
-	struct replay replay;
+	enum pattern_kind pattern; /* how the name is meant; valid as such */
+	struct span group;         /* empty: it is in none. Of at most PATTERN_GROUP_MAX bytes */
+	struct wire wire;          /* in which it is sent */
+	struct replay replay;      /* of a pattern: none, or the last one of each topic */
 	void *session;
 	/* The home answers in any case, and then it waits for subscription_begin instead of getting
 	 * what is published; `subscribed` is not called, and there is no past. */
@@ -107,7 +117,8 @@ struct subscription_wanted {
 
 /* Asks for a topic; name and parameter are copied. Its protocol's `subscribed` follows when the
  * home has answered, or at once, before this returns, if there is nothing to ask. *made: NULL if it
- * has ended by then. -ENOMEM, -ENOSPC (limit), -ENOBUFS (memory budget): there is none. */
+ * has ended by then. -ENOMEM, -ENOSPC (limit), -ENOBUFS (memory budget), -EINVAL (of a pattern's
+ * past there is no more than the last messages): there is none. */
 int subscription_new(struct connection *connection, const struct subscription_wanted *wanted,
 		     struct subscription **made);
 /* One that was wanted for later, and stands at its home since connection->asked has become 0, gets
@@ -116,6 +127,12 @@ int subscription_begin(struct subscription *subscription, const struct wire *wir
 /* Its client does not want it any more: nothing more of it from now on but the rest of a message
  * and what the kernel has. It may be gone when this returns. */
 void subscription_end(struct subscription *subscription);
+/* A home's answer about a pattern; takes the letter over. */
+void subscription_known(struct shard *shard, struct pattern_letter *letter);
+/* Messages for members of a group here; takes the letter over. */
+void subscriptions_dealt(struct shard *shard, struct deal_letter *letter);
+/* Once per turn: frees what has ended in the last one. */
+void subscriptions_reap(struct shard *shard);
 /* The home's answer; takes the letter over. */
 void subscription_answered(struct shard *shard, struct subscribe_letter *letter);
 /* Nothing more for it from now on; what is its already it still gets. */

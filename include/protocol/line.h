@@ -33,6 +33,7 @@ enum line_replay { LINE_REPLAY_NONE, LINE_REPLAY_FROM, LINE_REPLAY_LAST };
 struct line_event {
 	enum line_event_kind kind;
 	struct span topic, user, secret;
+	bool pattern; /* SUBSCRIBE: it is one */
 	enum line_replay replay;
 	uint64_t epoch, n;
 	struct span bytes;
@@ -70,6 +71,8 @@ void line_decode(struct line_decoder *decoder, struct span in, const struct line
 bool line_message_id(struct span id, uint64_t *epoch, uint64_t *seq);
 
 extern const struct wire_format line_format;
+/* For subscribers to a pattern: each message behind its topic and a space. */
+extern const struct wire_format line_topic_format;
 
 /* A token is longer than a command. */
 enum { LINE_AUTH_BYTES_MAX = 8 + (8 << 10) };

@@ -11,14 +11,15 @@
 #include "base/wire.h"
 
 /* Events, each a chunk; the same without chunks, for HTTP/1.0; messages as they are, each a chunk
- * (an empty one is nothing: a chunk without bytes would be the last). */
+ * (an empty one is nothing: a chunk without bytes would be the last). With any parameter, events
+ * are for many topics: each says its topic instead of its number. */
 extern const struct wire_format sse_format, sse_plain_format, chunked_format;
 
 enum { SSE_TEXT_MAX = 96 }; /* most bytes of what the following write */
 
 /* The start of an event stream and a heartbeat, which say where it stands, so that whoever is cut
  * off comes back there; and the event that says from where on
- * the past is known. They return how many bytes they wrote. */
+ * the past is known. epoch 0: it stands nowhere. They return how many bytes they wrote. */
 size_t sse_start(bool chunked, uint64_t epoch, uint64_t seq, char *out);
 size_t sse_heartbeat(bool chunked, uint64_t epoch, uint64_t seq, char *out);
 size_t sse_gap(bool chunked, uint64_t epoch, uint64_t oldest, char *out);

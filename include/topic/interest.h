@@ -18,6 +18,7 @@
 struct config_topic;
 struct stream;
 struct topic_letter;
+struct wild;
 
 struct interest {
 	struct named named; /* first: it is in the shard's table */
@@ -29,11 +30,14 @@ struct interest {
 	uint32_t unanswered;  /* letters under way to the home and back */
 	uint32_t pins;        /* somebody still looks at it, though its last subscriber has left */
 	uint32_t told;        /* subscribers that the home knows of, or will by them */
-	struct list recount;  /* the owner's: perhaps it has to be told another number */
-	uint64_t epoch, seq;  /* of the newest message that has come here */
+	uint32_t responders, told_responders; /* the same of those who see where a reply is wanted
+					       */
+	struct list recount;    /* the owner's: perhaps it has to be told another number */
+	uint64_t epoch, seq;    /* of the newest message that has come here */
 	struct stream *streams; /* one for each wire that somebody here has asked for */
 	/* The shard's, plain memory: for its end, which must not fail for want of any. */
 	struct topic_letter *unsubscribe;
+	struct wild *wild; /* of a pattern, or of a group: what the shard knows of it besides */
 	char name[];
 };
 

@@ -9,13 +9,18 @@
 #include <stdint.h>
 
 enum letter_kind {
-	LETTER_PUBLISH,     /* shard -> home, gated lane: a block, to be sequenced */
-	LETTER_DELIVER,     /* home -> shard: the same block, to be delivered */
-	LETTER_SUBSCRIBE,   /* shard -> home: a subscriber wants the topic, perhaps its past */
-	LETTER_SUBSCRIBED,  /* home -> shard: the same letter, answered */
-	LETTER_UNSUBSCRIBE, /* shard -> home: the last local subscriber has left */
-	LETTER_RECOUNT,     /* shard -> home: it has more or fewer subscribers than it had */
-	LETTER_JOIN,        /* shard -> home, gated lane: a publisher begins */
+	LETTER_PUBLISH,       /* shard -> home, gated lane: a block, to be sequenced */
+	LETTER_DELIVER,       /* home -> shard: the same block, to be delivered */
+	LETTER_SUBSCRIBE,     /* shard -> home: a subscriber wants the topic, perhaps its past */
+	LETTER_SUBSCRIBED,    /* home -> shard: the same letter, answered */
+	LETTER_UNSUBSCRIBE,   /* shard -> home: the last local subscriber has left */
+	LETTER_RECOUNT,       /* shard -> home: it has more or fewer subscribers than it had */
+	LETTER_PATTERN,       /* shard -> homes: a subscriber wants a pattern, or is in a group */
+	LETTER_PATTERN_KNOWN, /* home -> shard: the same letter, answered */
+	LETTER_PATTERN_COUNT, /* shard -> homes: so many there want it from now on */
+	LETTER_DEAL,          /* home -> shard: messages for members of a group there */
+	LETTER_DEAL_AGAIN,    /* shard -> home: the same that nobody has taken there */
+	LETTER_JOIN,          /* shard -> home, gated lane: a publisher begins */
 	LETTER_REFUSED, /* home -> shard: the same letter, answered: there is no room for its topic
 			 */
 	LETTER_LEAVE,   /* shard -> home, gated lane: a publisher has ended, after all its blocks */

@@ -105,6 +105,9 @@ void patterns_touch(struct patterns *patterns, const struct pattern *pattern);
 void patterns_match(const struct patterns *patterns, struct span name,
 		    void (*matched)(struct pattern *, void *), void *argument);
 
+/* Whether this one does; it need not be in a table. */
+bool pattern_matches(const struct pattern *pattern, struct span name);
+
 /* In which bucket a name's first level is. */
 uint8_t pattern_bucket(struct span name);
 

@@ -52,10 +52,12 @@ struct stream {
 	struct chunk *tail;  /* oldest of the live chain */
 	struct chunk *whole; /* oldest from which on nothing is missing; NULL: none */
 	uint64_t next_seq;   /* number of the message after the head */
+	bool unnumbered;     /* messages of many topics: nothing that is missing shows */
 	uint64_t pos, count; /* of the head: bytes and messages so far, from an arbitrary start */
 	size_t bytes;        /* in chunks from tail to head: the backlog */
 	size_t next_capacity;
 	uint32_t cursors; /* all but the leaving: what is appended is for them */
+	uint32_t pins;    /* somebody will come to them later */
 	struct list idle, ready, replaying, busy;
 	struct list dirty;    /* link: the owner's list of streams with ready cursors */
 	struct list replays;  /* link: the owner's list of streams with replaying cursors */
@@ -101,6 +103,9 @@ enum {
 		5 << 18, /* the same, rather than leave a crumb for a send of its own */
 };
 uint32_t stream_append(struct stream *stream, struct block *block, uint64_t now_ns, int *error);
+/* The same with some of its messages, where none follow on each other: the stream is unnumbered. */
+uint32_t stream_append_part(struct stream *stream, struct block *block, uint32_t first,
+			    uint32_t messages, uint64_t now_ns, int *error);
 
 /* Tells all who do not leave that messages are missing and which one comes next: it counts as a
  * message that all of them get. False: out of memory, or the format has no words for it. */
@@ -114,6 +119,22 @@ struct past {
 	uint64_t next; /* of the first that has not come to this stream */
 	const struct stretch *held; /* begins with the block of `from`, has all up to `next` */
 };
+/*
+ * Marks where the head is, for a cursor that is to come there when more is known, with the newest
+ * messages of topics in front. A pin holds what is appended behind it, and is in no list. -ENOMEM:
+ * there is none.
+ */
+int stream_pin(struct stream *stream, struct cursor *pin);
+void stream_unpin(struct stream *stream, struct cursor *pin);
+/* One message of a block. */
+struct newest {
+	struct block *block;
+	uint64_t seq;
+};
+/* A new cursor there, in place of the pin. *messages: how many are before it by then. -ENOMEM: it
+ * has not joined, and the pin is gone. */
+int stream_join_pinned(struct stream *stream, struct cursor *cursor, struct cursor *pin,
+		       const struct newest *newest, uint32_t newest_n, uint64_t *messages);
 /*
  * A new cursor that gets the past first, then what is live. The stream takes holds of its own on
  * what it needs of it. *unencodable is how many of the past are known to have no form; the others

@@ -17,14 +17,27 @@
 struct config;
 struct config_topic;
 
+struct known_pattern;
+
+/* Whom messages of a name go to, as far as it has been found out. */
+struct reach {
+	uint64_t generation; /* of the home's patterns then */
+	uint64_t *shards;    /* bit per shard with subscribers, by the name or by a pattern */
+	uint32_t shards_n;
+	uint32_t groups_n; /* patterns of groups that match, those of one group side by side */
+	struct known_pattern **groups;
+};
+
 struct topic {
 	struct named named; /* first: it is in the shard's table */
 	const struct config_topic *settings;
 	struct history_limits limits;
-	uint64_t epoch, seq;  /* of the newest message; 0: none yet */
-	uint64_t *shards;     /* bit per interested shard */
-	uint32_t shards_n;    /* interested */
-	uint64_t subscribers; /* of all of them, as far as they have told */
+	uint64_t epoch, seq; /* of the newest message; 0: none yet */
+	uint64_t *shards;    /* bit per shard with subscribers to this very topic */
+	uint32_t shards_n;
+	struct reach reach;   /* those, and patterns; renewed when a message comes */
+	uint64_t subscribers; /* to this very topic, of all shards, as far as they have told */
+	uint64_t responders;  /* those of them who see where a reply is wanted */
 	struct list heard;    /* the owner's: topics that have some */
 	uint32_t publishers;
 	uint32_t pins; /* the owner's: so many other reasons not to forget it */
@@ -33,11 +46,13 @@ struct topic {
 	struct history history;
 	struct list
 		link; /* forgotten after a while without clients: the shard's list, by idle_ns */
+	struct list every; /* the shard's list of all of them */
 	/* The owner's: requests for messages that are not there yet, by number and by version. */
 	struct tree awaited_numbers, awaited_versions;
 	uint32_t settings_n;    /* the owner's: how manyth settings these are */
 	struct block *retained; /* the owner's, held; NULL: there is none */
 	struct tree_entry retained_entry;
+	uint8_t bucket; /* of its name's first level (topic/pattern.h) */
 	bool known;     /* somebody has published or subscribed, not only asked */
 	bool versioned; /* a message with a version has come: the greatest one is */
 	uint64_t version[2];
@@ -89,9 +104,20 @@ void topic_sequence(struct topic *topic, struct block *block, struct history_tot
 /* Another epoch, and no past: what comes next does not follow on what was. */
 void topic_begin_anew(struct topic *topic, struct history_total *total);
 
+/* A shard's first subscriber to this very topic, and the last; patterns have no part in it. The
+ * topic's reach is to be found out anew after the latter. */
 void topic_add_shard(struct topic *topic, unsigned shard);
 void topic_remove_shard(struct topic *topic, unsigned shard);
 bool topic_has_shard(const struct topic *topic, unsigned shard);
+
+/* As many words as have a bit for each of so many shards. */
+static inline size_t shard_words(unsigned shards)
+{
+	return (shards + 63) / 64;
+}
+
+/* No generation of patterns. */
+#define REACH_UNKNOWN UINT64_MAX
 
 /* What of the past a subscriber wants. */
 enum replay_kind {

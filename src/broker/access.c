@@ -13,6 +13,8 @@
 #include "broker/subscription.h"
 #include "topic/interest.h"
 #include "topic/topic.h"
+#include "base/glob.h"
+#include "broker/wild.h"
 
 enum {
 	REVIEW_AGAIN_MS = 500, /* who has been told to go and has not by then is cut off */
@@ -246,9 +248,33 @@ bool access_may_monitor(struct connection *c, bool forwarded)
 
 /* ---- when that changes ---- */
 
+/* A glob is permitted where a native pattern is that matches all that it does. */
+static bool may_glob(struct connection *c, struct span glob)
+{
+	struct glob_meaning m;
+	char pattern[GLOB_BYTES_MAX + 1];
+
+	glob_read(glob, &m);
+	if (m.kind == GLOB_EXACT || m.kind == GLOB_NATIVE)
+		return may(c, ACCESS_SUBSCRIBE, (struct span){ m.text, m.len },
+			   m.kind == GLOB_NATIVE);
+	while (m.len > 0 && m.text[m.len - 1] != '.')
+		m.len--;
+	memcpy(pattern, m.text, m.len);
+	pattern[m.len] = '>';
+	return may(c, ACCESS_SUBSCRIBE, (struct span){ pattern, m.len + 1 }, true);
+}
+
 bool access_still_may(struct connection *c, const struct subscription *sub)
 {
-	return may(c, ACCESS_SUBSCRIBE, subscription_interest(sub)->named.name, false);
+	const struct interest *i = subscription_interest(sub);
+	struct span name = i->named.name;
+
+	if (i->wild == NULL)
+		return may(c, ACCESS_SUBSCRIBE, name, false);
+	if (i->wild->pattern.kind == PATTERN_GLOB)
+		return may_glob(c, name);
+	return may(c, ACCESS_SUBSCRIBE, name, pattern_wild(name));
 }
 
 void access_expel(struct connection *c, const char *why)

@@ -507,10 +507,14 @@ static struct topic_letter *sync_letter(struct connection *c, struct span name, 
 void connection_ask_last(struct connection *c, struct subscription *sub)
 {
 	const struct interest *i = subscription_interest(sub);
-	struct topic_letter *l = sync_letter(c, i->named.name, i->named.hash);
+	unsigned homes = i->wild != NULL ? i->wild->homes_n : 1;
 
-	if (l != NULL)
-		shard_post(c->shard, i->home, LANE_FREE, &l->letter);
+	for (unsigned n = 0; n < homes; n++) {
+		struct topic_letter *l = sync_letter(c, i->named.name, i->named.hash);
+
+		if (l != NULL)
+			shard_post(c->shard, i->home + n, LANE_FREE, &l->letter);
+	}
 }
 
 bool connection_sync(struct connection *c, unsigned home)
@@ -640,6 +644,8 @@ static enum reason topic_reason(int error)
 	switch (error) {
 	case -ENOSPC:
 		return REASON_TOPICS;
+	case -E2BIG:
+		return REASON_PATTERNS;
 	case -EHOSTUNREACH:
 		return REASON_UPSTREAM;
 	case -EMSGSIZE:

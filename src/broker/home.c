@@ -9,6 +9,8 @@
 #include "base/probe.h"
 #include "broker/census.h"
 #include "broker/fetch.h"
+#include "broker/groups.h"
+#include "broker/patterns.h"
 #include "broker/retained.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
@@ -93,11 +95,12 @@ static struct list *idle_list(const struct shard *s, const struct topic *t)
 }
 
 /* The subscribers that it has, as far as shards have told, are so many more; or fewer. */
-static void recount(struct shard *s, struct topic *t, int64_t change)
+static void recount(struct shard *s, struct topic *t, int64_t change, int64_t responders)
 {
 	uint64_t before = t->subscribers;
 
 	t->subscribers += (uint64_t)change;
+	t->responders += (uint64_t)responders;
 	assert(t->subscribers <= UINT32_MAX * (uint64_t)s->broker->shards_n);
 	if (before == 0 && t->subscribers > 0) {
 		list_append(&s->home.heard, &t->heard);
@@ -235,6 +238,9 @@ struct topic *home_topic_or_new(struct shard *s, uint64_t hash, struct span name
 		*error = -ENOMEM;
 		return NULL;
 	}
+	list_append(&s->home.every, &t->every);
+	if (s->home.known.table.keys.entries_n > 0)
+		t->reach.generation = REACH_UNKNOWN;
 	weigh(s, t);
 	return t;
 }
@@ -374,7 +380,7 @@ void sequenced_letter_free(struct sequenced_letter *l)
 }
 
 /* Tells the publisher of a message its number, or why it has none. */
-static void send_receipt(struct shard *s, struct block *b, int error, uint64_t receivers)
+static void send_receipt(struct shard *s, struct block *b, int error, struct receivers receivers)
 {
 	struct sequenced_letter *l = (struct sequenced_letter *)(void *)b->receipt;
 
@@ -408,10 +414,72 @@ static void sequenced(struct shard *s, struct topic *t, struct block *b)
 		home_wake(s, t);
 }
 
+/* Whether messages of a name leave nothing behind, of which there is no topic. */
+static bool passes(const struct shard *s, struct span name)
+{
+	return topic_passes(name) || config_topic(s->config, name)->passing;
+}
+
+/* To every shard that it reaches. Every receiver's hold is there before the first letter leaves. */
+static void deliver(struct shard *s, const struct reach *reach, struct block *b)
+{
+	uint32_t left = reach->shards_n;
+
+	if (reach->groups_n > 0)
+		groups_deal(s, reach, b);
+	b->letter.kind = LETTER_DELIVER;
+	if (left > 0)
+		block_ref(b, left);
+	for (unsigned word = 0; left > 0; word++) {
+		for (uint64_t bits = reach->shards[word]; bits != 0; bits &= bits - 1, left--) {
+			unsigned shard = word * 64 + (unsigned)__builtin_ctzll(bits);
+
+			shard_post(s, shard, LANE_FREE, &b->letter);
+		}
+	}
+}
+
+/* It finds those who want it or is gone. */
+static void pass(struct shard *s, struct block *b)
+{
+	const struct reach *reach;
+
+	b->epoch = b->seq = 0;
+	s->counters.published += b->messages;
+	s->counters.blocks_in++;
+	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
+	reach = reach_of_passing(s, block_name(b));
+	deliver(s, reach, b);
+	if (b->receipt != NULL)
+		send_receipt(s, b, 0, reach_receivers(s, reach, block_name(b)));
+	block_unref(b);
+}
+
+/* NULL with *error 0: it passes. */
+static struct topic *publish_to(struct shard *s, const struct block *b, int *error)
+{
+	struct topic *t = home_topic(s, b->hash, block_name(b));
+
+	*error = 0;
+	if (t != NULL && t->known)
+		return t;
+	if (passes(s, block_name(b)))
+		return NULL;
+	return home_topic_or_new(s, b->hash, block_name(b), error);
+}
+
+static struct receivers receivers_of(struct shard *s, const struct topic *t)
+{
+	struct receivers r = reach_receivers(s, &t->reach, t->named.name);
+
+	r.all += t->subscribers;
+	r.responders += t->responders;
+	return r;
+}
+
 void home_deliver(struct shard *s, struct topic *t, struct block *b)
 {
 	uint64_t kept = s->home.history.bytes;
-	uint32_t left;
 
 	t->known = true;
 	topic_sequence(t, b, &s->home.history, s->reactor.now_ns);
@@ -423,20 +491,11 @@ void home_deliver(struct shard *s, struct topic *t, struct block *b)
 	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
 	if (t->idle_ns != 0 || b->retain)
 		home_weigh(s, t);
-	/* Every receiver's hold is there before the first letter leaves. */
-	left = t->shards_n;
-	b->letter.kind = LETTER_DELIVER;
-	if (left > 0)
-		block_ref(b, left);
-	for (unsigned word = 0; left > 0; word++) {
-		for (uint64_t bits = t->shards[word]; bits != 0; bits &= bits - 1, left--) {
-			unsigned shard = word * 64 + (unsigned)__builtin_ctzll(bits);
-
-			shard_post(s, shard, LANE_FREE, &b->letter);
-		}
-	}
+	if (t->reach.generation != patterns_generation(&s->home.known.table, t->bucket))
+		reach_renew(s, t);
+	deliver(s, &t->reach, b);
 	if (b->receipt != NULL)
-		send_receipt(s, b, 0, t->subscribers);
+		send_receipt(s, b, 0, receivers_of(s, t));
 	if (b->version_len > 0 || topic_awaited(t))
 		sequenced(s, t, b);
 	block_unref(b);
@@ -445,12 +504,14 @@ void home_deliver(struct shard *s, struct topic *t, struct block *b)
 void home_publish(struct shard *s, struct block *b)
 {
 	int error;
-	struct topic *t = home_topic_or_new(s, b->hash, block_name(b), &error);
+	struct topic *t = publish_to(s, b, &error);
 
-	if (t == NULL) {
+	if (t == NULL && error == 0) {
+		pass(s, b);
+	} else if (t == NULL) {
 		/* No room for the topic: nobody can be subscribed to it. */
 		if (b->receipt != NULL)
-			send_receipt(s, b, error, 0);
+			send_receipt(s, b, error, (struct receivers){ 0 });
 		block_unref(b);
 	} else if (t->tapped != NULL) {
 		s->broker->tap->publish(s, t, b);
@@ -464,7 +525,7 @@ void home_refuse(struct shard *s, struct block *b, int error)
 	struct topic_letter *l;
 
 	if (b->receipt != NULL) {
-		send_receipt(s, b, error, 0);
+		send_receipt(s, b, error, (struct receivers){ 0 });
 	} else if (b->generation != 0 &&
 		   (l = topic_letter_new(LETTER_REFUSED, block_name(b), b->hash)) != NULL) {
 		l->slot = b->slot;
@@ -512,7 +573,7 @@ static void refuse_subscriber(struct shard *s, struct subscribe_letter *l, int e
 
 void home_refuse_subscriber(struct shard *s, struct topic *t, struct subscribe_letter *l, int error)
 {
-	recount(s, t, -l->change);
+	recount(s, t, -l->change, -l->change_responders);
 	refuse_subscriber(s, l, error);
 }
 
@@ -525,7 +586,7 @@ void home_subscribe(struct shard *s, struct subscribe_letter *l)
 		return;
 	}
 	/* In the order in which its shard has counted. */
-	recount(s, t, l->change);
+	recount(s, t, l->change, l->change_responders);
 	if (t->tapped != NULL && s->broker->tap->keeps(s, t, l))
 		return;
 	home_stands(s, t, l);
@@ -540,7 +601,7 @@ void home_unsubscribe(struct shard *s, struct topic_letter *l)
 
 	if (t != NULL) {
 		topic_remove_shard(t, l->shard);
-		recount(s, t, l->change);
+		recount(s, t, l->change, l->change_responders);
 		home_weigh(s, t);
 	}
 	free(l);
@@ -551,14 +612,20 @@ void home_recount(struct shard *s, struct topic_letter *l)
 	struct topic *t = home_topic(s, l->hash, l->name);
 
 	assert(t != NULL);
-	recount(s, t, l->change);
+	recount(s, t, l->change, l->change_responders);
 	free(l);
 }
 
 void home_join(struct shard *s, struct topic_letter *l)
 {
-	struct topic *t = home_topic_or_new(s, l->hash, l->name, &l->error);
+	struct topic *t = home_topic(s, l->hash, l->name);
 
+	if (t == NULL && passes(s, l->name)) {
+		free(l);
+		return;
+	}
+	if (t == NULL)
+		t = home_topic_or_new(s, l->hash, l->name, &l->error);
 	if (t == NULL) {
 		l->letter.kind = LETTER_REFUSED;
 		shard_post(s, l->shard, LANE_FREE, &l->letter);
@@ -725,4 +792,5 @@ void home_release(struct shard *s)
 		topic_free((struct topic *)(void *)n, &s->home.history);
 	}
 	table_release(&s->home.topics);
+	known_patterns_release(&s->home.known);
 }

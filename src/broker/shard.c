@@ -10,11 +10,13 @@
 #include "broker/connection.h"
 #include "broker/drain.h"
 #include "broker/fetch.h"
+#include "broker/groups.h"
 #include "broker/home.h"
 #include "broker/keyrings.h"
 #include "broker/listener.h"
 #include "broker/retained.h"
 #include "broker/objects.h"
+#include "broker/patterns.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -44,12 +46,6 @@ const char *const drop_reason_names[DROP_REASONS] = {
 };
 
 /* ---- mail ---- */
-
-unsigned shard_home(const struct shard *s, uint64_t hash)
-{
-	/* The upper bits choose the shard, the lower ones the place in its table. */
-	return (unsigned)((hash >> 32) * s->broker->shards_n >> 32);
-}
 
 /* Nothing more is taken in while backlogs are evicted, or they would grow faster than they go. */
 static bool no_memory(const struct shard *s)
@@ -90,14 +86,29 @@ void shard_hold(struct shard *s, uint64_t hash)
 	atomic_fetch_add(&s->broker->held[hash % HOLD_BUCKETS], 1);
 }
 
-void shard_release_hold(struct shard *s, uint64_t hash)
+static void ring_all(struct shard *s)
 {
-	atomic_fetch_sub(&s->broker->held[hash % HOLD_BUCKETS], 1);
-	atomic_fetch_add(&s->broker->hold_ends, 1);
 	/* With nothing to read: they are to look at their paused publishers. */
 	for (unsigned to = 0; to < s->broker->shards_n; to++)
 		if (to != s->id)
 			reactor_post(&s->reactor, to, LANE_FREE, NULL, 0);
+}
+
+void shard_release_hold(struct shard *s, uint64_t hash)
+{
+	atomic_fetch_sub(&s->broker->held[hash % HOLD_BUCKETS], 1);
+	atomic_fetch_add(&s->broker->hold_ends, 1);
+	ring_all(s);
+}
+
+void shard_release_holds(struct shard *s, const uint64_t *buckets)
+{
+	for (unsigned word = 0; word < HOLD_BUCKETS / 64; word++)
+		for (uint64_t bits = buckets[word]; bits != 0; bits &= bits - 1)
+			atomic_fetch_sub(
+				&s->broker->held[word * 64 + (unsigned)__builtin_ctzll(bits)], 1);
+	atomic_fetch_add(&s->broker->hold_ends, 1);
+	ring_all(s);
 }
 
 /* Whether some topic's publishers need wait no more, since the last look. */
@@ -247,6 +258,11 @@ READER(home_subscribe, struct subscribe_letter)
 READER(subscription_answered, struct subscribe_letter)
 READER(home_unsubscribe, struct topic_letter)
 READER(home_recount, struct topic_letter)
+READER(home_pattern, struct pattern_letter)
+READER(home_pattern_count, struct pattern_count)
+READER(subscription_known, struct pattern_letter)
+READER(subscriptions_dealt, struct deal_letter)
+READER(groups_deal_again, struct deal_letter)
 READER(home_join, struct topic_letter)
 READER(home_leave, struct topic_letter)
 READER(home_sync, struct topic_letter)
@@ -262,6 +278,9 @@ READER(watchdog_asks, struct heartbeat_letter)
 READER(reload, struct reload_letter)
 DISCARD(block_unref, struct block)
 DISCARD(subscribe_letter_free, struct subscribe_letter)
+DISCARD(pattern_letter_discard, struct pattern_letter)
+DISCARD(pattern_count_unref, struct pattern_count)
+DISCARD(deal_letter_free, struct deal_letter)
 DISCARD(sequenced_letter_free, struct sequenced_letter)
 DISCARD(fetch_letter_free, struct fetch_letter)
 DISCARD(census_letter_free, struct census_letter)
@@ -275,6 +294,11 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_SUBSCRIBED] = { read_subscription_answered, discard_subscribe_letter_free },
 	[LETTER_UNSUBSCRIBE] = { read_home_unsubscribe, free_letter },
 	[LETTER_RECOUNT] = { read_home_recount, free_letter },
+	[LETTER_PATTERN] = { read_home_pattern, discard_pattern_letter_discard },
+	[LETTER_PATTERN_KNOWN] = { read_subscription_known, discard_pattern_letter_discard },
+	[LETTER_PATTERN_COUNT] = { read_home_pattern_count, discard_pattern_count_unref },
+	[LETTER_DEAL] = { read_subscriptions_dealt, discard_deal_letter_free },
+	[LETTER_DEAL_AGAIN] = { read_groups_deal_again, discard_deal_letter_free },
 	[LETTER_JOIN] = { read_home_join, free_letter },
 	[LETTER_REFUSED] = { NULL, free_letter },
 	[LETTER_LEAVE] = { read_home_leave, free_letter },
@@ -457,6 +481,16 @@ static bool flush(void *context)
 	more |= s->broker->sessions->flush(s);
 	more |= fetch_flush(s);
 	more |= census_flush(s);
+	if (!list_empty(&s->home.known.walks)) {
+		reactor_part(&s->reactor, PART_TOPICS);
+		more |= home_walk_some(s);
+	}
+	if (!list_empty(&s->audience.gone))
+		subscriptions_reap(s);
+	if (wilds_left(&s->audience.wilds)) {
+		wilds_forget_some(&s->audience.wilds);
+		more |= wilds_left(&s->audience.wilds);
+	}
 	if (s->figures.working)
 		more |= s->broker->figures->go_on(s);
 	if (s->home.sweeping || s->reactor.now_ns - s->home.swept_ns >= s->home.sweep.after_ns) {
@@ -600,6 +634,8 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	list_init(&s->audience.dirty);
 	pace_init(&s->pace);
 	list_init(&s->audience.replays);
+	list_init(&s->audience.gone);
+	list_init(&s->home.every);
 	list_init(&s->audience.active);
 	list_init(&s->audience.untimed);
 	list_init(&s->audience.appended);
@@ -611,6 +647,9 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	history_total_init(&s->home.history, config->limits.history_total_bytes);
 	atomic_init(&s->home.history_oldest_ns, UINT64_MAX);
 	err = reactor_init(&s->reactor, &params, b->mailbox, b->ring_fds, &owner);
+	if (err != 0)
+		return err;
+	err = known_patterns_init(&s->home.known, b->shards_n);
 	if (err != 0)
 		return err;
 	b->ring_fds[id] = ring_fd(s->reactor.ring);

@@ -7,9 +7,13 @@
 #include <stdlib.h>
 
 #include "base/clock.h"
+#include "base/memory.h"
 #include "base/probe.h"
 #include "broker/connection.h"
+#include "broker/groups.h"
 #include "broker/home.h"
+#include "broker/members.h"
+#include "broker/patterns.h"
 #include "broker/protocol.h"
 #include "broker/shard.h"
 #include "topic/block.h"
@@ -44,28 +48,56 @@ static struct interest *find(struct shard *s, uint64_t hash, struct span name)
 	return i;
 }
 
+/* Members of a group have said themselves that they leave. */
+static void let_wild_go(struct shard *s, struct wild *w)
+{
+	struct pattern_count *l = w->left;
+
+	w->left = NULL;
+	if (l != NULL)
+		wild_tell(w, l, 0, 0, s);
+	wilds_remove(&s->audience.wilds, w);
+	wild_free(w);
+}
+
 void subscriptions_let_go(struct shard *s, struct interest *i)
 {
 	struct topic_letter *l;
 
 	if (i->subscribers > 0 || i->unanswered > 0 || i->pins > 0)
 		return;
+	s->audience.unconfigured -= i->settings_n != s->audience.settings_n;
+	if (i->wild != NULL) {
+		let_wild_go(s, i->wild);
+		return;
+	}
 	l = i->unsubscribe;
 	i->unsubscribe = NULL;
 	l->shard = s->id;
 	l->change = -(int64_t)i->told;
+	l->change_responders = -(int64_t)i->told_responders;
 	shard_post(s, i->home, LANE_FREE, &l->letter);
-	s->audience.unconfigured -= i->settings_n != s->audience.settings_n;
 	table_remove(&s->audience.interests, &i->named);
 	interest_free(i);
 }
 
 /* It has another subscriber, or one less; the home is told at the end of the turn. */
-static void count(struct shard *s, struct interest *i, bool more)
+static void count(struct shard *s, struct subscription *sub, struct interest *i, bool more)
 {
-	i->subscribers += more ? 1 : UINT32_MAX;
+	uint32_t one = more ? 1 : UINT32_MAX;
+
+	i->subscribers += one;
+	if (subscription_is(sub, SUBSCRIPTION_REPLIES))
+		i->responders += one;
 	if (list_empty(&i->recount))
 		list_append(&s->audience.recounts, &i->recount);
+}
+
+/* What its homes are told now. */
+static void note_told(struct interest *i)
+{
+	i->told = i->subscribers;
+	i->told_responders = i->responders;
 }
 
 static struct interest *find_or_new(struct shard *s, struct span name)
@@ -85,6 +117,58 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 	}
 	i->settings_n = s->audience.settings_n;
 	return i;
+}
+
+/* Whether it is kept as a pattern: it is one, it is in a group, or its name leaves nothing behind.
+ */
+static bool is_wild(const struct shard *s, const struct subscription_wanted *wanted)
+{
+	return wanted->pattern != PATTERN_NONE || wanted->group.len > 0 ||
+	       topic_passes(wanted->name) || config_topic(s->config, wanted->name)->passing;
+}
+
+static struct interest *wild_or_new(struct shard *s, const struct subscription_wanted *wanted)
+{
+	enum pattern_kind kind = wanted->pattern != PATTERN_NONE ? wanted->pattern : PATTERN_NATIVE;
+	struct pattern_key key;
+	struct interest *i;
+	struct wild *w;
+	uint64_t hash;
+
+	pattern_key_make(&key, kind, wanted->group, wanted->name);
+	w = wilds_find(&s->audience.wilds, &key);
+	if (w != NULL)
+		return w->interest;
+	i = wild_new(&key, s->id);
+	if (i == NULL)
+		return NULL;
+	w = i->wild;
+	w->homes_n = s->broker->shards_n;
+	if (kind != PATTERN_GLOB && topic_hash_of_pattern(wanted->name, &hash)) {
+		w->home = shard_home(s, hash);
+		w->homes_n = 1;
+	}
+	i->home = w->home;
+	i->settings = config_topic(s->config, wanted->name);
+	i->settings_n = s->audience.settings_n;
+	if (wilds_add(&s->audience.wilds, w) == 0)
+		return i;
+	wild_free(w);
+	return NULL;
+}
+
+/* It is in this stream now. */
+static void joined(struct subscription *sub, struct stream *stream)
+{
+	struct shard *s = shard_of(sub);
+
+	stream->owner = sub->interest;
+	stream->unencodable = &s->counters.dropped[DROP_UNENCODABLE];
+	sub->stream = stream;
+	subscription_unset(sub, SUBSCRIPTION_ASKED);
+	if (stream->wire.format->replies)
+		subscription_set(sub, SUBSCRIPTION_REPLIES);
+	shard_active(s, stream);
 }
 
 /* Puts the cursor where it belongs. letter: the home's answer, or NULL. */
@@ -109,12 +193,39 @@ static int join(struct subscription *sub, const struct wire *wire, struct subscr
 	}
 	if (err != 0)
 		return err;
-	stream->owner = i;
-	sub->stream = stream;
-	subscription_unset(sub, SUBSCRIPTION_ASKED);
-	shard_active(s, stream);
+	joined(sub, stream);
 	s->counters.matched += messages;
 	s->counters.dropped[DROP_UNENCODABLE] += unencodable;
+	return 0;
+}
+
+/* The same, when all homes know its pattern. */
+static int join_known(struct subscription *sub, struct pattern_asking *a)
+{
+	struct shard *s = shard_of(sub);
+	struct interest *i = sub->interest;
+	struct newest newest[NEWEST_MAX];
+	struct stream *stream = a->stream;
+	uint64_t messages = 0;
+	int err;
+
+	if (a->member != NULL) {
+		stream = &a->member->stream;
+		a->member = NULL;
+		err = stream_join(stream, &sub->cursor);
+	} else if (stream != NULL) {
+		a->stream = NULL;
+		list_remove(&a->link);
+		err = stream_join_pinned(stream, &sub->cursor, &a->pin, newest,
+					 pattern_asking_newest(a, newest), &messages);
+	} else {
+		stream = interest_stream(i, &a->wire);
+		err = stream != NULL ? stream_join(stream, &sub->cursor) : -ENOMEM;
+	}
+	if (err != 0)
+		return err;
+	joined(sub, stream);
+	s->counters.matched += messages;
 	return 0;
 }
 
@@ -137,25 +248,86 @@ static void stands(struct subscription *sub, const struct subscribe_letter *l)
 	}
 }
 
+/* The member of a group that it is; NULL: it is in none. */
+static struct member *member_for(const struct subscription *sub)
+{
+	const struct interest *i;
+
+	if (subscription_is(sub, SUBSCRIPTION_ASKED))
+		return NULL;
+	i = sub->stream->owner;
+	return i->wild != NULL && i->wild->pattern.group.len > 0 ? member_of(sub->stream) : NULL;
+}
+
+/* Messages that a subscription does not get are lost, but for those that others of its group get in
+ * its place. */
+static void lose(struct subscription *sub, uint64_t messages, enum drop_reason reason)
+{
+	struct shard *s = shard_of(sub);
+	struct member *m = member_for(sub);
+
+	if (m != NULL && messages > 0)
+		messages -= member_give_back(m, s, messages);
+	s->counters.dropped[reason] += messages;
+}
+
+/* A member of a group has got what its cursor has counted. */
+static void note_taken(struct subscription *sub)
+{
+	const struct cursor *c = &sub->cursor;
+	struct member *m = member_for(sub);
+
+	if (m != NULL)
+		member_settle(m,
+			      (c->last_count != 0 ? c->last_count : m->stream.count) - c->counted);
+}
+
+static void settle(struct subscription *sub)
+{
+	shard_of(sub)->counters.delivered += stream_settle(sub->stream, &sub->cursor);
+	note_taken(sub);
+}
+
 /* It is none of its connection's any more, and nobody's as far as limits go. */
 static void leave_place(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
 	struct interest *i = subscription_interest(sub);
+	struct member *m = member_for(sub);
 
 	if (c->middle == sub)
 		c->middle = NULL;
 	list_remove(&sub->link);
 	c->subscriptions_n--;
 	sub->connection = NULL;
+	s->audience.subscriptions_n--;
+	atomic_fetch_sub(&s->broker->subscriptions, 1);
+	/* Whoever has just served its stream may look at it still. */
+	if (m != NULL) {
+		list_remove(&m->link);
+		list_append(&s->audience.gone, &m->link);
+		i->pins++;
+	}
 	if (subscription_is(sub, SUBSCRIPTION_UNWANTED))
 		i->pins--;
 	else
-		count(s, i, false);
-	s->audience.subscriptions_n--;
-	atomic_fetch_sub(&s->broker->subscriptions, 1);
+		count(s, sub, i, false);
 	subscriptions_let_go(s, i);
+}
+
+void subscriptions_reap(struct shard *s)
+{
+	struct list *l;
+
+	while ((l = list_take(&s->audience.gone)) != NULL) {
+		struct member *m = LIST_ENTRY(l, struct member, link);
+		struct interest *i = m->stream.owner;
+
+		member_free(m);
+		i->pins--;
+		subscriptions_let_go(s, i);
+	}
 }
 
 void subscription_give_back(struct subscription *sub, struct shard *s)
@@ -187,7 +359,8 @@ static int take_place(struct connection *c)
 static struct subscription *make(struct connection *c, const struct subscription_wanted *wanted)
 {
 	struct shard *s = c->shard;
-	struct interest *i = find_or_new(s, wanted->name);
+	struct interest *i =
+		is_wild(s, wanted) ? wild_or_new(s, wanted) : find_or_new(s, wanted->name);
 	struct subscription *sub = i != NULL ? pool_take(&s->audience.subscription_pool) : NULL;
 
 	if (sub == NULL) {
@@ -199,10 +372,12 @@ static struct subscription *make(struct connection *c, const struct subscription
 				      .interest = i,
 				      .session = wanted->session,
 				      .cursor.owner = SUBSCRIPTION_ASKED };
+	if (wanted->wire.format->replies)
+		subscription_set(sub, SUBSCRIPTION_REPLIES);
 	list_init(&sub->cursor.link);
 	list_append(&c->subscriptions, &sub->link);
 	c->subscriptions_n++;
-	count(s, i, true);
+	count(s, sub, i, true);
 	s->audience.subscriptions_n++;
 	return sub;
 }
@@ -222,21 +397,85 @@ static bool ask(struct subscription *sub, const struct subscription_wanted *want
 	l->replay = wanted->replay;
 	l->later = wanted->later;
 	l->change = (int64_t)i->subscribers - i->told;
-	i->told = i->subscribers;
+	l->change_responders = (int64_t)i->responders - i->told_responders;
+	note_told(i);
 	i->unanswered++;
 	c->asked++;
 	shard_post(c->shard, i->home, LANE_FREE, &l->letter);
 	return true;
 }
 
+/* The same at every home that its pattern concerns. */
+static bool ask_homes(struct subscription *sub, const struct subscription_wanted *wanted)
+{
+	struct connection *c = sub->connection;
+	struct interest *i = sub->interest;
+	struct wild *w = i->wild;
+	struct pattern_asking *a = pattern_asking_new(&w->pattern, &wanted->wire, w->homes_n);
+	struct stream *stream;
+
+	if (a == NULL)
+		return false;
+	a->shard = c->shard->id;
+	a->subscription = sub;
+	a->interest = i;
+	a->later = wanted->later && wanted->group.len == 0;
+	a->newest = wanted->pattern != PATTERN_NONE && wanted->group.len == 0 &&
+		    wanted->replay.kind == REPLAY_LAST;
+	if (w->pattern.group.len > 0) {
+		a->member = member_new(w, &wanted->wire, c->shard->id);
+		if (a->member == NULL)
+			goto fail;
+	}
+	a->subscribers = a->member != NULL ? w->members_n : i->subscribers;
+	a->responders = a->member != NULL ? w->responders_n : i->responders;
+	if (a->newest) {
+		stream = interest_stream(i, &wanted->wire);
+		if (stream == NULL || stream_pin(stream, &a->pin) != 0)
+			goto fail;
+		stream->owner = i;
+		a->stream = stream;
+		list_append(&w->askings, &a->link);
+	}
+	note_told(i);
+	i->unanswered++;
+	c->asked++;
+	for (unsigned n = 0; n < w->homes_n; n++) {
+		a->letters[n].home = w->home + n;
+		shard_post(c->shard, w->home + n, LANE_FREE, &a->letters[n].letter);
+	}
+	return true;
+fail:
+	if (a->member != NULL) {
+		w->members_n--;
+		w->responders_n -= wanted->wire.format->replies;
+		member_free(a->member);
+	}
+	pattern_asking_free(a);
+	return false;
+}
+
+/* Whether nobody need be asked. */
+static bool known_here(const struct interest *i, const struct subscription_wanted *wanted)
+{
+	if (!i->live || wanted->group.len > 0 || wanted->later)
+		return false;
+	return wanted->replay.kind == REPLAY_NONE ||
+	       (i->wild != NULL && wanted->pattern == PATTERN_NONE);
+}
+
 int subscription_new(struct connection *c, const struct subscription_wanted *wanted,
 		     struct subscription **made)
 {
-	int err = take_place(c);
 	struct subscription *sub;
 	bool known;
+	int err;
 
 	*made = NULL;
+	if (wanted->pattern != PATTERN_NONE && wanted->replay.kind != REPLAY_NONE &&
+	    (wanted->replay.kind != REPLAY_LAST || wanted->replay.n != 1))
+		return -EINVAL;
+	err = take_place(c);
 	if (err != 0)
 		return err;
 	sub = make(c, wanted);
@@ -244,8 +483,10 @@ int subscription_new(struct connection *c, const struct subscription_wanted *wan
 		atomic_fetch_sub(&c->shard->broker->subscriptions, 1);
 		return -ENOMEM;
 	}
-	known = sub->interest->live && wanted->replay.kind == REPLAY_NONE && !wanted->later;
-	if (known ? join(sub, &wanted->wire, NULL) != 0 : !ask(sub, wanted)) {
+	known = known_here(sub->interest, wanted);
+	if (known                         ? join(sub, &wanted->wire, NULL) != 0
+	    : sub->interest->wild != NULL ? !ask_homes(sub, wanted)
+					  : !ask(sub, wanted)) {
 		leave_place(sub);
 		subscription_give_back(sub, c->shard);
 		return -ENOMEM;
@@ -257,25 +498,32 @@ int subscription_new(struct connection *c, const struct subscription_wanted *wan
 	return 0;
 }
 
-/* The connection gets its answer; the subscription may be gone then. */
-static void answer(struct subscription *sub, struct subscribe_letter *l)
+/* The connection gets its answer; the subscription may be gone then. letter: NULL: there is none
+ * that says where it begins. */
+static void answer(struct subscription *sub, const struct subscribe_letter *l, bool later,
+		   int error)
 {
 	struct connection *c = sub->connection;
 	void *session = sub->session;
 
 	c->asked--;
-	if (l->error == 0 && !l->later)
-		l->error = join(sub, &l->wire, l);
-	if (l->error == 0 && l->later) {
+	if (error == 0 && later) {
 		subscription_set(sub, SUBSCRIPTION_HELD);
-	} else if (l->error == 0) {
+	} else if (error == 0) {
 		stands(sub, l);
 	} else {
 		leave_place(sub);
 		subscription_give_back(sub, c->shard);
-		connection_refused_subscription(c, session, l->error);
+		connection_refused_subscription(c, session, error);
 	}
 	connection_answered(c);
+}
+
+/* It has ended while a home was asked. */
+static void forget_asked(struct subscription *sub, struct shard *s)
+{
+	subscription_unset(sub, SUBSCRIPTION_ASKED);
+	subscription_give_back(sub, s);
 }
 
 void subscription_answered(struct shard *s, struct subscribe_letter *l)
@@ -289,8 +537,10 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 	 * feet. */
 	i->pins++;
 	/* It has not been counted where there is no topic. */
-	if (l->error != 0)
+	if (l->error != 0) {
 		i->told -= (uint32_t)l->change;
+		i->told_responders -= (uint32_t)l->change_responders;
+	}
 	if (list_empty(&i->recount))
 		list_append(&s->audience.recounts, &i->recount);
 	if (l->error == 0) {
@@ -299,10 +549,11 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 		i->seq = l->seq;
 	}
 	if (sub->connection != NULL) {
-		answer(sub, l);
+		if (l->error == 0 && !l->later)
+			l->error = join(sub, &l->wire, l);
+		answer(sub, l, l->later, l->error);
 	} else {
-		subscription_unset(sub, SUBSCRIPTION_ASKED);
-		subscription_give_back(sub, s);
+		forget_asked(sub, s);
 	}
 	i->pins--;
 	subscriptions_let_go(s, i);
@@ -320,6 +571,45 @@ int subscription_begin(struct subscription *sub, const struct wire *wire)
 	return err;
 }
 
+/* What has been got ready for a subscription that is not to be. */
+static void undo_asking(struct shard *s, struct pattern_asking *a)
+{
+	list_remove(&a->link);
+	if (a->stream != NULL)
+		stream_unpin(a->stream, &a->pin);
+	if (a->member == NULL)
+		return;
+	member_leave(a->member, s);
+	member_free(a->member);
+}
+
+void subscription_known(struct shard *s, struct pattern_letter *l)
+{
+	struct pattern_asking *a = l->asking;
+	struct subscription *sub = a->subscription;
+	struct interest *i = a->interest;
+
+	if (a->error == 0)
+		a->error = l->error;
+	if (--a->unanswered > 0)
+		return;
+	i->unanswered--;
+	i->pins++;
+	i->live |= a->error == 0;
+	if (list_empty(&i->recount))
+		list_append(&s->audience.recounts, &i->recount);
+	if (sub->connection != NULL && a->error == 0 && !a->later)
+		a->error = join_known(sub, a);
+	undo_asking(s, a);
+	if (sub->connection != NULL)
+		answer(sub, NULL, a->later, a->error);
+	else
+		forget_asked(sub, s);
+	i->pins--;
+	subscriptions_let_go(s, i);
+	pattern_asking_free(a);
+}
+
 bool subscription_done(const struct subscription *sub)
 {
 	return !subscription_is(sub, SUBSCRIPTION_ASKED) && sub->cursor.last_count != 0 &&
@@ -329,20 +619,24 @@ bool subscription_done(const struct subscription *sub)
 
 void subscription_leave(struct subscription *sub)
 {
-	if (!subscription_is(sub, SUBSCRIPTION_ASKED) && sub->cursor.last_count == 0)
-		stream_leave(sub->stream, &sub->cursor);
+	struct member *m = member_for(sub);
+
+	if (subscription_is(sub, SUBSCRIPTION_ASKED) || sub->cursor.last_count != 0)
+		return;
+	if (m != NULL)
+		member_leave(m, shard_of(sub));
+	stream_leave(sub->stream, &sub->cursor);
 }
 
 /* Nothing of it is for its client any more but the rest of the message that it is in the middle
  * of. -ENOMEM. */
 static int leave_now(struct subscription *sub, enum drop_reason reason)
 {
-	struct shard_counters *counters = &shard_of(sub)->counters;
 	int err;
 
-	counters->delivered += stream_settle(sub->stream, &sub->cursor);
+	settle(sub);
 	subscription_leave(sub);
-	counters->dropped[reason] += stream_skip(sub->stream, &sub->cursor, &err);
+	lose(sub, stream_skip(sub->stream, &sub->cursor, &err), reason);
 	return err;
 }
 
@@ -367,8 +661,8 @@ static void let_skip(struct subscription *sub)
 		c->reason = DROP_SLOW;
 		err = leave_now(sub, reason);
 	} else {
-		s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
-		s->counters.dropped[reason] += stream_skip(sub->stream, &sub->cursor, &err);
+		settle(sub);
+		lose(sub, stream_skip(sub->stream, &sub->cursor, &err), reason);
 	}
 	PROBE(slow, s->id, c->socket.fd, i->named.name.data, i->named.name.len,
 	      s->counters.dropped[reason] - before, disconnect);
@@ -411,7 +705,7 @@ void subscription_end(struct subscription *sub)
 	/* From here on it does not count, though it may still be there for a while. */
 	if (!subscription_is(sub, SUBSCRIPTION_UNWANTED)) {
 		i->pins++;
-		count(shard_of(sub), i, false);
+		count(shard_of(sub), sub, i, false);
 	}
 	subscription_set(sub, SUBSCRIPTION_UNWANTED);
 	if (!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))
@@ -430,6 +724,8 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	PROBE(sent, s->id, c->socket.fd, i->named.name.data, i->named.name.len, bytes,
 	      s->reactor.now_ns - c->socket.sent_ns);
 	s->counters.delivered += stream_sent(stream, &sub->cursor, bytes);
+	if (stream->unnumbered)
+		note_taken(sub);
 	if (whole && c->middle == NULL && c->state == CONNECTION_OPEN &&
 	    !(sub->cursor.owner & (SUBSCRIPTION_SKIP | SUBSCRIPTION_UNWANTED))) {
 		if (stream_wants_sends(stream))
@@ -479,8 +775,10 @@ void subscription_free(struct subscription *sub, enum drop_reason reason)
 
 	assert(!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT));
 	if (!asked) {
-		s->counters.delivered += stream_settle(sub->stream, &sub->cursor);
-		s->counters.dropped[reason] += stream_remove(sub->stream, &sub->cursor);
+		settle(sub);
+		if (member_for(sub) != NULL)
+			member_leave(member_for(sub), s);
+		lose(sub, stream_remove(sub->stream, &sub->cursor), reason);
 		subscriptions_hold(s, sub->stream);
 		subscriptions_press(s, sub->stream);
 	}
@@ -649,13 +947,41 @@ static bool passes(bool *above, uint64_t lag, uint64_t mark)
 	return *above != before;
 }
 
+/* One more, or one less, of a pattern's streams lags so far that publishers have to wait: those of
+ * the topics that come from then on (hold_topic). */
+static void hold_wild(struct shard *s, struct wild *w, bool more)
+{
+	w->holding += more ? 1 : UINT32_MAX;
+	if (w->holding > 0 || w->held == NULL)
+		return;
+	shard_release_holds(s, w->held);
+	memory_free(w->held);
+	w->held = NULL;
+}
+
+/* Without memory for it its topic does not wait; the shard will (subscriptions_press). */
+static void hold_topic(struct shard *s, struct wild *w, uint64_t hash)
+{
+	unsigned bucket = hash % HOLD_BUCKETS;
+	uint64_t bit = UINT64_C(1) << bucket % 64;
+
+	if (w->held == NULL)
+		w->held = memory_new_zeroed(HOLD_BUCKETS / 8);
+	if (w->held == NULL || (w->held[bucket / 64] & bit))
+		return;
+	w->held[bucket / 64] |= bit;
+	shard_hold(s, bucket);
+}
+
 void subscriptions_hold(struct shard *s, struct stream *stream)
 {
 	const struct interest *i = stream->owner;
 
 	if (!passes(&stream->held, stream_ready_lag(stream), i->settings->backlog_bytes / 8 * 3))
 		return;
-	if (stream->held)
+	if (i->wild != NULL)
+		hold_wild(s, i->wild, stream->held);
+	else if (stream->held)
 		shard_hold(s, i->named.hash);
 	else
 		shard_release_hold(s, i->named.hash);
@@ -675,7 +1001,16 @@ void subscriptions_press(struct shard *s, struct stream *stream)
 	}
 }
 
-/* Something has been put at its head. */
+/* By what was there before: a block is no lag until it has had a turn. */
+static void about_to_append(struct shard *s, struct stream *stream, const struct block *b)
+{
+	const struct interest *i = stream->owner;
+
+	subscriptions_hold(s, stream);
+	if (stream->held && i->wild != NULL)
+		hold_topic(s, i->wild, b->hash);
+}
+
 static void appended(struct shard *s, struct stream *stream)
 {
 	shard_active(s, stream);
@@ -685,22 +1020,6 @@ static void appended(struct shard *s, struct stream *stream)
 	if (list_empty(&stream->appended))
 		list_append(&s->audience.appended, &stream->appended);
 	subscriptions_press(s, stream);
-}
-
-static void append(struct shard *s, struct stream *stream, struct block *b)
-{
-	uint64_t receivers = stream->cursors;
-	uint32_t carried;
-	int error;
-
-	/* By what was there before: a block is no lag until it has had a turn. */
-	subscriptions_hold(s, stream);
-	carried = stream_append(stream, b, s->reactor.now_ns, &error);
-	s->counters.matched += b->messages * receivers;
-	s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
-		(b->messages - carried) * receivers;
-	if (carried > 0)
-		appended(s, stream);
 }
 
 /* Its stream has no words for it. */
@@ -751,6 +1070,41 @@ void subscriptions_gap(struct shard *s, struct gap_letter *l)
 	free(l);
 }
 
+static void append(struct shard *s, struct stream *stream, struct block *b)
+{
+	uint64_t receivers = stream->cursors;
+	uint32_t carried;
+	int error;
+
+	about_to_append(s, stream, b);
+	carried = stream_append(stream, b, s->reactor.now_ns, &error);
+	s->counters.matched += b->messages * receivers;
+	s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
+		(b->messages - carried) * receivers;
+	if (carried > 0)
+		appended(s, stream);
+}
+
+/* To whoever wants a pattern that its topic is matched by. */
+static void deliver_wild(struct shard *s, struct block *b)
+{
+	struct interest *const *of;
+	uint32_t n;
+
+	of = wilds_match(&s->audience.wilds, b, &n);
+	for (uint32_t k = 0; k < n; k++) {
+		struct interest *i = of[k];
+
+		if (i->settings_n != s->audience.settings_n)
+			configure(s, i);
+		for (struct list *l = i->wild->askings.next; l != &i->wild->askings; l = l->next)
+			pattern_asking_note(LIST_ENTRY(l, struct pattern_asking, link), b);
+		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next)
+			if (stream->cursors > 0 || stream->pins > 0)
+				append(s, stream, b);
+	}
+}
+
 void subscriptions_deliver(struct shard *s, struct block *b)
 {
 	struct interest *i = find(s, b->hash, block_name(b));
@@ -763,7 +1117,88 @@ void subscriptions_deliver(struct shard *s, struct block *b)
 			if (stream->cursors > 0)
 				append(s, stream, b);
 	}
+	if (!patterns_empty(&s->audience.wilds.patterns))
+		deliver_wild(s, b);
 	block_unref(b);
+}
+
+static void append_lot(struct shard *s, struct member *m, const struct deal_letter *l,
+		       const struct dealt *lot)
+{
+	struct block *b = l->block;
+	uint32_t carried;
+	int error;
+
+	about_to_append(s, &m->stream, b);
+	carried = stream_append_part(&m->stream, b, lot->first, lot->n, s->reactor.now_ns, &error);
+	s->counters.matched += l->matched ? 0 : lot->n;
+	s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] += lot->n - carried;
+	if (carried == 0)
+		return;
+	member_dealt(m, b, lot, l->tries);
+	appended(s, &m->stream);
+}
+
+/* Each alone where some have a form and some have none, for it must be known which a member lacks.
+ */
+static void append_dealt(struct shard *s, struct member *m, const struct deal_letter *l,
+			 const struct dealt *lot)
+{
+	const struct wire *wire = &m->stream.wire;
+	struct run run = block_part(l->block, lot->first, lot->n);
+	uint32_t n = wire->format->encodable(wire, &run);
+
+	if (n == 0 || n == lot->n) {
+		append_lot(s, m, l, lot);
+		return;
+	}
+	for (uint32_t k = 0; k < lot->n; k++)
+		append_lot(s, m, l, &(struct dealt){ lot->first + k, 1 });
+}
+
+/* What nobody here takes goes back, to be dealt to others. */
+static void refuse(struct shard *s, struct deal_letter *l)
+{
+	uint32_t messages = 0;
+
+	for (uint32_t k = 0; k < l->lots_n; k++)
+		messages += l->lots[k].n;
+	if (!l->matched)
+		s->counters.matched += messages;
+	l->matched = true;
+	if (l->tries == DEAL_TRIES_MAX || s->drain.draining) {
+		s->counters.dropped[DROP_CLOSED] += messages;
+		deal_letter_free(l);
+		return;
+	}
+	l->letter.kind = LETTER_DEAL_AGAIN;
+	l->shard = s->id;
+	l->refused = true;
+	l->tries++;
+	shard_post(s, shard_home(s, l->block->hash), LANE_FREE, &l->letter);
+}
+
+void subscriptions_dealt(struct shard *s, struct deal_letter *l)
+{
+	struct wild *w =
+		(struct wild *)(void *)table_find(&s->audience.wilds.groups, l->hash, l->key);
+	uint32_t refused = 0;
+
+	if (w != NULL && w->interest->settings_n != s->audience.settings_n)
+		configure(s, w->interest);
+	for (uint32_t k = 0; k < l->lots_n; k++) {
+		struct member *m = w != NULL ? member_choose(w, l->block) : NULL;
+
+		if (m != NULL)
+			append_dealt(s, m, l, &l->lots[k]);
+		else
+			l->lots[refused++] = l->lots[k];
+	}
+	l->lots_n = refused;
+	if (refused > 0)
+		refuse(s, l);
+	else
+		deal_letter_free(l);
 }
 
 static void bound_time(struct subscription *sub, void *argument)
@@ -824,6 +1259,36 @@ bool subscriptions_bound_time_some(struct shard *s)
 	return !list_empty(&s->audience.untimed);
 }
 
+/* False: out of memory. */
+static bool tell_topic(struct shard *s, struct interest *i)
+{
+	struct topic_letter *l = topic_letter_new(LETTER_RECOUNT, i->named.name, i->named.hash);
+
+	if (l == NULL)
+		return false;
+	l->change = (int64_t)i->subscribers - i->told;
+	l->change_responders = (int64_t)i->responders - i->told_responders;
+	note_told(i);
+	shard_post(s, i->home, LANE_FREE, &l->letter);
+	return true;
+}
+
+static bool tell_pattern(struct shard *s, struct interest *i)
+{
+	struct pattern_count *l;
+
+	/* Members of a group have said so themselves, and the last one's end is told with the
+	 * interest's. */
+	if (i->wild->pattern.group.len > 0 || i->subscribers == 0)
+		return true;
+	l = pattern_count_new(&i->wild->pattern, s->id);
+	if (l == NULL)
+		return false;
+	note_told(i);
+	wild_tell(i->wild, l, i->subscribers, i->responders, s);
+	return true;
+}
+
 void subscriptions_recount(struct shard *s)
 {
 	struct list later, *link;
@@ -831,20 +1296,13 @@ void subscriptions_recount(struct shard *s)
 	list_init(&later);
 	while ((link = list_take(&s->audience.recounts)) != NULL) {
 		struct interest *i = LIST_ENTRY(link, struct interest, recount);
-		struct topic_letter *l;
 
 		/* One that is not live yet tells with what asks for it, or when that is answered.
 		 */
-		if (!i->live || i->told == i->subscribers)
+		if (!i->live || (i->told == i->subscribers && i->told_responders == i->responders))
 			continue;
-		l = topic_letter_new(LETTER_RECOUNT, i->named.name, i->named.hash);
-		if (l == NULL) {
+		if (!(i->wild != NULL ? tell_pattern(s, i) : tell_topic(s, i)))
 			list_append(&later, link);
-			continue;
-		}
-		l->change = (int64_t)i->subscribers - i->told;
-		i->told = i->subscribers;
-		shard_post(s, i->home, LANE_FREE, &l->letter);
 	}
 	list_splice(&s->audience.recounts, &later);
 }
@@ -852,7 +1310,26 @@ void subscriptions_recount(struct shard *s)
 void subscriptions_configure(struct shard *s)
 {
 	s->audience.settings_n++;
-	s->audience.unconfigured = s->audience.interests.entries_n;
+	s->audience.unconfigured = s->audience.interests.entries_n +
+				   s->audience.wilds.patterns.keys.entries_n +
+				   s->audience.wilds.groups.entries_n;
+}
+
+/* What is in the next place of all tables, or NULL. */
+static struct interest *step(struct audience *a)
+{
+	struct table *const tables[] = { &a->interests, &a->wilds.patterns.keys, &a->wilds.groups };
+	struct table *table = tables[a->configured_in];
+	bool wild = a->configured_in > 0;
+	struct named *n = table_step(table, &a->configured_at);
+
+	if (a->configured_at >= table->slots_n) {
+		a->configured_in = (a->configured_in + 1) % 3;
+		a->configured_at = 0;
+	}
+	if (n == NULL || !wild)
+		return (struct interest *)(void *)n;
+	return ((struct wild *)(void *)n)->interest;
 }
 
 bool subscriptions_configure_some(struct shard *s)
@@ -860,8 +1337,7 @@ bool subscriptions_configure_some(struct shard *s)
 	struct audience *a = &s->audience;
 
 	while (a->unconfigured > 0 && !reactor_spent(&s->reactor)) {
-		struct interest *i =
-			(struct interest *)(void *)table_step(&a->interests, &a->configured_at);
+		struct interest *i = step(a);
 
 		reactor_spend(&s->reactor, 1);
 		if (i == NULL || i->settings_n == a->settings_n)
@@ -872,11 +1348,35 @@ bool subscriptions_configure_some(struct shard *s)
 	return a->unconfigured > 0;
 }
 
+/* A home had still to answer. */
+static void release_wild(struct shard *s, struct wild *w)
+{
+	struct list *l;
+
+	while ((l = list_take(&w->askings)) != NULL) {
+		struct pattern_asking *a = LIST_ENTRY(l, struct pattern_asking, link);
+
+		stream_unpin(a->stream, &a->pin);
+		a->stream = NULL;
+	}
+	while ((l = list_take(&w->members)) != NULL)
+		member_free(LIST_ENTRY(l, struct member, link));
+	wilds_remove(&s->audience.wilds, w);
+	wild_free(w);
+}
+
 void subscriptions_release(struct shard *s)
 {
+	struct audience *a = &s->audience;
 	struct named *n;
 
-	for (size_t at = 0; (n = table_next(&s->audience.interests, &at)) != NULL;)
+	subscriptions_reap(s);
+	for (size_t at = 0; (n = table_next(&a->interests, &at)) != NULL;)
 		interest_free((struct interest *)(void *)n);
-	table_release(&s->audience.interests);
+	table_release(&a->interests);
+	for (size_t at = 0; (n = table_next(&a->wilds.patterns.keys, &at)) != NULL; at = 0)
+		release_wild(s, (struct wild *)(void *)n);
+	for (size_t at = 0; (n = table_next(&a->wilds.groups, &at)) != NULL; at = 0)
+		release_wild(s, (struct wild *)(void *)n);
+	wilds_release(&a->wilds);
 }

@@ -341,7 +341,8 @@ static const char *parse_subscribe(struct span line, struct line_event *e)
 {
 	struct span word;
 
-	if (!name_valid(e->topic))
+	e->pattern = !name_valid(e->topic);
+	if (e->pattern && !name_pattern_valid(e->topic))
 		return LINE_BAD_TOPIC;
 	if (line.data == NULL)
 		return NULL;
@@ -351,6 +352,9 @@ static const char *parse_subscribe(struct span line, struct line_event *e)
 	else if (span_equal(word, SPAN("LAST")) && decimal(line, &e->n))
 		e->replay = LINE_REPLAY_LAST;
 	else
+		return LINE_MALFORMED;
+	/* Of all that it matches there is the last message of each. */
+	if (e->pattern && (e->replay != LINE_REPLAY_LAST || e->n != 1))
 		return LINE_MALFORMED;
 	return NULL;
 }
@@ -544,3 +548,61 @@ const struct wire_format line_format = { .name = "line",
 					 .enclose = enclose,
 					 .lines_verbatim = true,
 					 .boundary = boundary };
+
+/* ---- with the topic ---- */
+
+/* Where the name has a space in it, nobody could tell where the message begins. */
+static uint32_t topic_encodable(const struct wire *wire, const struct run *run)
+{
+	if (memchr(run->topic.data, ' ', run->topic.len) != NULL)
+		return 0;
+	return encodable(wire, run);
+}
+
+static size_t topic_encoded_max(const struct wire *wire, const struct run *run)
+{
+	return encoded_max(wire, run) + run->messages * (run->topic.len + 1);
+}
+
+static char *put_topic(char *out, const struct run *run)
+{
+	memcpy(out, run->topic.data, run->topic.len);
+	out[run->topic.len] = ' ';
+	return out + run->topic.len + 1;
+}
+
+static size_t topic_encode(const struct wire *wire, const struct run *run, char *out)
+{
+	struct run rest = *run;
+	struct span message;
+	char *at = out;
+
+	(void)wire;
+	while (run_next(&rest, &message)) {
+		if (run->form != RUN_LINES && !is_line(message))
+			continue;
+		at = put_topic(at, run);
+		if (message.len > 0)
+			memcpy(at, message.data, message.len);
+		memcpy(at + message.len, "\r\n", 2);
+		at += message.len + 2;
+	}
+	return (size_t)(at - out);
+}
+
+static void topic_enclose(const struct wire *wire, const struct run *run, char *prefix,
+			  size_t *prefix_len, struct span *body, char *suffix, size_t *suffix_len)
+{
+	(void)wire;
+	*prefix_len = (size_t)(put_topic(prefix, run) - prefix);
+	*body = run_only(run);
+	*suffix_len = 2;
+	memcpy(suffix, "\r\n", *suffix_len);
+}
+
+const struct wire_format line_topic_format = { .name = "line-topic",
+					       .encodable = topic_encodable,
+					       .encoded_max = topic_encoded_max,
+					       .encode = topic_encode,
+					       .enclose = topic_enclose,
+					       .boundary = boundary };

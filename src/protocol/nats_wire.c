@@ -345,6 +345,7 @@ static size_t boundary(struct span encoded, size_t offset)
 }
 
 const struct wire_format nats_format = { .name = "nats",
+					 .replies = true,
 					 .encodable = encodable,
 					 .encoded_max = encoded_max,
 					 .encode = encode,

@@ -11,14 +11,16 @@ enum {
 	CHUNK_AROUND_MAX = 16 + 4, /* size and two ends of line */
 };
 
-static const char event_base64[] = "event: base64\n";
+static const char event_field[] = "event: ";
+static const char event_base64[] = "base64";
 static const char id_field[] = "id: ";
 static const char data_field[] = "data: ";
 
 enum {
 	/* All of an event but its data and what comes once per line of it. */
-	EVENT_AROUND_MAX = CHUNK_AROUND_MAX + sizeof(event_base64) + sizeof(id_field) +
-			   ID_BYTES_MAX + sizeof(data_field) + 3,
+	EVENT_AROUND_MAX = CHUNK_AROUND_MAX + sizeof(event_field) + sizeof(event_base64) +
+			   NAME_BYTES_MAX + 1 + sizeof(id_field) + ID_BYTES_MAX +
+			   sizeof(data_field) + 3,
 	PER_LINE = sizeof(data_field) - 1 + 1,
 	/* Of so many messages of at most so many bytes it is worth knowing whether they are text.
 	 */
@@ -110,13 +112,34 @@ static size_t count_lf(struct span s)
 	return n;
 }
 
-/* What of an event comes before its data. */
-static char *put_event(char *out, bool text, uint64_t epoch, uint64_t seq)
+/* Where the stream has a parameter it is for many topics, and an event says which; then there is no
+ * number that whoever is cut off could come back with. Nor is there of what leaves nothing behind.
+ */
+static bool says_topic(const struct wire *wire)
 {
+	return wire->parameter.len > 0;
+}
+
+/* What of an event comes before its data. */
+static char *put_event(char *out, const struct wire *wire, const struct run *run, bool text,
+		       uint64_t seq)
+{
+	bool topic = says_topic(wire);
+
+	if (!text || topic)
+		out = put(out, event_field, sizeof(event_field) - 1);
 	if (!text)
 		out = put(out, event_base64, sizeof(event_base64) - 1);
+	if (!text && topic)
+		*out++ = ' ';
+	if (topic)
+		out = put(out, run->topic.data, run->topic.len);
+	if (!text || topic)
+		*out++ = '\n';
+	if (topic || run->epoch == 0)
+		return out;
 	out = put(out, id_field, sizeof(id_field) - 1);
-	out = id_put(out, epoch, seq);
+	out = id_put(out, run->epoch, seq);
 	*out++ = '\n';
 	return out;
 }
@@ -180,14 +203,17 @@ static size_t payload_bytes(const struct run *run)
 }
 
 /* Most of what comes with the data of one event of a run. */
-static size_t event_around(const struct run *run, size_t data, bool text)
+static size_t event_around(const struct wire *wire, const struct run *run, size_t data, bool text)
 {
 	uint64_t last = run->seq + run->messages;
-	size_t n =
-		(text ? 0 : sizeof(event_base64) - 1) + sizeof(id_field) - 1 + 16 + 1 + 1 + 1 + 1;
+	size_t n = sizeof(id_field) - 1 + 16 + 1 + 1 + 1 + 1;
 
 	for (; last >= 10; last /= 10)
 		n++;
+	if (!text)
+		n += sizeof(event_field) - 1 + sizeof(event_base64) - 1 + 1;
+	if (says_topic(wire))
+		n += sizeof(event_field) + run->topic.len + 1;
 	return hex_digits(n + data) + 4 + n;
 }
 
@@ -201,16 +227,15 @@ static size_t sse_encoded_max(const struct wire *wire, const struct run *run)
 	bool text = run->form == RUN_LINES && m >= MANY && payload <= m * SHORT_BYTES &&
 		    are_text(run->body);
 
-	(void)wire;
 	/* Of records it counts those in their heads too. */
 	if (run->form != RUN_LINES)
 		data += count_lf(run->body) * PER_LINE;
 	if (!text && data < base64)
 		data = base64;
-	return m * event_around(run, data - (m - 1) * PER_LINE, text) + data;
+	return m * event_around(wire, run, data - (m - 1) * PER_LINE, text) + data;
 }
 
-static size_t encode_events(const struct run *run, char *out, bool chunked)
+static size_t encode_events(const struct wire *wire, const struct run *run, char *out, bool chunked)
 {
 	struct run rest = *run;
 	struct span message;
@@ -219,7 +244,7 @@ static size_t encode_events(const struct run *run, char *out, bool chunked)
 	for (uint64_t seq = rest.seq; run_next(&rest, &message); seq++) {
 		bool text = is_text(message);
 		char head[EVENT_AROUND_MAX];
-		size_t n = (size_t)(put_event(head, text, run->epoch, seq) - head);
+		size_t n = (size_t)(put_event(head, wire, run, text, seq) - head);
 		/* Each LF within is the end of a line and not counted twice. */
 		size_t lf = run->form == RUN_LINES || !text ? 0 : count_lf(message);
 		size_t data = (text ? message.len + lf * (PER_LINE - 1) : base64_len(message.len)) +
@@ -244,14 +269,12 @@ static size_t encode_events(const struct run *run, char *out, bool chunked)
 
 static size_t sse_encode(const struct wire *wire, const struct run *run, char *out)
 {
-	(void)wire;
-	return encode_events(run, out, true);
+	return encode_events(wire, run, out, true);
 }
 
 static size_t sse_plain_encode(const struct wire *wire, const struct run *run, char *out)
 {
-	(void)wire;
-	return encode_events(run, out, false);
+	return encode_events(wire, run, out, false);
 }
 
 /* Only one line of text lies in its block as it is sent. */
@@ -263,11 +286,12 @@ static bool sse_enclosable(const struct wire *wire, const struct run *run)
 	return is_text(message) && memchr(message.data, '\n', message.len) == NULL;
 }
 
-static void enclose_event(const struct run *run, bool chunked, char *prefix, size_t *prefix_len,
-			  struct span *body, char *suffix, size_t *suffix_len)
+static void enclose_event(const struct wire *wire, const struct run *run, bool chunked,
+			  char *prefix, size_t *prefix_len, struct span *body, char *suffix,
+			  size_t *suffix_len)
 {
 	char head[EVENT_AROUND_MAX], *at = prefix;
-	size_t n = (size_t)(put_event(head, true, run->epoch, run->seq) - head);
+	size_t n = (size_t)(put_event(head, wire, run, true, run->seq) - head);
 
 	*body = run_only(run);
 	if (chunked)
@@ -282,16 +306,14 @@ static void enclose_event(const struct run *run, bool chunked, char *prefix, siz
 static void sse_enclose(const struct wire *wire, const struct run *run, char *prefix,
 			size_t *prefix_len, struct span *body, char *suffix, size_t *suffix_len)
 {
-	(void)wire;
-	enclose_event(run, true, prefix, prefix_len, body, suffix, suffix_len);
+	enclose_event(wire, run, true, prefix, prefix_len, body, suffix, suffix_len);
 }
 
 static void sse_plain_enclose(const struct wire *wire, const struct run *run, char *prefix,
 			      size_t *prefix_len, struct span *body, char *suffix,
 			      size_t *suffix_len)
 {
-	(void)wire;
-	enclose_event(run, false, prefix, prefix_len, body, suffix, suffix_len);
+	enclose_event(wire, run, false, prefix, prefix_len, body, suffix, suffix_len);
 }
 
 /* An event ends at its empty line, and no line of data is empty. */
@@ -340,6 +362,9 @@ static size_t put_whole(bool chunked, const char *text, size_t n, char *out)
 /* An id of its own: it sets what a client comes back with, and is no event (WHATWG HTML, 9.2.6). */
 static char *put_place(char *out, uint64_t epoch, uint64_t seq)
 {
+	/* Nowhere: a comment, then. */
+	if (epoch == 0)
+		return put(out, ":\n\n", 3);
 	out = put(out, id_field, sizeof(id_field) - 1);
 	out = id_put(out, epoch, seq);
 	return put(out, "\n\n", 2);

@@ -402,6 +402,7 @@ static const char *const reasons[REASONS] = {
 	[REASON_CONNECTIONS] = "too many connections",
 	[REASON_SUBSCRIPTIONS] = "too many subscriptions",
 	[REASON_TOPICS] = "too many topics",
+	[REASON_PATTERNS] = "too many patterns",
 	[REASON_MEMORY] = "out of memory",
 	[REASON_DRAINING] = "draining",
 	[REASON_NOT_PERMITTED] = "not permitted",
@@ -426,6 +427,7 @@ static unsigned status_of(enum reason reason)
 	case REASON_CONNECTIONS:
 	case REASON_SUBSCRIPTIONS:
 	case REASON_TOPICS:
+	case REASON_PATTERNS:
 	case REASON_MEMORY:
 	case REASON_DRAINING:
 	case REASONS:

@@ -37,6 +37,7 @@ static const char *const errors[REASONS] = {
 	[REASON_CONNECTIONS] = LINE_ERROR_TEXT("too many connections"),
 	[REASON_SUBSCRIPTIONS] = LINE_ERROR_TEXT("too many subscriptions"),
 	[REASON_TOPICS] = LINE_ERROR_TEXT("too many topics"),
+	[REASON_PATTERNS] = LINE_ERROR_TEXT("too many patterns"),
 	[REASON_MEMORY] = LINE_ERROR_TEXT("out of memory"),
 	[REASON_DRAINING] = LINE_ERROR_TEXT("draining"),
 	[REASON_NOT_PERMITTED] = LINE_ERROR_TEXT("not permitted"),
@@ -276,7 +277,8 @@ static void begin_subscription(struct connection *c, const struct line_event *e)
 						  [LINE_REPLAY_LAST] = REPLAY_LAST };
 	const struct subscription_wanted wanted = {
 		.name = e->topic,
-		.wire.format = &line_format,
+		.pattern = e->pattern ? PATTERN_NATIVE : PATTERN_NONE,
+		.wire.format = e->pattern ? &line_topic_format : &line_format,
 		.replay = { .kind = kinds[e->replay], .epoch = e->epoch, .n = e->n },
 	};
 	struct subscription *sub;
@@ -293,7 +295,7 @@ static bool permitted(struct connection *c, const struct line_event *e)
 {
 	enum access_action action = e->kind == LINE_PUBLISH ? ACCESS_PUBLISH : ACCESS_SUBSCRIBE;
 
-	if (access_may(c, action, e->topic, false))
+	if (access_may(c, action, e->topic, e->pattern))
 		return true;
 	connection_error(c, REASON_NOT_PERMITTED);
 	return false;

@@ -149,6 +149,7 @@ const char *nats_session_say(struct connection *c, enum reason reason)
 	case REASON_SLOW:
 	case REASON_SUBSCRIPTIONS:
 	case REASON_TOPICS:
+	case REASON_PATTERNS:
 	case REASON_MEMORY:
 	case REASON_DRAINING:
 	case REASON_GAP:

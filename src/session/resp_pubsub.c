@@ -494,7 +494,7 @@ void resp_session_sequenced(struct connection *c, const struct sequenced_letter 
 		connection_no_topic(c, l->error);
 		return;
 	}
-	p->receivers = l->receivers;
+	p->receivers = l->receivers.all;
 	p->sequenced = true;
 	for (; r->published_n > 0; r->published_first++, r->published_n--) {
 		p = published_at(r, r->published_first);

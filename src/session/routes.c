@@ -240,28 +240,41 @@ static void handle_object(struct connection *c, const struct http_request *r, st
 
 /* ---- topics ---- */
 
-bool route_topic(struct connection *c, struct span text, char name[256], struct span *topic)
+/* pattern: NULL: it may be none. */
+static bool route_name(struct connection *c, struct span text, char name[256], struct span *topic,
+		       bool *pattern)
 {
 	char decoded[3 * NAME_BYTES_MAX];
 	/* A '/' of a name is written %2F: else /publish/a/1 would go elsewhere than /topic/a/1. */
 	bool whole = text.len <= sizeof(decoded) && memchr(text.data, '/', text.len) == NULL;
 	ptrdiff_t n = whole ? http_unescape(text, false, decoded) : -1;
 
-	if (n < 0 || n > NAME_BYTES_MAX || !name_valid((struct span){ decoded, (size_t)n })) {
+	if (n < 0 || n > NAME_BYTES_MAX) {
 		http_error(c, 400, "bad topic");
 		return false;
 	}
 	memcpy(name, decoded, (size_t)n);
 	*topic = (struct span){ name, (size_t)n };
-	return true;
+	if (pattern != NULL)
+		*pattern = !name_valid(*topic);
+	if (pattern != NULL && *pattern ? name_pattern_valid(*topic) : name_valid(*topic))
+		return true;
+	http_error(c, 400, "bad topic");
+	return false;
+}
+
+bool route_topic(struct connection *c, struct span text, char name[256], struct span *topic)
+{
+	return route_name(c, text, name, topic, NULL);
 }
 
 /* Reading one of the broker's own topics is for whom the operator lets look; who passes others'
  * requests on says so. */
 bool route_may_read(struct connection *c, const struct http_request *r, struct span topic)
 {
-	bool may = topic_internal(topic) ? access_may_monitor(c, r->forwarded)
-					 : access_may(c, ACCESS_SUBSCRIBE, topic, false);
+	bool may = topic_internal(topic)
+			   ? access_may_monitor(c, r->forwarded)
+			   : access_may(c, ACCESS_SUBSCRIBE, topic, !name_valid(topic));
 
 	if (!may)
 		http_not_permitted(c, "not permitted");
@@ -390,6 +403,25 @@ static bool wants_events(const struct http_request *r)
 	return http_list_says(r->accept, SPAN("text/event-stream")) == HTTP_WANTED;
 }
 
+/* What a subscription to a pattern is, or why it is none. */
+static bool of_pattern(struct connection *c, bool events, struct subscription_wanted *wanted)
+{
+	if (!events) {
+		http_error(c, 406, "patterns are streams of events");
+		return false;
+	}
+	/* Whoever is cut off comes back where it is now: an id would be that of one topic. */
+	if (wanted->replay.kind == REPLAY_FROM)
+		wanted->replay.kind = REPLAY_NONE;
+	if (wanted->replay.kind == REPLAY_LAST && wanted->replay.n != 1) {
+		http_error(c, 400, "of patterns there is the last one");
+		return false;
+	}
+	wanted->pattern = PATTERN_NATIVE;
+	wanted->wire.parameter = SPAN("topic");
+	return true;
+}
+
 static void handle_subscribe(struct connection *c, const struct http_request *r, struct span rest)
 {
 	bool events = wants_events(r);
@@ -400,14 +432,18 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 	};
 	struct subscription *sub;
 	char name[256];
+	bool pattern;
 	int err;
 
-	if (!route_topic(c, rest, name, &wanted.name) || !route_may_read(c, r, wanted.name))
+	if (!route_name(c, rest, name, &wanted.name, &pattern) ||
+	    !route_may_read(c, r, wanted.name))
 		return;
 	if (!replay_of(r, &wanted.replay)) {
 		http_error(c, 400, "malformed last");
 		return;
 	}
+	if (pattern && !of_pattern(c, events, &wanted))
+		return;
 	if (r->http_1_0 && !events) {
 		http_error(c, 505, "streams of bytes need HTTP/1.1");
 		return;

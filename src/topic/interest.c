@@ -50,6 +50,7 @@ struct stream *interest_stream(struct interest *i, const struct wire *wire)
 	if (own.parameter.len > 0)
 		memcpy(s + 1, wire->parameter.data, own.parameter.len);
 	stream_init(s, &own);
+	s->unnumbered = i->wild != NULL;
 	s->next = i->streams;
 	i->streams = s;
 	return s;

@@ -450,6 +450,18 @@ static void match_prefixes(const struct patterns *p, struct span name, const str
 	}
 }
 
+bool pattern_matches(const struct pattern *p, struct span name)
+{
+	if (p->kind == PATTERN_GLOB)
+		return glob_matches(p->text, name);
+	if (name_matches(p->text, name))
+		return true;
+	/* Whatever is above the rest, without it. */
+	return p->kind == PATTERN_MQTT && p->text.len > 2 &&
+	       memcmp(p->text.data + p->text.len - 2, ".>", 2) == 0 &&
+	       name_matches((struct span){ p->text.data, p->text.len - 2 }, name);
+}
+
 void patterns_match(const struct patterns *p, struct span name,
 		    void (*matched)(struct pattern *, void *), void *argument)
 {

@@ -427,3 +427,50 @@ int stream_join_replay(struct stream *s, struct cursor *c, const struct past *pa
 	stream_unhold(s, c);
 	return 0;
 }
+
+/* A chunk with one message that is still to be encoded, in front of another one, whose hold by the
+ * caller it takes over. NULL: out of memory. */
+static struct chunk *one_in_front(struct stream *s, const struct newest *of, uint64_t first,
+				  struct chunk *next)
+{
+	struct pending *p = pending_of_block(of->block);
+	struct chunk *c;
+
+	if (p == NULL)
+		return NULL;
+	p->until = of->seq + 1;
+	c = put_in_front(s, p, of->seq, first, next);
+	if (c == NULL)
+		pending_free(p);
+	else
+		chunk_unref(next);
+	return c;
+}
+
+int stream_join_pinned(struct stream *s, struct cursor *c, struct cursor *pin,
+		       const struct newest *newest, uint32_t n, uint64_t *messages)
+{
+	struct chunk *begin = pin->chunk;
+	uint64_t first = pin->counted - n;
+
+	pin->chunk = NULL;
+	s->pins--;
+	for (uint32_t i = n; i-- > 0;) {
+		struct chunk *front = one_in_front(s, &newest[i], first + i, begin);
+
+		if (front == NULL) {
+			chunk_unref(begin);
+			return -ENOMEM;
+		}
+		begin = front;
+	}
+	*messages = s->count - first;
+	*c = (struct cursor){ .chunk = begin,
+			      .pos = n > 0 ? begin->base : pin->pos,
+			      .live_pos = pin->pos,
+			      .counted = first };
+	list_init(&c->link);
+	s->cursors++;
+	stream_unhold(s, c);
+	return 0;
+}

@@ -53,7 +53,8 @@ void stream_release(struct stream *s)
 
 static bool all_idle(const struct stream *s)
 {
-	return list_empty(&s->ready) && list_empty(&s->replaying) && list_empty(&s->busy);
+	return list_empty(&s->ready) && list_empty(&s->replaying) && list_empty(&s->busy) &&
+	       s->pins == 0;
 }
 
 /* Puts a new chunk at the head. */
@@ -253,31 +254,52 @@ bool stream_add_head(struct stream *s)
 	return room(s, 1, s->appended_ns, true) != NULL;
 }
 
-uint32_t stream_append(struct stream *s, struct block *block, uint64_t now_ns, int *error)
+/* Of the block's messages, those in the run. */
+static uint32_t append_run(struct stream *s, const struct run *run, struct block *block,
+			   uint64_t now_ns, int *error)
 {
-	struct run run = block_run(block);
-	uint32_t messages = s->wire.format->encodable(&s->wire, &run);
+	uint32_t messages = s->wire.format->encodable(&s->wire, run);
 
 	*error = 0;
-	/* Something was published while nobody here wanted it, or there was no memory for it. */
-	if (run.seq != s->next_seq)
-		stream_begin_anew(s, run.seq);
 	if (messages == 0) {
-		s->next_seq += run.messages;
+		s->next_seq += run->messages;
 		return 0;
 	}
-	if (worth_waiting(s, &run)) {
-		messages = run.messages;
-		*error = append_pending(s, &run, block, now_ns);
+	/* What waits is a whole block. */
+	if (run->messages == block->messages && worth_waiting(s, run)) {
+		messages = run->messages;
+		*error = append_pending(s, run, block, now_ns);
 	} else {
-		*error = stream_encode(s, &run, messages, block, now_ns, true);
+		*error = stream_encode(s, run, messages, block, now_ns, true);
 	}
 	if (*error != 0)
 		return 0;
-	s->next_seq += run.messages;
+	s->next_seq += run->messages;
 	s->appended_ns = now_ns;
 	list_splice(&s->ready, &s->idle);
 	return messages;
+}
+
+uint32_t stream_append(struct stream *s, struct block *block, uint64_t now_ns, int *error)
+{
+	struct run run = block_run(block);
+
+	if (s->unnumbered)
+		s->next_seq = run.seq;
+	/* Something was published while nobody here wanted it, or there was no memory for it. */
+	else if (run.seq != s->next_seq)
+		stream_begin_anew(s, run.seq);
+	return append_run(s, &run, block, now_ns, error);
+}
+
+uint32_t stream_append_part(struct stream *s, struct block *block, uint32_t first,
+			    uint32_t messages, uint64_t now_ns, int *error)
+{
+	struct run run = block_part(block, first, messages);
+
+	assert(s->unnumbered);
+	s->next_seq = run.seq;
+	return append_run(s, &run, block, now_ns, error);
 }
 
 bool stream_tell_gap(struct stream *s, uint64_t epoch, uint64_t seq, uint64_t now_ns)
@@ -322,6 +344,24 @@ int stream_join(struct stream *s, struct cursor *c)
 	s->cursors++;
 	list_append(&s->idle, &c->link);
 	return 0;
+}
+
+int stream_pin(struct stream *s, struct cursor *pin)
+{
+	/* At the start of a chunk, for that is where what is put in front goes on. */
+	if ((s->head == NULL || s->head->sealed || s->head->used > 0) && !stream_add_head(s))
+		return -ENOMEM;
+	*pin = (struct cursor){ 0 };
+	stand_at_head(s, pin);
+	s->pins++;
+	return 0;
+}
+
+void stream_unpin(struct stream *s, struct cursor *pin)
+{
+	chunk_unref(pin->chunk);
+	pin->chunk = NULL;
+	s->pins--;
 }
 
 /* A cursor that joined or rested while the stream held nothing stands in its first chunk. */

@@ -10,6 +10,7 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/name.h"
+#include "topic/pattern.h"
 
 enum { WORD_BITS = 64 };
 
@@ -128,9 +129,9 @@ int topic_hash_sections(const struct config *config)
 struct topic *topic_new(struct span name, uint64_t hash, unsigned shards,
 			const struct config_topic *settings)
 {
-	size_t words = (shards + WORD_BITS - 1) / WORD_BITS;
-	struct topic *t =
-		memory_new_zeroed(sizeof(*t) + name.len + WORD_BITS / 8 + words * sizeof(uint64_t));
+	size_t words = shard_words(shards);
+	struct topic *t = memory_new_zeroed(sizeof(*t) + name.len + WORD_BITS / 8 +
+					    2 * words * sizeof(uint64_t));
 
 	if (t == NULL)
 		return NULL;
@@ -138,9 +139,12 @@ struct topic *topic_new(struct span name, uint64_t hash, unsigned shards,
 	t->named = (struct named){ hash, { t->name, name.len } };
 	/* Behind the name, rounded up. */
 	t->shards = (uint64_t *)(void *)(((uintptr_t)t->name + name.len + 7) & ~(uintptr_t)7);
+	t->reach.shards = t->shards + words;
+	t->bucket = pattern_bucket(name);
 	t->epoch = hash_unique();
 	list_init(&t->link);
 	list_init(&t->heard);
+	list_init(&t->every);
 	topic_configure(t, settings);
 	return t;
 }
@@ -149,6 +153,8 @@ void topic_free(struct topic *t, struct history_total *total)
 {
 	history_release(&t->history, total);
 	list_remove(&t->link);
+	list_remove(&t->every);
+	memory_free(t->reach.groups);
 	memory_free(t);
 }
 
@@ -175,12 +181,19 @@ void topic_begin_anew(struct topic *t, struct history_total *total)
 	t->epoch = hash_unique();
 }
 
+/* Whether the bit was not there. */
+static bool set_bit(uint64_t *bits, unsigned at)
+{
+	bool before = bits[at / WORD_BITS] >> at % WORD_BITS & 1;
+
+	bits[at / WORD_BITS] |= UINT64_C(1) << at % WORD_BITS;
+	return !before;
+}
+
 void topic_add_shard(struct topic *t, unsigned shard)
 {
-	if (topic_has_shard(t, shard))
-		return;
-	t->shards[shard / WORD_BITS] |= UINT64_C(1) << shard % WORD_BITS;
-	t->shards_n++;
+	t->shards_n += set_bit(t->shards, shard);
+	t->reach.shards_n += set_bit(t->reach.shards, shard);
 }
 
 void topic_remove_shard(struct topic *t, unsigned shard)
@@ -189,6 +202,8 @@ void topic_remove_shard(struct topic *t, unsigned shard)
 		return;
 	t->shards[shard / WORD_BITS] &= ~(UINT64_C(1) << shard % WORD_BITS);
 	t->shards_n--;
+	/* A pattern may have it there still. */
+	t->reach.generation = REACH_UNKNOWN;
 }
 
 bool topic_has_shard(const struct topic *t, unsigned shard)

@@ -103,6 +103,12 @@ static void check_command(struct span line, const struct line_event *e)
 	} else {
 		numbered = false;
 	}
+	check(e->pattern == (memchr(e->topic.data, '*', e->topic.len) != NULL ||
+			     memchr(e->topic.data, '>', e->topic.len) != NULL),
+	      "a topic is taken for a pattern, or the other way round");
+	check(!e->pattern || e->replay == LINE_REPLAY_NONE ||
+		      (e->replay == LINE_REPLAY_LAST && e->n == 1),
+	      "a pattern has more of the past than there is");
 	check(line.len >= again.len && memcmp(line.data, again.data, again.len) == 0,
 	      "a command is taken for another");
 	line = span_skip(line, again.len);

@@ -111,7 +111,7 @@ BAD_INPUT = {
     "a million line ends": b"\n" * 1_000_000,
     "returns": b"\r\r\r\r\n",
     "high bytes": b"\xff" * 1000 + b"\r\n",
-    "wildcard": b"SUBSCRIBE >\r\n",
+    "wildcard": b"PUBLISH >\r\n",
     "huge number": b"SUBSCRIBE t LAST " + b"9" * 1000 + b"x\r\n",
     "huge seq": b"SUBSCRIBE t FROM 0123456789abcdef:" + b"9" * 1000 + b"x\r\n",
     "long topic": b"PUBLISH " + b"t" * 4000 + b"\r\n",

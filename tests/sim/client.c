@@ -203,6 +203,7 @@ void client_init(struct client *c, unsigned id)
 	}
 	if (sim.params.many)
 		become_many(c);
+	wild_init(c);
 	if (faults & 1u << FAULT_BUDGET) {
 		if (c->role == ROLE_PUBLISHER)
 			c->messages += random_below(&c->random, 800);
@@ -257,6 +258,11 @@ static void say_command(struct client *c)
 	}
 	if (c->role == ROLE_PUBLISHER) {
 		n = snprintf(line, sizeof(line), "PUBLISH %.*s", (int)name.len, name.data);
+	} else if (client_wild(c)) {
+		if (c->pattern != NULL)
+			name = span_of(c->pattern);
+		n = snprintf(line, sizeof(line), "SUBSCRIBE %.*s%s", (int)name.len, name.data,
+			     c->pattern != NULL && c->replay_kind == 1 ? " LAST 1" : "");
 	} else if (c->replay_kind == 1) {
 		c->replay_n = random_one_in(&c->random, 10) ? UINT64_MAX
 							    : random_size(&c->random, 300) - 1;
@@ -472,7 +478,7 @@ static bool starts_with(const struct client *c, const char *text)
 }
 
 /* An error must have a reason. */
-static void hear_error(struct client *c)
+void client_hear_error(struct client *c)
 {
 	uint32_t faults = sim.params.faults;
 	const struct {
@@ -500,6 +506,10 @@ static void hear_error(struct client *c)
 
 void client_hear_message(struct client *c)
 {
+	if (client_wild(c)) {
+		wild_hear(c);
+		return;
+	}
 	skip_unencodable(c);
 	if (is_next(c, c->next)) {
 		c->next++;
@@ -514,7 +524,7 @@ void client_hear_message(struct client *c)
 		return;
 	}
 	if (c->speech == SPEAKS_LINE && starts_with(c, "ERROR ")) {
-		hear_error(c);
+		client_hear_error(c);
 		return;
 	}
 	if (c->speech == SPEAKS_LINE && c->line_n == 3 && starts_with(c, "BYE")) {
@@ -548,7 +558,7 @@ static void hear_line(struct client *c)
 		return;
 	}
 	if (c->lines_n == 1 || c->role == ROLE_PUBLISHER) {
-		hear_error(c);
+		client_hear_error(c);
 		return;
 	}
 	if (c->lines_n == 2 && c->gap_seq != 0) {

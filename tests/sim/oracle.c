@@ -26,6 +26,10 @@ void __real_home_subscribe(struct shard *shard, struct subscribe_letter *letter)
 void __real_subscription_answered(struct shard *shard, struct subscribe_letter *letter);
 void __real_subscriptions_deliver(struct shard *shard, struct block *block);
 int __real_stream_join(struct stream *stream, struct cursor *cursor);
+int __real_stream_join_pinned(struct stream *stream, struct cursor *cursor, struct cursor *pin,
+			      const struct newest *newest, uint32_t newest_n, uint64_t *messages);
+int __real_subscription_new(struct connection *connection, const struct subscription_wanted *wanted,
+			    struct subscription **made);
 struct topic_letter *__real_topic_letter_new(enum letter_kind kind, struct span name,
 					     uint64_t hash);
 unsigned __real_mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned sender,
@@ -42,6 +46,10 @@ void __wrap_home_subscribe(struct shard *shard, struct subscribe_letter *letter)
 void __wrap_subscription_answered(struct shard *shard, struct subscribe_letter *letter);
 void __wrap_subscriptions_deliver(struct shard *shard, struct block *block);
 int __wrap_stream_join(struct stream *stream, struct cursor *cursor);
+int __wrap_stream_join_pinned(struct stream *stream, struct cursor *cursor, struct cursor *pin,
+			      const struct newest *newest, uint32_t newest_n, uint64_t *messages);
+int __wrap_subscription_new(struct connection *connection, const struct subscription_wanted *wanted,
+			    struct subscription **made);
 struct topic_letter *__wrap_topic_letter_new(enum letter_kind kind, struct span name,
 					     uint64_t hash);
 unsigned __wrap_mailbox_push(struct mailbox *mailbox, unsigned reader, unsigned sender,
@@ -194,6 +202,9 @@ void __wrap_shard_publish(struct shard *s, struct block *b)
 
 		b->epoch = c != NULL ? c->id + 1 : 0;
 	}
+	/* What passes is sequenced by nobody. */
+	if (topic_passes(block_name(b)))
+		sim.sequenced += b->messages;
 	check_held_up(s, b);
 	__real_shard_publish(s, b);
 }
@@ -456,8 +467,46 @@ void __wrap_subscriptions_deliver(struct shard *s, struct block *b)
 		if (first < o->delivered[s->id])
 			sim_fail("topic %d: shard %u is told %zu again", topic, s->id, first);
 		o->delivered[s->id] = first + b->messages;
+		wild_delivered(s->id, (unsigned)topic, first);
 	}
 	__real_subscriptions_deliver(s, b);
+}
+
+/* Who is in a group says so to nobody: the line protocol has no word for it. */
+int __wrap_subscription_new(struct connection *connection, const struct subscription_wanted *wanted,
+			    struct subscription **made)
+{
+	static const char *const groups[] = { "", "one", "two" };
+	struct subscription_wanted own = *wanted;
+	int client = kernel_client_of(connection->socket.fd);
+
+	if (client >= 0 && client_wild(&sim.clients[client])) {
+		own.group = span_of(groups[sim.clients[client].group]);
+		wild_asks(&sim.clients[client], connection->shard->id);
+	}
+	return __real_subscription_new(connection, &own, made);
+}
+
+/* The newest message of each topic comes first, and what has come since behind it. */
+int __wrap_stream_join_pinned(struct stream *stream, struct cursor *cursor, struct cursor *pin,
+			      const struct newest *newest, uint32_t n, uint64_t *messages)
+{
+	struct subscription *sub = (struct subscription *)(void *)cursor;
+	int client = kernel_client_of(sub->connection->socket.fd);
+	int err = __real_stream_join_pinned(stream, cursor, pin, newest, n, messages);
+
+	if (err != 0 || client < 0)
+		return err;
+	for (uint32_t i = 0; i < n; i++) {
+		int topic = topic_of(block_name(newest[i].block));
+
+		if (topic >= 0)
+			wild_joins_behind(&sim.clients[client], (unsigned)topic,
+					  era_base(&orders[topic], newest[i].block->epoch, false) +
+						  newest[i].seq - 1);
+	}
+	wild_joins(&sim.clients[client]);
+	return 0;
 }
 
 /* A subscriber that needs no answer begins where its shard is. */
@@ -468,6 +517,12 @@ int __wrap_stream_join(struct stream *stream, struct cursor *cursor)
 	int client = kernel_client_of(connection->socket.fd);
 	int topic = topic_of(subscription_interest(sub)->named.name);
 	int err = __real_stream_join(stream, cursor);
+
+	if (err == 0 && client >= 0 && client_wild(&sim.clients[client])) {
+		memset(sim.clients[client].places, 0, sizeof(sim.clients[client].places));
+		wild_joins(&sim.clients[client]);
+		return 0;
+	}
 
 	if (err == 0 && client >= 0 && topic >= 0 && sim.clients[client].role == ROLE_MANY)
 		resp_place(&sim.clients[client], (unsigned)topic,

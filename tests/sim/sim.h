@@ -10,6 +10,7 @@
  *   world.c      one seed: builds the broker, schedules, calms down, checks
  *   client.c     what clients do, and the check of every byte they get
  *   http.c       those of them that speak HTTP
+ *   wild.c       those that subscribe to patterns, or are in a queue group
  *   oracle.c     what the broker decided (order, places of joining), listened to at its own calls
  *   sim_ring.c   include/engine/ring.h: sockets, requests and completions in memory
  *   sim_cipher.c include/engine/cipher.h, and the client's side of that
@@ -354,6 +355,18 @@ struct client {
 		size_t begin; /* where the last subscription has begun */
 		size_t next;
 	} heard[SIM_TOPICS_MAX];
+	/* subscriber to a pattern, or in a group (wild.c) */
+	const char *pattern; /* NULL: to its topic */
+	unsigned group;      /* 0: none */
+	unsigned shard;
+	bool wild_asked, wild_joined;
+	struct place {
+		bool known;     /* something of the topic has come, or is the newest of the past, */
+		bool late;      /* and more was there before that, after it was in; */
+		size_t next;    /* what comes next */
+		size_t asked_n; /* messages in its order when the homes were asked, */
+		size_t joined_n; /* and when they all had answered */
+	} places[SIM_TOPICS_MAX];
 };
 
 void client_init(struct client *c, unsigned id);
@@ -370,6 +383,23 @@ void client_hear_message(struct client *c);
 bool client_wants(const struct client *c, const struct entry *e);
 void client_say(struct client *c, const char *data, size_t n);
 void client_add(struct client *c, char b);
+
+/* What becomes a subscriber to a pattern, or a member of a group. */
+void wild_init(struct client *c);
+void wild_release(void);
+static inline bool client_wild(const struct client *c)
+{
+	return c->pattern != NULL || c->group > 0;
+}
+void wild_hear(struct client *c);
+void client_hear_error(struct client *c);
+/* What the oracle hears: it asks, it is in, a block comes to its shard. */
+void wild_asks(struct client *c, unsigned shard);
+void wild_joins(struct client *c);
+void wild_joins_behind(struct client *c, unsigned topic, size_t index);
+void wild_delivered(unsigned shard, unsigned topic, size_t first);
+/* Everybody has what is theirs, and groups have taken what is for them. */
+void wild_check(const char *when);
 
 /* A request instead of a command, and one with a message. */
 void http_say_command(struct client *c);

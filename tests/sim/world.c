@@ -26,6 +26,9 @@
 #include "session/shared.h"
 #include "session/registry.h"
 #include "sim.h"
+#include "broker/members.h"
+#include "broker/patterns.h"
+#include "broker/wild.h"
 #include "topic/interest.h"
 #include "topic/stream.h"
 #include "topic/topic.h"
@@ -617,6 +620,8 @@ static void check_awake(void)
 			sim_fail("shard %u sleeps with letters in its outboxes", i);
 		if (s->reloads != NULL)
 			sim_fail("shard %u sleeps with settings from before", i);
+		if (!list_empty(&s->home.known.walks) || !list_empty(&s->audience.gone))
+			sim_fail("shard %u sleeps with topics to look at", i);
 		if (!list_empty(&s->audience.dirty) || !list_empty(&s->audience.replays))
 			sim_fail("shard %u sleeps with dirty streams", i);
 		if (!list_empty(&s->pace.resting))
@@ -696,6 +701,27 @@ static void check_connection(struct connection *c, void *argument)
 		sim_fail("client %d is not listened to (state %d)", client, c->state);
 }
 
+static void check_wilds(const struct shard *s, const struct table *wilds)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(wilds, &at)) != NULL;) {
+		const struct wild *w = (struct wild *)(void *)n;
+
+		for (struct stream *st = w->interest->streams; st != NULL; st = st->next) {
+			check_stream(s, st);
+			if (st->pins > 0)
+				sim_fail("shard %u rests with a pin", s->id);
+		}
+		for (struct list *l = w->members.next; l != &w->members; l = l->next)
+			check_stream(s, &LIST_ENTRY(l, struct member, link)->stream);
+		if (w->interest->unanswered > 0)
+			sim_fail("shard %u still waits for homes", s->id);
+		if (w->holding > 0 || w->held != NULL)
+			sim_fail("shard %u rests and holds publishers", s->id);
+	}
+}
+
 static void check_rest(void)
 {
 	check_awake();
@@ -714,6 +740,8 @@ static void check_rest(void)
 			if (interest->unanswered > 0)
 				sim_fail("shard %u still waits for an answer", i);
 		}
+		check_wilds(s, &s->audience.wilds.patterns.keys);
+		check_wilds(s, &s->audience.wilds.groups);
 		connections_each(s, check_connection, NULL);
 	}
 }
@@ -760,8 +788,8 @@ static void check_received(const char *when)
 		if (c->role == ROLE_MANY && !c->over && !c->error && !c->wire.reset &&
 		    !c->wire.broker_fin && !c->wire.waiting)
 			resp_check(c, when);
-		if (c->role != ROLE_SUBSCRIBER || !c->ok || c->over || c->error || c->bye ||
-		    c->wire.reset || c->wire.broker_fin ||
+		if (c->role != ROLE_SUBSCRIBER || client_wild(c) || !c->ok || c->over || c->error ||
+		    c->bye || c->wire.reset || c->wire.broker_fin ||
 		    (sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_RELOAD)))
 			continue;
 		if (strncmp(oracle_topic_name(c->topic).data, "skip", 4) == 0)
@@ -771,6 +799,7 @@ static void check_received(const char *when)
 		if (c->next != o->n)
 			sim_fail("%s: client %u has got %zu of %zu", when, c->id, c->next, o->n);
 	}
+	wild_check(when);
 }
 
 /* ---- the end ---- */
@@ -789,6 +818,8 @@ static struct client *new_client(enum role role, unsigned topic, enum speech spe
 	c->replay_kind = 0;
 	c->speech = speech;
 	c->patient = c->slow = false;
+	c->pattern = NULL;
+	c->group = 0;
 	client_calm(c);
 	return c;
 }
@@ -888,6 +919,19 @@ static void forget_past(struct shard *s)
 	}
 }
 
+/* Empty tables. */
+static long kept_by_patterns(const struct shard *s)
+{
+	const struct patterns *of[] = { &s->home.known.table, &s->audience.wilds.patterns };
+	long kept = 0;
+
+	for (unsigned i = 0; i < 2; i++)
+		kept += (of[i]->keys.slots != NULL) + (of[i]->nodes.slots != NULL) +
+			(of[i]->prefixes.slots != NULL);
+	return kept + (s->audience.wilds.groups.slots != NULL) + (s->audience.wilds.found != NULL) +
+	       (s->home.known.passing.groups != NULL);
+}
+
 /* Nothing is left but what is kept for the next client. */
 static void check_empty(long before)
 {
@@ -914,6 +958,13 @@ static void check_empty(long before)
 			sim_fail("shard %u still ticks", i);
 		kept += (long)(slabs_of(&s->clients.connection_pool) +
 			       slabs_of(&s->audience.subscription_pool));
+		if (s->audience.wilds.groups.entries_n != 0 ||
+		    !patterns_empty(&s->audience.wilds.patterns) ||
+		    s->audience.wilds.matched.entries_n != 0)
+			sim_fail("shard %u still has patterns", i);
+		if (!patterns_empty(&s->home.known.table))
+			sim_fail("shard %u still knows patterns", i);
+		kept += kept_by_patterns(s);
 		kept += (s->sockets.slots != NULL) + (s->home.topics.slots != NULL) +
 			(s->audience.interests.slots != NULL);
 		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
@@ -1182,6 +1233,7 @@ static void end(void)
 		sim_fail("%ld allocations are leaked", alloc_outstanding() - before);
 	kernel_release();
 	oracle_release();
+	wild_release();
 	for (unsigned i = 0; i < sim.clients_n; i++)
 		client_release(&sim.clients[i]);
 	sim_free(sim.clients);

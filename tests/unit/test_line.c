@@ -16,7 +16,7 @@
  * The decoder twice: the one that the broker has, with the vector instructions of this machine, and
  * the portable one, which is the same file without them. Every test of decoding runs with both.
  */
-extern const struct wire_format line_format_portable;
+extern const struct wire_format line_format_portable, line_topic_format_portable;
 void line_decode_portable(struct line_decoder *decoder, struct span in,
 			  const struct line_limits *limits, struct line_event *event, size_t *used);
 bool line_message_id_portable(struct span id, uint64_t *epoch, uint64_t *seq);
@@ -27,11 +27,13 @@ int line_detect_portable(struct span first);
 #define line_decode line_decode_portable
 #define line_message_id line_message_id_portable
 #define line_format line_format_portable
+#define line_topic_format line_topic_format_portable
 #define line_detect line_detect_portable
 #include "../../src/protocol/line.c"
 #undef line_decode
 #undef line_message_id
 #undef line_format
+#undef line_topic_format
 #undef line_detect
 
 typedef void decode(struct line_decoder *, struct span, const struct line_limits *,
@@ -128,7 +130,7 @@ static void handle_event(struct session *s, const struct line_event *e)
 		add_string(&s->out, "\n");
 		break;
 	case LINE_SUBSCRIBE:
-		add_string(&s->out, "subscribe ");
+		add_string(&s->out, e->pattern ? "subscribe to all of " : "subscribe ");
 		add(&s->out, e->topic.data, e->topic.len);
 		if (e->replay == LINE_REPLAY_FROM)
 			snprintf(text, sizeof(text), " from %016llx:%llu\n",
@@ -373,9 +375,22 @@ static void names_that_cannot_be_are_refused(void **state)
 	CHECK("PUBLISH \xff\r\n", "error " LINE_BAD_TOPIC "\n");
 	CHECK("PUBLISH a\tb\r\n", "error " LINE_BAD_TOPIC "\n");
 	CHECK("PUBLISH a\rb\r\n", "error " LINE_BAD_TOPIC "\n");
-	CHECK("SUBSCRIBE >\r\n", "error " LINE_BAD_TOPIC "\n");
+	CHECK("SUBSCRIBE a*\r\n", "error " LINE_BAD_TOPIC "\n");
+	CHECK("SUBSCRIBE a.>.b\r\n", "error " LINE_BAD_TOPIC "\n");
 	CHECK("SUBSCRIBE a\x7f\r\n", "error " LINE_BAD_TOPIC "\n");
 	CHECK("SUBSCRIBE a. LAST 3\r\n", "error " LINE_BAD_TOPIC "\n");
+}
+
+static void a_pattern_is_subscribed_to_with_the_last_of_each_topic_or_nothing(void **state)
+{
+	(void)state;
+	CHECK("SUBSCRIBE >\r\n", "subscribe to all of >\nrest ");
+	CHECK("SUBSCRIBE a.*.b\r\n", "subscribe to all of a.*.b\nrest ");
+	CHECK("SUBSCRIBE a.> LAST 1\r\n", "subscribe to all of a.> last 1\nrest ");
+	CHECK("SUBSCRIBE a.> LAST 2\r\n", "error " LINE_MALFORMED "\n");
+	CHECK("SUBSCRIBE a.> LAST 0\r\n", "error " LINE_MALFORMED "\n");
+	CHECK("SUBSCRIBE a.> FROM 0123456789abcdef:42\r\n", "error " LINE_MALFORMED "\n");
+	CHECK("SUBSCRIBE a.> more\r\n", "error " LINE_MALFORMED "\n");
 }
 
 static void subscriber_may_only_ask_for_a_word_or_say_goodbye(void **state)
@@ -775,6 +790,42 @@ static void of_records_those_that_are_lines_are_encoded(void **state)
 	assert_true(span_equal((struct span){ out, n }, SPAN("one\r\n\r\ntwo\r\n")));
 }
 
+static void each_message_comes_behind_its_topic(void **state)
+{
+	char records[3 * RECORD_HEAD_BYTES + 9], *at = records, out[64];
+	struct run run = {
+		.topic = SPAN("a.b"), .messages = 2, .form = RUN_LINES, .body = SPAN("one\r\n\r\n")
+	};
+	char prefix[WIRE_AROUND_MAX], suffix[WIRE_AROUND_MAX];
+	size_t prefix_len, suffix_len, n;
+	struct span body;
+
+	(void)state;
+	assert_int_equal(line_topic_format.encodable(NULL, &run), 2);
+	n = line_topic_format.encode(NULL, &run, out);
+	assert_true(n <= line_topic_format.encoded_max(NULL, &run));
+	assert_true(span_equal((struct span){ out, n }, SPAN("a.b one\r\na.b \r\n")));
+	at = record_put(record_put(record_put(at, SPAN("one")), SPAN("x\ny")), SPAN("two"));
+	run.form = RUN_RECORDS;
+	run.messages = 3;
+	run.body = (struct span){ records, (size_t)(at - records) };
+	assert_int_equal(line_topic_format.encodable(NULL, &run), 2);
+	n = line_topic_format.encode(NULL, &run, out);
+	assert_true(n <= line_topic_format.encoded_max(NULL, &run));
+	assert_true(span_equal((struct span){ out, n }, SPAN("a.b one\r\na.b two\r\n")));
+	run = (struct run){ .topic = SPAN("a.b"), .messages = 1, .body = SPAN("one") };
+	n = line_topic_format.encode(NULL, &run, out);
+	assert_true(n <= line_topic_format.encoded_max(NULL, &run));
+	assert_true(span_equal((struct span){ out, n }, SPAN("a.b one\r\n")));
+	line_topic_format.enclose(NULL, &run, prefix, &prefix_len, &body, suffix, &suffix_len);
+	assert_true(span_equal((struct span){ prefix, prefix_len }, SPAN("a.b ")));
+	assert_true(span_equal(body, run.body));
+	assert_true(span_equal((struct span){ suffix, suffix_len }, SPAN("\r\n")));
+	/* It could not be told from its message. */
+	run.topic = SPAN("a. b");
+	assert_int_equal(line_topic_format.encodable(NULL, &run), 0);
+}
+
 static void boundary_is_the_end_of_the_message(void **state)
 {
 	const struct span encoded = SPAN("ab\r\n\r\nc\r\n");
@@ -793,6 +844,7 @@ int main(void)
 		cmocka_unit_test(a_credential_may_be_longer_than_a_command),
 		cmocka_unit_test(malformed_commands_are_refused),
 		cmocka_unit_test(names_that_cannot_be_are_refused),
+		cmocka_unit_test(a_pattern_is_subscribed_to_with_the_last_of_each_topic_or_nothing),
 		cmocka_unit_test(subscriber_may_only_ask_for_a_word_or_say_goodbye),
 		cmocka_unit_test(command_may_be_as_long_as_the_limit_and_no_longer),
 		cmocka_unit_test(every_line_is_a_message),
@@ -808,6 +860,7 @@ int main(void)
 		cmocka_unit_test(what_holds_an_end_of_line_has_no_form),
 		cmocka_unit_test(runs_are_encoded_as_lines),
 		cmocka_unit_test(of_records_those_that_are_lines_are_encoded),
+		cmocka_unit_test(each_message_comes_behind_its_topic),
 		cmocka_unit_test(boundary_is_the_end_of_the_message),
 	};
 

@@ -281,6 +281,8 @@ static void many_patterns_match_as_each_alone_does(void **state)
 				memcpy(pattern, of[i]->pattern.text.data, of[i]->pattern.text.len);
 				pattern[of[i]->pattern.text.len] = '\0';
 				hit = slow((enum pattern_kind)of[i]->pattern.kind, pattern, text);
+				assert_int_equal(pattern_matches(&of[i]->pattern, span_of(text)),
+						 hit);
 				if (of[i]->matched != hit)
 					fail_msg("%s and %s: %u instead of %d", pattern, text,
 						 of[i]->matched, hit);

@@ -23,14 +23,16 @@ static struct run lines(struct span body, uint32_t messages)
 	};
 }
 
+static const struct wire topic_alone = { .format = NULL };
+
 /* Into memory of just the promised size, so that a sanitizer sees a byte too many. */
 static struct span encode(const struct wire_format *format, const struct run *run)
 {
-	size_t max = format->encoded_max(NULL, run), n;
+	size_t max = format->encoded_max(&topic_alone, run), n;
 	char *out = malloc(max);
 
 	assert_non_null(out);
-	n = format->encode(NULL, run, out);
+	n = format->encode(&topic_alone, run, out);
 	assert_true(n <= max);
 	return (struct span){ out, n };
 }
@@ -110,6 +112,43 @@ static void what_is_not_text_is_base64(void **state)
 		     SPAN("event: base64\n" ID(7) "data: MTIzNDU2NzgN\n\n"));
 }
 
+static void expect_with_topic(struct run run, struct span wanted)
+{
+	static const struct wire wire = { .parameter = { "topic", 5 } };
+	size_t max, n;
+	char *out;
+
+	run.topic = SPAN("a.b");
+	max = sse_plain_format.encoded_max(&wire, &run);
+	out = malloc(max);
+	assert_non_null(out);
+	n = sse_plain_format.encode(&wire, &run, out);
+	assert_true(n <= max);
+	assert_true(span_equal((struct span){ out, n }, wanted));
+	free(out);
+}
+
+static void an_event_of_many_topics_has_the_topic_for_its_number(void **state)
+{
+	(void)state;
+	expect_with_topic(one(SPAN("hello")), SPAN("event: a.b\ndata: hello\n\n"));
+	expect_with_topic(lines(SPAN("a\r\nb\r\n"), 2),
+			  SPAN("event: a.b\ndata: a\n\nevent: a.b\ndata: b\n\n"));
+	expect_with_topic(one(SPAN("a\rb")), SPAN("event: base64 a.b\ndata: YQ1i\n\n"));
+}
+
+static void what_leaves_nothing_behind_has_no_number(void **state)
+{
+	struct run run = one(SPAN("hello"));
+	char out[SSE_TEXT_MAX];
+
+	(void)state;
+	run.epoch = run.seq = 0;
+	expect_event(run, SPAN("data: hello\n\n"));
+	assert_memory_equal(out, "retry: 1000\n:\n\n", sse_start(false, 0, 0, out));
+	assert_memory_equal(out, ":\n\n", sse_heartbeat(false, 0, 0, out));
+}
+
 static void text_in_any_language_stays_text(void **state)
 {
 	(void)state;
@@ -150,8 +189,10 @@ static void a_large_line_of_text_is_sent_from_where_it_lies(void **state)
 	memset(large, 'x', sizeof(large));
 	for (int f = 0; f < 3; f++) {
 		run = one((struct span){ large, sizeof(large) });
-		assert_true(formats[f]->enclosable == NULL || formats[f]->enclosable(NULL, &run));
-		formats[f]->enclose(NULL, &run, prefix, &prefix_len, &body, suffix, &suffix_len);
+		assert_true(formats[f]->enclosable == NULL ||
+			    formats[f]->enclosable(&topic_alone, &run));
+		formats[f]->enclose(&topic_alone, &run, prefix, &prefix_len, &body, suffix,
+				    &suffix_len);
 		memcpy(joined, prefix, prefix_len);
 		memcpy(joined + prefix_len, body.data, body.len);
 		memcpy(joined + prefix_len + body.len, suffix, suffix_len);
@@ -162,9 +203,9 @@ static void a_large_line_of_text_is_sent_from_where_it_lies(void **state)
 	}
 	large[100] = '\n';
 	run = one((struct span){ large, sizeof(large) });
-	assert_false(sse_format.enclosable(NULL, &run));
+	assert_false(sse_format.enclosable(&topic_alone, &run));
 	large[100] = '\xff';
-	assert_false(sse_format.enclosable(NULL, &run));
+	assert_false(sse_format.enclosable(&topic_alone, &run));
 }
 
 static void each_message_is_a_chunk(void **state)
@@ -201,7 +242,7 @@ static void records_are_encoded_as_each_alone(void **state)
 			struct span part;
 
 			alone.seq += i;
-			if (formats[f]->encodable(NULL, &alone) == 0)
+			if (formats[f]->encodable(&topic_alone, &alone) == 0)
 				continue;
 			with_form++;
 			part = encode(formats[f], &alone);
@@ -211,7 +252,7 @@ static void records_are_encoded_as_each_alone(void **state)
 			release(part);
 		}
 		assert_int_equal(rest.len, 0);
-		assert_int_equal(formats[f]->encodable(NULL, &run), with_form);
+		assert_int_equal(formats[f]->encodable(&topic_alone, &run), with_form);
 		release(all);
 	}
 }
@@ -221,13 +262,13 @@ static void an_empty_message_has_no_chunk(void **state)
 	struct run run = one(SPAN(""));
 
 	(void)state;
-	assert_int_equal(chunked_format.encodable(NULL, &run), 0);
+	assert_int_equal(chunked_format.encodable(&topic_alone, &run), 0);
 	run = lines(SPAN("\r\n\r\n"), 2);
-	assert_int_equal(chunked_format.encodable(NULL, &run), 0);
+	assert_int_equal(chunked_format.encodable(&topic_alone, &run), 0);
 	run = lines(SPAN("\r\na\r\n\r\nb\r\n"), 4);
-	assert_int_equal(chunked_format.encodable(NULL, &run), 2);
+	assert_int_equal(chunked_format.encodable(&topic_alone, &run), 2);
 	expect(&chunked_format, run, SPAN("1\r\na\r\n1\r\nb\r\n"));
-	assert_int_equal(sse_format.encodable(NULL, &run), 4);
+	assert_int_equal(sse_format.encodable(&topic_alone, &run), 4);
 }
 
 static void boundaries_are_ends_of_messages(void **state)
@@ -302,7 +343,7 @@ static void short_messages_promise_little_more_than_they_take(void **state)
 		for (size_t n = 0; n < LINES; n++)
 			memcpy(body + n * kinds[i].len, kinds[i].data, kinds[i].len);
 		events = encode(&sse_format, &run);
-		assert_in_range(sse_format.encoded_max(NULL, &run), events.len,
+		assert_in_range(sse_format.encoded_max(&topic_alone, &run), events.len,
 				events.len / 10 * 11);
 		release(events);
 		free(body);
@@ -315,6 +356,8 @@ int main(void)
 		cmocka_unit_test(each_message_is_an_event_with_its_id),
 		cmocka_unit_test(each_line_of_a_message_is_a_data_line),
 		cmocka_unit_test(what_is_not_text_is_base64),
+		cmocka_unit_test(an_event_of_many_topics_has_the_topic_for_its_number),
+		cmocka_unit_test(what_leaves_nothing_behind_has_no_number),
 		cmocka_unit_test(text_in_any_language_stays_text),
 		cmocka_unit_test(every_byte_decides_by_itself),
 		cmocka_unit_test(a_large_line_of_text_is_sent_from_where_it_lies),
