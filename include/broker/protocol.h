@@ -72,6 +72,9 @@ struct protocol {
 	/* One with this session (struct subscription_wanted) is not to be: its topic has no place.
 	 * NULL: the connection ends for that. */
 	void (*refused)(struct connection *connection, void *session, enum reason reason);
+	/* One with this session has got as many messages as it was to get (subscription_limit), or
+	 * will, and is to be forgotten. NULL: none is limited. */
+	void (*enough)(struct connection *connection, void *session);
 	/* The receipt for a block that asked for one. NULL: none does. */
 	void (*sequenced)(struct connection *connection, const struct sequenced_letter *letter);
 	/* What connection_barrier was waiting for has come: it says so (connection_reply). NULL: it

@@ -62,6 +62,7 @@ enum subscription_flag {
 	SUBSCRIPTION_UNWANTED = 16, /* to be ended as soon as that has ended */
 	SUBSCRIPTION_HELD = 32,     /* ASKED, though the home has answered: it is still to begin */
 	SUBSCRIPTION_REPLIES = 64,  /* its client sees where a reply is wanted */
+	SUBSCRIPTION_ENOUGH = 128,  /* it gets what is its already, and ends */
 };
 
 struct subscription {
@@ -127,6 +128,10 @@ int subscription_begin(struct subscription *subscription, const struct wire *wir
 /* Its client does not want it any more: nothing more of it from now on but the rest of a message
  * and what the kernel has. It may be gone when this returns. */
 void subscription_end(struct subscription *subscription);
+/* The last that it gets is the message with this number in its stream's count (cursor.counted is
+ * where it is): then it ends, and its protocol's `enough` is called. What has come before is its in
+ * any case. It stands. It may be gone when this returns. -ENOMEM: there is no limit. */
+int subscription_limit(struct subscription *subscription, uint64_t count);
 /* A home's answer about a pattern; takes the letter over. */
 void subscription_known(struct shard *shard, struct pattern_letter *letter);
 /* Messages for members of a group here; takes the letter over. */

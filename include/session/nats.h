@@ -34,7 +34,10 @@ struct nats_subscription {
 	struct named named; /* first; the name is the sid, at the end of the parameter */
 	struct subscription *subscription; /* NULL: it has ended */
 	bool grouped;
-	char parameter[]; /* of its wire */
+	uint32_t max;    /* messages that it is to get since SUB; 0: all */
+	uint64_t joined; /* in its stream's count */
+	uint8_t subject_len;
+	char parameter[]; /* of its wire; behind it the subject */
 };
 
 struct nats_session {
@@ -51,8 +54,10 @@ struct nats_session {
 	bool logging_in;
 	bool draining;
 	bool verbose, no_echo, headers, no_responders, newer; /* newer: of protocol 1 */
-	uint64_t published; /* since the last barrier: a bit for each hash of a topic */
-	bool asks;          /* a message of the block that is put together wants an answer */
+	/* Topics, as bits by their hash: published to since the last barrier began, and before that
+	 * while it is under way. */
+	uint64_t published, awaited;
+	bool asks; /* a message of the block that is put together wants an answer */
 	/* That replies have lately been found to be for. */
 	struct nats_subscription *inboxes[NATS_INBOXES_MAX];
 	uint8_t inbox; /* the next one to be forgotten */
@@ -103,6 +108,7 @@ void nats_session_ended(struct connection *connection);
 void nats_session_subscribed(struct connection *connection, struct subscription *subscription,
 			     const struct subscribe_letter *letter);
 void nats_session_refused(struct connection *connection, void *session, enum reason reason);
+void nats_session_enough(struct connection *connection, void *session);
 void nats_session_sequenced(struct connection *connection, const struct sequenced_letter *letter);
 void nats_session_barrier(struct connection *connection);
 const char *nats_session_say(struct connection *connection, enum reason reason);

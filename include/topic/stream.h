@@ -103,7 +103,7 @@ enum {
 		5 << 18, /* the same, rather than leave a crumb for a send of its own */
 };
 uint32_t stream_append(struct stream *stream, struct block *block, uint64_t now_ns, int *error);
-/* The same with some of its messages, where none follow on each other: the stream is unnumbered. */
+/* The same with some of its messages: all of them in order, or the stream is unnumbered. */
 uint32_t stream_append_part(struct stream *stream, struct block *block, uint32_t first,
 			    uint32_t messages, uint64_t now_ns, int *error);
 

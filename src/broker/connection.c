@@ -232,7 +232,8 @@ static void pack(struct connection *c, struct gathered *g, unsigned from)
 static void at_end(struct connection *c, struct subscription *sub)
 {
 	stream_unhold(sub->stream, &sub->cursor);
-	if (c->state == CONNECTION_FINISHING && subscription_done(sub))
+	if ((c->state == CONNECTION_FINISHING || subscription_is(sub, SUBSCRIPTION_ENOUGH)) &&
+	    subscription_done(sub))
 		subscription_free(sub, (enum drop_reason)c->reason);
 }
 

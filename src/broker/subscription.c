@@ -289,6 +289,26 @@ static void settle(struct subscription *sub)
 }
 
 /* It is none of its connection's any more, and nobody's as far as limits go. */
+/* Where a subscription ends by itself. */
+struct limit {
+	struct list link; /* the interest's */
+	struct subscription *subscription;
+	uint64_t count;
+};
+
+static void forget_limit(struct interest *i, const struct subscription *sub)
+{
+	for (struct list *l = i->limits.next; l != &i->limits; l = l->next) {
+		struct limit *limit = LIST_ENTRY(l, struct limit, link);
+
+		if (limit->subscription != sub)
+			continue;
+		list_remove(l);
+		memory_free(limit);
+		return;
+	}
+}
+
 static void leave_place(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
@@ -313,6 +333,8 @@ static void leave_place(struct subscription *sub)
 		i->pins--;
 	else
 		count(s, sub, i, false);
+	if (!list_empty(&i->limits))
+		forget_limit(i, sub);
 	subscriptions_let_go(s, i);
 }
 
@@ -697,17 +719,23 @@ void subscription_cut(struct subscription *sub, enum drop_reason reason)
 		shard_dirty(c->shard, sub->stream);
 }
 
-void subscription_end(struct subscription *sub)
+/* From here on it does not count, though it may still be there for a while. */
+static void become_unwanted(struct subscription *sub)
 {
 	struct interest *i = subscription_interest(sub);
 
 	sub->session = NULL;
-	/* From here on it does not count, though it may still be there for a while. */
 	if (!subscription_is(sub, SUBSCRIPTION_UNWANTED)) {
 		i->pins++;
 		count(shard_of(sub), sub, i, false);
 	}
 	subscription_set(sub, SUBSCRIPTION_UNWANTED);
+}
+
+void subscription_end(struct subscription *sub)
+{
+	become_unwanted(sub);
+	subscription_unset(sub, SUBSCRIPTION_ENOUGH);
 	if (!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))
 		subscription_cut(sub, DROP_CLOSED);
 }
@@ -746,9 +774,11 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	subscription_unset(sub, SUBSCRIPTION_SKIP);
 	if (stream_wants_sends(stream))
 		shard_dirty(s, stream);
-	if (subscription_is(sub, SUBSCRIPTION_UNWANTED))
+	if (subscription_is(sub, SUBSCRIPTION_UNWANTED) &&
+	    !subscription_is(sub, SUBSCRIPTION_ENOUGH))
 		subscription_cut(sub, DROP_CLOSED);
-	else if (c->state == CONNECTION_FINISHING && subscription_done(sub))
+	else if (subscription_done(sub) &&
+		 (c->state == CONNECTION_FINISHING || subscription_is(sub, SUBSCRIPTION_ENOUGH)))
 		subscription_free(sub, (enum drop_reason)c->reason);
 }
 
@@ -1070,12 +1100,104 @@ void subscriptions_gap(struct shard *s, struct gap_letter *l)
 	free(l);
 }
 
+/* It has all that it is to get before it. */
+static void have_enough(struct subscription *sub)
+{
+	struct connection *c = sub->connection;
+	void *session = sub->session;
+
+	become_unwanted(sub);
+	subscription_set(sub, SUBSCRIPTION_ENOUGH);
+	subscription_leave(sub);
+	if (session != NULL && c->state == CONNECTION_OPEN)
+		c->protocol->enough(c, session);
+}
+
+int subscription_limit(struct subscription *sub, uint64_t count)
+{
+	struct interest *i = subscription_interest(sub);
+	struct limit *limit;
+
+	forget_limit(i, sub);
+	if (sub->stream->count >= count) {
+		have_enough(sub);
+		if (!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT) && subscription_done(sub))
+			subscription_free(sub, DROP_CLOSED);
+		return 0;
+	}
+	limit = memory_new(sizeof(*limit));
+	if (limit == NULL)
+		return -ENOMEM;
+	*limit = (struct limit){ .subscription = sub, .count = count };
+	list_append(&i->limits, &limit->link);
+	return 0;
+}
+
+/* Those in this stream that are limited to where it is have enough. */
+static void check_limits(struct interest *i, const struct stream *stream)
+{
+	struct list *l = i->limits.next;
+
+	while (l != &i->limits) {
+		struct limit *limit = LIST_ENTRY(l, struct limit, link);
+		struct subscription *sub = limit->subscription;
+
+		l = l->next;
+		if (sub->stream != stream || stream->count < limit->count)
+			continue;
+		list_remove(&limit->link);
+		memory_free(limit);
+		have_enough(sub);
+	}
+}
+
+/* How many of so many messages may go into the stream before somebody has enough; 1 at least. */
+static uint32_t until_limit(const struct interest *i, const struct stream *stream, uint32_t n)
+{
+	for (struct list *l = i->limits.next; l != &i->limits; l = l->next) {
+		const struct limit *limit = LIST_ENTRY(l, struct limit, link);
+		uint64_t left = limit->count - stream->count;
+
+		if (limit->subscription->stream == stream && left < n)
+			n = left > 0 ? (uint32_t)left : 1;
+	}
+	return n;
+}
+
+/* In pieces that end where somebody has enough: nothing that is appended is for them then. */
+static void append_limited(struct shard *s, struct stream *stream, struct block *b)
+{
+	struct interest *i = stream->owner;
+
+	about_to_append(s, stream, b);
+	for (uint32_t at = 0, n; at < b->messages && (stream->cursors > 0 || stream->pins > 0);
+	     at += n) {
+		uint64_t receivers = stream->cursors;
+		uint32_t carried;
+		int error;
+
+		n = until_limit(i, stream, b->messages - at);
+		carried = stream_append_part(stream, b, at, n, s->reactor.now_ns, &error);
+		s->counters.matched += n * receivers;
+		s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
+			(n - carried) * receivers;
+		if (carried > 0)
+			appended(s, stream);
+		check_limits(i, stream);
+	}
+}
+
 static void append(struct shard *s, struct stream *stream, struct block *b)
 {
+	const struct interest *i = stream->owner;
 	uint64_t receivers = stream->cursors;
 	uint32_t carried;
 	int error;
 
+	if (!list_empty(&i->limits)) {
+		append_limited(s, stream, b);
+		return;
+	}
 	about_to_append(s, stream, b);
 	carried = stream_append(stream, b, s->reactor.now_ns, &error);
 	s->counters.matched += b->messages * receivers;
@@ -1139,21 +1261,29 @@ static void append_lot(struct shard *s, struct member *m, const struct deal_lett
 	appended(s, &m->stream);
 }
 
-/* Each alone where some have a form and some have none, for it must be known which a member lacks.
- */
-static void append_dealt(struct shard *s, struct member *m, const struct deal_letter *l,
-			 const struct dealt *lot)
+/* Each alone where some have a form and some have none, for it must be known which a member lacks;
+ * or where it may have enough. Returns how many it has taken. */
+static uint32_t append_dealt(struct shard *s, struct member *m, const struct deal_letter *l,
+			     const struct dealt *lot)
 {
+	struct interest *i = m->stream.owner;
+	bool limited = !list_empty(&i->limits);
 	const struct wire *wire = &m->stream.wire;
 	struct run run = block_part(l->block, lot->first, lot->n);
 	uint32_t n = wire->format->encodable(wire, &run);
 
-	if (n == 0 || n == lot->n) {
+	if ((n == 0 || n == lot->n) && !limited) {
 		append_lot(s, m, l, lot);
-		return;
+		return lot->n;
 	}
-	for (uint32_t k = 0; k < lot->n; k++)
+	for (uint32_t k = 0; k < lot->n; k++) {
+		if (m->stream.cursors == 0)
+			return k;
 		append_lot(s, m, l, &(struct dealt){ lot->first + k, 1 });
+		if (limited)
+			check_limits(i, &m->stream);
+	}
+	return lot->n;
 }
 
 /* What nobody here takes goes back, to be dealt to others. */
@@ -1189,10 +1319,11 @@ void subscriptions_dealt(struct shard *s, struct deal_letter *l)
 	for (uint32_t k = 0; k < l->lots_n; k++) {
 		struct member *m = w != NULL ? member_choose(w, l->block) : NULL;
 
-		if (m != NULL)
-			append_dealt(s, m, l, &l->lots[k]);
-		else
-			l->lots[refused++] = l->lots[k];
+		struct dealt lot = l->lots[k];
+		uint32_t taken = m != NULL ? append_dealt(s, m, l, &lot) : 0;
+
+		if (taken < lot.n)
+			l->lots[refused++] = (struct dealt){ lot.first + taken, lot.n - taken };
 	}
 	l->lots_n = refused;
 	if (refused > 0)

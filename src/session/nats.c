@@ -303,6 +303,7 @@ void nats_barrier(struct connection *c)
 	struct nats_session *nats = nats_of(c);
 
 	nats->barred = nats->pings;
+	nats->awaited = nats->published;
 	nats->published = 0;
 	connection_barrier(c);
 }
@@ -334,6 +335,7 @@ void nats_session_barrier(struct connection *c)
 				return;
 		}
 	}
+	nats->awaited = 0;
 	nats->pings -= nats->barred;
 	nats->barred = 0;
 }

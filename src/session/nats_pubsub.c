@@ -48,6 +48,12 @@ void nats_subscriptions_release(struct nats_session *nats)
 	table_release(&nats->subscriptions);
 }
 
+static struct span subject_of(const struct nats_subscription *ns)
+{
+	return (struct span){ ns->parameter + NATS_FRAME_HEAD + ns->named.name.len,
+			      ns->subject_len };
+}
+
 static void not_permitted(struct connection *c, const struct nats_event *e)
 {
 	static const char before[] = "Permissions Violation for Subscription to \"";
@@ -80,15 +86,16 @@ static bool may_look(struct connection *c, struct span topic)
 	       connection_local(c);
 }
 
-static struct nats_subscription *new_subscription(const struct connection *c, struct span sid,
+static struct nats_subscription *new_subscription(struct span sid, struct span subject,
 						  const struct nats_frame *frame)
 {
-	struct nats_subscription *ns = memory_new_zeroed(sizeof(*ns) + NATS_FRAME_HEAD + sid.len);
+	struct nats_subscription *ns =
+		memory_new_zeroed(sizeof(*ns) + NATS_FRAME_HEAD + sid.len + subject.len);
 
-	(void)c;
 	if (ns == NULL)
 		return NULL;
-	(void)nats_parameter(frame, ns->parameter);
+	memcpy(ns->parameter + nats_parameter(frame, ns->parameter), subject.data, subject.len);
+	ns->subject_len = (uint8_t)subject.len;
 	ns->named.hash = hash_bytes(sid.data, sid.len);
 	ns->named.name = (struct span){ ns->parameter + NATS_FRAME_HEAD, sid.len };
 	return ns;
@@ -120,7 +127,7 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 		frame.except =
 			(struct run_publisher){ c->shard->id, c->socket.slot,
 						socket_generation(&c->shard->sockets, &c->socket) };
-	ns = new_subscription(c, e->sid, &frame);
+	ns = new_subscription(e->sid, name, &frame);
 	if (ns == NULL || table_add(&nats->subscriptions, &ns->named) != 0) {
 		memory_free(ns);
 		connection_error(c, REASON_MEMORY);
@@ -131,6 +138,8 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 		c,
 		&(struct subscription_wanted){
 			.name = name,
+			.pattern = name_valid(name) ? PATTERN_NONE : PATTERN_NATIVE,
+			.group = e->queue,
 			.wire = { &nats_format, { ns->parameter, NATS_FRAME_HEAD + e->sid.len } },
 			.replay = replay_of(replay),
 			.session = ns,
@@ -151,11 +160,13 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 bool nats_fenced(struct connection *c, struct span subject)
 {
 	struct nats_session *nats = nats_of(c);
+	uint64_t sent;
 
 	gather_flush(c);
-	if (nats->no_echo || nats->published == 0 ||
+	sent = nats->published | nats->awaited;
+	if (nats->no_echo || sent == 0 ||
 	    (nats_subject(subject) == NATS_SUBJECT_TOPIC &&
-	     !(nats->published & UINT64_C(1) << topic_hash(subject) % 64)))
+	     !(sent & UINT64_C(1) << topic_hash(subject) % 64)))
 		return false;
 	intake_hold(&nats->intake);
 	if (!connection_barred(c))
@@ -181,7 +192,8 @@ size_t nats_subscribe(struct connection *c, const struct nats_event *e, size_t u
 	}
 	if (subject <= NATS_SUBJECT_PATTERN && nats_fenced(c, name))
 		return 0;
-	if (subject != NATS_SUBJECT_TOPIC || e->queue.len > 0 || !may_look(c, name) ||
+	if (subject > NATS_SUBJECT_PATTERN || e->queue.len > PATTERN_GROUP_MAX ||
+	    !may_look(c, name) ||
 	    !access_may(c, ACCESS_SUBSCRIBE, name, subject == NATS_SUBJECT_PATTERN))
 		not_permitted(c, e);
 	else if (find(nats, e->sid) != NULL)
@@ -194,6 +206,11 @@ size_t nats_subscribe(struct connection *c, const struct nats_event *e, size_t u
 	return used;
 }
 
+void nats_session_enough(struct connection *c, void *session)
+{
+	forget(nats_of(c), session);
+}
+
 void nats_session_subscribed(struct connection *c, struct subscription *sub,
 			     const struct subscribe_letter *l)
 {
@@ -201,6 +218,10 @@ void nats_session_subscribed(struct connection *c, struct subscription *sub,
 	char gap[NATS_NOBODY_MAX];
 	size_t n;
 
+	ns->joined = sub->cursor.counted;
+	/* Without memory for it clients look at no more than they wanted all the same. */
+	if (ns->max > 0)
+		(void)subscription_limit(sub, ns->joined + ns->max);
 	if (l == NULL || l->gap == 0 || !nats_of(c)->headers)
 		return;
 	n = nats_gap(l->name, ns->named.name, l->epoch, l->gap, gap);
@@ -219,13 +240,17 @@ size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t
 	struct nats_session *nats = nats_of(c);
 	struct nats_subscription *ns = find(nats, e->sid);
 
-	if (ns != NULL && ns->subscription != NULL &&
-	    nats_fenced(c, subscription_interest(ns->subscription)->named.name))
+	if (ns != NULL && ns->subscription != NULL && nats_fenced(c, subject_of(ns)))
 		return 0;
 	nats_ok(c);
-	/* Clients that want so many do not look at more. */
-	if (ns == NULL || e->max > 0)
+	if (ns == NULL)
 		return used;
+	if (e->max > 0 && ns->subscription != NULL) {
+		ns->max = (uint32_t)e->max;
+		if (!subscription_is(ns->subscription, SUBSCRIPTION_ASKED))
+			(void)subscription_limit(ns->subscription, ns->joined + ns->max);
+		return used;
+	}
 	if (ns->subscription != NULL)
 		subscription_end(ns->subscription);
 	forget(nats, ns);
@@ -236,12 +261,8 @@ size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t
 
 static bool takes_reply(const struct nats_subscription *ns, struct span reply)
 {
-	struct span name;
-
-	if (ns == NULL || ns->subscription == NULL || ns->grouped)
-		return false;
-	name = subscription_interest(ns->subscription)->named.name;
-	return span_equal(name, reply) || name_matches(name, reply);
+	return ns != NULL && ns->subscription != NULL && !ns->grouped &&
+	       (span_equal(subject_of(ns), reply) || name_matches(subject_of(ns), reply));
 }
 
 /* The client's own subscription that an answer would come to: one that has lately been found so, or
@@ -306,9 +327,9 @@ static void tell_nobody(struct connection *c, const struct sequenced_letter *l)
 
 void nats_session_sequenced(struct connection *c, const struct sequenced_letter *l)
 {
-	(void)tell_nobody;
-	(void)c;
-	(void)l;
+	/* One that has no place is for nobody, too. */
+	if (l->receivers.responders == 0)
+		tell_nobody(c, l);
 }
 
 /* Why a subject is not published to: said, and true. */

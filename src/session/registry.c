@@ -86,6 +86,7 @@ const struct protocol nats_protocol = {
 	.ended = nats_session_ended,
 	.subscribed = nats_session_subscribed,
 	.refused = nats_session_refused,
+	.enough = nats_session_enough,
 	.sequenced = nats_session_sequenced,
 	.barrier = nats_session_barrier,
 	.say = nats_session_say,

@@ -21,6 +21,7 @@
 #include "broker/subscription.h"
 #include "broker/shard.h"
 #include "protocol/http.h"
+#include "protocol/nats.h"
 #include "protocol/http_field.h"
 #include "topic/block.h"
 
@@ -85,12 +86,32 @@ static unsigned condition_status(const struct conditions *wanted, struct span et
 	return matches(wanted->none_match, etag, true) ? 304 : 200;
 }
 
+/* What its publisher has called the message's type: over HTTP for its block, elsewhere beside it or
+ * in its headers. Empty: nothing, or nothing that may stand in a head. */
+static struct span type_of(struct block *b, uint64_t seq)
+{
+	const struct span none = { NULL, 0 };
+	struct record r;
+	struct run run;
+
+	if (b->form != RUN_RECORDS)
+		return block_type(b);
+	run = block_part(b, (uint32_t)(seq - b->seq), 1);
+	(void)run_next_record(&run, &r);
+	if (r.type.len == 0)
+		r.type = nats_header(r.headers, SPAN("Content-Type"));
+	for (size_t i = 0; i < r.type.len; i++)
+		if (r.type.data[i] < ' ' || r.type.data[i] > '~')
+			return none;
+	return r.type.len <= BLOCK_LABEL_MAX ? r.type : none;
+}
+
 /* Answers with a message or a file: whole, a part of it, or that the client has it already. */
 static void answer_resource(struct connection *c, struct block *b, struct span body, uint64_t epoch,
 			    uint64_t seq, const char *cache, const char *more,
 			    const struct conditions *wanted)
 {
-	struct http_answer a = { .type = block_type(b), .body = body, .hold = b };
+	struct http_answer a = { .type = type_of(b, seq), .body = body, .hold = b };
 	struct span version = block_version(b), encoding = block_encoding(b), etag;
 	uint64_t first = 0, n = body.len;
 	char headers[1024], tag[48];

@@ -297,8 +297,10 @@ uint32_t stream_append_part(struct stream *s, struct block *block, uint32_t firs
 {
 	struct run run = block_part(block, first, messages);
 
-	assert(s->unnumbered);
-	s->next_seq = run.seq;
+	if (s->unnumbered)
+		s->next_seq = run.seq;
+	else if (run.seq != s->next_seq)
+		stream_begin_anew(s, run.seq);
 	return append_run(s, &run, block, now_ns, error);
 }
 

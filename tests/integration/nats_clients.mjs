@@ -150,3 +150,101 @@ each("a thousand subscriptions of one client each get what is theirs", async (li
 	assert.equal(got.size, 1000);
 	assert.ok([...got.values()].every((n) => n === 3));
 });
+
+each("a subscription ends after as many messages as it wants", async (library) => {
+	const a = await client(library), b = await client(library), subject = name();
+	const s = a.subscribe(subject, { max: 2 }), all = a.subscribe(subject);
+	await a.flush();
+	for (const m of ["1", "2", "3", "4"]) b.publish(subject, m);
+	assert.deepEqual((await take(all, 4)).map(text), ["1", "2", "3", "4"]);
+	const got = [];
+	for await (const m of s) got.push(text(m));
+	assert.deepEqual(got, ["1", "2"]);
+	const late = a.subscribe(subject);
+	await a.flush();
+	b.publish(subject, "5");
+	await take(late, 1);
+	late.unsubscribe(1); // that has come
+	await a.flush();
+	assert.ok(late.isClosed());
+});
+
+each("patterns match levels", async (library) => {
+	const nc = await client(library), p = name();
+	const got = {};
+	for (const pattern of [`${p}.*`, `${p}.>`, `${p}.*.c`, `*.${p.split(".")[1]}.b`, `${p}.b`]) {
+		got[pattern] = [];
+		nc.subscribe(pattern, { callback: (_, m) => got[pattern].push(m.subject) });
+	}
+	for (const subject of [`${p}.b`, `${p}.b.c`, `${p}.b.d`, p]) nc.publish(subject, "x");
+	await nc.flush();
+	// Over several subjects the broker has no order.
+	assert.deepEqual(Object.values(got).map((subjects) => subjects.sort()), [
+		[`${p}.b`],
+		[`${p}.b`, `${p}.b.c`, `${p}.b.d`],
+		[`${p}.b.c`],
+		[`${p}.b`],
+		[`${p}.b`],
+	]);
+});
+
+each("each message goes to one of a queue group, and to all others", async (library) => {
+	const clients = [], subject = name();
+	const got = new Map();
+	let all = 0, other = 0;
+	for (let i = 0; i < 3; i++) {
+		const nc = await client(library);
+		nc.subscribe(subject, {
+			queue: "q",
+			callback: (_, m) => got.set(text(m), (got.get(text(m)) ?? 0) + 1),
+		});
+		clients.push(nc);
+	}
+	const nc = await client(library);
+	nc.subscribe(subject, { callback: () => all++ });
+	nc.subscribe(`${subject.split(".")[0]}.*`, { queue: "r", callback: () => other++ });
+	for (const c of [...clients, nc]) await c.flush();
+	for (let i = 0; i < 300; i++) nc.publish(subject, `${i}`);
+	await nc.flush();
+	while (got.size < 300) for (const c of clients) await c.flush();
+	assert.equal(all, 300);
+	while (other < 300) await nc.flush();
+	assert.deepEqual([...got.values()].filter((n) => n !== 1), []);
+});
+
+each("a request gets its answer", async (library) => {
+	const server = await client(library), nc = await client(library), subject = name();
+	server.subscribe(subject, { callback: (_, m) => m.respond(`answer to ${text(m)}`) });
+	await server.flush();
+	for (let i = 0; i < 20; i++)
+		assert.equal(text(await nc.request(subject, `${i}`, { timeout: 5000 })), `answer to ${i}`);
+	// An inbox of its own for each.
+	for (let i = 0; i < 5; i++)
+		assert.equal(
+			text(await nc.request(subject, `${i}`, { timeout: 5000, noMux: true })),
+			`answer to ${i}`,
+		);
+	const many = await Promise.all(Array.from({ length: 100 }, (_, i) => nc.request(subject, `${i}`, { timeout: 5000 })));
+	assert.deepEqual(many.map(text), Array.from({ length: 100 }, (_, i) => `answer to ${i}`));
+});
+
+each("a request that nobody is there for is told so at once", async (library) => {
+	const nc = await client(library);
+	for (const subject of [name(), "$JS.API.INFO", "$SYS.REQ.SERVER.PING.X"]) {
+		const began = Date.now();
+		await assert.rejects(nc.request(subject, "x", { timeout: 20000 }), /no ?responders|503/i);
+		assert.ok(Date.now() - began < 10000);
+	}
+});
+
+each("drain takes what has come and ends", async (library) => {
+	const a = await client(library), b = await client(library), subject = name();
+	let got = 0;
+	a.subscribe(subject, { callback: () => got++ });
+	await a.flush();
+	for (let i = 0; i < 100; i++) b.publish(subject, "x");
+	await b.flush();
+	await a.drain();
+	assert.equal(got, 100);
+	assert.ok(a.isClosed());
+});

@@ -4,9 +4,11 @@ import json
 import re
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import time
+import urllib.request
 
 import pytest
 
@@ -176,3 +178,167 @@ def test_bytes_are_answered_as_nats_server_does(start, oracle, raw):
             client.say(re.sub(rb"(?<=[ \t])([ab])(?=[ \t.])", rb"\1-%d" % clients_of[case], SAME[case]))
         told.append(settled(clients))
     assert told[0] == told[1]
+
+
+# --- what the broker alone does, or does otherwise ------------------------------------------------------
+
+
+def test_a_silent_client_of_a_shared_port_is_a_nats_client(start, raw):
+    broker = start(listen=ALL)
+    client = raw(broker, b"")
+    assert client.info["max_payload"] == 1 << 20
+    client.say(HELLO + b"SUB a 1\r\n")
+    assert client.barrier() == b""
+    broker.publish("a", b"hello")
+    assert client.until(b"hello\r\n") == b"MSG a 1 5\r\nhello\r\n"
+
+
+@pytest.mark.parametrize("first", [b"PING\r\n", b"SUB a 1\r\nPING\r\n", HELLO + b"PING\r\n"], ids=len)
+def test_a_client_that_speaks_first_is_known_by_its_words(start, first):
+    broker = start(listen=ALL)
+    host, port = broker.address().rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as client:
+        client.sendall(first)
+        heard = b""
+        while b"PONG\r\n" not in heard:
+            heard += client.recv(1 << 16)
+    assert heard.startswith(b"INFO {")
+
+
+def test_what_nats_publishes_others_get_and_the_other_way_round(start, raw):
+    broker = start(reactors=2, listen={**ALL, **NATS})
+    line = broker.subscribe("a.b")
+    client = raw(broker, HELLO + b"SUB a.b 1\r\n")
+    assert client.barrier() == b""
+    client.say(b"PUB a.b inbox 5\r\nhello\r\n")
+    assert client.until(b"hello\r\n") == b"MSG a.b 1 inbox 5\r\nhello\r\n"
+    assert line.take(1) == [b"hello"]
+    broker.publish("a.b", b"again")
+    assert client.until(b"again\r\n") == b"MSG a.b 1 5\r\nagain\r\n"
+
+
+def test_a_post_s_content_type_is_a_header(start, raw):
+    broker = start(listen=ALL)
+    client = raw(broker, b'CONNECT {"verbose":false,"headers":true}\r\nSUB a 1\r\n')
+    assert client.barrier() == b""
+    for content, heard in (
+        ("text/plain", b"HMSG a 1 38 40\r\nNATS/1.0\r\nContent-Type: text/plain\r\n\r\nhi\r\n"),
+        ("application/x-www-form-urlencoded", b"MSG a 1 2\r\nhi\r\n"),
+    ):
+        request = urllib.request.Request(
+            f"http://{broker.address()}/publish/a", data=b"hi", headers={"Content-Type": content}
+        )
+        urllib.request.urlopen(request, timeout=PATIENCE).read()
+        assert client.until(b"hi\r\n") == heard
+
+
+def test_a_header_says_the_type_that_http_answers_with(start, raw):
+    broker = start(listen=ALL)
+    client = raw(broker, b'CONNECT {"verbose":false,"headers":true}\r\n')
+    headers = b"NATS/1.0\r\nX-Other: 1\r\ncontent-type: text/x-mine\r\n\r\n"
+    client.say(b"PUB a 2\r\nhi\r\nHPUB a %d %d\r\n%sho\r\n" % (len(headers), len(headers) + 2, headers))
+    assert client.barrier() == b""
+    for seq, content, body in ((1, "application/octet-stream", b"hi"), (2, "text/x-mine", b"ho")):
+        with urllib.request.urlopen(f"http://{broker.address()}/topic/a/{seq}", timeout=PATIENCE) as answer:
+            assert answer.headers["Content-Type"] == content and answer.read() == body
+
+
+def test_a_message_with_a_version_is_found_by_it(start, raw):
+    broker = start(listen=ALL)
+    client = raw(broker, b'CONNECT {"verbose":false,"headers":true}\r\n')
+    headers = b"NATS/1.0\r\nX-Version: 3.1\r\n\r\n"
+    client.say(b"HPUB a %d %d\r\n%shi\r\n" % (len(headers), len(headers) + 2, headers))
+    assert client.barrier() == b""
+    address = f"http://{broker.address()}/topic/a/last?_HLS_msn=3&_HLS_part=1"
+    with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
+        assert answer.read() == b"hi"
+
+
+def test_the_past_comes_with_ids(start, raw):
+    broker = start(listen=ALL)
+    broker.publish("a.b", b"one", b"two", b"three")
+    client = raw(broker, b'CONNECT {"verbose":false,"headers":true}\r\nSUB $replay.2.a.b 1\r\n')
+    heard = client.until(b"three\r\n")
+    ids = re.findall(rb"Broker-Id: ([0-9a-f]{16}:\d+)", heard)
+    assert [i.split(b":")[1] for i in ids] == [b"2", b"3"]
+    assert heard.count(b"HMSG a.b 1 ") == 2
+    client.say(b"PUB a.b 4\r\nfour\r\n")
+    assert b":4\r\n\r\nfour" in client.until(b"four\r\n")
+    again = raw(broker, b'CONNECT {"verbose":false,"headers":true}\r\nSUB $replay.' + ids[0] + b".a.b 1\r\n")
+    assert [i.split(b":")[1] for i in re.findall(rb"Broker-Id: ([0-9a-f]{16}:\d+)", again.until(b"four\r\n"))] == [b"3", b"4"]
+    gone = raw(broker, b'CONNECT {"verbose":false,"headers":true}\r\nSUB $replay.0123456789abcdef:1.a.b 1\r\n')
+    assert b"Broker-Gap: " in gone.until(b"four\r\n")
+
+
+def test_names_that_topics_cannot_have_are_refused_and_the_client_stays(start, raw):
+    broker = start(listen=NATS)
+    client = raw(broker)
+    for said, told in (
+        (b"SUB a* 1\r\n", b"Permissions Violation for Subscription to \"a*\""),
+        (b"SUB a>.b q 1\r\n", b"Permissions Violation for Subscription to \"a>.b\" using queue \"q\""),
+        (b"SUB $replay.x.a 1\r\n", b"Invalid Subject"),
+        (b"SUB $replay.1.a.* 1\r\n", b"Permissions Violation for Subscription to \"$replay.1.a.*\""),
+        (b"PUB a.* 1\r\nx\r\n", b"Permissions Violation for Publish to \"a.*\""),
+        (b"PUB a..b 1\r\nx\r\n", b"Invalid Publish Subject"),
+        (b"PUB $sys.stats 1\r\nx\r\n", b"Permissions Violation for Publish to \"$sys.stats\""),
+    ):
+        client.say(said)
+        assert client.barrier() == b"-ERR '" + told + b"'\r\n"
+
+
+def test_too_many_subscriptions_are_refused_and_the_client_stays(start, raw):
+    broker = start(listen=NATS, limits={"subscriptions_per_connection": 2})
+    client = raw(broker, HELLO + b"SUB a 1\r\nSUB b 2\r\nSUB c 3\r\n")
+    assert client.barrier() == b"-ERR 'maximum subscriptions exceeded'\r\n"
+    client.say(b"UNSUB 1\r\nSUB c 3\r\n")
+    assert client.barrier() == b""
+
+
+def test_too_many_connections_are_told_so_behind_info(start, raw):
+    broker = start(listen=NATS, limits={"connections": 1})
+    first = raw(broker)
+    assert first.barrier() == b""
+    host, port = broker.address().rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=PATIENCE) as second:
+        heard = b""
+        while data := second.recv(1 << 16):
+            heard += data
+    assert heard.startswith(b"INFO {") and heard.endswith(b"-ERR 'maximum connections exceeded'\r\n")
+
+
+def test_who_says_nothing_is_told_so_and_closed(start, raw):
+    broker = start(listen=NATS, limits={"handshake_seconds": 1})
+    assert raw(broker, b"").rest() == b"-ERR 'Authentication Timeout'\r\n"
+
+
+def test_who_does_not_answer_pings_is_stale(start, raw):
+    broker = start(listen=NATS, nats={"ping_seconds": 1, "pings_out": 1})
+    assert raw(broker).rest() == b"PING\r\n-ERR 'Stale Connection'\r\n"
+
+
+def test_who_answers_pings_stays(start, raw):
+    broker = start(listen=NATS, nats={"ping_seconds": 1, "pings_out": 1})
+    client = raw(broker)
+    for _ in range(3):
+        client.until(b"PING\r\n")
+        client.say(b"PONG\r\n")
+    assert client.barrier() == b""
+
+
+def test_a_drain_says_so_and_closes_without_an_error(start, raw):
+    broker = start(listen=NATS)
+    client = raw(broker, b'CONNECT {"verbose":false,"protocol":1}\r\nSUB a 1\r\n')
+    assert client.barrier() == b""
+    broker.send_signal(signal.SIGTERM)
+    rest = client.rest()
+    assert b'"ldm":true' in rest and b"-ERR" not in rest
+
+
+def test_inboxes_leave_nothing_behind(start, raw):
+    broker = start(reactors=2, listen={**ALL, **NATS})
+    client = raw(broker, b'CONNECT {"verbose":false}\r\n')
+    for n in range(200):
+        client.say(b"SUB _INBOX.%d.* 1\r\nPUB _INBOX.%d.x 1\r\ny\r\nPING\r\nUNSUB 1\r\n" % (n, n))
+        assert client.until(b"PONG\r\n") == b"MSG _INBOX.%d.x 1 1\r\ny\r\nPONG\r\n" % n
+    assert client.barrier() == b""
+    broker.eventually(topics=0)

@@ -1,0 +1,249 @@
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../sim/sim.h"
+#include "base/clock.h"
+#include "base/config.h"
+#include "broker/broker.h"
+#include "broker/listener.h"
+#include "broker/subscription.h"
+
+/* NATS clients of whole brokers, in the simulation's world (test_world.c). */
+
+#define HELLO "CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\n"
+
+void sim_give_up(void)
+{
+	abort();
+}
+
+static void begin(unsigned shards)
+{
+	const struct sim_params params = { .seed = 1, .schedule = 1, .shards = shards };
+
+	world_begin(&params, false);
+	sim.broker.listeners[0].protocols = CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_NATS;
+}
+
+static void say(struct client *c, const char *text)
+{
+	client_say(c, text, strlen(text));
+	world_rest();
+}
+
+/* What it has heard since the last look, behind INFO. */
+static const char *heard(struct client *c)
+{
+	static char text[4096];
+	size_t n = c->line_n < sizeof(text) - 1 ? c->line_n : sizeof(text) - 1;
+	char *info;
+
+	memcpy(text, c->line, n);
+	text[n] = 0;
+	c->line_n = 0;
+	info = strncmp(text, "INFO ", 5) == 0 ? strchr(text, '\n') : NULL;
+	return info != NULL ? info + 1 : text;
+}
+
+static struct client *nats_client(const char *text)
+{
+	struct client *c = world_client();
+
+	assert_non_null(c);
+	say(c, text);
+	return c;
+}
+
+static void end(struct client *c)
+{
+	c->said_all = true;
+	c->ending = END_CLOSE;
+	world_rest();
+}
+
+static uint64_t subscriptions(void)
+{
+	return atomic_load(&sim.broker.subscriptions);
+}
+
+static void a_limit_is_kept_within_a_block(void **state)
+{
+	struct client *c, *other;
+
+	(void)state;
+	begin(3);
+	c = nats_client(HELLO "SUB a 1\r\nSUB a 2\r\nUNSUB 1 2\r\nPING\r\n");
+	assert_string_equal(heard(c), "PONG\r\n");
+	other = nats_client(HELLO "PUB a 1\r\n1\r\nPUB a 1\r\n2\r\nPUB a 1\r\n3\r\nPING\r\n");
+	assert_string_equal(heard(other), "PONG\r\n");
+	{
+		const char *text = heard(c);
+		unsigned ones = 0, twos = 0;
+
+		for (const char *m = text; (m = strstr(m, "MSG a ")) != NULL; m++) {
+			ones += m[6] == '1';
+			twos += m[6] == '2';
+		}
+		assert_int_equal(ones, 2);
+		assert_int_equal(twos, 3);
+		assert_null(strstr(text, "MSG a 1 1\r\n3"));
+	}
+	/* The sid is free again. */
+	assert_int_equal(subscriptions(), 1);
+	say(c, "SUB b 1\r\nPUB b 1\r\nx\r\nPING\r\n");
+	assert_string_equal(heard(c), "MSG b 1 1\r\nx\r\nPONG\r\n");
+	end(c);
+	end(other);
+	assert_int_equal(subscriptions(), 0);
+	world_end();
+}
+
+static void a_limit_that_has_been_reached_ends_at_once(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	begin(2);
+	c = nats_client(HELLO "SUB a 1\r\nPUB a 1\r\n1\r\nPUB a 1\r\n2\r\nPING\r\n");
+	assert_string_equal(heard(c), "MSG a 1 1\r\n1\r\nMSG a 1 1\r\n2\r\nPONG\r\n");
+	say(c, "UNSUB 1 2\r\nPUB a 1\r\n3\r\nPING\r\n");
+	assert_string_equal(heard(c), "PONG\r\n");
+	assert_int_equal(subscriptions(), 0);
+	end(c);
+	world_end();
+}
+
+static void a_member_that_has_enough_leaves_the_rest_to_others(void **state)
+{
+	struct client *a, *b, *publisher;
+	unsigned n = 0;
+
+	(void)state;
+	begin(2);
+	a = nats_client(HELLO "SUB t q 1\r\nUNSUB 1 3\r\nPING\r\n");
+	b = nats_client(HELLO "SUB t q 2\r\nPING\r\n");
+	(void)heard(a);
+	(void)heard(b);
+	publisher = nats_client(HELLO);
+	for (unsigned i = 0; i < 20; i++)
+		say(publisher, "PUB t 1\r\nx\r\nPUB t 1\r\ny\r\n");
+	for (const char *m = heard(a); (m = strstr(m, "MSG t 1 ")) != NULL; m++)
+		n++;
+	assert_int_equal(n, 3);
+	for (const char *m = heard(b); (m = strstr(m, "MSG t 2 ")) != NULL; m++)
+		n++;
+	assert_int_equal(n, 40);
+	end(a);
+	end(b);
+	end(publisher);
+	world_end();
+}
+
+static void what_was_published_before_an_unsub_still_comes(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	begin(4);
+	c = nats_client(HELLO "SUB a 1\r\nPUB a 1\r\nx\r\nUNSUB 1\r\nPUB a 1\r\ny\r\nPING\r\n");
+	assert_string_equal(heard(c), "MSG a 1 1\r\nx\r\nPONG\r\n");
+	end(c);
+	world_end();
+}
+
+static void what_was_published_before_a_sub_does_not(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	begin(4);
+	c = nats_client(HELLO "PUB a 1\r\nx\r\nSUB a 1\r\nPUB a 1\r\ny\r\nPING\r\n");
+	assert_string_equal(heard(c), "MSG a 1 1\r\ny\r\nPONG\r\n");
+	end(c);
+	world_end();
+}
+
+static void nobody_is_there_but_those_who_see_replies(void **state)
+{
+	struct client *c, *line, *server;
+	const char *nobody = "HMSG r.1 9 33 33\r\nNATS/1.0 503\r\nNats-Subject: t\r\n\r\n\r\n";
+
+	(void)state;
+	begin(3);
+	c = nats_client(HELLO "SUB r.* 9\r\nPUB t r.1 0\r\n\r\nPING\r\n");
+	assert_non_null(strstr(heard(c), nobody));
+	line = nats_client("SUBSCRIBE t\r\n");
+	say(c, "PUB t r.1 0\r\n\r\nPING\r\n");
+	assert_non_null(strstr(heard(c), nobody));
+	server = nats_client(HELLO "SUB > 1\r\nPING\r\n");
+	say(c, "PUB t r.1 0\r\n\r\nPING\r\n");
+	assert_null(strstr(heard(c), "503"));
+	/* Whoever has nowhere to hear it is told nothing. */
+	end(server);
+	say(c, "UNSUB 9\r\nPUB t r.1 0\r\n\r\nPING\r\n");
+	assert_string_equal(heard(c), "PONG\r\n");
+	end(line);
+	end(c);
+	world_end();
+}
+
+static void passing_topics_leave_nothing(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	begin(3);
+	c = nats_client(HELLO
+			"SUB _INBOX.1.* 1\r\nPUB _INBOX.1.x 1\r\nx\r\nPUB $a.b 1\r\nx\r\nPING\r\n");
+	assert_string_equal(heard(c), "MSG _INBOX.1.x 1 1\r\nx\r\nPONG\r\n");
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		assert_int_equal(sim.broker.shards[i].home.topics.entries_n, 0);
+	end(c);
+	world_end();
+}
+
+static void a_silent_client_hears_info_and_then_pings(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	begin(1);
+	c = world_client();
+	assert_non_null(c);
+	world_rest();
+	world_pass(NS_PER_S);
+	assert_int_equal(strncmp(c->line, "INFO {", 6), 0);
+	(void)heard(c);
+	say(c, HELLO "PING\r\n");
+	assert_string_equal(heard(c), "PONG\r\n");
+	world_pass(300 * NS_PER_S);
+	assert_string_equal(heard(c), "PING\r\n");
+	say(c, "PONG\r\n");
+	world_pass(600 * NS_PER_S);
+	assert_non_null(strstr(heard(c), "-ERR 'Stale Connection'\r\n"));
+	end(c);
+	world_end();
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_limit_is_kept_within_a_block),
+		cmocka_unit_test(a_limit_that_has_been_reached_ends_at_once),
+		cmocka_unit_test(a_member_that_has_enough_leaves_the_rest_to_others),
+		cmocka_unit_test(what_was_published_before_an_unsub_still_comes),
+		cmocka_unit_test(what_was_published_before_a_sub_does_not),
+		cmocka_unit_test(nobody_is_there_but_those_who_see_replies),
+		cmocka_unit_test(passing_topics_leave_nothing),
+		cmocka_unit_test(a_silent_client_hears_info_and_then_pings),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
