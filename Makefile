@@ -129,7 +129,7 @@ SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/r
 	deploy/tune.sh deploy/trace/run deploy/ec2/bench deploy/ec2/user-data \
 	deploy/deb/build deploy/test-deb deploy/chroot.sh \
 	deploy/npm/fetch deploy/examples/ll-hls/up deploy/examples/ll-hls/objects \
-	deploy/examples/cluster/up)
+	deploy/examples/cluster/up deploy/examples/one-topic/up)
 MAN1     := $(wildcard docs/man/*.1)
 MAN5     := $(wildcard docs/man/*.5)
 
