@@ -64,15 +64,13 @@ bool access_could_log_in(const struct connection *connection);
 void access_login(struct connection *connection, const struct credentials *credentials);
 /* It is again who it was before it logged in. */
 void access_logout(struct connection *connection);
-/* Its client has shown a certificate that is valid, for this name. Before its first command. */
-void access_certificate(struct connection *connection, struct span name);
 
 /* ---- for the core ---- */
 
 /* What access_login has asked for is decided. */
 void access_decided(struct connection *connection, enum access_result result,
 		    struct identity *identity);
-/* The connection is at its end. */
+/* The connection is at its end, or is to be asked anew who it is. */
 void access_left(struct connection *connection);
 /* Whether it may still have a subscription that it has. */
 bool access_still_may(struct connection *connection, const struct subscription *subscription);

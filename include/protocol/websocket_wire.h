@@ -12,6 +12,8 @@
  * {"topic":...,"id":...,"data":...}, or "base64" where it is not UTF-8. */
 extern const struct wire_format websocket_format, websocket_binary_format, websocket_json_format;
 
+/* The first end of a frame at or after an offset (struct wire_format, boundary). */
+size_t websocket_boundary(struct span encoded, size_t offset);
 /* How many bytes at the start stand in a JSON string as they are, whatever code points they are of.
  */
 size_t json_plain_bytes(struct span text);

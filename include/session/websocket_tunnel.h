@@ -20,10 +20,11 @@ struct websocket_tunnel {
 	bool binary_only; /* a text frame is an error */
 };
 
-extern struct websocket_tunnel websocket_nats;
+extern struct websocket_tunnel websocket_nats, websocket_mqtt;
 
 /* The connection has just been upgraded. */
 void websocket_nats_begin(struct connection *connection);
+void websocket_mqtt_begin(struct connection *connection);
 
 /* Once, before threads start. */
 void websocket_tunnels_init(void);

@@ -11,6 +11,8 @@
 #include "broker/login.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
+#include "engine/cipher.h"
+#include "engine/tls.h"
 #include "topic/interest.h"
 #include "topic/topic.h"
 #include "base/glob.h"
@@ -97,14 +99,18 @@ static struct identity *stranger(const struct connection *c)
 	return local ? all->everybody : all->nobody;
 }
 
+/* Whose certificate it has shown, or whose process it is; NULL: neither, or nobody's. */
 static struct identity *peer(const struct connection *c)
 {
 	const struct identities *all = c->shard->logins.identities;
+	const char *certified = c->socket.tls != NULL ? c->socket.tls->cipher->client : NULL;
 	struct identity *i = NULL;
 	uint32_t uid;
 
+	if (all->any_certificate && certified != NULL)
+		i = identity_of_certificate(all, span_of(certified));
 	/* A proxy's user is not its client's. */
-	if (all->any_uid && !c->proxied &&
+	if (i == NULL && all->any_uid && !c->proxied &&
 	    ring_peer_uid(c->shard->reactor.ring, c->socket.fd, &uid))
 		i = identity_of_uid(all, uid);
 	return i;
@@ -164,21 +170,10 @@ void access_login(struct connection *c, const struct credentials *shown)
 
 void access_logout(struct connection *c)
 {
-	if (c->identity != NULL && c->identity->how > HOW_ANONYMOUS &&
-	    c->identity->how != HOW_CERTIFICATE)
+	const struct identity *i = c->identity;
+
+	if (i != NULL && i->how > HOW_ANONYMOUS && i->how != HOW_CERTIFICATE && i->how != HOW_UID)
 		access_left(c);
-}
-
-void access_certificate(struct connection *c, struct span name)
-{
-	struct identity *i = identity_of_certificate(c->shard->logins.identities, name);
-
-	if (i == NULL || i == c->identity)
-		return;
-	if (become(c, i, false))
-		say_login(c);
-	else
-		connection_error(c, REASON_CONNECTIONS);
 }
 
 void access_decided(struct connection *c, enum access_result result, struct identity *i)
@@ -297,7 +292,8 @@ static bool identify_again(struct connection *c)
 	bool again;
 
 	if (c->identity->how <= HOW_ANONYMOUS) {
-		(void)become(c, stranger(c), true);
+		i = peer(c);
+		(void)become(c, i != NULL ? i : stranger(c), true);
 		return true;
 	}
 	i = identity_again(all, c->identity);

@@ -1026,8 +1026,8 @@ static void secured(struct socket *socket)
 		return;
 	if (c->counts == COUNTS_AS_CLIENT)
 		reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
-	if (cipher->client != NULL)
-		access_certificate(c, span_of(cipher->client));
+	/* Whoever it was taken for before, it had not shown its certificate then. */
+	access_left(c);
 	if (c->protocol->secured != NULL)
 		c->protocol->secured(c);
 	else if (c->counts == COUNTS_AS_REFUSED)

@@ -147,6 +147,9 @@ bool identity_may(const struct identity *i, enum access_action action, struct sp
 		return true;
 	if (r->scope == NULL)
 		return false;
+	/* No topic's name has one: whatever it is taken for, it stands for others. */
+	pattern = pattern || memchr(name.data, '*', name.len) != NULL ||
+		  memchr(name.data, '>', name.len) != NULL;
 	allowed = pattern ? scope_covers(r->scope, name) : scope_matches(r->scope, name);
 	denied = pattern ? scope_overlaps(r->scope, name) : allowed;
 	return (allowed & access_allows(action)) != 0 && (denied & access_denies(action)) == 0;

@@ -22,8 +22,7 @@ static uint32_t every_message(const struct wire *wire, const struct run *run)
 	return run->messages;
 }
 
-/* The first end of a frame at or after the offset. */
-static size_t frame_boundary(struct span encoded, size_t offset)
+size_t websocket_boundary(struct span encoded, size_t offset)
 {
 	const unsigned char *data = (const unsigned char *)encoded.data;
 	size_t at = 0;
@@ -112,14 +111,14 @@ const struct wire_format websocket_format = { .name = "websocket",
 					      .encoded_max = plain_encoded_max,
 					      .encode = plain_encode,
 					      .enclose = plain_enclose,
-					      .boundary = frame_boundary };
+					      .boundary = websocket_boundary };
 
 const struct wire_format websocket_binary_format = { .name = "websocket-binary",
 						     .encodable = every_message,
 						     .encoded_max = plain_encoded_max,
 						     .encode = binary_encode,
 						     .enclose = binary_enclose,
-						     .boundary = frame_boundary };
+						     .boundary = websocket_boundary };
 
 /* ---- JSON ---- */
 
@@ -343,4 +342,4 @@ const struct wire_format websocket_json_format = { .name = "websocket-json",
 						   .encode = json_encode,
 						   .enclosable = json_enclosable,
 						   .enclose = json_enclose,
-						   .boundary = frame_boundary };
+						   .boundary = websocket_boundary };

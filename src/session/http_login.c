@@ -100,7 +100,7 @@ static bool shown_in_address(struct span query)
 	static const char *const names[] = { "token", "access_token", "authorization", "jwt",
 					     "password" };
 
-	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+	for (size_t i = 0; query.len > 0 && i < sizeof(names) / sizeof(names[0]); i++)
 		if (http_query(query, span_of(names[i])).data != NULL)
 			return true;
 	return false;

@@ -347,6 +347,19 @@ struct asked {
 	char room[MQTT_NATIVE_MAX];
 };
 
+/* A filter that ends in "/#" is for the level before it, too. */
+static bool may_subscribe(struct connection *c, const struct asked *a)
+{
+	struct span parent = a->name;
+
+	if (!access_may(c, ACCESS_SUBSCRIBE, a->name, a->pattern))
+		return false;
+	if (!a->pattern || parent.len < 3 || parent.data[parent.len - 1] != '>')
+		return true;
+	parent.len -= 2;
+	return access_may(c, ACCESS_SUBSCRIBE, parent, false);
+}
+
 /* MQTT_SUCCESS: it may be served. */
 static unsigned look_at(struct mqtt_session *m, struct span filter, struct asked *a)
 {
@@ -362,8 +375,7 @@ static unsigned look_at(struct mqtt_session *m, struct span filter, struct asked
 	if (topic_internal(a->name) && c->shard->config->http.page_local_only &&
 	    !connection_local(c))
 		return MQTT_NOT_AUTHORIZED;
-	return access_may(c, ACCESS_SUBSCRIBE, a->name, a->pattern) ? MQTT_SUCCESS
-								    : MQTT_NOT_AUTHORIZED;
+	return may_subscribe(c, a) ? MQTT_SUCCESS : MQTT_NOT_AUTHORIZED;
 }
 
 static void ask(struct mqtt_session *m, struct mqtt_subscription *s, const struct asked *a,

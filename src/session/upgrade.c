@@ -124,6 +124,18 @@ static void begin_nats(struct connection *c, const struct upgrade *u)
 	websocket_nats_begin(c);
 }
 
+static void begin_mqtt(struct connection *c, const struct upgrade *u)
+{
+	(void)u;
+	websocket_mqtt_begin(c);
+}
+
+/* By its subprotocol, whatever the path is. */
+static const struct upgrade_door mqtt_door = { .subprotocol = { "mqtt", 4 },
+					       .protocol = &websocket_mqtt.protocol,
+					       .begin = begin_mqtt,
+					       .prepare = prepare_nothing };
+
 static const struct upgrade_door doors[] = {
 	{ .path = { "/ws/", 4 },
 	  .prefix = true,
@@ -146,8 +158,14 @@ static const struct upgrade_door doors[] = {
 	  .prepare = prepare_nothing },
 };
 
-static const struct upgrade_door *find(struct span path, struct span *rest)
+static const struct upgrade_door *find(const struct http_request *r, struct span *rest)
 {
+	struct http_list offered = r->socket_protocols;
+	struct span path = r->path, one;
+
+	while (http_list_next(&offered, &one))
+		if (span_equal(one, mqtt_door.subprotocol))
+			return &mqtt_door;
 	for (size_t i = 0; i < sizeof(doors) / sizeof(*doors); i++) {
 		const struct upgrade_door *door = &doors[i];
 
@@ -248,7 +266,7 @@ static void subscribed(struct connection *c)
 static void handle(struct connection *c, const struct http_request *r, struct span rest)
 {
 	char accept[WEBSOCKET_ACCEPT_BYTES];
-	const struct upgrade_door *door = find(r->path, &rest);
+	const struct upgrade_door *door = find(r, &rest);
 	struct span subprotocol;
 	struct upgrade *u;
 

@@ -5,7 +5,10 @@
 
 #include "broker/connection.h"
 #include "broker/shard.h"
+#include "protocol/mqtt.h"
 #include "protocol/websocket.h"
+#include "protocol/websocket_framed.h"
+#include "session/mqtt.h"
 #include "session/nats.h"
 #include "session/registry.h"
 
@@ -106,17 +109,104 @@ static void init(struct websocket_tunnel *t)
 	t->protocol.free = tunnel_free;
 }
 
+/* The first command has to come in time, as without frames. */
+static void limit_handshake(struct connection *c)
+{
+	if (c->state != CONNECTION_OPEN)
+		return;
+	if (connection_refused(c))
+		connection_refuse(c);
+	else
+		reactor_deadline(&c->shard->reactor, &c->shard->clients.handshake, &c->deadline);
+}
+
 /* ---- NATS ---- */
 
 struct websocket_tunnel websocket_nats = { .inner = &nats_protocol };
 
 void websocket_nats_begin(struct connection *c)
 {
-	if (nats_session_framed(c) && connection_refused(c))
-		connection_refuse(c);
+	if (nats_session_framed(c))
+		limit_handshake(c);
+}
+
+/* ---- MQTT ---- */
+
+enum { REASONS_FROM = 0x80, LAST_WORD_BYTES = 12 };
+
+/* For each reason of 5.0's: a DISCONNECT and a Close, each in its frame; and the Close alone. */
+static char mqtt_words[256 - REASONS_FROM][LAST_WORD_BYTES];
+
+static unsigned close_code(unsigned reason)
+{
+	switch (reason) {
+	case MQTT_SHUTTING_DOWN:
+		return 1001;
+	case MQTT_TOO_LARGE:
+		return 1009;
+	case MQTT_QUOTA:
+	case MQTT_UNAVAILABLE:
+	case MQTT_KEEP_ALIVE_TIMEOUT:
+		return 1013;
+	case MQTT_BAD_CREDENTIALS:
+	case MQTT_NOT_AUTHORIZED:
+	case MQTT_TAKEN_OVER:
+	case MQTT_EXPIRED:
+		return 1008;
+	default:
+		return 1002;
+	}
+}
+
+static void write_mqtt_words(void)
+{
+	for (unsigned reason = REASONS_FROM; reason < 256; reason++) {
+		unsigned code = close_code(reason);
+		const char word[LAST_WORD_BYTES] = {
+			(char)0x82,          3,          (char)0xe0, 1,
+			(char)reason,        (char)0x88, 2,          (char)(code >> 8),
+			(char)(code & 0xff), 0
+		};
+
+		memcpy(mqtt_words[reason - REASONS_FROM], word, sizeof(word));
+	}
+}
+
+static const char *mqtt_last_word(unsigned level, unsigned reason)
+{
+	const char *word;
+
+	if (reason < REASONS_FROM || reason > 255)
+		return WEBSOCKET_CLOSED;
+	word = mqtt_words[reason - REASONS_FROM];
+	return level == MQTT_5 ? word : word + 5;
+}
+
+static bool mqtt_reply(struct connection *c, struct span packets)
+{
+	char head[WEBSOCKET_HEAD_MAX];
+	size_t n = websocket_head(WEBSOCKET_BINARY, packets.len, head);
+
+	return connection_reply(c, (struct span){ head, n }) && connection_reply(c, packets);
+}
+
+static const struct mqtt_transport mqtt_framed = {
+	.reply = mqtt_reply,
+	.formats = { &websocket_mqtt_format, &websocket_mqtt5_format },
+	.last_word = mqtt_last_word,
+};
+
+struct websocket_tunnel websocket_mqtt = { .inner = &mqtt_protocol, .binary_only = true };
+
+void websocket_mqtt_begin(struct connection *c)
+{
+	if (mqtt_session_open(c, &mqtt_framed, true))
+		limit_handshake(c);
 }
 
 void websocket_tunnels_init(void)
 {
+	write_mqtt_words();
 	init(&websocket_nats);
+	init(&websocket_mqtt);
 }

@@ -7,15 +7,16 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 import warnings
 
 import pytest
 
-from harness import BROKER, FACTOR, PATIENCE, TEST_SECONDS, at_most, run
-from test_http import HTTP, events, open, publish  # noqa: F401 (a fixture)
+from certificates import Authority
+from harness import BROKER, TEST_SECONDS, at_most, dial, run
+from test_http import events, open, publish  # noqa: F401 (a fixture)
+from test_tls import connect, context, say, secure
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -169,6 +170,31 @@ def test_a_unix_peer_is_who_he_runs_as(start, tmp_path):
     assert told(broker, "SUBSCRIBE mine\r\nBYE\r\n") == [b"OK"]
     assert told(broker, "SUBSCRIBE other\r\n") == [b"ERROR not permitted"]
     broker.says(f"auth ok user=me how=uid address=unix:{os.getuid()} protocol=line")
+
+
+def test_a_certificates_name_is_a_users(start, tmp_path):
+    authority = Authority(tmp_path)
+    listener = secure(authority.issue("main", "DNS:localhost"), client_auth="optional", client_ca=authority.chain)
+    users = {"scores": {"certificate": "scores.example", "subscribe": ["scores.>"]},
+             "other": {"token_hash": [token_hash("other")], "subscribe": ["other"]}}
+    broker = start(listen={"main": listener}, auth={"anonymous": "none"}, user=users)
+    shown = context(authority, client=authority.issue("client", "DNS:scores.example"))
+    unknown = context(authority, client=authority.issue("unknown", "DNS:unknown.example"))
+    client = say(connect(broker, shown), b"SUBSCRIBE scores.a\r\n")
+    assert client.recv(100) == b"OK\r\n"
+    for ctx in (unknown, context(authority)):
+        assert say(connect(broker, ctx), b"SUBSCRIBE scores.a\r\n").recv(100) == b"ERROR not permitted\r\n"
+    # A further credential takes its place, for as long as it is shown.
+    http = connect(broker, shown)
+    head = b"GET /topic/%s HTTP/1.1\r\nHost: localhost\r\n%s\r\n"
+    for topic, field, status in ((b"scores.a", b"", b"200"), (b"scores.a", b"Authorization: Bearer other\r\n", b"403"),
+                                 (b"scores.a", b"", b"200")):
+        http.sendall(head % (topic, field))
+        assert http.recv(4000).split(b" ", 2)[1] == status
+    broker.says("auth ok user=scores how=certificate address=127.0.0.1 protocol=line")
+    broker.configure(user={"other": users["other"]})
+    reload(broker)
+    assert client.recv(100) == b"ERROR not permitted\r\n" and client.recv(100) == b""
 
 
 def test_anonymous_none_lets_nobody_in(open):
@@ -618,8 +644,6 @@ def check(directory, text, mode=0o600):
 
 def test_a_start_that_lets_everybody_do_everything_is_refused(tmp_path):
     everybody = 'listen "out" { address = "0.0.0.0:0" allow_plain = true }\nauth { anonymous = "all" }\n'
-    if "allow_plain" not in (BROKER.parents[2] / "config/broker.conf").read_text():
-        everybody = everybody.replace(" allow_plain = true", "")
     refused = check(tmp_path, everybody)
     assert refused.returncode == 2 and 'anonymous = "none"' in refused.stderr and 'user "anonymous"' in refused.stderr
     told_so = check(tmp_path, everybody + 'user "anonymous" { publish = { ">" } subscribe = { "public.>" } }\n')
@@ -691,3 +715,19 @@ def test_what_clients_are_called_cannot_forge_a_line_of_the_log(start, name):
     broker.says("auth failed")
     line = next(line for line in broker.log().splitlines() if "auth failed" in line)
     assert len(line) < 1000 and "\x1b" not in line and "\r" not in line and 'a"b' not in line
+
+
+def test_an_mqtt_filter_is_permitted_with_the_level_that_it_stands_for_too(start):
+    """`a/#` matches `a` as well: who may subscribe to what is below it alone is refused."""
+    import mqtt_wire
+
+    users = {"below": {"token_hash": [token_hash("below")], "subscribe": ["a.>"]},
+             "all": {"token_hash": [token_hash("all")], "subscribe": ["a", "a.>"]}}
+    broker = start(listen={"main": {"address": "127.0.0.1:0", "protocols": ["mqtt"]}}, user=users)
+    for user, code in (("below", 0x80), ("all", 0)):
+        with dial(broker.address()) as client:
+            client.sendall(mqtt_wire.connect(identifier=user, user=user.encode(), password=user.encode()))
+            client.settimeout(TEST_SECONDS)
+            assert client.recv(4) == b"\x20\x02\0\0"
+            client.sendall(bytes([0x82, 8, 0, 1, 0, 3]) + b"a/#" + b"\0")
+            assert client.recv(5) == bytes([0x90, 3, 0, 1, code])

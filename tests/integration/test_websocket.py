@@ -1,13 +1,15 @@
 """WebSocket over real sockets: /ws/<topic>, the handshake, and how it ends."""
 
+import asyncio
 import json
 import time
-import urllib.error
 import urllib.request
 
 import pytest
+import websocket
+import websockets
 
-from harness import FACTOR, ROOT, node
+from harness import ROOT, TEST_SECONDS, node
 from web_socket import BINARY, CLOSE, PING, PONG, TEXT, WebSocket, frame
 
 HTTP = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
@@ -476,7 +478,86 @@ def test_nats_is_spoken_in_frames_that_end_anywhere(open):
     WebSocket(broker, "/nats", status=400, headers={"Sec-WebSocket-Protocol": "chat"})
 
 
+# --- MQTT inside -------------------------------------------------------------------------------------
+
+
+CONNECT = {4: bytes.fromhex("100d 0004 4d515454 04 02 003c 0001 61"), 5: bytes.fromhex("100e 0004 4d515454 05 02 003c 00 0001 61")}
+
+
+@pytest.mark.parametrize("level", [4, 5])
+def test_mqtt_is_spoken_in_frames_that_end_anywhere(open, level):
+    broker = open(reactors=2)
+    a = WebSocket(broker, "/whatever", headers={"Sec-WebSocket-Protocol": "mqttv3.1, mqtt"})
+    assert a.fields["sec-websocket-protocol"] == "mqtt"
+    for byte in CONNECT[level]:
+        a.send(bytes([byte]))
+    assert a.frame()[1][:1] == b"\x20"
+    none = b"\0" if level == 5 else b""
+    # Two packets in a frame, and one in two.
+    subscribe = b"\x82" + bytes([8 + len(none)]) + b"\0\1" + none + b"\0\3a/b\0"
+    a.send(subscribe + b"\xc0\0")
+    assert [a.frame()[1][:1] for _ in range(2)] == [b"\x90", b"\xd0"]
+    publish = b"\x30" + bytes([7 + len(none)]) + b"\0\3a/b" + none + b"hi"
+    a.send_bytes(frame(BINARY, publish[:4], fin=False) + frame(PING, "x") + frame(0, publish[4:]))
+    got = [a.frame(), a.frame()]
+    assert sorted(got) == [(BINARY, publish), (PONG, b"x")]
+    post(broker, "a.b", b"y" * 100000)
+    opcode, packet = a.frame()
+    assert opcode == BINARY and packet.endswith(b"y" * 100000) and len(packet) < 100060
+    a.send(b"\xe0\0")
+    assert a.closed() == (1000, "")
+    broker.eventually(matched=2, delivered=2)
+
+
+def test_mqtt_ends_with_a_packet_and_a_code(open):
+    broker = open()
+
+    def client(level):
+        a = WebSocket(broker, "/mqtt", headers={"Sec-WebSocket-Protocol": "mqtt"})
+        a.send(CONNECT[level])
+        a.frame()
+        return a
+
+    a = client(4)
+    a.send("text")
+    assert a.closed() == (1003, "binary only")
+    a = client(4)
+    a.send(b"\xf0\0")
+    assert a.closed() == (1002, "")
+    a = client(5)
+    a.send(b"\x00\0")
+    assert a.frame()[1][:1] == b"\xe0"
+    assert a.closed() == (1002, "")
+    a = client(5)
+    broker.send_signal(15)
+    opcode, packet = a.frame()
+    assert (opcode, packet[:1], packet[2:3]) == (BINARY, b"\xe0", b"\x8b") and packet.endswith(b"draining")
+    assert a.closed() == (1001, "")
+    broker.finish()
+
+
 # --- clients that others wrote -------------------------------------------------------------------------
+
+
+def test_pythons_clients_find_the_contract_kept(open):
+    """websockets and websocket-client, as Debian has them."""
+    broker = open()
+
+    async def talk():
+        async with websockets.connect(f"ws://{broker.address()}/ws/t") as ws:
+            for message in ("text", b"\xff", "x" * 300000, ""):
+                await ws.send(message)
+                assert await ws.recv() == message
+            await ws.send(["in ", "parts"])
+            assert await ws.recv() == "in parts"
+            await (await ws.ping())
+        assert ws.close_code == 1000
+
+    asyncio.run(talk())
+    client = websocket.create_connection(f"ws://{broker.address()}/ws?topic=t&last=1", timeout=TEST_SECONDS / 2)
+    assert json.loads(client.recv())["subscribed"] == "t"
+    assert json.loads(client.recv())["data"] == "in parts"
+    client.close()
 
 
 def test_clients_from_the_web_find_the_contract_kept(start, tmp_path):

@@ -6,6 +6,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { WebSocket as OwnWebSocket, request } from "undici";
 import NpmWebSocket from "ws";
+import mqtt from "mqtt";
 import { connect as connectNats, StringCodec, headers } from "nats.ws";
 
 const BROKER = process.env.BROKER, base = `ws://${BROKER}`;
@@ -140,3 +141,25 @@ test("/ws: many topics, ids, replay", () => run(both("json", async (Kind, topic)
 	socket.close();
 	await closed;
 })));
+
+test("mqtt.js: publish and subscribe in both versions, at any path", async () => {
+	for (const protocolVersion of [4, 5]) {
+		const topic = `mqttjs/${protocolVersion}`, name = topic.replace("/", ".");
+		const client = await mqtt.connectAsync(`${base}/any/path`, { protocolVersion, reconnectPeriod: 0 });
+		const got = [], all = new Promise(done => client.on("message", (where, payload) => {
+			got.push(`${where} ${payload.length} ${payload.subarray(0, 8)}`);
+			if (got.length === 3) done();
+		}));
+		await client.subscribeAsync(topic);
+		const { socket, next } = await open(OwnWebSocket, `/ws/${name}`);
+		await client.publishAsync(topic, "one", { qos: 1 });
+		assert.equal(await next(), "one");
+		socket.send("two");
+		assert.equal(await next(), "two");
+		await client.publishAsync(topic, "x".repeat(200_000), { qos: 2 });
+		await all;
+		assert.deepEqual(got, [`${topic} 3 one`, `${topic} 3 two`, `${topic} 200000 xxxxxxxx`]);
+		socket.close();
+		await client.endAsync();
+	}
+});

@@ -91,6 +91,22 @@ static void a_user_may_what_is_listed_and_not_denied(void **state)
 	identities_let_go(all);
 }
 
+/* Whoever forgets to say that it is a pattern asks for no more than it stands for. */
+static void a_pattern_is_never_taken_for_a_name(void **state)
+{
+	struct identities *all =
+		identities_of("user me { token_hash = { \"" ONE "\" } subscribe = { \"a.*\" } }");
+	const struct identity *i;
+
+	(void)state;
+	assert_non_null(all);
+	i = identity_of_token(all, SPAN("one"));
+	assert_true(identity_may(i, ACCESS_SUBSCRIBE, SPAN("a.*"), false));
+	assert_false(identity_may(i, ACCESS_SUBSCRIBE, SPAN("a.>"), false));
+	assert_false(identity_may(i, ACCESS_SUBSCRIBE, SPAN("*.*"), false));
+	identities_let_go(all);
+}
+
 static void a_user_without_lists_may_nothing(void **state)
 {
 	struct identities *all = identities_of("user me { token_hash = { \"" ONE "\" } }");
@@ -312,6 +328,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_user_may_what_is_listed_and_not_denied),
+		cmocka_unit_test(a_pattern_is_never_taken_for_a_name),
 		cmocka_unit_test(a_user_without_lists_may_nothing),
 		cmocka_unit_test(what_is_shown_counts_as_what_it_is),
 		cmocka_unit_test(a_credential_is_one_users),

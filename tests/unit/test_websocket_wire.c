@@ -11,6 +11,8 @@
 
 #include "base/name.h"
 #include "protocol/websocket.h"
+#include "protocol/mqtt.h"
+#include "protocol/websocket_framed.h"
 #include "protocol/websocket_wire.h"
 
 static struct run one(struct span message)
@@ -260,6 +262,46 @@ static void every_byte_is_escaped_wherever_it_stands(void **state)
 		}
 }
 
+/* ---- MQTT inside ---- */
+
+static void each_packet_of_mqtt_is_a_frame(void **state)
+{
+	struct run run = lines(SPAN("a\r\nbc\r\n"), 2);
+
+	(void)state;
+	expect(&websocket_mqtt_format, run,
+	       SPAN("\x82\x08\x30\x06\0\x03"
+		    "a/ba\x82\x09\x30\x07\0\x03"
+		    "a/bbc"));
+	expect(&websocket_mqtt5_format, run,
+	       SPAN("\x82\x09\x30\x07\0\x03"
+		    "a/b\0a\x82\x0a\x30\x08\0\x03"
+		    "a/b\0bc"));
+}
+
+static void a_large_packet_is_sent_from_where_it_lies(void **state)
+{
+	static char message[70000];
+	struct run run;
+
+	(void)state;
+	memset(message, 'x', sizeof(message));
+	run = one((struct span){ message, sizeof(message) });
+	expect_enclosed(&websocket_mqtt_format, run);
+	expect_enclosed(&websocket_mqtt5_format, run);
+}
+
+static void what_has_no_name_in_mqtt_is_left_out(void **state)
+{
+	const struct wire wire = { .format = &websocket_mqtt_format };
+	struct run run = one(SPAN("x"));
+
+	(void)state;
+	assert_int_equal(websocket_mqtt_format.encodable(&wire, &run), 1);
+	run.topic = SPAN("a.b+");
+	assert_int_equal(websocket_mqtt_format.encodable(&wire, &run), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -276,6 +318,9 @@ int main(void)
 		cmocka_unit_test(what_is_not_utf8_is_base64),
 		cmocka_unit_test(numbers_go_on_in_json),
 		cmocka_unit_test(every_byte_is_escaped_wherever_it_stands),
+		cmocka_unit_test(each_packet_of_mqtt_is_a_frame),
+		cmocka_unit_test(a_large_packet_is_sent_from_where_it_lies),
+		cmocka_unit_test(what_has_no_name_in_mqtt_is_left_out),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
