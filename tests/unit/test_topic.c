@@ -471,6 +471,7 @@ static void check_replay(const struct topic *t, enum replay_kind kind, uint64_t 
 
 	switch (kind) {
 	case REPLAY_NONE:
+	case REPLAY_RETAINED:
 		break;
 	case REPLAY_LAST:
 		while (from > oldest && n > 0) {
