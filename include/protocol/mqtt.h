@@ -60,7 +60,6 @@ enum mqtt_reason {
 	MQTT_BAD_ALIAS = 0x94,
 	MQTT_TOO_LARGE = 0x95,
 	MQTT_QUOTA = 0x97,
-	MQTT_NO_SHARED = 0x9e,
 	MQTT_EXPIRED = 0xa0, /* maximum connect time */
 	MQTT_NO_SUBSCRIPTION_IDS = 0xa1,
 };

@@ -84,6 +84,7 @@ struct mqtt_subscription {
 	struct subscription *before;       /* that it takes the place of; or NULL */
 	uint32_t code;                     /* where in the SUBACK */
 	bool asked;                        /* it has not been decided */
+	bool gives; /* a pattern's, whose retained messages are wanted when it stands */
 	bool no_local, retain_as_published;
 	char filter[];
 };

@@ -3,7 +3,6 @@
 #include <string.h>
 
 #include "base/memory.h"
-#include "base/name.h"
 #include "broker/shard.h"
 #include "protocol/mqtt.h"
 #include "topic/block.h"
@@ -122,16 +121,6 @@ static struct tree_entry *first_from(const struct tree *tree, uint64_t number)
 	return found;
 }
 
-/* A pattern of MQTT's: '>' at its end matches no level, too. */
-static bool matches(struct span pattern, struct span name)
-{
-	if (name_matches(pattern, name))
-		return (pattern.data[0] != '*' && pattern.data[0] != '>') || name.data[0] != '$';
-	return pattern.len > 2 && pattern.data[pattern.len - 2] == '.' &&
-	       pattern.data[pattern.len - 1] == '>' &&
-	       name_matches((struct span){ pattern.data, pattern.len - 2 }, name);
-}
-
 void retained_fetch(struct shard *s, struct retained_letter *l)
 {
 	struct tree_entry *e;
@@ -147,7 +136,7 @@ void retained_fetch(struct shard *s, struct retained_letter *l)
 		if (looked == LOOKED_AT_ONCE || l->n == RETAINED_AT_ONCE)
 			break;
 		l->from = e->key[0] + 1;
-		if (!matches(l->pattern.text, t->named.name) || is_over(s, t->retained))
+		if (!pattern_matches(&l->pattern, t->named.name) || is_over(s, t->retained))
 			continue;
 		block_ref(t->retained, 1);
 		l->blocks[l->n++] = t->retained;

@@ -302,7 +302,6 @@ static void take_connect(struct mqtt_session *m, const struct mqtt_head *head, s
 			(uint32_t)(packet_max(m) < MQTT_REMAINING_MAX ? packet_max(m)
 								      : MQTT_REMAINING_MAX),
 		.session_ends = m->expires,
-		.no_shared = true,
 		.keep_alive = set_keep_alive(m, k.keep_alive),
 	};
 	reason = take_will(m, &k);

@@ -226,13 +226,18 @@ void mqtt_give(struct mqtt_session *m)
 		giving_free(m);
 }
 
-/* Asks each home for those that match a pattern; without memory there are none. */
-static void ask_for_retained(struct mqtt_session *m, struct span pattern)
+/* Asks each home for those that match a pattern which stands: what is published from now on comes
+ * by itself. Without memory there are none. */
+static void ask_for_retained(struct mqtt_session *m, struct span filter)
 {
+	char room[MQTT_NATIVE_MAX];
+	struct span pattern;
+	bool wild;
 	struct connection *c = mqtt_connection(m);
 	struct shard *s = c->shard;
 	struct mqtt_giving *g = giving_of(m);
 
+	(void)mqtt_filter(filter, room, &pattern, &wild);
 	for (unsigned home = 0; g != NULL && home < s->broker->shards_n; home++) {
 		struct retained_letter *l = retained_letter_new(PATTERN_MQTT, pattern);
 
@@ -316,6 +321,8 @@ void mqtt_session_subscribed(struct connection *c, struct subscription *sub,
 	m->pending->outstanding--;
 	if (l != NULL && l->retained != NULL)
 		give_later(m, l->retained);
+	if (s->gives)
+		ask_for_retained(m, s->named.name);
 	answer_if_done(m);
 }
 
@@ -370,14 +377,13 @@ static unsigned look_at(struct mqtt_session *m, struct span filter, struct asked
 		a->group = (struct span){ NULL, 0 };
 	if (share < 0 || mqtt_filter(filter, a->room, &a->name, &a->pattern) != MQTT_NAME_TOPIC)
 		return MQTT_BAD_FILTER;
-	if (share > 0)
-		return MQTT_NO_SHARED;
 	if (topic_internal(a->name) && c->shard->config->http.page_local_only &&
 	    !connection_local(c))
 		return MQTT_NOT_AUTHORIZED;
 	return may_subscribe(c, a) ? MQTT_SUCCESS : MQTT_NOT_AUTHORIZED;
 }
 
+/* retained: the retained messages are wanted, which a group never gets (4.8.2). */
 static void ask(struct mqtt_session *m, struct mqtt_subscription *s, const struct asked *a,
 		const struct mqtt_filter *f, bool retained)
 {
@@ -387,8 +393,11 @@ static void ask(struct mqtt_session *m, struct mqtt_subscription *s, const struc
 	char parameter[MQTT_PARAMETER_MAX];
 	struct subscription_wanted wanted = {
 		.name = a->name,
+		.pattern = a->pattern ? PATTERN_MQTT : PATTERN_NONE,
+		.group = a->group,
 		.wire.format = m->transport->formats[m->level == MQTT_5],
-		.replay.kind = retained && !a->pattern ? REPLAY_RETAINED : REPLAY_NONE,
+		.replay.kind = retained && !a->pattern && a->group.len == 0 ? REPLAY_RETAINED
+									    : REPLAY_NONE,
 		.session = s,
 	};
 	struct subscription *made;
@@ -400,14 +409,13 @@ static void ask(struct mqtt_session *m, struct mqtt_subscription *s, const struc
 						socket_generation(&c->shard->sockets, &c->socket) };
 	wanted.wire.parameter = (struct span){ parameter, mqtt_parameter(&w, parameter) };
 	s->asked = true;
+	s->gives = retained && a->pattern && a->group.len == 0;
 	s->before = s->subscription;
 	s->subscription = NULL;
 	m->pending->outstanding++;
 	err = subscription_new(c, &wanted, &made);
 	if (err != 0)
 		refused(m, s, MQTT_QUOTA);
-	else if (retained && a->pattern && c->state == CONNECTION_OPEN)
-		ask_for_retained(m, a->name);
 }
 
 static unsigned subscribe(struct mqtt_session *m, const struct mqtt_filter *f)

@@ -506,3 +506,62 @@ def test_a_full_broker_says_so(start):
     assert Client(broker.address(0), 4, data=connect(4)).rest() == [b"\x20\x02\x00\x03"]
     assert Client(broker.address(0), 5, data=connect(5)).rest() == [b"\x20\x03\x00\x97\x00"]
     first.close()
+
+
+# --- wildcards and groups -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "filter, gets, not_gets",
+    [
+        ("w/+", ["w/a", "w/b", "w/"], ["w", "w/a/b", "x/a"]),
+        ("w/#", ["w", "w/a", "w/a/b", "w/"], ["x", "ww/a"]),
+        ("w/+/c", ["w/a/c", "w//c"], ["w/c", "w/a/b/c"]),
+        ("+/+/d", ["w/a/d", "/x/d"], ["w/d", "$w/a/d"]),
+        ("w/v1.0/#", ["w/v1.0", "w/v1.0/x"], ["w/v1/0"]),
+    ],
+)
+def test_wildcards_match_what_the_specification_says(place, level, filter, gets, not_gets):
+    client = place.client(level).subscribe(filter)
+    other = place.client(level)
+    other.reaction(b"".join(publish(level, t, t.encode(), qos=1) for t in not_gets + gets))
+    assert sorted(client.message()[1] for _ in gets) == sorted(gets)
+    assert client.reaction() == []
+
+
+def test_overlapping_filters_get_a_copy_each(place, level):
+    client = place.client(level).subscribe("lap/+", "lap/#", "lap/x")
+    place.client(level).send(publish(level, "lap/x", b"1"))
+    assert [client.message()[3] for _ in range(3)] == [b"1"] * 3
+    assert client.reaction() == []
+
+
+def test_a_wildcard_gets_the_retained_messages_of_all_that_it_matches(place, level):
+    root = f"all/{level}"
+    client = place.client(level)
+    names = [f"{root}/{n}" for n in range(200)]
+    client.reaction(b"".join(publish(level, t, t.encode(), retain=True, qos=1, identifier=n + 1) for n, t in enumerate(names)))
+    late = place.client(level).subscribe(f"{root}/+")
+    got = [late.message() for _ in names]
+    assert sorted(m[1] for m in got) == sorted(names)
+    assert {m[0] for m in got} == {1}
+    client.send(publish(level, names[0], b"live"))
+    assert late.message() == (0, names[0], b"", b"live")
+    client.reaction(b"".join(publish(level, t, b"", retain=True, qos=1, identifier=n + 1) for n, t in enumerate(names)))
+    assert place.client(level).subscribe(f"{root}/#").reaction() == []
+
+
+def test_each_message_goes_to_one_of_a_group(place, level):
+    members = [place.client(level).subscribe("$share/g/shared/+") for _ in range(4)]
+    everybody = place.client(level).subscribe("shared/x")
+    publisher = place.client(level)
+    publisher.reaction(b"".join(publish(level, "shared/x", b"%d" % n, qos=1, identifier=n + 1) for n in range(100)))
+    assert [everybody.message()[3] for _ in range(100)] == [b"%d" % n for n in range(100)]
+    got = [p for member in members for p in member.reaction()]
+    assert len(got) == 100
+
+
+def test_a_group_gets_no_retained_messages(place, level):
+    place.client(level).reaction(publish(level, "shared/kept", b"x", retain=True, qos=1))
+    assert [p[0] for p in place.client(level).reaction(subscribe(level, "$share/g/shared/kept"))] == [0x90]
+    place.client(level).reaction(publish(level, "shared/kept", b"", retain=True, qos=1))
