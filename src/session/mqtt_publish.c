@@ -402,7 +402,8 @@ static bool collect(struct mqtt_session *m, const struct mqtt_publish *p, struct
 		return false;
 	b->retain = p->retain;
 	if (p->qos > 0)
-		m->incoming->collecting = (struct ack){ .id = p->id, .type = answer_to(p->qos) };
+		m->incoming->collecting =
+			(struct ack){ .id = p->id, .type = (uint8_t)answer_to(p->qos) };
 	intake_collect(&m->intake, b, payload);
 	return true;
 }
