@@ -39,4 +39,8 @@ struct glob_meaning {
 /* What a valid glob comes to, for valid names. */
 void glob_read(struct span glob, struct glob_meaning *meaning);
 
+/* The same as a name (EXACT) or as a native pattern (NATIVE), which may match more than the glob
+ * does: for permissions. */
+void glob_cover(struct span glob, struct glob_meaning *meaning);
+
 #endif

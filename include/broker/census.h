@@ -18,7 +18,7 @@
 struct shard;
 
 enum census_kind {
-	CENSUS_TOTAL,  /* topics that have subscribers */
+	CENSUS_TOTAL,  /* topics that have subscribers, and patterns */
 	CENSUS_NAMES,  /* theirs, of those that a glob matches */
 	CENSUS_COUNTS, /* the subscribers of some */
 };
@@ -37,7 +37,7 @@ struct census_letter {
 	unsigned shard;                    /* who asks */
 	uint32_t slot, generation, ticket; /* for which connection there */
 	int error;                         /* -ENOMEM, -ENOSPC */
-	uint64_t topics;                   /* TOTAL, NAMES: so many */
+	uint64_t topics, patterns;         /* TOTAL, NAMES: so many */
 	char *names;                       /* NAMES: for each a byte, its length, and itself */
 	size_t names_len, names_room;
 	struct span glob; /* NAMES; empty: all */

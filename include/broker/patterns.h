@@ -109,6 +109,7 @@ struct receivers {
 /* What a home has of them. */
 struct known_patterns {
 	struct patterns table;
+	uint32_t patterns_n;  /* each of the broker's at one home */
 	struct reach passing; /* of the name last published to that leaves nothing behind */
 	uint32_t passing_slots;
 	/* Who wants the newest message of every topic: letters, the first of which is at `mark` in
@@ -120,6 +121,9 @@ struct known_patterns {
 /* -ENOMEM. */
 int known_patterns_init(struct known_patterns *known, unsigned shards);
 void known_patterns_release(struct known_patterns *known);
+
+/* Subscribers to a name that leaves nothing behind: it is known as a pattern. */
+uint64_t known_patterns_subscribers(const struct known_patterns *known, struct span name);
 
 /* NULL: out of memory. homes: how many letters. */
 struct pattern_asking *pattern_asking_new(const struct pattern *pattern, const struct wire *wire,

@@ -130,3 +130,17 @@ void glob_read(struct span glob, struct glob_meaning *m)
 	m->kind = GLOB_NATIVE;
 	m->text[m->len++] = '>';
 }
+
+void glob_cover(struct span glob, struct glob_meaning *m)
+{
+	glob_read(glob, m);
+	if (m->kind == GLOB_EXACT || m->kind == GLOB_NATIVE)
+		return;
+	/* Whole levels of what it begins with. */
+	while (m->len > 0 && (m->text[m->len - 1] != '.' || m->len == sizeof(m->text)))
+		m->len--;
+	if (m->len > 0 && !name_valid((struct span){ m->text, m->len - 1 }))
+		m->len = 0;
+	m->text[m->len++] = '>';
+	m->kind = GLOB_NATIVE;
+}

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/config.h"
+#include "base/glob.h"
 #include "broker/audit.h"
 #include "broker/connection.h"
 #include "broker/identity.h"
@@ -15,7 +16,6 @@
 #include "engine/tls.h"
 #include "topic/interest.h"
 #include "topic/topic.h"
-#include "base/glob.h"
 #include "broker/wild.h"
 
 enum {
@@ -243,21 +243,12 @@ bool access_may_monitor(struct connection *c, bool forwarded)
 
 /* ---- when that changes ---- */
 
-/* A glob is permitted where a native pattern is that matches all that it does. */
 static bool may_glob(struct connection *c, struct span glob)
 {
 	struct glob_meaning m;
-	char pattern[GLOB_BYTES_MAX + 1];
 
-	glob_read(glob, &m);
-	if (m.kind == GLOB_EXACT || m.kind == GLOB_NATIVE)
-		return may(c, ACCESS_SUBSCRIBE, (struct span){ m.text, m.len },
-			   m.kind == GLOB_NATIVE);
-	while (m.len > 0 && m.text[m.len - 1] != '.')
-		m.len--;
-	memcpy(pattern, m.text, m.len);
-	pattern[m.len] = '>';
-	return may(c, ACCESS_SUBSCRIBE, (struct span){ pattern, m.len + 1 }, true);
+	glob_cover(glob, &m);
+	return may(c, ACCESS_SUBSCRIBE, (struct span){ m.text, m.len }, m.kind == GLOB_NATIVE);
 }
 
 bool access_still_may(struct connection *c, const struct subscription *sub)

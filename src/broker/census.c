@@ -83,6 +83,8 @@ static void count(struct shard *s, struct census_letter *l)
 
 		if (t != NULL)
 			c->subscribers = t->subscribers;
+		else if (c->name.len > 0 && topic_passes(c->name))
+			c->subscribers += known_patterns_subscribers(&s->home.known, c->name);
 	}
 	reactor_spend(&s->reactor, l->counts_n);
 }
@@ -133,6 +135,7 @@ void census_asked(struct shard *s, struct census_letter *l)
 	switch (l->kind) {
 	case CENSUS_TOTAL:
 		l->topics += s->home.heard_n;
+		l->patterns += s->home.known.patterns_n;
 		pass_on(s, l);
 		break;
 	case CENSUS_COUNTS:

@@ -188,6 +188,29 @@ static bool in_group(const struct known_pattern *k)
 	return k->pattern.group.len > 0;
 }
 
+uint64_t known_patterns_subscribers(const struct known_patterns *known, struct span name)
+{
+	const struct span none = { NULL, 0 };
+	const struct known_pattern *k;
+	struct pattern_key key;
+
+	pattern_key_make(&key, PATTERN_NATIVE, none, name);
+	k = (const struct known_pattern *)(const void *)patterns_find(&known->table, &key);
+	return k != NULL ? k->subscribers_n : 0;
+}
+
+/* How many it is among the broker's patterns here: names and groups are none, and one that all
+ * homes know is counted by the first. */
+static uint32_t counts(const struct shard *s, const struct known_pattern *k)
+{
+	const struct pattern *p = &k->pattern;
+	uint64_t hash;
+
+	if (in_group(k) || (p->kind != PATTERN_GLOB && !pattern_wild(p->text)))
+		return 0;
+	return s->id == 0 || (p->kind != PATTERN_GLOB && topic_hash_of_pattern(p->text, &hash));
+}
+
 /* NULL with *error: -ENOMEM; -E2BIG: too many globs. */
 static struct known_pattern *find_or_new(struct shard *s, const struct pattern_key *key, int *error)
 {
@@ -202,8 +225,10 @@ static struct known_pattern *find_or_new(struct shard *s, const struct pattern_k
 		*error = -E2BIG;
 	if (*error == 0)
 		*error = patterns_add(table, &k->pattern);
-	if (*error == 0)
+	if (*error == 0) {
+		s->home.known.patterns_n += counts(s, k);
 		return k;
+	}
 	memory_free(k);
 	return NULL;
 }
@@ -226,6 +251,7 @@ static void recount(struct shard *s, struct known_pattern *k, unsigned shard, ui
 	}
 	if (k->subscribers_n > 0)
 		return;
+	s->home.known.patterns_n -= counts(s, k);
 	patterns_remove(&s->home.known.table, &k->pattern);
 	memory_free(k);
 }

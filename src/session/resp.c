@@ -27,7 +27,7 @@ enum {
 	COLLECT_BYTES = 64 << 10,     /* that it has room for at first */
 	END_BYTES = 2,                /* CR LF behind a word */
 	FULL_NAME_BYTES = 64,
-	VERBS = 17,
+	VERBS = 19,
 };
 
 #define NOAUTH "-NOAUTH Authentication required."
@@ -461,6 +461,10 @@ static const struct resp_verb verbs[VERBS] = {
 	{ "subscribe", -2, .while_subscribed = true, .push = RESP_MESSAGE, .run = resp_subscribe },
 	{ "ssubscribe", -2, .while_subscribed = true, .push = RESP_SMESSAGE,
 	  .run = resp_subscribe },
+	{ "psubscribe", -2, .while_subscribed = true, .push = RESP_PMESSAGE,
+	  .run = resp_subscribe },
+	{ "punsubscribe", -1, .while_subscribed = true, .push = RESP_PMESSAGE,
+	  .run = resp_unsubscribe },
 	{ "unsubscribe", -1, .while_subscribed = true, .push = RESP_MESSAGE,
 	  .run = resp_unsubscribe },
 	{ "sunsubscribe", -1, .while_subscribed = true, .push = RESP_SMESSAGE,

@@ -160,12 +160,21 @@ static enum resp_done numsub(struct connection *c, struct resp_words words)
 
 static enum resp_done numpat(struct connection *c, struct resp_words words)
 {
+	struct resp_client *r = resp_of(c);
 	struct resp_replies o = { .connection = c };
+	char *at;
 
 	(void)words;
-	resp_replies_put(
-		&o, resp_put_head(resp_replies_room(&o, RESP_HEAD_BYTES_MAX), ':', (uint64_t)0));
+	if (r->step == CENSUS_BEGINS) {
+		r->step = CENSUS_ASKED;
+		return take_census(c, census_letter_new(CENSUS_TOTAL, (struct span){ NULL, 0 }));
+	}
+	if (r->census == NULL)
+		return RESP_WAITS;
+	at = resp_replies_room(&o, RESP_HEAD_BYTES_MAX);
+	resp_replies_put(&o, resp_put_head(at, ':', r->census->patterns));
 	resp_replies_flush(&o);
+	census_done(r);
 	return RESP_DONE;
 }
 
@@ -259,7 +268,7 @@ enum resp_done resp_info(struct connection *c, struct resp_words words)
 		n += (size_t)sprintf(text + n,
 				     "# Stats\r\npubsub_channels:%" PRIu64
 				     "\r\npubsub_patterns:%" PRIu64 "\r\n\r\n",
-				     r->census->topics, (uint64_t)0);
+				     r->census->topics, r->census->patterns);
 	if (asked_for("replication", words))
 		n += (size_t)sprintf(text + n,
 				     "# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n");

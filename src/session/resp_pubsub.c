@@ -61,21 +61,13 @@ static bool may_be_internal(struct span prefix)
 static bool may_subscribe_glob(struct connection *c, struct span glob)
 {
 	struct glob_meaning m;
-	char pattern[GLOB_BYTES_MAX + 1];
-	size_t n;
 
 	glob_read(glob, &m);
 	if (may_be_internal((struct span){ m.text, m.len }))
 		return access_may(c, ACCESS_MONITOR, glob, true);
-	if (m.kind == GLOB_EXACT || m.kind == GLOB_NATIVE)
-		return access_may(c, ACCESS_SUBSCRIBE, (struct span){ m.text, m.len },
-				  m.kind == GLOB_NATIVE);
-	n = m.len;
-	while (n > 0 && m.text[n - 1] != '.')
-		n--;
-	memcpy(pattern, m.text, n);
-	pattern[n] = '>';
-	return access_may(c, ACCESS_SUBSCRIBE, (struct span){ pattern, n + 1 }, true);
+	glob_cover(glob, &m);
+	return access_may(c, ACCESS_SUBSCRIBE, (struct span){ m.text, m.len },
+			  m.kind == GLOB_NATIVE);
 }
 
 /* Why it may not be subscribed to; NULL: it may. */
@@ -145,8 +137,10 @@ static bool ask(struct connection *c, enum resp_push push, struct span name)
 	make_key(&key, push, name);
 	if (table_find(&r->names, key.hash, key.name) != NULL)
 		return true;
-	if (push == RESP_PMESSAGE)
+	if (push == RESP_PMESSAGE) {
+		wanted.pattern = PATTERN_GLOB;
 		wanted.wire.parameter = name;
+	}
 	rs = memory_new_zeroed(sizeof(*rs) + key.name.len);
 	if (rs != NULL) {
 		memcpy(rs->bytes, key.bytes, key.name.len);
@@ -198,6 +192,18 @@ static void confirm(struct resp_replies *o, const struct span *name, enum resp_p
 			  : resp_put_null(at, (enum resp_version)r->version);
 	at = resp_put_head(at, ':', resp_count(r, push));
 	resp_replies_put(o, at);
+}
+
+/* Whether it is refused for good, which is told; else the connection ends for that. */
+static bool refused(struct resp_replies *o, struct resp_subscription *rs)
+{
+	if (rs != NULL && rs->refused != REASON_PATTERNS)
+		return false;
+	resp_replies_flush(o);
+	resp_error(o->connection, "-ERR too many patterns");
+	if (rs != NULL)
+		forget(resp_of(o->connection), rs);
+	return true;
 }
 
 /* What was asked for stands at its home: from here on it gets what is published. False: the
@@ -265,6 +271,8 @@ enum resp_done resp_subscribe(struct connection *c, struct resp_words words)
 		struct span name = resp_word(&rest);
 		struct resp_subscription *rs = find(r, push, name);
 
+		if ((rs == NULL || rs->core == NULL) && refused(&o, rs))
+			continue;
 		if (!rs->confirmed && !begin(&o, rs))
 			return RESP_DONE;
 		confirm(&o, &name, push);
@@ -296,15 +304,24 @@ struct homes {
 	unsigned of[WORDS_AT_ONCE];
 };
 
-/* It gets nothing from here on, and is confirmed when its home knows. */
-static void end_core(struct resp_subscription *rs, struct homes *homes)
+static void add_home(struct homes *homes, unsigned home)
 {
-	unsigned home = subscription_interest(rs->core)->home, i = 0;
+	unsigned i = 0;
 
 	while (i < homes->n && homes->of[i] != home)
 		i++;
-	if (i == homes->n)
+	if (i == homes->n && i < WORDS_AT_ONCE)
 		homes->of[homes->n++] = home;
+}
+
+/* It gets nothing from here on, and is confirmed when its homes know. */
+static void end_core(struct resp_subscription *rs, struct homes *homes)
+{
+	const struct interest *i = subscription_interest(rs->core);
+	unsigned homes_n = i->wild != NULL ? i->wild->homes_n : 1;
+
+	for (unsigned n = 0; n < homes_n; n++)
+		add_home(homes, i->home + n);
 	subscription_end(rs->core);
 	rs->core = NULL;
 }

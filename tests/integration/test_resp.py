@@ -3,13 +3,14 @@
 import re
 import socket
 import subprocess
-import time
 
 import pytest
+import redis as pyredis
 
-from harness import PATIENCE, at_most
-from resp import Closed, RedisServer, Resp, command
+from harness import PATIENCE, ROOT, at_most, node
+from resp import RedisServer, Resp, command
 
+CLIENTS = ROOT / "tests/integration/resp_clients.mjs"
 RESP = {"main": {"address": "127.0.0.1:0", "protocols": ["resp"]}}
 ALL = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http", "resp"]}}
 
@@ -54,6 +55,24 @@ SAME = {
         ("SUNSUBSCRIBE", "a"),
         ("UNSUBSCRIBE", "a"),
         ("SUNSUBSCRIBE",),
+    ],
+    "patterns": [
+        ("PSUBSCRIBE", "a*"),
+        ("PSUBSCRIBE", "b.*", "a*", "c"),
+        ("SUBSCRIBE", "a"),
+        ("PUNSUBSCRIBE", "a*", "x", "a*"),
+        ("UNSUBSCRIBE",),
+        ("PUNSUBSCRIBE", "b.*"),
+        ("PUNSUBSCRIBE",),
+        ("PUNSUBSCRIBE",),
+        ("PSUBSCRIBE",),
+    ],
+    "patterns are counted": [
+        ("SSUBSCRIBE", "x"),
+        ("PSUBSCRIBE", "a*", "b?c", "exact"),
+        ("PUNSUBSCRIBE", "b?c", "a*", "exact"),
+        ("SUNSUBSCRIBE", "x"),
+        ("PUBSUB", "NUMPAT"),
     ],
     "while subscribed": [
         ("SUBSCRIBE", "a"),
@@ -371,6 +390,133 @@ def test_a_command_has_65536_words_at_most(start):
     assert c.rest() == b"-ERR Protocol error: invalid multibulk length\r\n"
 
 
+# --- patterns --------------------------------------------------------------------------------------------
+
+GLOBS = [
+    "*",
+    "**",
+    "a",
+    "a*",
+    "a.*",
+    "*.b",
+    "a?b",
+    "a[.x]b",
+    "a[^.]b",
+    "a[a-z]b",
+    "a[z-a]b",
+    "a\\.b",
+    "\\a*",
+    "a[b",
+    "a[]b",
+    "a[^]*",
+    "*a*b*",
+    "a.b*c",
+    "?*",
+    "[ab]*",
+    "a\\",
+    "[a-",
+    "a[\\]]b",
+    "",
+]
+CHANNELS = ["a", "b", "a.b", "axb", "a.b.c", "a.bc", "ab", "aab", "a]b", "a-b", "b.a", "\u00e4b", "a\u00e4b"]
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_globs_match_what_they_match_on_the_real_server(broker, redis, version):
+    def heard(address):
+        with Resp(address) as sub, Resp(address) as pub:
+            if version == 3:
+                sub.ask("HELLO", "3")
+            for glob in GLOBS:
+                sub.ask("PSUBSCRIBE", glob)
+            counts = [pub.ask("PUBLISH", channel, "x") for channel in CHANNELS]
+            return counts, sorted(sub.reply() for _ in range(sum(counts)))
+
+    assert heard(broker.address()) == heard(redis.address)
+
+
+def test_a_pattern_gets_topics_that_appear_later_of_all_reactors(broker):
+    subscribers = both_reactors(broker, 6)
+    for c, glob in zip(subscribers, ["t*", "t.*", "t.?", "*", "t.[0-4]", "t.1"]):
+        assert c.ask("PSUBSCRIBE", glob) == [b"psubscribe", glob.encode(), 1]
+    line = broker.subscribe("t.1")
+    publisher = Resp(broker.address())
+    broker.loop.wait(lambda: publisher.ask("PUBSUB", "NUMSUB", "t.1") == [b"t.1", 1], "a line's subscriber")
+    assert [publisher.ask("PUBLISH", f"t.{n}", n) for n in range(10)] == [5, 7, 5, 5, 5, 4, 4, 4, 4, 4]
+    assert publisher.ask("PUBSUB", "NUMPAT") == 6
+    # Patterns are no subscribers of a channel.
+    assert publisher.ask("PUBSUB", "CHANNELS") == [b"t.1"]
+    for n in range(5):
+        assert subscribers[4].reply() == [b"pmessage", b"t.[0-4]", b"t.%d" % n, b"%d" % n]
+    assert subscribers[4].silent()
+    line.close()
+    for c in subscribers:
+        c.socket.close()
+    broker.loop.wait(lambda: publisher.ask("PUBSUB", "NUMPAT") == 0, "patterns without subscribers")
+
+
+def test_channel_and_patterns_of_a_connection_get_a_copy_each(broker):
+    c = Resp(broker.address())
+    for words in (["SUBSCRIBE", "a.b"], ["PSUBSCRIBE", "a.*"], ["PSUBSCRIBE", "*b"], ["PSUBSCRIBE", "a.b"]):
+        c.ask(*words)
+    assert Resp(broker.address()).ask("PUBLISH", "a.b", "x") == 4
+    got = sorted(c.reply() for _ in range(4))
+    assert got == sorted(
+        [[b"message", b"a.b", b"x"]] + [[b"pmessage", p, b"a.b", b"x"] for p in (b"a.*", b"*b", b"a.b")]
+    )
+    assert c.silent()
+
+
+def test_too_many_globs_are_refused_and_the_connection_stays(start):
+    broker = start(reactors=2, listen=RESP, limits={"globs": 3})
+    c = Resp(broker.address())
+    c.say("PSUBSCRIBE", "a?", "b?", "exact", "a*", "a.*", "c?", "d?", "d?", "a?")
+    assert [c.reply() for _ in range(9)] == [
+        [b"psubscribe", b"a?", 1],
+        [b"psubscribe", b"b?", 2],
+        [b"psubscribe", b"exact", 3],
+        [b"psubscribe", b"a*", 4],
+        [b"psubscribe", b"a.*", 5],
+        [b"psubscribe", b"c?", 6],
+        b"-ERR too many patterns",
+        b"-ERR too many patterns",
+        [b"psubscribe", b"a?", 6],
+    ]
+    assert c.ask("PUNSUBSCRIBE", "a?") == [b"punsubscribe", b"a?", 5]
+    assert c.ask("PSUBSCRIBE", "d?") == [b"psubscribe", b"d?", 6]
+
+
+@pytest.mark.parametrize("glob", ["x" * 256, b"\xff*"])
+def test_what_is_no_glob_is_refused_before_anything_is_done(client, glob):
+    assert client.ask("PSUBSCRIBE", "a*", glob) == b"-ERR bad pattern"
+    assert client.ask("PUBSUB", "NUMPAT") == 0
+
+
+def test_topics_that_leave_nothing_behind_are_channels_too(broker):
+    subscribers = both_reactors(broker, 6)
+    publisher = Resp(broker.address())
+    for i, c in enumerate(subscribers):
+        assert c.ask("SUBSCRIBE", "_INBOX.me.1", "$me") == [b"subscribe", b"_INBOX.me.1", 1]
+        assert c.reply() == [b"subscribe", b"$me", 2]
+        assert publisher.ask("PUBLISH", "_INBOX.me.1", "x") == i + 1
+        assert publisher.ask("PUBSUB", "NUMSUB", "_INBOX.me.1", "$me") == [b"_INBOX.me.1", i + 1, b"$me", i + 1]
+        assert c.reply() == [b"message", b"_INBOX.me.1", b"x"]
+    # They are kept as patterns, but are none.
+    assert publisher.ask("PUBSUB", "NUMPAT") == 0
+
+
+def test_keyspace_events_are_confirmed_and_silent(client):
+    assert client.ask("PSUBSCRIBE", "__key*__:*") == [b"psubscribe", b"__key*__:*", 1]
+    assert client.silent()
+
+
+def test_wildcards_in_first_place_do_not_match_the_broker_s_own_topics(broker, client):
+    client.ask("PSUBSCRIBE", "*")
+    client.ask("PSUBSCRIBE", "?sys.*")
+    assert client.silent(2)
+    assert client.ask("PSUBSCRIBE", "$sys.st*") == [b"psubscribe", b"$sys.st*", 3]
+
+
 # --- counts ----------------------------------------------------------------------------------------------
 
 
@@ -551,6 +697,69 @@ def server(request):
 
 def address_of(server):
     return server.address() if callable(server.address) else server.address
+
+
+def test_clients_of_node_find_redis_pubsub(server, tmp_path):
+    """ioredis, node-redis, iovalkey and socket.io's adapter: see resp_clients.mjs."""
+    done = node(CLIENTS, tmp_path, SERVER=address_of(server))
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    assert re.search(r"^# fail 0$", done.stdout, re.M) and re.search(r"^# pass 2[0-9]$", done.stdout, re.M)
+
+
+def python_client(server, **options):
+    host, port = address_of(server).rsplit(":", 1)
+    return pyredis.Redis(host=host, port=int(port), socket_timeout=PATIENCE, **options)
+
+
+def test_redis_py_publishes_and_subscribes(server):
+    client = python_client(server, decode_responses=True)
+    assert client.ping() and client.publish("py.nobody", "x") == 0
+    with client.pubsub() as sub:
+        sub.subscribe("py.a", "py.b")
+        sub.psubscribe("py.c*")
+        seen = [sub.get_message(timeout=PATIENCE) for _ in range(3)]
+        assert [(m["type"], m["channel"], m["data"]) for m in seen] == [
+            ("subscribe", "py.a", 1),
+            ("subscribe", "py.b", 2),
+            ("psubscribe", "py.c*", 3),
+        ]
+        assert client.publish("py.a", "hello") == 1
+        assert client.publish("py.cc", "there") == 1
+        seen = [sub.get_message(timeout=PATIENCE) for _ in range(2)]
+        assert sorted((m["type"], m["pattern"], m["channel"], m["data"]) for m in seen) == sorted(
+            [("message", None, "py.a", "hello"), ("pmessage", "py.c*", "py.cc", "there")], key=str
+        )
+        assert client.pubsub_numsub("py.a", "py.x") == [("py.a", 1), ("py.x", 0)]
+        assert sorted(client.pubsub_channels("py.*")) == ["py.a", "py.b"]
+        assert client.pubsub_numpat() == 1
+        # An empty PING among messages.
+        sub.ping()
+        assert sub.get_message(timeout=PATIENCE)["type"] == "pong"
+        sub.unsubscribe()
+        sub.punsubscribe()
+        ends = [sub.get_message(timeout=PATIENCE) for _ in range(3)]
+        assert sorted(m["channel"] for m in ends) == ["py.a", "py.b", "py.c*"] and ends[-1]["data"] == 0
+    with client.pipeline(transaction=False) as pipe:
+        for n in range(100):
+            pipe.publish("py.a", n)
+        assert pipe.execute() == [0] * 100
+
+
+def test_redis_py_reconnects_and_subscribes_again(broker):
+    client = python_client(broker)
+    sub = client.pubsub()
+    names = [f"py.{n}" for n in range(500)]
+    sub.subscribe(*names)
+    for _ in names:
+        sub.get_message(timeout=PATIENCE)
+    sub.connection._sock.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(pyredis.ConnectionError):
+        sub.get_message(timeout=PATIENCE)
+    for _ in names:
+        assert sub.get_message(timeout=PATIENCE)["type"] == "subscribe"
+    assert client.publish("py.499", "back") == 1
+    assert sub.get_message(timeout=PATIENCE)["data"] == b"back"
 
 
 HIREDIS = r"""

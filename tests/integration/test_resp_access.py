@@ -114,8 +114,29 @@ def test_whose_topics_are_no_longer_allowed_is_closed(broker, client):
     client.ask("SUBSCRIBE", "scores.a")
     other = Resp(broker.address())
     other.ask("AUTH", "empty")
-    broker.config["user"] = {**KNOWN, "scores": {"token_hash": [token_hash(TOKEN)], "subscribe": ["other"]}}
-    broker.configure(None)
+    broker.configure(user={**KNOWN, "scores": {"token_hash": [token_hash(TOKEN)], "subscribe": ["other"]}})
     reload(broker)
     assert client.rest() == b""
     assert other.ask("PING") == b"+PONG"
+
+
+def test_a_glob_is_allowed_whole_or_not_at_all(client):
+    client.ask("AUTH", TOKEN)
+    for glob in ("*", "s*", "scores*", "[s]cores.*", "other.*"):
+        assert client.ask("PSUBSCRIBE", glob).startswith(b"-NOPERM ")
+    # A pattern that is denied somewhere is refused, one that is not is granted.
+    assert client.ask("PSUBSCRIBE", "scores.*").startswith(b"-NOPERM ")
+    assert client.ask("PSUBSCRIBE", "user.scores.a*", "scores.one") == [b"psubscribe", b"user.scores.a*", 1]
+    assert client.reply() == [b"psubscribe", b"scores.one", 2]
+
+
+def test_whose_globs_are_still_allowed_stays_and_whose_are_not_is_closed(broker, client):
+    client.ask("AUTH", TOKEN)
+    assert client.ask("PSUBSCRIBE", "user.scores.a*") == [b"psubscribe", b"user.scores.a*", 1]
+    for subscribe, stays in ((["user.scores.>", "x"], True), (["user.scores.b"], False)):
+        broker.configure(user={**KNOWN, "scores": {"token_hash": [token_hash(TOKEN)], "subscribe": subscribe}})
+        reload(broker)
+        if stays:
+            assert client.silent(1.5)
+        else:
+            assert client.rest() == b""

@@ -289,6 +289,31 @@ static void a_glob_is_read_as_the_cheapest_thing_that_means_the_same(void **stat
 	reads(longest, GLOB_NATIVE, pattern);
 }
 
+static void covers(const char *glob, enum glob_kind kind, const char *text)
+{
+	struct glob_meaning m;
+
+	glob_cover(span_of(glob), &m);
+	assert_int_equal(m.kind, kind);
+	assert_int_equal(m.len, strlen(text));
+	assert_memory_equal(m.text, text, m.len);
+}
+
+static void a_glob_is_covered_by_a_native_pattern(void **state)
+{
+	(void)state;
+	covers("a.b", GLOB_EXACT, "a.b");
+	covers("a.*", GLOB_NATIVE, "a.>");
+	covers("a.b*", GLOB_NATIVE, "a.>");
+	covers("a.b.c?", GLOB_NATIVE, "a.b.>");
+	covers("a.*.c", GLOB_NATIVE, "a.>");
+	covers("ab*", GLOB_NATIVE, ">");
+	covers("[a].b", GLOB_NATIVE, ">");
+	covers("*", GLOB_NATIVE, ">");
+	covers("a..b*", GLOB_NATIVE, ">");
+	covers("", GLOB_NATIVE, ">");
+}
+
 static void what_is_too_long_or_no_text_is_no_glob(void **state)
 {
 	char glob[GLOB_BYTES_MAX + 1];
@@ -313,6 +338,7 @@ int main(void)
 		cmocka_unit_test(many_stars_cost_no_stack_and_little_time),
 		cmocka_unit_test(it_agrees_with_a_slow_reference_and_with_its_meaning),
 		cmocka_unit_test(a_glob_is_read_as_the_cheapest_thing_that_means_the_same),
+		cmocka_unit_test(a_glob_is_covered_by_a_native_pattern),
 		cmocka_unit_test(what_is_too_long_or_no_text_is_no_glob),
 	};
 
