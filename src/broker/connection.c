@@ -902,6 +902,14 @@ static void queue_back(struct connection *c)
 	}
 }
 
+static void go_on(struct connection *c)
+{
+	if (c->state != CONNECTION_LINGERING)
+		connection_flush(c);
+	else if (c->socket.ended)
+		connection_close(c, DROP_CLOSED); /* our close_notify has gone, theirs has come */
+}
+
 static void sent(struct socket *socket, int result)
 {
 	struct connection *c = connection_of(socket);
@@ -913,23 +921,20 @@ static void sent(struct socket *socket, int result)
 		result = 0;
 	if (c->state == CONNECTION_CLOSED)
 		return;
-	/* That was our close_notify, and theirs has come before. */
-	if (c->state == CONNECTION_LINGERING && c->socket.ended)
-		result = -ECONNRESET;
 	if (result < 0 && result != -EINTR && result != -EAGAIN && result != -ENOBUFS &&
 	    result != -ENOMEM) {
 		connection_close(c, DROP_CLOSED);
 		return;
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
-	if (c->output.waits || c->state == CONNECTION_FINISHING || c->barrier == BARRIER_QUEUED ||
+	if (c->output.waits || c->state != CONNECTION_OPEN || c->barrier == BARRIER_QUEUED ||
 	    (c->interjects && may_interject(c)))
-		connection_flush(c);
+		go_on(c);
 	else if (c->subscriptions_n > 1 && (c->queue != NULL || c->middle != NULL))
 		connection_turn(c);
 	else if (c->queue != NULL)
 		queue_back(c);
-	else if (c->subscriptions_n == 1 && c->middle != NULL)
+	else if (c->middle != NULL)
 		subscription_go_on(c->middle); /* what was sealed before went first */
 	if (clients_limit_idle(&c->shard->clients) && any && may_be_silent(c))
 		connection_limit_silence(c);
