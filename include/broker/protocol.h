@@ -16,6 +16,7 @@
 
 struct connection;
 struct shard;
+struct identities;
 struct sequenced_letter;
 struct subscribe_letter;
 struct subscription;
@@ -127,6 +128,13 @@ struct sessions {
 	void (*configure)(struct shard *shard);
 	/* Once per turn, before fan-out: goes on where there was no time. Whether more is left. */
 	bool (*flush)(struct shard *shard);
+	/* Others are known from now on, with the configuration that comes next. */
+	void (*identify)(struct shard *shard, struct identities *identities);
+	/* Of a connection's identity: it has ended; it still may have this subscription; it may
+	 * not, and goes. */
+	void (*left)(struct connection *connection);
+	bool (*still_may)(struct connection *connection, const struct subscription *subscription);
+	void (*expel)(struct connection *connection, const char *why);
 	/* What a connection speaks to begin with, on a listener of these protocols
 	 * (CONFIG_PROTOCOL_*); proxied: a proxy's header comes first. */
 	const struct protocol *(*first)(unsigned protocols, bool proxied);

@@ -74,6 +74,10 @@ static inline struct nats_session *nats_of(const struct connection *c)
 
 /* Adds to what it has to say, in a frame if it speaks in some. */
 void nats_say(struct connection *connection, struct span text);
+/* Makes the words that are said last, once. */
+void nats_words_init(void);
+/* What a connection ends with for this text, or NULL: an end without any. */
+const char *nats_last_word(const struct connection *connection, const char *text);
 /* "-ERR 'before<subject>after'", and the connection stays. */
 void nats_say_error(struct connection *connection, const char *before, struct span subject,
 		    const char *after);

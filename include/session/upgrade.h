@@ -9,8 +9,9 @@
  */
 
 struct broker;
+struct protocol;
 
 /* Adds the routes of such requests. */
-void upgrade_init(struct broker *broker);
+void upgrade_init(struct broker *broker, const struct protocol *nats, const struct protocol *mqtt);
 
 #endif

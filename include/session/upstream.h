@@ -59,6 +59,9 @@ struct upstream_bytes {
 };
 
 struct upstream {
+	const struct protocol *protocol;
+	/* Adds to what is said upstream with the next flush. False: out of memory, it is lost. */
+	bool (*write)(struct upstream *upstream, struct span bytes);
 	struct shard *shard;
 	const struct config_upstream *config;
 	struct dial dial;
@@ -118,7 +121,7 @@ struct upstream_topic {
 };
 
 /* -ENOMEM, or what is wrong with its files; release it all the same. */
-int upstream_init(struct shard *shard);
+int upstream_init(struct shard *shard, const struct protocol *protocol);
 void upstream_release(struct shard *shard);
 /* Once per turn. Whether there is more to do at once. */
 bool upstream_go_on(struct shard *shard);
@@ -137,8 +140,6 @@ void upstream_free(struct connection *connection);
 
 /* ---- between upstream.c, which has the connection, and upstream_topics.c ---- */
 
-/* Adds bytes. False: out of memory, the connection is lost. */
-bool upstream_write(struct upstream *upstream, struct span bytes);
 /* The connection is of no use any more. */
 void upstream_lose(struct upstream *upstream, const char *why);
 

@@ -27,6 +27,6 @@ void websocket_nats_begin(struct connection *connection);
 void websocket_mqtt_begin(struct connection *connection);
 
 /* Once, before threads start. */
-void websocket_tunnels_init(void);
+void websocket_tunnels_init(const struct protocol *nats, const struct protocol *mqtt);
 
 #endif

@@ -417,7 +417,7 @@ static void visit(struct connection *c, struct subscription *sub)
 	bool asked = subscription_is(sub, SUBSCRIPTION_ASKED);
 	bool flies = subscription_is(sub, SUBSCRIPTION_IN_FLIGHT);
 
-	if (c->reviewed && !access_still_may(c, sub)) {
+	if (c->reviewed && !c->shard->broker->sessions->still_may(c, sub)) {
 		c->expelled = true;
 		connection_turn(c);
 	}
@@ -966,7 +966,7 @@ static void closed(struct socket *socket)
 	output_release(&c->output);
 	memory_free(c->input);
 	memory_free(c->address);
-	access_left(c);
+	c->shard->broker->sessions->left(c);
 	c->gone = true;
 	walk(c, WALK_PART);
 	if (c->subscriptions_n == 0)
@@ -997,7 +997,7 @@ bool connections_turn_some(struct shard *s)
 		if (c->walk != WALK_NONE)
 			list_append(&s->clients.turns, l);
 		if (c->expelled && c->state == CONNECTION_OPEN)
-			access_expel(c, "topic");
+			c->shard->broker->sessions->expel(c, "topic");
 		if (!c->gone)
 			connection_flush(c);
 		if (c->resumes)
@@ -1032,7 +1032,7 @@ static void secured(struct socket *socket)
 	if (c->counts == COUNTS_AS_CLIENT)
 		reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
 	/* Whoever it was taken for before, it had not shown its certificate then. */
-	access_left(c);
+	c->shard->broker->sessions->left(c);
 	if (c->protocol->secured != NULL)
 		c->protocol->secured(c);
 	else if (c->counts == COUNTS_AS_REFUSED)

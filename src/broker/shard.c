@@ -189,7 +189,7 @@ static void reload(struct shard *s, struct reload_letter *l)
 	objects_unref(s->objects);
 	s->objects = l->objects;
 	l->objects = NULL;
-	access_configure(s, l->identities);
+	s->broker->sessions->identify(s, l->identities);
 	configure(s);
 	l->next = s->reloads;
 	s->reloads = l;
@@ -477,7 +477,6 @@ static bool flush(void *context)
 	}
 	if (s->reloads != NULL)
 		more |= reload_go_on(s);
-	more |= access_flush(s);
 	more |= s->broker->sessions->flush(s);
 	more |= fetch_flush(s);
 	more |= census_flush(s);
@@ -662,7 +661,6 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	if (err != 0)
 		return err;
 	s->objects = objects_ref(b->objects);
-	logins_init(s, b->identities);
 	configure(s);
 	listeners_init(s);
 	return 0;
@@ -683,7 +681,6 @@ void shard_release(struct shard *s)
 		fetch_release(s);
 		census_release(s);
 		s->broker->sessions->release(s);
-		logins_release(s);
 		if (s->broker->figures != NULL)
 			s->broker->figures->release(s);
 		subscriptions_release(s);

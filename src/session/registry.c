@@ -5,6 +5,8 @@
 #include "base/digest.h"
 #include "base/clock.h"
 #include "base/memory.h"
+#include "broker/access.h"
+#include "broker/login.h"
 #include "broker/broker.h"
 #include "broker/connection.h"
 #include "broker/fetch.h"
@@ -187,7 +189,8 @@ static int init(struct shard *s)
 	http_answers_init(s);
 	websockets_init(s);
 	mqtt_clients_init(s);
-	return upstream_init(s);
+	logins_init(s, s->broker->identities);
+	return upstream_init(s, &upstream_protocol);
 }
 
 static void release(struct shard *s)
@@ -195,6 +198,7 @@ static void release(struct shard *s)
 	if (s->sessions == NULL)
 		return;
 	upstream_release(s);
+	logins_release(s);
 	routes_release(s);
 	websockets_release(s);
 	mqtt_clients_release(s);
@@ -214,6 +218,7 @@ static bool flush(struct shard *s)
 {
 	bool more = http_sessions_go_on(s);
 
+	more |= access_flush(s);
 	more |= intakes_go_on(s);
 	more |= mqtt_clients_go_on(s);
 	more |= routes_flush(s);
@@ -226,6 +231,10 @@ static const struct sessions sessions = { .init = init,
 					  .release = release,
 					  .configure = configure,
 					  .flush = flush,
+					  .identify = access_configure,
+					  .left = access_left,
+					  .still_may = access_still_may,
+					  .expel = access_expel,
 					  .first = first,
 					  .hailed = &hailed_protocol };
 
@@ -271,6 +280,6 @@ void sessions_register(struct broker *b)
 	b->letter_uses[LETTER_UNCLAIM].read = read_mqtt_unclaim_came;
 	b->letter_uses[LETTER_RETAINED].read = read_mqtt_retained_came;
 	routes_init(b);
-	upgrade_init(b);
+	upgrade_init(b, &nats_protocol, &mqtt_protocol);
 	digest_init();
 }

@@ -311,9 +311,9 @@ static const struct route routes[] = {
 	{ .path = "/ws", .methods = HTTP_VERB_GET, .handle = require },
 };
 
-void upgrade_init(struct broker *b)
+void upgrade_init(struct broker *b, const struct protocol *nats, const struct protocol *mqtt)
 {
-	websocket_tunnels_init();
+	websocket_tunnels_init(nats, mqtt);
 	for (size_t i = 0; i < sizeof(routes) / sizeof(*routes); i++)
 		routes_add(b, &routes[i]);
 }

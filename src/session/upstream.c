@@ -59,7 +59,7 @@ static const char *server_name(const struct upstream *u)
 
 /* ---- what is said ---- */
 
-bool upstream_write(struct upstream *u, struct span bytes)
+static bool upstream_write(struct upstream *u, struct span bytes)
 {
 	struct upstream_bytes *out = &u->out;
 
@@ -177,7 +177,7 @@ static void dialled(void *context, int result)
 		upstream_lose(u, strerror(-result));
 		return;
 	}
-	u->connection = connection_dialled(u->shard, result, &upstream_protocol);
+	u->connection = connection_dialled(u->shard, result, u->protocol);
 	if (u->connection == NULL) {
 		upstream_lose(u, "out of memory");
 		return;
@@ -492,7 +492,7 @@ static int read_secrets(struct upstream *u)
 	return err;
 }
 
-int upstream_init(struct shard *s)
+int upstream_init(struct shard *s, const struct protocol *protocol)
 {
 	struct upstream *u;
 
@@ -503,6 +503,8 @@ int upstream_init(struct shard *s)
 		return -ENOMEM;
 	session_shared(s)->upstream = u;
 	u->shard = s;
+	u->protocol = protocol;
+	u->write = upstream_write;
 	u->config = &s->config->upstreams[0];
 	for (size_t i = 0; i < u->config->servers_n && i < UPSTREAM_SERVERS_MAX; i++)
 		(void)server_parse(span_of(u->config->servers[i]), &u->servers[u->servers_n++]);

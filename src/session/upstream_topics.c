@@ -79,7 +79,7 @@ static void rest(struct upstream *u, struct upstream_topic *ut)
 		/* Whoever comes back later has missed what comes from now on. */
 		ut->missed = true;
 		ut->state = UPSTREAM_REST;
-		(void)upstream_write(u, (struct span){ text, (size_t)n });
+		(void)u->write(u, (struct span){ text, (size_t)n });
 	}
 	ut->state = UPSTREAM_REST;
 	list_remove(&ut->link);
@@ -352,7 +352,7 @@ static const struct tap tap = { .appeared = appeared,
 static void put(struct upstream *u, struct span bytes)
 {
 	if (bytes.len > 0 && u->state == UPSTREAM_UP)
-		(void)upstream_write(u, bytes);
+		(void)u->write(u, bytes);
 }
 
 static void put_field(struct upstream_bytes *to, const char *name, struct span value)

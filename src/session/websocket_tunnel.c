@@ -122,7 +122,7 @@ static void limit_handshake(struct connection *c)
 
 /* ---- NATS ---- */
 
-struct websocket_tunnel websocket_nats = { .inner = &nats_protocol };
+struct websocket_tunnel websocket_nats;
 
 void websocket_nats_begin(struct connection *c)
 {
@@ -196,7 +196,7 @@ static const struct mqtt_transport mqtt_framed = {
 	.last_word = mqtt_last_word,
 };
 
-struct websocket_tunnel websocket_mqtt = { .inner = &mqtt_protocol, .binary_only = true };
+struct websocket_tunnel websocket_mqtt = { .binary_only = true };
 
 void websocket_mqtt_begin(struct connection *c)
 {
@@ -204,8 +204,10 @@ void websocket_mqtt_begin(struct connection *c)
 		limit_handshake(c);
 }
 
-void websocket_tunnels_init(void)
+void websocket_tunnels_init(const struct protocol *nats, const struct protocol *mqtt)
 {
+	websocket_nats.inner = nats;
+	websocket_mqtt.inner = mqtt;
 	write_mqtt_words();
 	init(&websocket_nats);
 	init(&websocket_mqtt);
