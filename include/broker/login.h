@@ -54,7 +54,12 @@ struct login_desk *login_desk_new(void);
 void login_desk_free(struct login_desk *desk);
 
 /* A shard's part. */
+/* What became of a login: broker/access.c's. Takes the identity over. */
+typedef void logins_decided(struct connection *connection, enum access_result result,
+			    struct identity *identity);
+
 struct logins {
+	logins_decided *decide;
 	struct identities *identities; /* held: who there is now */
 	struct list signatures;        /* tokens to be looked at in the next turns */
 	struct list passwords;         /* struct login_group: whom a hash will be the answer for */
@@ -73,14 +78,14 @@ struct logins {
 	int64_t expires_s, next_expires_s; /* or because somebody may have come to his end */
 };
 
-void logins_init(struct shard *shard, struct identities *identities);
+void logins_init(struct shard *shard, struct identities *identities, logins_decided *decide);
 void logins_release(struct shard *shard);
 /* Others are who there is from now on; held for the shard. */
 void logins_configure(struct shard *shard, struct identities *identities);
 /* Once per turn, if logins.waiting_n is not 0. Whether more is left to be done at once. */
 bool logins_flush(struct shard *shard);
 
-/* What access_login asks for. The connection gets its answer by access_decided. */
+/* What access_login asks for. The connection gets its answer by what logins_init was given. */
 void login_begin(struct connection *connection, const struct credentials *credentials);
 
 /* A ticket for whoever the connection is: its text, to be freed, or NULL: out of memory. */

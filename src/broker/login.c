@@ -45,6 +45,11 @@ struct failures {
 	bool refused;
 };
 
+static void decided(struct connection *c, enum access_result result, struct identity *i)
+{
+	c->shard->logins.decide(c, result, i);
+}
+
 static void forget(struct memo_entry *e)
 {
 	memory_free(e);
@@ -254,8 +259,9 @@ static void forget_token(struct memo_entry *e)
 	memory_free(e);
 }
 
-void logins_init(struct shard *s, struct identities *identities)
+void logins_init(struct shard *s, struct identities *identities, logins_decided *answer)
 {
+	s->logins.decide = answer;
 	list_init(&s->logins.signatures);
 	list_init(&s->logins.passwords);
 	list_init(&s->logins.told);
@@ -347,7 +353,7 @@ static void tell(struct shard *s, struct login *l, enum access_result result,
 		identity = identity_again(s->logins.identities, identity);
 		result = identity != NULL ? result : ACCESS_WRONG;
 	}
-	access_decided(c, result, identity);
+	decided(c, result, identity);
 	identity_let_go(identity);
 	connection_answered(c);
 }
@@ -458,7 +464,7 @@ static void begin_token(struct connection *c, struct span token)
 	const char *wrong;
 
 	if (identity != NULL) {
-		access_decided(c, ACCESS_GRANTED, identity);
+		decided(c, ACCESS_GRANTED, identity);
 		return;
 	}
 	if (token.len > JWT_BYTES_MAX) {
@@ -476,7 +482,7 @@ static void begin_token(struct connection *c, struct span token)
 		refuse(c, HOW_JWT, wrong, NULL);
 		return;
 	}
-	access_decided(c, ACCESS_GRANTED, identity);
+	decided(c, ACCESS_GRANTED, identity);
 	identity_let_go(identity);
 }
 
@@ -586,7 +592,7 @@ static void begin_password(struct connection *c, const struct credentials *shown
 	}
 	pthread_mutex_unlock(&d->lock);
 	if (right) {
-		access_decided(c, ACCESS_GRANTED, identity);
+		decided(c, ACCESS_GRANTED, identity);
 		return;
 	}
 	if (j == NULL) {
@@ -774,7 +780,7 @@ static void begin_ticket(struct connection *c, struct span text)
 	if (i != NULL && ticket_read(text, secret_of(d), now_s(), &t, grant_subscribe, i) &&
 	    identity_of_ticket(s->logins.identities, &t, i) != NULL &&
 	    use_up(d, &t, s->reactor.now_ns))
-		access_decided(c, ACCESS_GRANTED, i);
+		decided(c, ACCESS_GRANTED, i);
 	else
 		refuse(c, HOW_TICKET, "no such ticket", NULL);
 	identity_let_go(i);
@@ -799,7 +805,7 @@ void login_begin(struct connection *c, const struct credentials *shown)
 	}
 	i = identity_of_token(all, shown->secret);
 	if (i != NULL)
-		access_decided(c, ACCESS_GRANTED, i);
+		decided(c, ACCESS_GRANTED, i);
 	else if (all->keys_n > 0 && jwt_detect(shown->secret))
 		begin_token(c, shown->secret);
 	else if (shown->user.len > 0)

@@ -113,43 +113,6 @@ void nats_ok(struct connection *c)
 		nats_say(c, SPAN("+OK\r\n"));
 }
 
-const char *nats_session_say(struct connection *c, enum reason reason)
-{
-	switch (reason) {
-	case REASON_TIMEOUT:
-		return nats_last_word(c, NATS_TIMEOUT);
-	case REASON_NOT_PERMITTED:
-		return nats_last_word(c, NATS_UNAUTHORIZED);
-	case REASON_EXPIRED:
-		return nats_last_word(c, NATS_EXPIRED);
-	case REASON_CONNECTIONS:
-		/* Behind INFO, which every client waits for. */
-		if (nats_of(c) == NULL)
-			nats_session_opened(c);
-		return nats_last_word(c, NATS_FULL);
-	/* Whoever is told why comes back no more: these are for the client to come back from. */
-	case REASON_SLOW:
-	case REASON_SUBSCRIPTIONS:
-	case REASON_TOPICS:
-	case REASON_PATTERNS:
-	case REASON_MEMORY:
-	case REASON_DRAINING:
-	case REASON_GAP:
-	case REASON_UPSTREAM:
-	case REASON_TOO_LONG:
-	case REASON_NONE:
-	case REASONS:
-	default:
-		return nats_last_word(c, NULL);
-	}
-}
-
-const char *nats_session_farewell(const struct connection *c, bool bye)
-{
-	(void)bye;
-	return nats_last_word(c, NULL);
-}
-
 void nats_barrier(struct connection *c)
 {
 	struct nats_session *nats = nats_of(c);

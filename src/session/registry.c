@@ -189,7 +189,7 @@ static int init(struct shard *s)
 	http_answers_init(s);
 	websockets_init(s);
 	mqtt_clients_init(s);
-	logins_init(s, s->broker->identities);
+	logins_init(s, s->broker->identities, access_decided);
 	return upstream_init(s, &upstream_protocol);
 }
 
