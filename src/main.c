@@ -805,10 +805,12 @@ static int run(const struct options *o, struct config *config)
 	err = broker_init(&b, b.placement.slots_n, config->engine.lane_entries);
 	if (err == 0)
 		err = topic_hash_sections(config);
-	sessions_register(&b);
-	budget_set_limit(&b, config->limits.memory_bytes);
-	figures_init(&b);
-	page_init(&b);
+	if (err == 0) {
+		sessions_register(&b);
+		budget_set_limit(&b, config->limits.memory_bytes);
+		figures_init(&b);
+		page_init(&b);
+	}
 	if (err != 0)
 		log_error("out of memory for %u reactors: lower reactors or engine.lane_entries",
 			  b.shards_n);

@@ -797,10 +797,16 @@ static void set_certificate(struct loading *l, SSL_CTX *library,
 
 	if (chain != NULL)
 		check_chain(l, config->chain, chain);
+	ERR_clear_error();
 	if (leaf != NULL && key != NULL && X509_check_private_key(leaf, key) != 1)
 		complain(l, "key",
-			 "%s is not the key of the first certificate in %s, name the one "
-			 "that it was made with",
+			 ERR_GET_REASON(ERR_peek_error()) == X509_R_KEY_VALUES_MISMATCH ||
+					 ERR_GET_REASON(ERR_peek_error()) ==
+						 X509_R_KEY_TYPE_MISMATCH
+				 ? "%s is not the key of the first certificate in %s, name the "
+				   "one that it was made with"
+				 : "%s cannot be compared with the first certificate in %s, free "
+				   "some memory",
 			 config->key, config->chain);
 	if (leaf != NULL && !l->failed) {
 		one->expires_s = seconds_of(X509_get0_notAfter(leaf));

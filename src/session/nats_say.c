@@ -74,12 +74,12 @@ const char *nats_last_word(const struct connection *c, const char *text)
 static void say_parts(struct connection *c, const struct span *parts, size_t n)
 {
 	char head[NATS_WEBSOCKET_HEAD_MAX];
-	size_t bytes = 0;
+	size_t bytes = 0, head_len;
 
 	for (size_t i = 0; i < n; i++)
 		bytes += parts[i].len;
-	if (nats_of(c)->framed &&
-	    !connection_reply(c, (struct span){ head, nats_websocket_head(bytes, head) }))
+	head_len = nats_websocket_head(bytes, head);
+	if (nats_of(c)->framed && !connection_reply(c, (struct span){ head, head_len }))
 		return;
 	for (size_t i = 0; i < n; i++)
 		if (!connection_reply(c, parts[i]))

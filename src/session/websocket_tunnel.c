@@ -34,8 +34,9 @@ static const struct websocket_tunnel *kind_of(const struct connection *c)
 static void pong(struct connection *c, struct span bytes)
 {
 	char text[2 + WEBSOCKET_CONTROL_BYTES_MAX];
+	size_t len = websocket_pong(bytes, text);
 
-	if (connection_reply(c, (struct span){ text, websocket_pong(bytes, text) }))
+	if (connection_reply(c, (struct span){ text, len }))
 		connection_turn(c);
 }
 

@@ -152,7 +152,7 @@ static enum taken take(void *context, struct span in, size_t *used)
 		return TAKE_MORE;
 	}
 	if (e.kind != NATS_ERROR || (lf != NULL && *used > 0)) {
-		size_t len = (size_t)(lf - in.data);
+		size_t len = lf != NULL ? (size_t)(lf - in.data) : 0;
 
 		check(lf != NULL && *used == len + 1, "not just a line is taken");
 		check_line(in.data, len, &e);

@@ -112,7 +112,7 @@ def test_zsh_offers_the_options():
     """Its file is a list of its own; that zsh understands it needs a zsh, that it is complete does not."""
     text = (COMPLETION / "broker.zsh").read_text()
     assert text.startswith("#compdef broker")
-    assert set(re.findall(r"--[a-z]+", text)) == shown_options(BROKER)
+    assert set(re.findall(r"--[a-z]+(?:-[a-z]+)*", text)) == shown_options(BROKER)
     subprocess.run(["zsh", "-n", COMPLETION / "broker.zsh"], check=True, timeout=TEST_SECONDS)
 
 

@@ -240,7 +240,7 @@ def test_an_address_in_use_exits_1_and_says_which(start, conf, holder):
 
 
 def test_an_address_that_is_not_ours_exits_1(conf):
-    ended = run("-c", conf(config_text(**{**DEFAULTS, "listen": {"main": line_listener("192.0.2.1:8123")}})))
+    ended = run("-c", conf(config_text(**{**DEFAULTS, "listen": {"main": {**line_listener("192.0.2.1:8123"), "allow_plain": True}}})))
     assert ended.returncode == 1
     assert "192.0.2.1:8123" in ended.stderr
 
