@@ -447,6 +447,8 @@ COLD static size_t send_sealed(struct sockets *t, struct socket *s, const struct
 		count_send(t, s, bytes);
 		return bytes;
 	}
+	/* For a buffer that nobody has it would wait for ever. */
+	ok = ok && t->tls.used_bytes > 0;
 	s->sending = true;
 	list_append(ok ? &t->tls.waiting : &t->tls.failed, &tls->link);
 	t->tls.counts.waits += ok;
