@@ -805,6 +805,8 @@ static int run(const struct options *o, struct config *config)
 	err = broker_init(&b, b.placement.slots_n, config->engine.lane_entries);
 	if (err == 0)
 		err = topic_hash_sections(config);
+	if (err == 0 && !digest_init())
+		err = -ENOMEM;
 	if (err == 0) {
 		sessions_register(&b);
 		budget_set_limit(&b, config->limits.memory_bytes);

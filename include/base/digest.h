@@ -16,8 +16,9 @@ struct digest {
 	unsigned char bytes[32];
 };
 
-/* To be called once before other threads use any of it: from then on libcrypto opens no file. */
-void digest_init(void);
+/* To be called once before other threads use any of it: from then on libcrypto opens no file.
+ * False: out of memory, and none of it may be used. */
+bool digest_init(void);
 
 /* SHA-256. */
 void digest_of(struct span bytes, struct digest *out);

@@ -22,13 +22,18 @@ enum {
 	ES256_DER_MAX = 80,
 };
 
-void digest_init(void)
+bool digest_init(void)
 {
 	unsigned char digest[DIGEST_SHA1_BYTES];
 
 	/* What the system has set for others is not ours. */
-	OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL);
+	if (OPENSSL_init_crypto(OPENSSL_INIT_NO_LOAD_CONFIG, NULL) != 1)
+		return false;
+	/* Without this the library would look behind a null pointer. */
+	if (OSSL_LIB_CTX_get0_global_default() == NULL)
+		return false;
 	digest_sha1((struct span){ "", 0 }, digest);
+	return true;
 }
 
 void digest_sha1(struct span bytes, unsigned char out[DIGEST_SHA1_BYTES])

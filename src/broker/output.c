@@ -10,8 +10,11 @@ enum { BODY_PIECE_BYTES = 256 << 10 }; /* of one send */
 
 bool output_add(struct output *o, struct span text)
 {
-	char *reply = memory_resize(o->reply, o->reply_len + text.len);
+	char *reply;
 
+	if (text.len == 0)
+		return true;
+	reply = memory_resize(o->reply, o->reply_len + text.len);
 	if (reply == NULL)
 		return false;
 	memcpy(reply + o->reply_len, text.data, text.len);
