@@ -4,7 +4,8 @@
 /*
  * A client's connection: a socket, what it has still to say (replies, and the streams that it
  * subscribed to), and the session that understands its bytes. The shard's thread only. An idle
- * subscriber is this structure and struct subscription: 512 bytes together.
+ * subscriber is this structure and struct subscription: 512 bytes together, and some 40 more in
+ * tables.
  *
  *   OPEN -> FINISHING (says what it has to say) -> LINGERING (our FIN is out, waits for theirs) ->
  * CLOSED
