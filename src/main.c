@@ -853,6 +853,7 @@ static int hash_password(void)
 			"broker: no password, or one that is too long, on standard input: "
 			"one line of 1 to %d bytes\n",
 			PASSWORD_BYTES_MAX - 1);
+		free(password);
 		return EXIT_USAGE;
 	}
 	err = password_hash_new(password, hash);
