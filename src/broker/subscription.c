@@ -766,6 +766,14 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 		c->middle = sub;
 	else if (c->middle == sub)
 		c->middle = NULL;
+	/* Whoever does not want it any more has nothing to go on to. */
+	if (subscription_is(sub, SUBSCRIPTION_UNWANTED) &&
+	    !subscription_is(sub, SUBSCRIPTION_ENOUGH)) {
+		if (stream_wants_sends(stream))
+			shard_dirty(s, stream);
+		subscription_cut(sub, DROP_CLOSED);
+		return;
+	}
 	if (subscription_is(sub, SUBSCRIPTION_SKIP) && !stream_at_end(stream, &sub->cursor)) {
 		let_skip(sub);
 		return;
@@ -774,11 +782,8 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	subscription_unset(sub, SUBSCRIPTION_SKIP);
 	if (stream_wants_sends(stream))
 		shard_dirty(s, stream);
-	if (subscription_is(sub, SUBSCRIPTION_UNWANTED) &&
-	    !subscription_is(sub, SUBSCRIPTION_ENOUGH))
-		subscription_cut(sub, DROP_CLOSED);
-	else if (subscription_done(sub) &&
-		 (c->state == CONNECTION_FINISHING || subscription_is(sub, SUBSCRIPTION_ENOUGH)))
+	if (subscription_done(sub) &&
+	    (c->state == CONNECTION_FINISHING || subscription_is(sub, SUBSCRIPTION_ENOUGH)))
 		subscription_free(sub, (enum drop_reason)c->reason);
 }
 

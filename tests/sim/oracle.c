@@ -197,7 +197,7 @@ static void check_held_up(struct shard *s, const struct block *b)
 /* One of a request has no such mark yet; its connection is surely still there. */
 void __wrap_shard_publish(struct shard *s, struct block *b)
 {
-	if (b->receipt != NULL) {
+	if (b->receipt != NULL || b->generation != 0) {
 		struct client *c = client_at(s, b->slot, b->generation);
 
 		b->epoch = c != NULL ? c->id + 1 : 0;

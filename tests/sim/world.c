@@ -545,6 +545,9 @@ static void go_on(unsigned rounds_max, bool sleep)
 	unsigned rounds = 0;
 	bool any = true;
 
+	/* What is sealed comes through small buffers only, however large it is. */
+	if (sim.params.faults & 1u << FAULT_TLS)
+		rounds_max *= 4;
 	while (any) {
 		any = posted_n > held_back;
 		sim.step++;
