@@ -103,8 +103,10 @@ static void check_command(struct span line, const struct line_event *e)
 	} else {
 		numbered = false;
 	}
-	check(e->pattern == (memchr(e->topic.data, '*', e->topic.len) != NULL ||
-			     memchr(e->topic.data, '>', e->topic.len) != NULL),
+	/* Credentials have none, and an empty span may point nowhere. */
+	check(e->pattern ==
+		      (e->topic.len > 0 && (memchr(e->topic.data, '*', e->topic.len) != NULL ||
+					    memchr(e->topic.data, '>', e->topic.len) != NULL)),
 	      "a topic is taken for a pattern, or the other way round");
 	check(!e->pattern || e->replay == LINE_REPLAY_NONE ||
 		      (e->replay == LINE_REPLAY_LAST && e->n == 1),
