@@ -42,7 +42,11 @@ struct deal_letter {
 };
 
 /* Most times that what is refused for want of somebody better is dealt anew. */
-enum { DEAL_TRIES_MAX = 3 };
+enum {
+	DEAL_TRIES_MAX = 3, /* to members that skip */
+	/* By shards whose last member has just left: as many as may do so at about one time. */
+	DEAL_REFUSALS_MAX = 64,
+};
 
 /* NULL: out of memory. Room for so many lots; takes a hold of the block. */
 struct deal_letter *deal_letter_new(const struct pattern *pattern, struct block *block,

@@ -164,7 +164,7 @@ static bool give_back(const struct member *m, struct shard *s, const struct lot 
 	bool stays = m->left != NULL;
 	struct deal_letter *l;
 
-	if (stays && lot->tries == DEAL_TRIES_MAX)
+	if (stays && lot->tries >= DEAL_TRIES_MAX)
 		return false;
 	l = deal_letter_new(&w->pattern, lot->block, 1);
 	if (l == NULL)

@@ -1301,7 +1301,7 @@ static void refuse(struct shard *s, struct deal_letter *l)
 	if (!l->matched)
 		s->counters.matched += messages;
 	l->matched = true;
-	if (l->tries == DEAL_TRIES_MAX || s->drain.draining) {
+	if (l->tries == DEAL_REFUSALS_MAX || s->drain.draining) {
 		s->counters.dropped[DROP_CLOSED] += messages;
 		deal_letter_free(l);
 		return;
