@@ -1,6 +1,5 @@
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "sim.h"
@@ -102,6 +101,17 @@ struct reply {
 	long n;           /* of ':' and '*' */
 };
 
+/* The number that a line ends with. */
+static long read_number(struct span digits)
+{
+	bool minus = digits.len > 0 && digits.data[0] == '-';
+	long n = 0;
+
+	for (size_t i = minus; i < digits.len; i++)
+		n = 10 * n + (digits.data[i] - '0');
+	return minus ? -n : n;
+}
+
 /* Reads one reply's own line and bytes, not its elements'. Returns how long it is, or 0 with *need.
  */
 static size_t read_one(struct span in, struct reply *r, size_t *need)
@@ -116,7 +126,7 @@ static size_t read_one(struct span in, struct reply *r, size_t *need)
 	*r = (struct reply){ .kind = in.data[0], .text = { in.data + 1, line - 3 } };
 	if (r->kind == '+' || r->kind == '-')
 		return line;
-	r->n = strtol(in.data + 1, NULL, 10);
+	r->n = read_number(r->text);
 	if (r->kind != '$' || r->n < 0)
 		return line;
 	*need = line + (size_t)r->n + 2;
