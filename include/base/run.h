@@ -36,9 +36,17 @@ struct run {
 	uint32_t messages; /* RUN_ONE: 1, or 0 when it has been taken */
 	enum run_form form;
 	uint64_t epoch, seq; /* seq of the first */
+	uint64_t shift;      /* so much more is what its messages are known by (run_number) */
 	struct span type;    /* content type, or empty */
 	struct run_publisher publisher;
 };
+
+/* The number that clients know the first message by. Places in a topic (seq) have no holes; numbers
+ * that a log shared with other topics has given do. */
+static inline uint64_t run_number(const struct run *run)
+{
+	return run->seq + run->shift;
+}
 
 enum { RECORD_HEAD_BYTES = 4 };
 

@@ -52,7 +52,7 @@ struct fetch_letter {
 	bool waited;
 	struct block *block; /* held for whoever has the letter */
 	struct span body;
-	uint64_t epoch, seq; /* of the message; ABOUT: of the newest */
+	uint64_t epoch, seq; /* what the message is known by; ABOUT: the newest */
 	uint64_t max_age_s;
 	uint64_t oldest, messages, bytes, publishers, subscribers;
 	struct span name;

@@ -70,9 +70,9 @@ struct subscribe_letter {
 	bool later;                /* as in struct subscription_wanted */
 	/* the answer */
 	int error;                     /* -ENOSPC: no room for another topic; -ENOMEM */
-	uint64_t epoch, seq;           /* of the newest message */
-	uint64_t gap;                  /* as in struct replay_answer */
-	uint64_t from;                 /* number of the first message it gets */
+	uint64_t epoch, seq;           /* of the newest message, */
+	uint64_t number;               /* and what it is known by */
+	uint64_t gap, from, after;     /* as in struct replay_answer */
 	struct stretch past;           /* those from there on, held for whoever has the letter */
 	struct block *retained;        /* REPLAY_RETAINED: the topic's, held likewise; or NULL */
 	struct subscribe_letter *next; /* a tap's: others that it keeps */
@@ -101,7 +101,7 @@ struct topic_letter {
  * not known. */
 struct gap_letter {
 	struct letter letter;
-	uint64_t hash, epoch, seq;
+	uint64_t hash, epoch, seq, number;
 	struct span name;
 	char bytes[];
 };
@@ -114,7 +114,7 @@ struct sequenced_letter {
 	/* -ENOSPC: no room for another topic; -ENOMEM; of a tap: -EHOSTUNREACH: it is not known
 	 * whether it will be; -EMSGSIZE */
 	int error;
-	uint64_t epoch, seq;
+	uint64_t epoch, seq;        /* what it is known by */
 	struct receivers receivers; /* subscriptions that it went to */
 	struct block *block;        /* held, for its name */
 };

@@ -34,7 +34,8 @@ struct block {
 	uint32_t shard, slot, generation; /* that; generation 0: not known */
 	uint32_t head_len;                /* name and labels */
 	uint64_t hash;                    /* of the name */
-	uint64_t epoch, seq; /* stamped by the home: seq is that of the first message */
+	uint64_t epoch, seq; /* stamped by the home: seq is that of the first message, */
+	uint64_t shift;      /* and what clients know it by is so much more */
 	uint64_t stamped_ns;
 	size_t len, capacity; /* of the body */
 	struct list age;      /* the home's: all history of a shard, oldest first */
@@ -93,6 +94,12 @@ static inline struct span block_encoding(const struct block *b)
 struct run block_run(const struct block *block);
 enum { BLOCK_INDEX_STEP = 64 };
 struct run block_part(struct block *block, uint32_t first, uint32_t messages);
+
+/* What its first message is known by. */
+static inline uint64_t block_number(const struct block *b)
+{
+	return b->seq + b->shift;
+}
 
 /* What it takes in memory. */
 static inline size_t block_bytes(const struct block *b)

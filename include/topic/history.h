@@ -57,6 +57,7 @@ struct history {
 	uint32_t segment, block; /* where in it the oldest block is */
 	uint32_t blocks_n;
 	uint64_t messages, bytes; /* bytes of bodies */
+	uint64_t floor;           /* number of the message before the oldest block */
 };
 
 /* A history from some block on, held by whoever has it, in any thread. All zero: nothing. */
@@ -87,9 +88,11 @@ static inline struct block *history_first(const struct history *h)
 /* Number of the oldest message that a reader may have: within the limits, though its block may
  * begin earlier. 0: none. */
 uint64_t history_oldest(const struct history *history, const struct history_limits *limits);
-/* The block that holds this number or, if there is none, the first after it; NULL: there is none
- * either. */
+/* The block that holds this place (seq) or, if there is none, the first after it; NULL: there is
+ * none either. */
 struct block *history_find(const struct history *history, uint64_t seq);
+/* The same by what clients know it by. */
+struct block *history_find_number(const struct history *history, uint64_t number);
 /* Hands out the history from the block on that history_find has for this number. */
 struct stretch history_hold(const struct history *history, uint64_t seq);
 

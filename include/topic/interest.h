@@ -33,7 +33,7 @@ struct interest {
 	uint32_t responders, told_responders; /* the same of those who see where a reply is wanted
 					       */
 	struct list recount;    /* the owner's: perhaps it has to be told another number */
-	uint64_t epoch, seq;    /* of the newest message that has come here */
+	uint64_t epoch, number; /* of the newest message that has come here, as clients know it */
 	struct stream *streams; /* one for each wire that somebody here has asked for */
 	/* The shard's, plain memory: for its end, which must not fail for want of any. */
 	struct topic_letter *unsubscribe;

@@ -107,9 +107,11 @@ uint32_t stream_append(struct stream *stream, struct block *block, uint64_t now_
 uint32_t stream_append_part(struct stream *stream, struct block *block, uint32_t first,
 			    uint32_t messages, uint64_t now_ns, int *error);
 
-/* Tells all who do not leave that messages are missing and which one comes next: it counts as a
- * message that all of them get. False: out of memory, or the format has no words for it. */
-bool stream_tell_gap(struct stream *stream, uint64_t epoch, uint64_t seq, uint64_t now_ns);
+/* Tells all who do not leave that messages are missing and what the one that comes next, at this
+ * place, will be known by: it counts as a message that all of them get. False: out of memory, or
+ * the format has no words for it. */
+bool stream_tell_gap(struct stream *stream, uint64_t epoch, uint64_t number, uint64_t seq,
+		     uint64_t now_ns);
 
 /* A new cursor at the head, idle. */
 int stream_join(struct stream *stream, struct cursor *cursor);

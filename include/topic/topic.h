@@ -33,6 +33,8 @@ struct topic {
 	const struct config_topic *settings;
 	struct history_limits limits;
 	uint64_t epoch, seq; /* of the newest message; 0: none yet */
+	uint64_t number;     /* what that is known by: */
+	uint64_t shift;      /* so much more than seq, for those that come */
 	uint64_t *shards;    /* bit per shard with subscribers to this very topic */
 	uint32_t shards_n;
 	struct reach reach;   /* those, and patterns; renewed when a message comes */
@@ -101,6 +103,17 @@ void topic_configure(struct topic *topic, const struct config_topic *settings);
 void topic_sequence(struct topic *topic, struct block *block, struct history_total *total,
 		    uint64_t now_ns);
 
+/* The next message will be known by this number, which must be greater than those before: for
+ * topics that somebody else numbers. */
+static inline void topic_shift(struct topic *topic, uint64_t number)
+{
+	topic->shift = number - (topic->seq + 1);
+}
+
+/* Whoever has the message of this number, or knows that there is none between, misses none of what
+ * the history has. */
+uint64_t topic_floor(const struct topic *topic);
+
 /* Another epoch, and no past: what comes next does not follow on what was. */
 void topic_begin_anew(struct topic *topic, struct history_total *total);
 
@@ -130,7 +143,7 @@ enum replay_kind {
 struct replay {
 	enum replay_kind kind;
 	uint64_t epoch; /* FROM */
-	uint64_t n;     /* FROM: after this number; LAST: so many */
+	uint64_t n;     /* FROM: after the message of this number; LAST: so many */
 };
 
 /* What it gets. */
@@ -139,7 +152,8 @@ struct replay_answer {
 	uint64_t gap; /* number of the oldest message left, if what was asked for is not whole; 0:
 			 it is */
 	uint64_t messages; /* how many there are */
-	uint64_t from;     /* number of the first of them; if there is none, of the next one */
+	uint64_t from;     /* place (seq) of the first; if there is none, of the next one */
+	uint64_t after;    /* a number before that and not before any that came earlier */
 };
 
 struct replay_answer topic_replay(const struct topic *topic, const struct replay *wanted);

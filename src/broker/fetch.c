@@ -58,21 +58,23 @@ static struct span message_at(struct block *b, uint64_t n)
 	return run_only(&run);
 }
 
-/* Puts the message with this number, if the history has it, into the answer. */
-static bool hold_message(struct shard *s, struct topic *t, uint64_t seq, struct fetch_letter *l)
+/* Puts the message that is known by this number, if the history has it, into the answer. */
+static bool hold_message(struct shard *s, struct topic *t, uint64_t number, struct fetch_letter *l)
 {
+	struct block *b;
 
 	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
-	if (seq == 0 || seq > t->seq || t->history.blocks_n == 0 ||
-	    seq < history_oldest(&t->history, &t->limits))
+	if (number == 0 || number > t->number || t->history.blocks_n == 0)
 		return false;
-	l->block = history_find(&t->history, seq);
-	if (l->block == NULL)
+	b = history_find_number(&t->history, number);
+	if (b == NULL || number < block_number(b) ||
+	    number - b->shift < history_oldest(&t->history, &t->limits))
 		return false;
-	block_ref(l->block, 1);
-	l->body = message_at(l->block, seq - l->block->seq);
+	l->block = b;
+	block_ref(b, 1);
+	l->body = message_at(b, number - block_number(b));
 	l->epoch = t->epoch;
-	l->seq = seq;
+	l->seq = number;
 	/* As long as it will be here: then another message may have its number. */
 	l->max_age_s =
 		(l->block->stamped_ns + t->limits.age_ns - s->reactor.now_ns + NS_PER_S - 1) /
@@ -84,9 +86,11 @@ static void answer_about(struct shard *s, struct topic *t, struct fetch_letter *
 {
 	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
 	l->epoch = t->epoch;
-	l->seq = t->seq;
+	l->seq = t->number;
 	l->oldest = history_oldest(&t->history, &t->limits);
 	l->messages = l->oldest > 0 ? t->seq + 1 - l->oldest : 0;
+	if (l->oldest > 0)
+		l->oldest += history_first(&t->history)->shift;
 	l->bytes = t->history.bytes;
 	l->publishers = t->publishers;
 	/* Subscribers are known where they are: the letter goes by every shard. */
@@ -199,13 +203,13 @@ void home_fetch(struct shard *s, struct fetch_letter *l)
 	else if (l->kind == FETCH_ABOUT)
 		answer_about(s, t, l);
 	else if (l->kind == FETCH_LAST)
-		fetch_answer(s, l, hold_message(s, t, t->seq, l) ? 0 : -ENOENT);
+		fetch_answer(s, l, hold_message(s, t, t->number, l) ? 0 : -ENOENT);
 	else if (l->kind == FETCH_VERSION && version_reached(t, l->wanted))
-		fetch_answer(s, l, hold_message(s, t, t->seq, l) ? 0 : -ENOENT);
+		fetch_answer(s, l, hold_message(s, t, t->number, l) ? 0 : -ENOENT);
 	else if (l->kind == FETCH_VERSION && version_far(t, l->wanted))
 		fetch_answer(s, l, -ERANGE);
 	else if (l->kind == FETCH_VERSION ||
-		 (l->wanted[0] > t->seq && l->wanted[0] - t->seq <= s->config->http.ahead))
+		 (l->wanted[0] > t->number && l->wanted[0] - t->number <= s->config->http.ahead))
 		let_wait(s, t, l);
 	else
 		fetch_answer(s, l, hold_message(s, t, l->wanted[0], l) ? 0 : -ENOENT);
@@ -234,10 +238,10 @@ void home_wake(struct shard *s, struct topic *t)
 	struct tree_entry *e;
 
 	/* Numbers are not further ahead than http.ahead. */
-	while ((e = tree_first(&t->awaited_numbers)) != NULL && e->key[0] <= t->seq)
+	while ((e = tree_first(&t->awaited_numbers)) != NULL && e->key[0] <= t->number)
 		come(s, t, tree_split(&t->awaited_numbers, e->key), e->key[0]);
 	if (t->versioned)
-		come(s, t, tree_split(&t->awaited_versions, t->version), t->seq);
+		come(s, t, tree_split(&t->awaited_versions, t->version), t->number);
 	home_weigh(s, t);
 }
 

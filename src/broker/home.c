@@ -391,7 +391,7 @@ static void send_receipt(struct shard *s, struct block *b, int error, struct rec
 					.tag = l->tag,
 					.error = error,
 					.epoch = b->epoch,
-					.seq = b->seq,
+					.seq = block_number(b),
 					.receivers = receivers,
 					.block = b };
 	block_ref(b, 1);
@@ -545,6 +545,7 @@ static void hold_replay(struct shard *s, struct topic *t, struct subscribe_lette
 	a = topic_replay(t, &l->replay);
 	l->gap = a.gap;
 	l->from = a.from;
+	l->after = a.after;
 	if (l->replay.kind == REPLAY_RETAINED)
 		l->retained = retained_of(s, t);
 	if (a.messages > 0)
@@ -556,6 +557,7 @@ void home_stands(struct shard *s, struct topic *t, struct subscribe_letter *l)
 	t->known = true;
 	l->epoch = t->epoch;
 	l->seq = t->seq;
+	l->number = t->number;
 	hold_replay(s, t, l);
 	topic_add_shard(t, l->shard);
 	home_weigh(s, t);
@@ -707,6 +709,7 @@ void home_gap(struct shard *s, struct topic *t)
 			continue;
 		l->epoch = t->epoch;
 		l->seq = t->seq;
+		l->number = t->number;
 		shard_post(s, shard, LANE_FREE, &l->letter);
 	}
 }

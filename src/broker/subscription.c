@@ -568,7 +568,7 @@ void subscription_answered(struct shard *s, struct subscribe_letter *l)
 	if (l->error == 0) {
 		i->live = true;
 		i->epoch = l->epoch;
-		i->seq = l->seq;
+		i->number = l->number;
 	}
 	if (sub->connection != NULL) {
 		if (l->error == 0 && !l->later)
@@ -1077,7 +1077,8 @@ static void tell_gap(struct shard *s, struct stream *stream, const struct gap_le
 {
 	uint64_t receivers = stream->cursors;
 
-	if (receivers > 0 && stream_tell_gap(stream, l->epoch, l->seq + 1, s->reactor.now_ns)) {
+	if (receivers > 0 &&
+	    stream_tell_gap(stream, l->epoch, l->number + 1, l->seq + 1, s->reactor.now_ns)) {
 		s->counters.matched += receivers;
 		appended(s, stream);
 		return;
@@ -1094,7 +1095,7 @@ void subscriptions_gap(struct shard *s, struct gap_letter *l)
 
 	if (i != NULL && i->live) {
 		i->epoch = l->epoch;
-		i->seq = l->seq;
+		i->number = l->number;
 		/* It must outlive its subscribers' leaving here. */
 		i->pins++;
 		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next)
@@ -1239,7 +1240,7 @@ void subscriptions_deliver(struct shard *s, struct block *b)
 	s->counters.blocks_delivered++;
 	if (i != NULL && i->live) {
 		i->epoch = b->epoch;
-		i->seq = b->seq + b->messages - 1;
+		i->number = block_number(b) + b->messages - 1;
 		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next)
 			if (stream->cursors > 0)
 				append(s, stream, b);

@@ -253,7 +253,7 @@ static size_t encode(const struct wire *wire, const struct run *run, char *out)
 	struct record r;
 	char *at = out;
 
-	for (uint64_t seq = run->seq; run_next_record(&rest, &r); seq++) {
+	for (uint64_t seq = run_number(run); run_next_record(&rest, &r); seq++) {
 		headers_of(&h, &f, run, seq, &r);
 		at = put_line(at, &f, run->topic, reply_of(&r), h.len, r.payload.len);
 		if (h.len > 0)
@@ -280,7 +280,7 @@ static bool enclosable(const struct wire *wire, const struct run *run)
 	size_t copied;
 
 	(void)run_next_record(&rest, &r);
-	headers_of(&h, &f, run, run->seq, &r);
+	headers_of(&h, &f, run, run_number(run), &r);
 	copied = headers_in_place(&r, &h) ? 0 : h.len;
 	return AROUND_MAX + NATS_WEBSOCKET_HEAD_MAX + run->topic.len + f.sid.len +
 		       reply_of(&r).len + copied <=
@@ -297,7 +297,7 @@ static void enclose(const struct wire *wire, const struct run *run, char *prefix
 	char *at;
 
 	(void)run_next_record(&rest, &r);
-	headers_of(&h, &f, run, run->seq, &r);
+	headers_of(&h, &f, run, run_number(run), &r);
 	at = put_line(prefix, &f, run->topic, reply_of(&r), h.len, r.payload.len);
 	*body = r.payload;
 	if (headers_in_place(&r, &h)) {

@@ -205,7 +205,7 @@ static size_t payload_bytes(const struct run *run)
 /* Most of what comes with the data of one event of a run. */
 static size_t event_around(const struct wire *wire, const struct run *run, size_t data, bool text)
 {
-	uint64_t last = run->seq + run->messages;
+	uint64_t last = run_number(run) + run->messages;
 	size_t n = sizeof(id_field) - 1 + 16 + 1 + 1 + 1 + 1;
 
 	for (; last >= 10; last /= 10)
@@ -241,7 +241,7 @@ static size_t encode_events(const struct wire *wire, const struct run *run, char
 	struct span message;
 	char *at = out;
 
-	for (uint64_t seq = rest.seq; run_next(&rest, &message); seq++) {
+	for (uint64_t seq = run_number(run); run_next(&rest, &message); seq++) {
 		bool text = is_text(message);
 		char head[EVENT_AROUND_MAX];
 		size_t n = (size_t)(put_event(head, wire, run, text, seq) - head);
@@ -291,7 +291,7 @@ static void enclose_event(const struct wire *wire, const struct run *run, bool c
 			  size_t *suffix_len)
 {
 	char head[EVENT_AROUND_MAX], *at = prefix;
-	size_t n = (size_t)(put_event(head, wire, run, true, run->seq) - head);
+	size_t n = (size_t)(put_event(head, wire, run, true, run_number(run)) - head);
 
 	*body = run_only(run);
 	if (chunked)

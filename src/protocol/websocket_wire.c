@@ -273,7 +273,7 @@ static size_t json_encoded_max(const struct wire *wire, const struct run *run)
 
 	(void)wire;
 	open_run(run, &o);
-	for (uint64_t seq = run->seq; run_next(&rest, &message); seq++) {
+	for (uint64_t seq = run_number(run); run_next(&rest, &message); seq++) {
 		bool text = utf8_valid(message);
 		size_t n = o.len + fields_len(has_ids(run), seq, text) + data_len(message, text);
 
@@ -292,7 +292,7 @@ static size_t json_encode(const struct wire *wire, const struct run *run, char *
 
 	(void)wire;
 	open_run(run, &o);
-	for (uint64_t seq = run->seq; run_next(&rest, &message); seq++) {
+	for (uint64_t seq = run_number(run); run_next(&rest, &message); seq++) {
 		bool text = utf8_valid(message);
 
 		at += websocket_head(WEBSOCKET_TEXT,
@@ -327,8 +327,8 @@ static void json_enclose(const struct wire *wire, const struct run *run, char *p
 	open_run(run, &o);
 	*body = run_only(run);
 	at += websocket_head(WEBSOCKET_TEXT,
-			     o.len + fields_len(ids, run->seq, true) + body->len + 2, at);
-	at = put_fields(at, &o, ids, run->seq, true);
+			     o.len + fields_len(ids, run_number(run), true) + body->len + 2, at);
+	at = put_fields(at, &o, ids, run_number(run), true);
 	*at++ = '"';
 	*prefix_len = (size_t)(at - prefix);
 	memcpy(suffix, "\"}", 2);

@@ -334,7 +334,7 @@ void http_answer_subscribed(struct connection *c, struct subscription *sub,
 	http->origin = NULL;
 	if (events) {
 		/* Before the first message that it gets, or where it comes in. */
-		uint64_t seq = l != NULL ? l->from - 1 : i->seq;
+		uint64_t seq = l != NULL ? l->after : i->number;
 		size_t n = sse_start(http->chunked, i->epoch, seq, text);
 
 		if (!connection_reply(c, (struct span){ text, n }))
@@ -365,7 +365,7 @@ static void beat(void *context, struct deadline *d)
 	    s->reactor.now_ns - c->socket.sent_ns < http_shared(s)->heartbeat.after_ns / 2)
 		return;
 	n = sse_heartbeat(http_of(c)->chunked, subscription_interest(sub)->epoch,
-			  subscription_interest(sub)->seq, text);
+			  subscription_interest(sub)->number, text);
 	if (connection_reply(c, (struct span){ text, n }))
 		connection_flush(c);
 }

@@ -88,7 +88,7 @@ static unsigned condition_status(const struct conditions *wanted, struct span et
 
 /* What its publisher has called the message's type: over HTTP for its block, elsewhere beside it or
  * in its headers. Empty: nothing, or nothing that may stand in a head. */
-static struct span type_of(struct block *b, uint64_t seq)
+static struct span type_of(struct block *b, uint64_t number)
 {
 	const struct span none = { NULL, 0 };
 	struct record r;
@@ -96,7 +96,7 @@ static struct span type_of(struct block *b, uint64_t seq)
 
 	if (b->form != RUN_RECORDS)
 		return block_type(b);
-	run = block_part(b, (uint32_t)(seq - b->seq), 1);
+	run = block_part(b, (uint32_t)(number - block_number(b)), 1);
 	(void)run_next_record(&run, &r);
 	if (r.type.len == 0)
 		r.type = nats_header(r.headers, SPAN("Content-Type"));
@@ -255,8 +255,8 @@ static void handle_object(struct connection *c, const struct http_request *r, st
 	if (b == NULL)
 		http_error(c, 404, "no such object");
 	else
-		answer_resource(c, b, (struct span){ block_body(b), b->len }, b->epoch, b->seq,
-				"no-cache", "", &wanted);
+		answer_resource(c, b, (struct span){ block_body(b), b->len }, b->epoch,
+				block_number(b), "no-cache", "", &wanted);
 }
 
 /* ---- topics ---- */

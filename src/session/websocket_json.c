@@ -88,7 +88,7 @@ static void say_subscribed(struct connection *c, const struct wanted_topic *w)
 	char out[WEBSOCKET_ANSWER_MAX];
 
 	say(c, out,
-	    websocket_answer("subscribed", w->named.name, i->epoch, i->seq,
+	    websocket_answer("subscribed", w->named.name, i->epoch, i->number,
 			     (struct span){ NULL, 0 }, out));
 }
 

@@ -102,6 +102,7 @@ struct run block_run(const struct block *b)
 			     .form = b->form,
 			     .epoch = b->epoch,
 			     .seq = b->seq,
+			     .shift = b->shift,
 			     .type = block_type(b),
 			     .publisher = { b->shard, b->slot, b->generation } };
 }

@@ -119,6 +119,7 @@ void history_drop_oldest(struct history *h, struct history_total *total)
 	h->blocks_n--;
 	h->messages -= b->messages;
 	h->bytes -= b->len;
+	h->floor = block_number(b) + b->messages - 1;
 	total->bytes -= block_bytes(b);
 	list_remove(&b->age);
 	h->block++;
@@ -230,15 +231,24 @@ uint64_t history_oldest(const struct history *h, const struct history_limits *li
 
 /* ---- finding ---- */
 
-/* The last segment that begins with this number or before it; the first if there is none. */
-static uint32_t find_segment(const struct history *h, uint64_t seq)
+/* What is looked for: a place, or what clients know a message by. */
+enum find_by { BY_SEQ, BY_NUMBER };
+
+static uint64_t key_of(const struct block *b, enum find_by by)
+{
+	return by == BY_NUMBER ? block_number(b) : b->seq;
+}
+
+/* The last segment that begins with this key or before it; the first if there is none. */
+static uint32_t find_segment(const struct history *h, uint64_t key, enum find_by by)
 {
 	uint32_t low = h->segment, high = h->window->n;
 
 	while (high - low > 1) {
 		uint32_t middle = low + (high - low) / 2;
 
-		if (h->window->segments[middle]->seq <= seq)
+		/* Only of the first one are some gone. */
+		if (key_of(h->window->segments[middle]->blocks[0], by) <= key)
 			low = middle;
 		else
 			high = middle;
@@ -247,14 +257,14 @@ static uint32_t find_segment(const struct history *h, uint64_t seq)
 }
 
 /* Where the block is that history_find has; false: there is none. */
-static bool find(const struct history *h, uint64_t seq, struct stretch *at)
+static bool find(const struct history *h, uint64_t key, enum find_by by, struct stretch *at)
 {
 	const struct segment *s;
 	uint32_t low, high;
 
 	if (h->blocks_n == 0)
 		return false;
-	at->segment = find_segment(h, seq);
+	at->segment = find_segment(h, key, by);
 	s = h->window->segments[at->segment];
 	low = at->segment == h->segment ? h->block : 0;
 	high = s->n;
@@ -262,28 +272,43 @@ static bool find(const struct history *h, uint64_t seq, struct stretch *at)
 		uint32_t middle = low + (high - low) / 2;
 		const struct block *b = s->blocks[middle];
 
-		if (b->seq + b->messages <= seq)
+		if (key_of(b, by) + b->messages <= key)
 			low = middle + 1;
 		else
 			high = middle;
 	}
 	at->block = low;
-	/* Numbers have no hole: only behind the last segment is there nothing. */
+	/* Between two segments there are numbers that are nobody's. */
+	if (low == s->n && at->segment + 1 < h->window->n) {
+		at->segment++;
+		at->block = 0;
+		return true;
+	}
 	return low < s->n;
+}
+
+static struct block *found(const struct history *h, uint64_t key, enum find_by by)
+{
+	struct stretch at;
+
+	return find(h, key, by, &at) ? h->window->segments[at.segment]->blocks[at.block] : NULL;
 }
 
 struct block *history_find(const struct history *h, uint64_t seq)
 {
-	struct stretch at;
+	return found(h, seq, BY_SEQ);
+}
 
-	return find(h, seq, &at) ? h->window->segments[at.segment]->blocks[at.block] : NULL;
+struct block *history_find_number(const struct history *h, uint64_t number)
+{
+	return found(h, number, BY_NUMBER);
 }
 
 struct stretch history_hold(const struct history *h, uint64_t seq)
 {
 	struct stretch at = { 0 };
 
-	if (!find(h, seq, &at))
+	if (!find(h, seq, BY_SEQ, &at))
 		return (struct stretch){ 0 };
 	at.window = h->window;
 	hold(&at.window->holders);

@@ -304,7 +304,8 @@ uint32_t stream_append_part(struct stream *s, struct block *block, uint32_t firs
 	return append_run(s, &run, block, now_ns, error);
 }
 
-bool stream_tell_gap(struct stream *s, uint64_t epoch, uint64_t seq, uint64_t now_ns)
+bool stream_tell_gap(struct stream *s, uint64_t epoch, uint64_t number, uint64_t seq,
+		     uint64_t now_ns)
 {
 	char text[WIRE_AROUND_MAX];
 	struct chunk *c;
@@ -312,7 +313,7 @@ bool stream_tell_gap(struct stream *s, uint64_t epoch, uint64_t seq, uint64_t no
 
 	if (s->wire.format->gap == NULL)
 		return false;
-	n = s->wire.format->gap(&s->wire, epoch, seq, text);
+	n = s->wire.format->gap(&s->wire, epoch, number, text);
 	c = room(s, n, now_ns, true);
 	if (c == NULL)
 		return false;

@@ -170,8 +170,12 @@ void topic_sequence(struct topic *t, struct block *b, struct history_total *tota
 {
 	b->epoch = t->epoch;
 	b->seq = t->seq + 1;
+	b->shift = t->shift;
 	b->stamped_ns = now_ns;
+	if (t->history.blocks_n == 0)
+		t->history.floor = t->number;
 	t->seq += b->messages;
+	t->number = t->seq + t->shift;
 	history_add(&t->history, total, b, &t->limits);
 }
 
@@ -211,9 +215,37 @@ bool topic_has_shard(const struct topic *t, unsigned shard)
 	return t->shards[shard / WORD_BITS] >> shard % WORD_BITS & 1;
 }
 
+uint64_t topic_floor(const struct topic *t)
+{
+	const struct history *h = &t->history;
+	uint64_t oldest = history_oldest(h, &t->limits);
+
+	if (oldest == 0)
+		return t->number;
+	return oldest > history_first(h)->seq ? oldest - 1 + history_first(h)->shift : h->floor;
+}
+
+/* The place of the first message behind a number; of the next one if there is none. */
+static uint64_t place_after(const struct topic *t, uint64_t number)
+{
+	const struct block *b = history_find_number(&t->history, number + 1);
+
+	if (b == NULL)
+		return t->seq + 1;
+	return number < block_number(b) ? b->seq : number + 1 - b->shift;
+}
+
+/* What the message at a place in the history is known by; or the next one, if it is not there. */
+static uint64_t number_at(const struct topic *t, uint64_t seq)
+{
+	const struct block *b = history_find(&t->history, seq);
+
+	return seq + (b != NULL ? b->shift : t->shift);
+}
+
 struct replay_answer topic_replay(const struct topic *t, const struct replay *wanted)
 {
-	struct replay_answer a = { .epoch = t->epoch, .from = t->seq + 1 };
+	struct replay_answer a = { .epoch = t->epoch, .from = t->seq + 1, .after = t->number };
 	uint64_t oldest = history_oldest(&t->history, &t->limits), from;
 
 	/* Without a past the oldest message is the next one. */
@@ -229,12 +261,14 @@ struct replay_answer topic_replay(const struct topic *t, const struct replay *wa
 			from = oldest;
 		break;
 	case REPLAY_FROM:
-		if (wanted->epoch == t->epoch && wanted->n >= t->seq)
+		if (wanted->epoch == t->epoch && wanted->n >= t->number)
 			return a;
-		from = wanted->n + 1;
-		if (wanted->epoch != t->epoch || from < oldest) {
+		from = place_after(t, wanted->n);
+		/* Nothing is missing if what is there begins behind that message, or follows on
+		 * it. */
+		if (wanted->epoch != t->epoch || from < oldest || wanted->n < topic_floor(t)) {
 			from = oldest;
-			a.gap = oldest;
+			a.gap = number_at(t, oldest);
 		}
 		break;
 	default:
@@ -242,5 +276,6 @@ struct replay_answer topic_replay(const struct topic *t, const struct replay *wa
 	}
 	a.messages = t->seq + 1 - from;
 	a.from = from;
+	a.after = number_at(t, from) - 1;
 	return a;
 }

@@ -1782,7 +1782,7 @@ static void a_gap_is_told_in_its_place_and_counts_as_a_message(void **state)
 	stream_init(&s, &wire);
 	assert_int_equal(stream_join(&s, &early), 0);
 	stream_with_gaps_append(&s, "a", 1);
-	assert_true(stream_tell_gap(&s, 0xab, 2, 1));
+	assert_true(stream_tell_gap(&s, 0xab, 2, 2, 1));
 	assert_int_equal(stream_join(&s, &late), 0);
 	stream_with_gaps_append(&s, "b", 2);
 	take_all(&s, &early, "[1]a\ngap ab:2\n[2]b\n", 3);
@@ -1793,7 +1793,7 @@ static void a_gap_is_told_in_its_place_and_counts_as_a_message(void **state)
 	stream_release(&s);
 	/* Where there are no words for it, nothing is said. */
 	stream_init(&s, &(struct wire){ .format = &copying });
-	assert_false(stream_tell_gap(&s, 0xab, 2, 1));
+	assert_false(stream_tell_gap(&s, 0xab, 2, 2, 1));
 	stream_release(&s);
 }
 

@@ -577,6 +577,51 @@ static void replay_answers(void **state)
 	topic_free(t, &total);
 }
 
+/* In a log that others write to as well a topic's numbers have holes: whoever knows one of them
+ * gets those after it, and is told of a gap only when one of these has gone. */
+static void a_topic_whose_numbers_have_holes_replays_by_them(void **state)
+{
+	enum { BLOCKS = 700, MESSAGES_MAX = 3 * BLOCKS };
+	uint64_t numbers[MESSAGES_MAX], number = 1000, n = 0;
+	struct history_total total;
+	struct topic *t = topic_of(&total, 600);
+
+	(void)state;
+	for (unsigned i = 0; i < BLOCKS; i++) {
+		uint32_t messages = 1 + (uint32_t)below(3);
+
+		number += 1 + below(3) * 50;
+		topic_shift(t, number);
+		publish(t, &total, messages);
+		for (uint32_t m = 0; m < messages; m++)
+			numbers[n++] = number++;
+		number--;
+		assert_int_equal(t->number, number);
+	}
+	for (uint64_t after = 990; after <= number + 2; after++) {
+		const struct replay wanted = { .kind = REPLAY_FROM, .epoch = t->epoch, .n = after };
+		struct replay_answer a = topic_replay(t, &wanted);
+		uint64_t have = n - 600, first = 0;
+
+		while (first < n && numbers[first] <= after)
+			first++;
+		assert_int_equal(a.gap, first < have ? numbers[have] : 0);
+		assert_int_equal(a.messages, first < have ? 600 : n - first);
+		assert_int_equal(a.from, t->seq + 1 - a.messages);
+		if (a.messages > 0)
+			assert_int_equal(a.after, numbers[n - a.messages] - 1);
+		else
+			assert_int_equal(a.after, number);
+	}
+	for (uint64_t i = n - 600; i < n; i++) {
+		struct block *b = history_find_number(&t->history, numbers[i]);
+
+		assert_non_null(b);
+		assert_in_range(numbers[i], block_number(b), block_number(b) + b->messages - 1);
+	}
+	topic_free(t, &total);
+}
+
 static void topic_knows_its_interested_shards(void **state)
 {
 	static const unsigned counts[] = { 1, 63, 64, 65, 200 };
@@ -774,6 +819,7 @@ int main(void)
 		cmocka_unit_test(a_segment_holds_few_bytes_or_one_block),
 		cmocka_unit_test(replay_is_what_is_held_after_an_identity_or_the_newest),
 		cmocka_unit_test(replay_answers),
+		cmocka_unit_test(a_topic_whose_numbers_have_holes_replays_by_them),
 		cmocka_unit_test(topic_knows_its_interested_shards),
 		cmocka_unit_test(epochs_differ_from_topic_to_topic),
 		cmocka_unit_test(other_settings_are_other_limits),
