@@ -157,6 +157,7 @@ struct config_http {
 	char *objects_dir;
 	bool page;
 	bool page_local_only;
+	bool page_publish;
 };
 
 struct config_ws {

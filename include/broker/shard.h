@@ -43,6 +43,9 @@ struct figures {
 	uint64_t ranked_ns;        /* admin/snapshot.c: when topics were last ranked by rate */
 	struct snapshots *ranking; /* what they are just ranked for, or NULL */
 	bool working;              /* there is something to do in each turn */
+	/* admin/survey.c: those that are here; and so many were asked by clients of this shard. */
+	struct list surveys;
+	unsigned surveys_n;
 	/* admin/figures.c, at the home of what it publishes */
 	enum {
 		FIGURES_IDLE,

@@ -36,6 +36,7 @@ enum letter_kind {
 	LETTER_CENSUS_TAKEN, /* back to who has asked: the same letter */
 	LETTER_FIGURES, /* shard -> each shard in turn, and back: collecting what operators look at
 			 */
+	LETTER_SURVEY,  /* the same, of what all of them have (admin/survey.h) */
 	LETTER_RETAIN_FETCH, /* shard -> home: the retained messages that match a pattern are wanted
 			      */
 	LETTER_RETAINED,     /* home -> shard: the same letter, with some of them */

@@ -5,6 +5,7 @@
 
 #include "admin/metrics.h"
 #include "admin/snapshot.h"
+#include "admin/survey.h"
 #include "admin/text.h"
 #include "base/clock.h"
 #include "base/memory.h"
@@ -258,6 +259,7 @@ static bool go_on(struct shard *s)
 	s->figures.working = false;
 	more = snapshots_rank(s);
 	more |= press_on(s);
+	more |= surveys_go_on(s);
 	serve(s);
 	s->figures.working |= more;
 	return more;
@@ -278,6 +280,7 @@ static void release(struct shard *s)
 	if (s->figures.press != NULL)
 		press_free(s->figures.press);
 	memory_free(s->figures.ranking);
+	surveys_release(s);
 }
 
 /* ---- pages ---- */
@@ -331,4 +334,5 @@ void figures_init(struct broker *b)
 	b->figures = &use;
 	routes_add(b, &metrics);
 	routes_add(b, &stats);
+	surveys_init(b);
 }

@@ -505,9 +505,12 @@ static void add_memory_json(struct text *t, const struct shard *s, const struct 
 
 static void add_begin(struct text *t, const struct shard *s, const struct snapshot *all, unsigned n)
 {
-	text_add(t, "{\"version\":\"%s\",\"time_ms\":%" PRIu64 ",\"uptime_s\":%" PRIu64 ",",
+	text_add(t,
+		 "{\"version\":\"%s\",\"time_ms\":%" PRIu64 ",\"uptime_s\":%" PRIu64
+		 ",\"publish\":%s,",
 		 BROKER_VERSION, clock_wall_ns() / NS_PER_MS,
-		 (s->reactor.now_ns - s->reactor.stats.started_ns) / NS_PER_S);
+		 (s->reactor.now_ns - s->reactor.stats.started_ns) / NS_PER_S,
+		 s->config->http.page_publish ? "true" : "false");
 	add_memory_json(t, s, all, n);
 	text_add(t, ",\"reactors\":[");
 }

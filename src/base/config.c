@@ -197,6 +197,7 @@ const struct key config_keys[] = {
 	KEY(http, objects_dir, TEXT("")),
 	KEY(http, page, FLAG("true")),
 	KEY(http, page_local_only, FLAG("true")),
+	KEY(http, page_publish, FLAG("true")),
 
 	KEY(ws, ping_seconds, NUMBER("30", 1, HOUR)),
 

@@ -311,6 +311,7 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_CENSUS] = { read_census_asked, discard_census_letter_free },
 	[LETTER_CENSUS_TAKEN] = { NULL, discard_census_letter_free },
 	[LETTER_FIGURES] = { NULL, free_counted_letter },
+	[LETTER_SURVEY] = { NULL, free_counted_letter },
 	[LETTER_RETAIN_FETCH] = { read_retained_fetch, discard_retained_letter_free },
 	[LETTER_RETAINED] = { NULL, discard_retained_letter_free },
 	[LETTER_CLAIM] = { NULL, free_counted_letter },
@@ -583,6 +584,7 @@ static void watch(struct shard *s)
 {
 	list_init(&s->figures.asked);
 	list_init(&s->figures.served);
+	list_init(&s->figures.surveys);
 	deadline_class_init(&s->figures.second, NS_PER_S);
 	deadline_init(&s->figures.second_deadline);
 	reactor_watch(&s->reactor, &s->figures.second, second, s);

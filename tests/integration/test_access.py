@@ -266,7 +266,7 @@ def test_figures_are_for_who_may_monitor(open):
     """Through a proxy, which says whom it speaks for, nobody is local."""
     broker = open(user={**USERS, "anonymous": {"subscribe": ["public.>"]}})
     client = broker.http()
-    for target in ("/metrics", "/stats.json", "/"):
+    for target in ("/metrics", "/stats.json", "/topics", "/clients", "/"):
         assert client.ask("GET", target).status == 200
         assert client.ask("GET", target, X_Forwarded_For="203.0.113.7").status == 401
         assert client.ask("GET", target, X_Forwarded_For="203.0.113.7", **bearer(TOKEN)).status == 403

@@ -283,6 +283,7 @@ static void assert_config_equal(const struct config *a, const struct config *b)
 	assert_string_equal(a->http.objects_dir, b->http.objects_dir);
 	assert_int_equal(a->http.page, b->http.page);
 	assert_int_equal(a->http.page_local_only, b->http.page_local_only);
+	assert_int_equal(a->http.page_publish, b->http.page_publish);
 
 	assert_int_equal(a->ws.ping_seconds, b->ws.ping_seconds);
 
@@ -452,6 +453,7 @@ static const char other_values[] =
 	"	objects_dir = \"/srv/objects\"\n"
 	"	page = false\n"
 	"	page_local_only = false\n"
+	"	page_publish = false\n"
 	"}\n"
 	"ws { ping_seconds = 31 }\n"
 	"nats {\n"
@@ -921,6 +923,7 @@ static void words_are_those_documented(void **state)
 		{ "topics", "order", "topic|section" },
 		{ "http", "page", "true|false" },
 		{ "http", "page_local_only", "true|false" },
+		{ "http", "page_publish", "true|false" },
 	};
 
 	(void)state;
