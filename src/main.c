@@ -407,12 +407,11 @@ static void post(struct broker *b, struct ring *ring, unsigned to, struct letter
 	}
 }
 
-static void post_drain(struct broker *b, struct ring *ring)
+/* To every shard; the letter is static. */
+static void post_all(struct broker *b, struct ring *ring, struct letter *letter)
 {
-	static struct letter letter = { LETTER_DRAIN };
-
 	for (unsigned i = 0; i < b->shards_n; i++)
-		post(b, ring, i, &letter);
+		post(b, ring, i, letter);
 }
 
 struct office {
@@ -576,26 +575,33 @@ struct ending {
 };
 
 /* Balancers look every few seconds: until they have, everybody is served. */
-static void begin_end(struct ending *e, struct broker *b, const struct config *config)
+static void begin_end(struct ending *e, struct broker *b, struct ring *ring,
+		      const struct config *config)
 {
+	static struct letter lame = { LETTER_LAME };
+
 	e->asked_ns = clock_now_ns();
 	e->drain_ns = e->asked_ns + config->lame_duck_seconds * NS_PER_S;
 	atomic_store(&b->lame, true);
 	service_stopping();
-	if (config->lame_duck_seconds > 0)
-		log_info("lame duck: not ready any more, clients are served for %u s; a second "
-			 "signal ends at once",
-			 config->lame_duck_seconds);
+	if (config->lame_duck_seconds == 0)
+		return;
+	log_info("lame duck: not ready any more, clients are served for %u s; a second "
+		 "signal ends at once",
+		 config->lame_duck_seconds);
+	post_all(b, ring, &lame);
 }
 
 static void begin_drain(struct ending *e, struct broker *b, struct ring *ring,
 			const struct config *config)
 {
+	static struct letter letter = { LETTER_DRAIN };
+
 	e->drain_ns = UINT64_MAX;
 	log_info("draining: delivering what has been published, at most %u s; a second signal "
 		 "ends at once",
 		 config->drain_seconds);
-	post_drain(b, ring);
+	post_all(b, ring, &letter);
 }
 
 /* Waits for signals until the last reactor has ended. */
@@ -617,7 +623,7 @@ static struct config *serve(struct broker *b, struct ring *ring, const char *pat
 			config = reload(b, ring, path, config);
 			service_ready();
 		} else if (ends(sig) && ending.asked_ns == 0) {
-			begin_end(&ending, b, config);
+			begin_end(&ending, b, ring, config);
 		} else if (ends(sig) && now_ns - ending.asked_ns > ONE_SIGNAL_MS * NS_PER_MS) {
 			end_at_once(b);
 		}

@@ -67,6 +67,7 @@ struct clients {
 	struct deadline_class handshake, closing, idle;
 	struct connections_walk configured; /* idle has begun for those who came without it */
 	struct connections_walk trusted; /* their certificates are good by the new configuration */
+	struct connections_walk told;    /* what is new (struct protocol, news) */
 };
 
 /* Whether silence may not last for ever. */
@@ -279,6 +280,14 @@ bool connections_resume_some(struct shard *shard);
  * turn, and of the next ones while it says that there is more. */
 void connections_configure(struct shard *shard);
 bool connections_configure_some(struct shard *shard);
+/* The broker is about to end, or its configuration has changed: those who want to hear it are told,
+ * some in each turn. True: there are more. */
+void connections_tell(struct shard *shard);
+bool connections_tell_some(struct shard *shard);
+static inline bool connections_to_tell(const struct clients *clients)
+{
+	return clients->told.left > 0;
+}
 /* So many are late that more are not to be accepted before some of them have gone. */
 bool connections_rush(const struct shard *shard);
 

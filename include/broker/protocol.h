@@ -104,6 +104,9 @@ struct protocol {
 	 * for stand: it may go on with what has come. In any state but closed. NULL: it keeps
 	 * nothing back. */
 	void (*resume)(struct connection *connection);
+	/* The broker is about to end (broker->lame), or its configuration has changed: says so if
+	 * it has words for that. The connection is open. NULL: it has none. */
+	void (*news)(struct connection *connection);
 	/* The broker drains: whoever is not to be told so ends here in another way. The connection
 	 * is open. NULL: everybody is told. */
 	void (*drain)(struct connection *connection);

@@ -22,22 +22,29 @@
 #include "session/intake.h"
 
 struct block;
+struct nats_inbox;
+struct nats_inboxes;
 struct sequenced_letter;
 struct shard;
 struct subscribe_letter;
 struct subscription;
-
-enum { NATS_INBOXES_MAX = 4 };
 
 /* A SUB, known by its sid. */
 struct nats_subscription {
 	struct named named; /* first; the name is the sid, at the end of the parameter */
 	struct subscription *subscription; /* NULL: it has ended */
 	bool grouped;
-	uint32_t max;    /* messages that it is to get since SUB; 0: all */
-	uint64_t joined; /* in its stream's count */
+	uint32_t max;             /* messages that it is to get since SUB; 0: all */
+	uint64_t joined;          /* in its stream's count */
+	struct nats_inbox *inbox; /* session/nats_inboxes.h */
 	uint8_t subject_len;
 	char parameter[]; /* of its wire; behind it the subject */
+};
+
+/* What has been published, as far as commands may have to wait for it. */
+struct nats_sent {
+	uint64_t topics; /* as bits by their hash */
+	bool requests;   /* some, which may be told that nobody is there */
 };
 
 struct nats_session {
@@ -53,14 +60,16 @@ struct nats_session {
 	bool connected;    /* a command has come: what it says from here on is timed by pings */
 	bool logging_in;
 	bool draining;
+	bool greeted;   /* its first PING has been answered: it takes INFO from now on */
+	bool told_lame; /* what the last INFO said, */
+	uint64_t told_payload;
 	bool verbose, no_echo, headers, no_responders, newer; /* newer: of protocol 1 */
-	/* Topics, as bits by their hash: published to since the last barrier began, and before that
-	 * while it is under way. */
-	uint64_t published, awaited;
+	/* Since the last barrier began, and before that while it is under way. */
+	struct nats_sent published, awaited;
 	bool asks; /* a message of the block that is put together wants an answer */
-	/* That replies have lately been found to be for. */
-	struct nats_subscription *inboxes[NATS_INBOXES_MAX];
-	uint8_t inbox; /* the next one to be forgotten */
+	struct nats_subscription *inbox; /* that a reply has last been found to be for, or NULL */
+	struct nats_inboxes *inboxes;    /* session/nats_inboxes.h; NULL: not made */
+	uint32_t inboxes_n;              /* subscriptions that replies may be for */
 };
 
 /* Behind a pointer in the connection; NULL: there was no memory for it, and it is closed. */
@@ -70,6 +79,12 @@ static inline struct nats_session *nats_of(const struct connection *c)
 
 	memcpy(&nats, c->session, sizeof(nats));
 	return nats;
+}
+
+static inline struct span nats_subject_of(const struct nats_subscription *ns)
+{
+	return (struct span){ ns->parameter + NATS_FRAME_HEAD + ns->named.name.len,
+			      ns->subject_len };
 }
 
 /* Adds to what it has to say, in a frame if it speaks in some. */
@@ -91,9 +106,6 @@ void nats_ok(struct connection *connection);
 /* ---- session/nats_pubsub.c: what commands do; each returns how many bytes of `in` are done with,
  * as `take` does ---- */
 
-/* Whether something for this subject, that was published before, may still be on its way: the
- * command waits until it has come. */
-bool nats_fenced(struct connection *connection, struct span subject);
 size_t nats_subscribe(struct connection *connection, const struct nats_event *event, size_t used);
 size_t nats_unsubscribe(struct connection *connection, const struct nats_event *event, size_t used);
 size_t nats_publish(struct connection *connection, const struct nats_event *event, struct span in,
@@ -119,6 +131,7 @@ const char *nats_session_say(struct connection *connection, enum reason reason);
 const char *nats_session_farewell(const struct connection *connection, bool bye);
 void nats_session_logged_in(struct connection *connection, enum access_result result);
 void nats_session_resume(struct connection *connection);
+void nats_session_news(struct connection *connection);
 void nats_session_drain(struct connection *connection);
 bool nats_session_silent(const struct connection *connection);
 uint64_t nats_session_held(const struct connection *connection);

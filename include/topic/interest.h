@@ -13,6 +13,7 @@
 
 #include "base/list.h"
 #include "base/table.h"
+#include "base/tree.h"
 #include "base/wire.h"
 
 struct config_topic;
@@ -37,7 +38,7 @@ struct interest {
 	struct stream *streams; /* one for each wire that somebody here has asked for */
 	/* The shard's, plain memory: for its end, which must not fail for want of any. */
 	struct topic_letter *unsubscribe;
-	struct list limits; /* the owner's: of its subscribers that end by themselves */
+	struct tree limits; /* the owner's: of its subscribers that end by themselves */
 	struct wild *wild;  /* of a pattern, or of a group: what the shard knows of it besides */
 	char name[];
 };

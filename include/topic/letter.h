@@ -47,9 +47,10 @@ enum letter_kind {
 	LETTER_UNCLAIM,   /* shard -> home: that has ended */
 	LETTER_GAP,       /* home -> shard: messages are missing, and their subscribers are told */
 	LETTER_BYE, /* home -> shard: the last publisher has left and the topic says goodbye */
-	/* These four belong to their senders, so that ending and watching need no memory. */
+	/* These five belong to their senders, so that ending and watching need no memory. */
 	LETTER_PUBLISHED_ALL, /* shard -> home, gated lane: nothing more will come in it */
 	LETTER_DELIVERED_ALL, /* home -> shard: nothing more will come in the free lane */
+	LETTER_LAME,          /* main -> shard: the end comes soon, and clients may be told */
 	LETTER_DRAIN,         /* main -> shard: stop taking, deliver, end */
 	LETTER_HEARTBEAT,     /* main -> shard: say that you turn */
 	LETTER_RELOAD,        /* main -> shard: another configuration */

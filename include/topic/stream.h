@@ -25,6 +25,7 @@
 #include <sys/uio.h>
 
 #include "base/list.h"
+#include "base/tree.h"
 #include "base/wire.h"
 
 struct block;
@@ -73,7 +74,8 @@ struct stream {
 		uint32_t sends;
 		uint64_t until_ns; /* it ends; 0: it has */
 	} pace;
-	void *owner; /* what the owner wants to find again from here */
+	struct tree limits; /* the owner's: of its cursors that end by themselves */
+	void *owner;        /* what the owner wants to find again from here */
 	/* The owner's count of messages that no cursor gets for want of a form, beyond those that
 	 * it is told of; or NULL. */
 	uint64_t *unencodable;

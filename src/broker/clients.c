@@ -222,6 +222,7 @@ void connections_configure(struct shard *s)
 	reactor_deadlines_change(&s->reactor, &s->clients.idle, idle_ns(s));
 	if (!limited)
 		s->clients.configured = connections_all();
+	connections_tell(s);
 	if (s->sockets.tls.open > 0)
 		s->clients.trusted = connections_all();
 }
@@ -232,6 +233,23 @@ bool connections_configure_some(struct shard *s)
 		    connections_walk(s, &s->clients.configured, start_idle, NULL);
 
 	return connections_walk(s, &s->clients.trusted, look_at_certificate, NULL) || more;
+}
+
+static void tell(struct connection *c, void *argument)
+{
+	(void)argument;
+	if (c->state == CONNECTION_OPEN && c->protocol->news != NULL)
+		c->protocol->news(c);
+}
+
+void connections_tell(struct shard *s)
+{
+	s->clients.told = connections_all();
+}
+
+bool connections_tell_some(struct shard *s)
+{
+	return connections_walk(s, &s->clients.told, tell, NULL);
 }
 
 static void end_now(struct connection *c, void *argument)

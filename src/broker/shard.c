@@ -225,6 +225,12 @@ static bool reload_go_on(struct shard *s)
 	return more;
 }
 
+static void lame_asked(struct shard *s, struct letter *letter)
+{
+	(void)letter;
+	connections_tell(s);
+}
+
 static void watchdog_asks(struct shard *s, struct heartbeat_letter *l)
 {
 	atomic_store(&s->watched.round, l->round);
@@ -322,6 +328,7 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_BYE] = { read_subscriptions_bye, free_letter },
 	[LETTER_PUBLISHED_ALL] = { drain_heard, NULL },
 	[LETTER_DELIVERED_ALL] = { drain_heard, NULL },
+	[LETTER_LAME] = { lame_asked, NULL },
 	[LETTER_DRAIN] = { drain_asked, NULL },
 	[LETTER_HEARTBEAT] = { read_watchdog_asks, NULL },
 	[LETTER_RELOAD] = { read_reload, discard_reload_letter_free },
@@ -478,6 +485,10 @@ static bool flush(void *context)
 	}
 	if (s->reloads != NULL)
 		more |= reload_go_on(s);
+	if (connections_to_tell(&s->clients)) {
+		reactor_part(&s->reactor, PART_CLIENTS);
+		more |= connections_tell_some(s);
+	}
 	more |= s->broker->sessions->flush(s);
 	more |= fetch_flush(s);
 	more |= census_flush(s);

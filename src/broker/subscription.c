@@ -9,6 +9,7 @@
 #include "base/clock.h"
 #include "base/memory.h"
 #include "base/probe.h"
+#include "base/tree.h"
 #include "broker/connection.h"
 #include "broker/groups.h"
 #include "broker/home.h"
@@ -288,27 +289,30 @@ static void settle(struct subscription *sub)
 	note_taken(sub);
 }
 
-/* It is none of its connection's any more, and nobody's as far as limits go. */
 /* Where a subscription ends by itself. */
 struct limit {
-	struct list link; /* the interest's */
+	struct tree_entry by_count; /* first; in its stream's: the first one to end comes first */
+	struct tree_entry by_subscription; /* in its interest's: so that it is found when that ends
+					    */
 	struct subscription *subscription;
-	uint64_t count;
 };
+
+static void limit_free(struct interest *i, struct limit *limit)
+{
+	tree_remove(&limit->subscription->stream->limits, &limit->by_count);
+	tree_remove(&i->limits, &limit->by_subscription);
+	memory_free(limit);
+}
 
 static void forget_limit(struct interest *i, const struct subscription *sub)
 {
-	for (struct list *l = i->limits.next; l != &i->limits; l = l->next) {
-		struct limit *limit = LIST_ENTRY(l, struct limit, link);
+	struct tree_entry *e = tree_find(&i->limits, (const uint64_t[2]){ (uintptr_t)sub, 0 });
 
-		if (limit->subscription != sub)
-			continue;
-		list_remove(l);
-		memory_free(limit);
-		return;
-	}
+	if (e != NULL)
+		limit_free(i, LIST_ENTRY(e, struct limit, by_subscription));
 }
 
+/* It is none of its connection's any more, and nobody's as far as limits go. */
 static void leave_place(struct subscription *sub)
 {
 	struct connection *c = sub->connection;
@@ -333,8 +337,7 @@ static void leave_place(struct subscription *sub)
 		i->pins--;
 	else
 		count(s, sub, i, false);
-	if (!list_empty(&i->limits))
-		forget_limit(i, sub);
+	forget_limit(i, sub);
 	subscriptions_let_go(s, i);
 }
 
@@ -1134,40 +1137,37 @@ int subscription_limit(struct subscription *sub, uint64_t count)
 	limit = memory_new(sizeof(*limit));
 	if (limit == NULL)
 		return -ENOMEM;
-	*limit = (struct limit){ .subscription = sub, .count = count };
-	list_append(&i->limits, &limit->link);
+	*limit = (struct limit){ .by_count.key = { count, (uintptr_t)sub },
+				 .by_subscription.key = { (uintptr_t)sub, 0 },
+				 .subscription = sub };
+	tree_add(&sub->stream->limits, &limit->by_count);
+	tree_add(&i->limits, &limit->by_subscription);
 	return 0;
 }
 
 /* Those in this stream that are limited to where it is have enough. */
 static void check_limits(struct interest *i, const struct stream *stream)
 {
-	struct list *l = i->limits.next;
+	struct tree_entry *e;
 
-	while (l != &i->limits) {
-		struct limit *limit = LIST_ENTRY(l, struct limit, link);
+	while ((e = tree_first(&stream->limits)) != NULL && e->key[0] <= stream->count) {
+		struct limit *limit = (struct limit *)(void *)e;
 		struct subscription *sub = limit->subscription;
 
-		l = l->next;
-		if (sub->stream != stream || stream->count < limit->count)
-			continue;
-		list_remove(&limit->link);
-		memory_free(limit);
+		limit_free(i, limit);
 		have_enough(sub);
 	}
 }
 
 /* How many of so many messages may go into the stream before somebody has enough; 1 at least. */
-static uint32_t until_limit(const struct interest *i, const struct stream *stream, uint32_t n)
+static uint32_t until_limit(const struct stream *stream, uint32_t n)
 {
-	for (struct list *l = i->limits.next; l != &i->limits; l = l->next) {
-		const struct limit *limit = LIST_ENTRY(l, struct limit, link);
-		uint64_t left = limit->count - stream->count;
+	const struct tree_entry *e = tree_first(&stream->limits);
+	uint64_t left = e != NULL ? e->key[0] - stream->count : n;
 
-		if (limit->subscription->stream == stream && left < n)
-			n = left > 0 ? (uint32_t)left : 1;
-	}
-	return n;
+	if (left >= n)
+		return n;
+	return left > 0 ? (uint32_t)left : 1;
 }
 
 /* In pieces that end where somebody has enough: nothing that is appended is for them then. */
@@ -1182,7 +1182,7 @@ static void append_limited(struct shard *s, struct stream *stream, struct block 
 		uint32_t carried;
 		int error;
 
-		n = until_limit(i, stream, b->messages - at);
+		n = until_limit(stream, b->messages - at);
 		carried = stream_append_part(stream, b, at, n, s->reactor.now_ns, &error);
 		s->counters.matched += n * receivers;
 		s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
@@ -1195,12 +1195,11 @@ static void append_limited(struct shard *s, struct stream *stream, struct block 
 
 static void append(struct shard *s, struct stream *stream, struct block *b)
 {
-	const struct interest *i = stream->owner;
 	uint64_t receivers = stream->cursors;
 	uint32_t carried;
 	int error;
 
-	if (!list_empty(&i->limits)) {
+	if (stream->limits.root != NULL) {
 		append_limited(s, stream, b);
 		return;
 	}
@@ -1273,7 +1272,7 @@ static uint32_t append_dealt(struct shard *s, struct member *m, const struct dea
 			     const struct dealt *lot)
 {
 	struct interest *i = m->stream.owner;
-	bool limited = !list_empty(&i->limits);
+	bool limited = m->stream.limits.root != NULL;
 	const struct wire *wire = &m->stream.wire;
 	struct run run = block_part(l->block, lot->first, lot->n);
 	uint32_t n = wire->format->encodable(wire, &run);

@@ -103,16 +103,23 @@ static bool is_secure(const struct connection *c)
 	return c->shard->broker->listeners[c->listener].secure;
 }
 
-static void say_info(struct connection *c, bool ldm)
+/* Whether it is about to go, and clients had better look elsewhere. */
+static bool is_lame(const struct connection *c)
 {
+	return c->shard->drain.draining || atomic_load(&c->shard->broker->lame);
+}
+
+static void say_info(struct connection *c)
+{
+	struct nats_session *nats = nats_of(c);
 	char text[NATS_INFO_MAX], id[SERVER_ID_BYTES + 1], host[INET6_ADDRSTRLEN],
 		ip[INET6_ADDRSTRLEN];
 	struct ring *ring = c->shard->reactor.ring;
 	struct nats_info info = { .max_payload = c->shard->config->limits.message_bytes,
-				  .client_id = nats_of(c)->client_id,
+				  .client_id = nats->client_id,
 				  .auth_required = access_needed(c),
 				  .tls_required = is_secure(c),
-				  .ldm = ldm };
+				  .ldm = is_lame(c) };
 	unsigned char address[16];
 
 	ring_local(ring, c->socket.fd, address, &info.port);
@@ -125,7 +132,20 @@ static void say_info(struct connection *c, bool ldm)
 	info.host = span_of(host);
 	/* Of a client behind a proxy it would be the proxy's. */
 	info.client_ip = c->proxied ? SPAN("") : span_of(ip);
+	nats->told_lame = info.ldm;
+	nats->told_payload = info.max_payload;
 	nats_say(c, (struct span){ text, nats_info(&info, text) });
+}
+
+/* Between CONNECT and the answer to its PING clients take nothing else. */
+void nats_session_news(struct connection *c)
+{
+	const struct nats_session *nats = nats_of(c);
+
+	if (nats != NULL && nats->newer && nats->greeted &&
+	    (nats->told_lame != is_lame(c) ||
+	     nats->told_payload != c->shard->config->limits.message_bytes))
+		say_info(c);
 }
 
 /* ---- CONNECT ---- */
@@ -219,9 +239,11 @@ void nats_session_barrier(struct connection *c)
 				return;
 		}
 	}
-	nats->awaited = 0;
+	nats->awaited = (struct nats_sent){ .topics = 0 };
 	nats->pings -= nats->barred;
 	nats->barred = 0;
+	nats->greeted = true;
+	nats_session_news(c);
 }
 
 /* Whether it is there, when it has said nothing for long. */
@@ -341,7 +363,7 @@ static bool begin(struct connection *c, bool framed)
 	intake_init(&nats->intake, c, &use);
 	nats->intake.wrapped = framed;
 	memcpy(c->session, &nats, sizeof(nats));
-	say_info(c, false);
+	say_info(c);
 	return c->state != CONNECTION_CLOSED;
 }
 
@@ -396,8 +418,7 @@ void nats_session_drain(struct connection *c)
 	if (nats == NULL || nats->draining)
 		return;
 	nats->draining = true;
-	if (nats->newer)
-		say_info(c, true);
+	nats_session_news(c);
 }
 
 bool nats_session_silent(const struct connection *c)

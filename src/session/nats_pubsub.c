@@ -11,6 +11,7 @@
 #include "broker/subscription.h"
 #include "session/gather.h"
 #include "session/nats.h"
+#include "session/nats_inboxes.h"
 #include "topic/block.h"
 #include "topic/interest.h"
 
@@ -18,8 +19,6 @@ enum {
 	COLLECT_BYTES = 4 << 10, /* of a payload that is not all there: the rest is received where
 				    it belongs */
 	END_BYTES = 2,           /* CRLF behind a payload */
-	LOOK_BACK = 64,          /* newest subscriptions that an answer may be for */
-	LOOK_COST = 1,           /* of so many that are looked at */
 };
 
 /* ---- subscriptions ---- */
@@ -32,9 +31,7 @@ static struct nats_subscription *find(const struct nats_session *nats, struct sp
 
 static void forget(struct nats_session *nats, struct nats_subscription *ns)
 {
-	for (unsigned i = 0; i < NATS_INBOXES_MAX; i++)
-		if (nats->inboxes[i] == ns)
-			nats->inboxes[i] = NULL;
+	nats_inboxes_remove(nats, ns);
 	table_remove(&nats->subscriptions, &ns->named);
 	memory_free(ns);
 }
@@ -43,15 +40,10 @@ void nats_subscriptions_release(struct nats_session *nats)
 {
 	struct named *n;
 
+	nats_inboxes_release(nats);
 	for (size_t at = 0; (n = table_next(&nats->subscriptions, &at)) != NULL;)
 		memory_free(n);
 	table_release(&nats->subscriptions);
-}
-
-static struct span subject_of(const struct nats_subscription *ns)
-{
-	return (struct span){ ns->parameter + NATS_FRAME_HEAD + ns->named.name.len,
-			      ns->subject_len };
 }
 
 static void not_permitted(struct connection *c, const struct nats_event *e)
@@ -134,17 +126,20 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 		return;
 	}
 	ns->grouped = e->queue.len > 0;
-	err = subscription_new(
-		c,
-		&(struct subscription_wanted){
-			.name = name,
-			.pattern = name_valid(name) ? PATTERN_NONE : PATTERN_NATIVE,
-			.group = e->queue,
-			.wire = { &nats_format, { ns->parameter, NATS_FRAME_HEAD + e->sid.len } },
-			.replay = replay_of(replay),
-			.session = ns,
-		},
-		&made);
+	err = nats_inboxes_add(nats, ns);
+	if (err == 0)
+		err = subscription_new(
+			c,
+			&(struct subscription_wanted){
+				.name = name,
+				.pattern = name_valid(name) ? PATTERN_NONE : PATTERN_NATIVE,
+				.group = e->queue,
+				.wire = { &nats_format,
+					  { ns->parameter, NATS_FRAME_HEAD + e->sid.len } },
+				.replay = replay_of(replay),
+				.session = ns,
+			},
+			&made);
 	if (err == 0) {
 		ns->subscription = made;
 		nats_ok(c);
@@ -157,16 +152,20 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 		connection_error(c, REASON_MEMORY);
 }
 
-bool nats_fenced(struct connection *c, struct span subject)
+/* Whether something for this subject, that was published before, may still be on its way, or, where
+ * the subscription goes, the word that nobody is there: the command waits until it has come. */
+static bool fenced(struct connection *c, struct span subject, bool goes)
 {
 	struct nats_session *nats = nats_of(c);
+	bool answers, topic;
 	uint64_t sent;
 
 	gather_flush(c);
-	sent = nats->published | nats->awaited;
-	if (nats->no_echo || sent == 0 ||
-	    (nats_subject(subject) == NATS_SUBJECT_TOPIC &&
-	     !(sent & UINT64_C(1) << topic_hash(subject) % 64)))
+	sent = nats->published.topics | nats->awaited.topics;
+	answers = goes && (nats->published.requests || nats->awaited.requests);
+	topic = nats_subject(subject) == NATS_SUBJECT_TOPIC;
+	if (!answers && (nats->no_echo || sent == 0 ||
+			 (topic && !(sent & UINT64_C(1) << topic_hash(subject) % 64))))
 		return false;
 	intake_hold(&nats->intake);
 	if (!connection_barred(c))
@@ -190,7 +189,7 @@ size_t nats_subscribe(struct connection *c, const struct nats_event *e, size_t u
 		subject = e->queue.len == 0 && name_valid(name) ? NATS_SUBJECT_TOPIC
 								: NATS_SUBJECT_REFUSED;
 	}
-	if (subject <= NATS_SUBJECT_PATTERN && nats_fenced(c, name))
+	if (subject <= NATS_SUBJECT_PATTERN && fenced(c, name, false))
 		return 0;
 	if (subject > NATS_SUBJECT_PATTERN || e->queue.len > PATTERN_GROUP_MAX ||
 	    !may_look(c, name) ||
@@ -240,7 +239,7 @@ size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t
 	struct nats_session *nats = nats_of(c);
 	struct nats_subscription *ns = find(nats, e->sid);
 
-	if (ns != NULL && ns->subscription != NULL && nats_fenced(c, subject_of(ns)))
+	if (ns != NULL && ns->subscription != NULL && fenced(c, nats_subject_of(ns), e->max == 0))
 		return 0;
 	nats_ok(c);
 	if (ns == NULL)
@@ -259,47 +258,17 @@ size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t
 
 /* ---- what is published ---- */
 
-static bool takes_reply(const struct nats_subscription *ns, struct span reply)
-{
-	return ns != NULL && ns->subscription != NULL && !ns->grouped &&
-	       (span_equal(subject_of(ns), reply) || name_matches(subject_of(ns), reply));
-}
-
-/* The client's own subscription that an answer would come to: one that has lately been found so, or
- * among so many of the newest. */
-static struct nats_subscription *inbox_of(struct connection *c, struct span reply, unsigned max)
-{
-	struct nats_session *nats = nats_of(c);
-	struct list *at = c->subscriptions.prev;
-	unsigned n = 0;
-
-	for (unsigned i = 0; i < NATS_INBOXES_MAX; i++)
-		if (takes_reply(nats->inboxes[i], reply))
-			return nats->inboxes[i];
-	for (; at != &c->subscriptions && n < max; at = at->prev, n++) {
-		struct nats_subscription *ns = LIST_ENTRY(at, struct subscription, link)->session;
-
-		if (!takes_reply(ns, reply))
-			continue;
-		nats->inboxes[nats->inbox] = ns;
-		nats->inbox = (uint8_t)((nats->inbox + 1) % NATS_INBOXES_MAX);
-		reactor_spend(&c->shard->reactor, n * LOOK_COST / 16);
-		return ns;
-	}
-	reactor_spend(&c->shard->reactor, n * LOOK_COST / 16);
-	return NULL;
-}
-
 /* It wants to know if nobody is there. */
 void nats_publishing(struct connection *c, struct block *b)
 {
 	struct nats_session *nats = nats_of(c);
 	struct sequenced_letter *receipt;
 
-	nats->published |= UINT64_C(1) << b->hash % 64;
+	nats->published.topics |= UINT64_C(1) << b->hash % 64;
 	if (!nats->asks)
 		return;
 	nats->asks = false;
+	nats->published.requests = true;
 	receipt = calloc(1, sizeof(*receipt));
 	/* Without memory for it nothing is said. */
 	if (receipt != NULL)
@@ -314,7 +283,7 @@ static void tell_nobody(struct connection *c, const struct sequenced_letter *l)
 
 	while (c->state == CONNECTION_OPEN && run_next_record(&run, &r)) {
 		const struct nats_subscription *ns =
-			r.reply.len > 0 ? inbox_of(c, r.reply, LOOK_BACK) : NULL;
+			r.reply.len > 0 ? nats_inbox(c, r.reply) : NULL;
 		size_t n;
 
 		if (ns == NULL)
@@ -369,6 +338,12 @@ static struct block *block_of_version(struct span topic, const struct record *r,
 	return b;
 }
 
+/* Whether it may be told that nobody is there. */
+static bool wants_answer(const struct nats_session *nats, struct span reply)
+{
+	return nats->no_responders && reply.len > 0 && nats->inboxes_n > 0;
+}
+
 static void publish(struct connection *c, const struct nats_event *e, struct span body)
 {
 	struct nats_session *nats = nats_of(c);
@@ -393,8 +368,7 @@ static void publish(struct connection *c, const struct nats_event *e, struct spa
 		connection_error(c, REASON_MEMORY);
 		return;
 	}
-	if (nats->no_responders && r.reply.len > 0)
-		nats->asks |= inbox_of(c, r.reply, UINT32_MAX) != NULL;
+	nats->asks |= wants_answer(nats, r.reply);
 	nats_ok(c);
 }
 
@@ -424,8 +398,7 @@ static size_t collect(struct connection *c, const struct nats_event *e, struct s
 	}
 	b->messages = 1;
 	gather_flush(c);
-	if (nats->no_responders && r.reply.len > 0)
-		nats->asks = inbox_of(c, r.reply, UINT32_MAX) != NULL;
+	nats->asks = wants_answer(nats, r.reply);
 	intake_collect(&nats->intake, b, payload_bytes + END_BYTES);
 	return used + e->header_bytes;
 }
@@ -442,6 +415,18 @@ void nats_collected(struct connection *c, struct block *b)
 	nats_ok(c);
 }
 
+/* False: it is given again, or the connection has ended. */
+static bool inboxes_made(struct connection *c)
+{
+	int err = nats_inboxes_make(c);
+
+	if (err > 0)
+		intake_again(&nats_of(c)->intake);
+	else if (err < 0)
+		connection_error(c, REASON_MEMORY);
+	return err == 0;
+}
+
 size_t nats_publish(struct connection *c, const struct nats_event *e, struct span in, size_t used)
 {
 	const struct config_limits *limits = &c->shard->config->limits;
@@ -456,6 +441,8 @@ size_t nats_publish(struct connection *c, const struct nats_event *e, struct spa
 		nats_fail(c, NATS_TOO_LARGE);
 		return used;
 	}
+	if (wants_answer(nats, e->reply) && !inboxes_made(c))
+		return 0;
 	/* What it published last it may still publish to. */
 	if (in.len < whole && e->bytes < COLLECT_BYTES) {
 		intake_need(&nats->intake, whole);

@@ -119,6 +119,6 @@ void nats_barrier(struct connection *c)
 
 	nats->barred = nats->pings;
 	nats->awaited = nats->published;
-	nats->published = 0;
+	nats->published = (struct nats_sent){ .topics = 0 };
 	connection_barrier(c);
 }

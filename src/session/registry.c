@@ -95,6 +95,7 @@ const struct protocol nats_protocol = {
 	.farewell = nats_session_farewell,
 	.logged_in = nats_session_logged_in,
 	.resume = nats_session_resume,
+	.news = nats_session_news,
 	.drain = nats_session_drain,
 	.silent = nats_session_silent,
 	.held = nats_session_held,

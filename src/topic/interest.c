@@ -17,7 +17,6 @@ struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
 	i->home = home;
 	i->settings = settings;
 	list_init(&i->recount);
-	list_init(&i->limits);
 	return i;
 }
 

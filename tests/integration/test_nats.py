@@ -334,6 +334,29 @@ def test_a_drain_says_so_and_closes_without_an_error(start, raw):
     assert b'"ldm":true' in rest and b"-ERR" not in rest
 
 
+def test_a_lame_duck_says_so_at_once_and_serves_on(start, raw):
+    broker = start(reactors=2, lame_duck_seconds=60, listen=NATS)
+    client = raw(broker, b'CONNECT {"verbose":false,"protocol":1}\r\n')
+    assert client.barrier() == b""
+    broker.send_signal(signal.SIGTERM)
+    assert b'"ldm":true' in client.until(b"}\r\n")
+    client.say(b"SUB a 1\r\nPUB a 1\r\nx\r\n")
+    assert client.barrier() == b"MSG a 1 1\r\nx\r\n"
+    time.sleep(0.3)  # a second signal that comes at once would be taken for the first
+    broker.send_signal(signal.SIGTERM)
+    broker.finish(codes=(1,), counters=False)
+
+
+def test_another_max_payload_is_told_when_the_configuration_changes(start, raw):
+    broker = start(reactors=2, listen=NATS)
+    newer, older = (raw(broker, b'CONNECT {"verbose":false,"protocol":%d}\r\n' % n) for n in (1, 0))
+    assert newer.barrier() == older.barrier() == b""
+    broker.configure(limits={"message_bytes": 1000})
+    broker.send_signal(signal.SIGHUP)
+    assert b'"max_payload":1000,' in newer.until(b"}\r\n")
+    assert older.barrier() == b""
+
+
 def test_inboxes_leave_nothing_behind(start, raw):
     broker = start(reactors=2, listen={**ALL, **NATS})
     client = raw(broker, b'CONNECT {"verbose":false}\r\n')

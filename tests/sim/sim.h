@@ -152,6 +152,8 @@ void world_reload(void);
 /* Another one, which all shards are to read. */
 void world_begin_reload(void);
 /* As SIGTERM. */
+/* The broker is told that its end comes soon. */
+void world_lame(void);
 void world_drain(void);
 void world_begin_drain(void);
 /* Drains it, if that has not been done, and checks that nothing is left. */

@@ -1298,6 +1298,16 @@ void world_reload(void)
 	held_back = 0;
 }
 
+void world_lame(void)
+{
+	static struct letter letter = { LETTER_LAME };
+
+	atomic_store(&sim.broker.lame, true);
+	for (unsigned i = 0; i < sim.broker.shards_n; i++)
+		post(i, &letter);
+	world_rest();
+}
+
 void world_begin_drain(void)
 {
 	drain();

@@ -194,6 +194,86 @@ static void nobody_is_there_but_those_who_see_replies(void **state)
 	world_end();
 }
 
+static void each_of_many_inboxes_hears_that_nobody_is_there(void **state)
+{
+	enum { INBOXES = 300 };
+	struct client *c;
+	char text[128], nobody[128];
+
+	(void)state;
+	begin(3);
+	c = nats_client(HELLO);
+	for (unsigned i = 0; i < INBOXES; i++) {
+		snprintf(text, sizeof(text), "SUB r%u.*%s %u\r\n", i, i % 2 == 0 ? "" : " q", i);
+		say(c, text);
+	}
+	(void)heard(c);
+	/* By turns, the oldest too; a group's is none. */
+	for (unsigned i = 0; i < INBOXES; i += 7) {
+		snprintf(text, sizeof(text), "PUB t r%u.1 0\r\n\r\nPING\r\n", i);
+		say(c, text);
+		snprintf(nobody, sizeof(nobody), "HMSG r%u.1 %u 33 33\r\n", i, i);
+		if (i % 2 == 0)
+			assert_non_null(strstr(heard(c), nobody));
+		else
+			assert_string_equal(heard(c), "PONG\r\n");
+	}
+	/* One that has gone is none, one that has come is. */
+	say(c, "UNSUB 14\r\nPUB t r14.1 0\r\n\r\nPING\r\n");
+	assert_string_equal(heard(c), "PONG\r\n");
+	say(c, "SUB n.> new\r\nPUB t n.1.2 0\r\n\r\nPING\r\n");
+	assert_non_null(strstr(heard(c), "HMSG n.1.2 new 33 33\r\n"));
+	end(c);
+	world_end();
+}
+
+static void a_request_is_answered_before_its_inbox_goes(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	begin(3);
+	c = nats_client(HELLO "SUB r 1\r\nPUB t r 0\r\n\r\nUNSUB 1\r\nPING\r\n");
+	assert_string_equal(heard(c),
+			    "HMSG r 1 33 33\r\nNATS/1.0 503\r\nNats-Subject: t\r\n\r\n\r\n"
+			    "PONG\r\n");
+	end(c);
+	world_end();
+}
+
+static void limits_of_many_clients_are_each_kept(void **state)
+{
+	enum { CLIENTS = 40 };
+	struct client *clients[CLIENTS], *publisher;
+	char text[128];
+
+	(void)state;
+	begin(2);
+	/* In no order, and some of them leave before. */
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		snprintf(text, sizeof(text), HELLO "SUB a 1\r\nUNSUB 1 %u\r\nPING\r\n",
+			 1 + i * 7 % 20);
+		clients[i] = nats_client(text);
+		(void)heard(clients[i]);
+	}
+	for (unsigned i = 0; i < CLIENTS; i += 5)
+		say(clients[i], "UNSUB 1\r\n");
+	publisher = nats_client(HELLO);
+	for (unsigned n = 0; n < 10; n++)
+		say(publisher, "PUB a 1\r\nx\r\nPUB a 1\r\ny\r\nPUB a 1\r\nz\r\n");
+	for (unsigned i = 0; i < CLIENTS; i++) {
+		unsigned n = 0;
+
+		for (const char *m = heard(clients[i]); (m = strstr(m, "MSG a 1 1")) != NULL; m++)
+			n++;
+		assert_int_equal(n, i % 5 == 0 ? 0 : 1 + i * 7 % 20);
+		end(clients[i]);
+	}
+	assert_int_equal(subscriptions(), 0);
+	end(publisher);
+	world_end();
+}
+
 static void passing_topics_leave_nothing(void **state)
 {
 	struct client *c;
@@ -232,6 +312,53 @@ static void a_silent_client_hears_info_and_then_pings(void **state)
 	world_end();
 }
 
+#define NEWER "CONNECT {\"verbose\":false,\"protocol\":1}\r\n"
+
+static void a_lame_duck_says_so_and_serves_on(void **state)
+{
+	struct client *newer, *older, *late;
+	const char *text;
+
+	(void)state;
+	begin(2);
+	newer = nats_client(NEWER "SUB a 1\r\nPING\r\n");
+	older = nats_client("CONNECT {\"verbose\":false,\"protocol\":0}\r\nPING\r\n");
+	(void)heard(newer);
+	(void)heard(older);
+	world_lame();
+	assert_int_equal(strncmp(newer->line, "INFO {", 6), 0);
+	newer->line[newer->line_n] = 0;
+	assert_non_null(strstr(newer->line, "\"ldm\":true"));
+	(void)heard(newer);
+	assert_string_equal(heard(older), "");
+	say(newer, "SUB b 2\r\nPUB b 1\r\nx\r\nPING\r\n");
+	assert_string_equal(heard(newer), "MSG b 2 1\r\nx\r\nPONG\r\n");
+	/* Whoever comes now hears it first, and not again. */
+	late = nats_client(NEWER "PING\r\nPING\r\n");
+	assert_non_null(strstr(late->line, "\"ldm\":true"));
+	assert_string_equal(heard(late), "PONG\r\nPONG\r\n");
+	world_drain();
+	text = heard(newer);
+	assert_string_equal(text, "");
+	world_end();
+}
+
+static void what_is_new_comes_behind_the_answer_to_the_first_ping(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	begin(2);
+	c = nats_client(NEWER);
+	(void)heard(c);
+	world_lame();
+	assert_string_equal(heard(c), "");
+	say(c, "PING\r\n");
+	assert_int_equal(strncmp(c->line, "PONG\r\nINFO {", 12), 0);
+	end(c);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -241,8 +368,13 @@ int main(void)
 		cmocka_unit_test(what_was_published_before_an_unsub_still_comes),
 		cmocka_unit_test(what_was_published_before_a_sub_does_not),
 		cmocka_unit_test(nobody_is_there_but_those_who_see_replies),
+		cmocka_unit_test(each_of_many_inboxes_hears_that_nobody_is_there),
+		cmocka_unit_test(a_request_is_answered_before_its_inbox_goes),
+		cmocka_unit_test(limits_of_many_clients_are_each_kept),
 		cmocka_unit_test(passing_topics_leave_nothing),
 		cmocka_unit_test(a_silent_client_hears_info_and_then_pings),
+		cmocka_unit_test(a_lame_duck_says_so_and_serves_on),
+		cmocka_unit_test(what_is_new_comes_behind_the_answer_to_the_first_ping),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
