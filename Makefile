@@ -260,12 +260,15 @@ unit: $(UNITS) ## Run the unit tests (UNIT=pattern picks some)
 		echo "unit ($(VARIANT)): no $(patsubst %,tests/unit/%.c,$(UNIT))" >&2
 		exit 1
 	fi
+	rm -f $(UNITS:=.status)
+	play() { timeout -k 5 600 $(UNDER) $$1 >$$1.log 2>&1 && echo 0 >$$1.status || echo $$? >$$1.status; }
+	export -f play
+	printf '%s\n' $(UNITS) | xargs -P$(NPROC) -I{} $(SHELL) -c 'play {}'
 	failed=0 tests=0
 	for t in $(UNITS); do
 		echo "$${t##*/}"
-		status=0
-		timeout -k 5 600 $(UNDER) $$t >$$t.log 2>&1 || status=$$?
-		if test $$status = 0 && grep -E '^\[  PASSED  \] [0-9]+ test' $$t.log; then
+		status=$$(cat $$t.status 2>&1 || :)
+		if test "$$status" = 0 && grep -E '^\[  PASSED  \] [0-9]+ test' $$t.log; then
 			n=$$(awk '/^\[  PASSED  \] [0-9]+ test/ { n += $$4 } END { print n + 0 }' $$t.log)
 			tests=$$((tests + n))
 		else
