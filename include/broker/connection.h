@@ -4,7 +4,7 @@
 /*
  * A client's connection: a socket, what it has still to say (replies, and the streams that it
  * subscribed to), and the session that understands its bytes. The shard's thread only. An idle
- * subscriber is this structure and struct subscription: 512 bytes together, and some 40 more in
+ * subscriber is this structure and struct subscription: 448 bytes together, and some 40 more in
  * tables.
  *
  *   OPEN -> FINISHING (says what it has to say) -> LINGERING (our FIN is out, waits for theirs) ->
@@ -99,48 +99,47 @@ struct connection {
 	uint8_t state;        /* enum connection_state */
 	uint8_t counts;       /* enum connection_counts: in which limit */
 	uint8_t protocols;    /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
+	uint8_t barrier;      /* enum connection_barrier */
 	uint8_t reason;       /* enum drop_reason: why what it does not get is dropped */
-	bool awaiting;        /* an answer from a home, before which it must not finish */
-	bool interjects;      /* its protocol has something to say between messages */
 	bool middle_flies;    /* the send begins with it */
-	bool alone;       /* the send has the output and the queue's first, who is its only one */
-	bool landing;     /* what the send that has ended carried is told so */
-	bool hasty;       /* it ends, and waits for nobody's answer */
-	bool gone;        /* its socket is closed; its subscriptions end one by one */
-	bool published;   /* since the last barrier */
-	bool resumes;     /* its protocol goes on: what a barrier was for has happened */
-	bool late : 1;    /* came while draining */
-	bool proxied : 1; /* a proxy speaks for it, and has said for whom */
-	bool local : 1;   /* then: who is on this machine */
-	bool by_address : 1;     /* it counts as one of its address */
-	bool expelled : 1;       /* it may not go on, and has been told so */
-	bool reviewed : 1;       /* its subscriptions are looked at: may it have them? */
-	uint8_t refusal;         /* enum reason: why it is refused */
-	uint8_t walk;            /* enum connection_walk */
-	uint16_t listener;       /* where it came in */
-	uint32_t unlooked_bytes; /* about what the kernel has taken since it was last looked at */
+	bool alone;           /* the send has the output and the queue's first, its only one */
+	bool output_flies;    /* the output is in it */
+	bool landing;         /* what the send that has ended carried is told so */
+	bool interjects;      /* its protocol has something to say between messages */
+	bool awaiting : 1;    /* an answer from a home, before which it must not finish */
+	bool hasty : 1;       /* it ends, and waits for nobody's answer */
+	bool gone : 1;        /* its socket is closed; its subscriptions end one by one */
+	bool published : 1;   /* since the last barrier */
+	bool resumes : 1;     /* its protocol goes on: what a barrier was for has happened */
+	bool late : 1;        /* came while draining */
+	bool proxied : 1;     /* a proxy speaks for it, and has said for whom */
+	bool local : 1;       /* then: who is on this machine */
+	bool by_address : 1;  /* it counts as one of its address */
+	bool expelled : 1;    /* it may not go on, and has been told so */
+	bool reviewed : 1;    /* its subscriptions are looked at: may it have them? */
+	uint16_t listener;    /* where it came in */
+	uint16_t flying;      /* so many of the queue's first are in the send in flight, */
 	uint32_t subscriptions_n;
-	struct shard *shard;
-
-	struct list subscriptions;
+	uint32_t unlooked_bytes; /* about what the kernel has taken since it was last looked at */
+	struct subscription *subscriptions; /* one of them all, which form a ring; NULL: none */
 	struct subscription *middle; /* in the middle of one of its messages; never in the queue */
 	/* Those whose turn it is, round: the last, whose next is the first. NULL: none. */
 	struct subscription *queue;
-	struct output output; /* what it has to say before its subscriptions' messages */
+	struct output *output; /* what it has to say before its subscriptions' messages */
+	struct shard *shard;
 	const struct protocol *protocol;
-	uint16_t flying;       /* so many of the queue's first are in the send in flight, */
-	uint16_t output_after; /* so many of them before the output */
+	uint16_t output_after; /* so many of those that fly are before the output */
 	uint16_t syncs;        /* homes that have not said yet that all before has been sequenced */
-	uint8_t barrier;       /* enum connection_barrier */
-	bool output_flies;     /* the output is in it, too */
-	struct list turn;      /* in the shard's turns */
+	uint32_t asked;        /* subscriptions whose home has not answered */
 	char *pack;            /* small spans of the send in flight, put together; or NULL */
+	struct list turn;      /* in the shard's turns */
+	uint8_t refusal;       /* enum reason: why it is refused */
+	uint8_t walk;          /* enum connection_walk */
 	uint32_t walk_left;
-	uint32_t asked; /* subscriptions whose home has not answered */
-	uint32_t input_len;
 	uint32_t kernel_bytes; /* of the socket's, when it was last looked at */
-	char *input;           /* a command that is not whole yet */
-	const char *farewell;  /* the last thing to say, or NULL */
+	uint32_t input_len;
+	char *input;                                        /* a command that is not whole yet */
+	const char *farewell;                               /* the last thing to say, or NULL */
 	uint64_t session[SESSION_BYTES / sizeof(uint64_t)]; /* its protocol's */
 
 	uint64_t publishes_to; /* hash of the topic that it last published to */
@@ -154,7 +153,7 @@ struct connection {
 		*identity; /* held: who it is; NULL: nobody has asked yet (broker/access.h) */
 };
 
-_Static_assert(sizeof(struct connection) <= 384, "with a subscription it is 512 bytes");
+_Static_assert(sizeof(struct connection) <= 320, "with a subscription it is 448 bytes");
 
 void connections_init(struct shard *shard);
 /* Ends all that are left, at once; the reactor does not turn any more. */
@@ -170,6 +169,8 @@ void connection_secure(struct connection *connection, struct span bytes);
 struct connection *connection_dialled(struct shard *shard, int fd, const struct protocol *protocol);
 /* Adds to what it has to say. False: out of memory, the connection is closed. */
 bool connection_reply(struct connection *connection, struct span text);
+/* The same with a body that lies in a block (output_add_body). */
+bool connection_reply_body(struct connection *connection, struct block *block, struct span body);
 /* Sends what there is to send, if nothing is in flight. Its cursor, if it is ready, becomes busy.
  */
 void connection_flush(struct connection *connection);
@@ -299,8 +300,7 @@ void connection_closing_timed_out(void *context, struct deadline *deadline);
 /* Its only subscription, or some of several; NULL: it has none. */
 static inline struct subscription *connection_subscription(const struct connection *c)
 {
-	return c->subscriptions_n > 0 ? LIST_ENTRY(c->subscriptions.next, struct subscription, link)
-				      : NULL;
+	return c->subscriptions;
 }
 
 /* Whether no message of a subscription is under way. */

@@ -74,7 +74,7 @@ struct subscription {
 		struct stream *stream;     /* then; its owner is the interest */
 	};
 	void *session;             /* what its protocol knows it by */
-	struct list link;          /* the connection's */
+	struct list link;          /* the next in the connection's ring, and the one before */
 	struct subscription *next; /* in the connection's queue */
 };
 
@@ -91,6 +91,18 @@ static inline void subscription_set(struct subscription *sub, enum subscription_
 static inline void subscription_unset(struct subscription *sub, enum subscription_flag flag)
 {
 	sub->cursor.owner &= (uint8_t)~flag;
+}
+
+/* The next of its connection's; of the only one: itself. */
+static inline struct subscription *subscription_next(const struct subscription *sub)
+{
+	return LIST_ENTRY(sub->link.next, struct subscription, link);
+}
+
+/* The one before: of the ring's first, the newest. */
+static inline struct subscription *subscription_before(const struct subscription *sub)
+{
+	return LIST_ENTRY(sub->link.prev, struct subscription, link);
 }
 
 /* Its stream; NULL while the home has not answered. */

@@ -131,6 +131,7 @@ static void look_at_many(struct walk *w, const struct connection *c)
 
 static void look_at(struct connection *c, void *argument)
 {
+	const struct subscription *sub = c->subscriptions;
 	struct walk *w = argument;
 	struct client_kind *kind;
 
@@ -144,8 +145,8 @@ static void look_at(struct connection *c, void *argument)
 		look_at_many(w, c);
 		return;
 	}
-	for (struct list *l = c->subscriptions.next; l != &c->subscriptions; l = l->next)
-		look(w, c, LIST_ENTRY(l, struct subscription, link));
+	for (uint32_t n = 0; n < c->subscriptions_n; n++, sub = subscription_next(sub))
+		look(w, c, sub);
 	reactor_spend(&w->shard->reactor, c->subscriptions_n / 4);
 }
 

@@ -74,8 +74,8 @@ bool connections_look(struct shard *s, unsigned max)
 /* What goes when it goes. */
 static uint64_t held_alone(const struct connection *c)
 {
-	uint64_t held = (uint64_t)c->kernel_bytes + c->output.reply_len + c->output.flying_len +
-			c->input_len + socket_held(&c->socket);
+	uint64_t held =
+		c->kernel_bytes + output_held(c->output) + c->input_len + socket_held(&c->socket);
 
 	if (c->protocol->held != NULL)
 		held += c->protocol->held(c);
@@ -87,15 +87,13 @@ static uint64_t held_alone(const struct connection *c)
 
 static uint64_t backlog(const struct connection *c)
 {
-	uint64_t bytes = c->output.left.len;
-	unsigned n = 0;
+	uint64_t bytes = output_body_left(c->output);
+	const struct subscription *sub = c->subscriptions;
 
-	for (struct list *l = c->subscriptions.next; l != &c->subscriptions && n < BACKLOGS_MAX;
-	     l = l->next, n++) {
-		const struct subscription *sub = LIST_ENTRY(l, struct subscription, link);
-
+	for (unsigned n = 0; n < c->subscriptions_n && n < BACKLOGS_MAX; n++) {
 		if (!subscription_is(sub, SUBSCRIPTION_ASKED))
 			bytes += cursor_backlog(sub->stream, &sub->cursor);
+		sub = subscription_next(sub);
 	}
 	return bytes;
 }

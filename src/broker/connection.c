@@ -72,10 +72,30 @@ void connection_sequenced(struct shard *s, struct sequenced_letter *l)
 
 bool connection_reply(struct connection *c, struct span text)
 {
-	if (output_add(&c->output, text))
+	if (text.len == 0 || output_add(&c->output, text))
 		return true;
 	connection_close(c, DROP_MEMORY);
 	return false;
+}
+
+bool connection_reply_body(struct connection *c, struct block *block, struct span body)
+{
+	if (output_add_body(&c->output, block, body))
+		return true;
+	connection_close(c, DROP_MEMORY);
+	return false;
+}
+
+/* So many bytes of a send that it was in went. Returns how many of them were behind it. */
+static size_t output_landed(struct connection *c, size_t bytes)
+{
+	size_t body;
+
+	c->output_flies = false;
+	bytes = output_sent(&c->output, bytes, &body);
+	if (body > 0)
+		c->protocol->body_went(c, output_body_left(c->output) == 0);
+	return bytes;
 }
 
 /* It has no descriptor any more, and is no client as far as limits go. */
@@ -291,11 +311,11 @@ static int gather_queue(struct connection *c, struct gathered *g)
 
 static void gather_output(struct connection *c, struct gathered *g)
 {
-	if (!c->output.waits || g->n == RING_SPANS_MAX)
+	if (c->output == NULL || g->n == RING_SPANS_MAX)
 		return;
 	c->output_flies = true;
 	c->output_after = c->flying;
-	g->n += output_gather(&c->output, g->spans + g->n, RING_SPANS_MAX - g->n);
+	g->n += output_gather(c->output, g->spans + g->n, RING_SPANS_MAX - g->n);
 	g->packing = false;
 }
 
@@ -314,7 +334,7 @@ static int gather(struct connection *c, struct gathered *g)
 			return 0;
 	}
 	gather_output(c, g);
-	if (c->output.waits && !output_all_gathered(&c->output))
+	if (!output_all_gathered(c->output))
 		return 0;
 	if (gather_queue(c, g) != 0)
 		return -ENOMEM;
@@ -323,7 +343,7 @@ static int gather(struct connection *c, struct gathered *g)
 		return 0;
 	c->barrier = BARRIER_NONE;
 	c->protocol->barrier(c);
-	if (c->state != CONNECTION_CLOSED && c->output.flying_len == 0)
+	if (c->state != CONNECTION_CLOSED && !c->output_flies)
 		gather_output(c, g);
 	return 0;
 }
@@ -337,7 +357,7 @@ static int gather_alone(struct connection *c, struct gathered *g)
 	if (c->middle == NULL)
 		gather_output(c, g);
 	if (subscription_is(sub, SUBSCRIPTION_ASKED) ||
-	    (c->middle == NULL && c->output.waits && !output_all_gathered(&c->output)))
+	    (c->middle == NULL && !output_all_gathered(c->output)))
 		return 0;
 	if (stream_at_end(sub->stream, &sub->cursor)) {
 		at_end(c, sub);
@@ -453,10 +473,10 @@ static void visit(struct connection *c, struct subscription *sub)
 static bool walk_on(struct connection *c, unsigned max)
 {
 	for (; max > 0 && c->walk_left > 0 && c->subscriptions_n > 0; max--, c->walk_left--) {
-		struct list *l = list_take(&c->subscriptions);
+		struct subscription *sub = c->subscriptions;
 
-		list_append(&c->subscriptions, l);
-		visit(c, LIST_ENTRY(l, struct subscription, link));
+		c->subscriptions = subscription_next(sub);
+		visit(c, sub);
 	}
 	if (c->walk_left > 0 && c->subscriptions_n > 0)
 		return false;
@@ -582,7 +602,8 @@ void connection_finish(struct connection *c, const char *farewell)
 		deadline_stop(&c->deadline);
 		list_remove(&c->waiting);
 		c->farewell = farewell;
-		if (c->subscriptions_n == 0 && !connection_waits(c) && c->output.body == NULL)
+		if (c->subscriptions_n == 0 && !connection_waits(c) &&
+		    output_body_left(c->output) == 0)
 			connection_limit_closing(c);
 		memory_free(c->input);
 		c->input = NULL;
@@ -845,7 +866,6 @@ static bool alone_landed(struct connection *c, size_t n)
 {
 	struct subscription *sub = c->queue->next;
 	bool skipped = subscription_is(sub, SUBSCRIPTION_SKIP);
-	size_t body = 0;
 
 	c->alone = false;
 	c->landing = true;
@@ -856,10 +876,7 @@ static bool alone_landed(struct connection *c, size_t n)
 		subscription_unset(sub, SUBSCRIPTION_QUEUED);
 	}
 	if (c->output_flies)
-		n = output_sent(&c->output, n, &body);
-	c->output_flies = false;
-	if (body > 0)
-		c->protocol->body_went(c, c->output.body == NULL);
+		n = output_landed(c, n);
 	subscription_sent(sub, n);
 	c->landing = false;
 	return skipped;
@@ -870,7 +887,6 @@ static bool all_landed(struct connection *c, size_t n)
 {
 	uint32_t flying = c->flying, after = c->output_after;
 	bool skipped = false;
-	size_t body = 0;
 
 	c->landing = true;
 	c->flying = c->output_after = 0;
@@ -882,10 +898,7 @@ static bool all_landed(struct connection *c, size_t n)
 		n = middle_landed(c, n, &skipped);
 	n = landed(c, &flying, after, n, &skipped);
 	if (c->output_flies)
-		n = output_sent(&c->output, n, &body);
-	c->output_flies = false;
-	if (body > 0)
-		c->protocol->body_went(c, c->output.body == NULL);
+		n = output_landed(c, n);
 	(void)landed(c, &flying, flying, n, &skipped);
 	c->landing = false;
 	return skipped;
@@ -927,7 +940,7 @@ static void sent(struct socket *socket, int result)
 		return;
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
-	if (c->output.waits || c->state != CONNECTION_OPEN || c->barrier == BARRIER_QUEUED ||
+	if (c->output != NULL || c->state != CONNECTION_OPEN || c->barrier == BARRIER_QUEUED ||
 	    (c->interjects && may_interject(c)))
 		go_on(c);
 	else if (c->subscriptions_n > 1 && (c->queue != NULL || c->middle != NULL))
@@ -1174,7 +1187,6 @@ static struct connection *connection_new(struct shard *s, int fd, bool late)
 		return NULL;
 	}
 	list_init(&c->waiting);
-	list_init(&c->subscriptions);
 	list_init(&c->turn);
 	list_init(&c->link);
 	list_append(&s->clients.connections, &c->link);

@@ -322,6 +322,8 @@ static void leave_place(struct subscription *sub)
 
 	if (c->middle == sub)
 		c->middle = NULL;
+	if (c->subscriptions == sub)
+		c->subscriptions = c->subscriptions_n > 1 ? subscription_next(sub) : NULL;
 	list_remove(&sub->link);
 	c->subscriptions_n--;
 	sub->connection = NULL;
@@ -400,7 +402,11 @@ static struct subscription *make(struct connection *c, const struct subscription
 	if (wanted->wire.format->replies)
 		subscription_set(sub, SUBSCRIPTION_REPLIES);
 	list_init(&sub->cursor.link);
-	list_append(&c->subscriptions, &sub->link);
+	list_init(&sub->link);
+	if (c->subscriptions == NULL)
+		c->subscriptions = sub;
+	else
+		list_append(&c->subscriptions->link, &sub->link);
 	c->subscriptions_n++;
 	count(s, sub, i, true);
 	s->audience.subscriptions_n++;

@@ -181,7 +181,7 @@ static bool ready(const struct connection *c)
 	const struct http_session *http = http_of(c);
 
 	return c->state == CONNECTION_OPEN && http->state <= HTTP_RECEIVING &&
-	       c->output.body == NULL && c->output.reply_len < REPLY_BYTES_MAX &&
+	       output_body_left(c->output) == 0 && output_unsaid(c->output) < REPLY_BYTES_MAX &&
 	       list_empty(&c->waiting);
 }
 
@@ -322,7 +322,7 @@ static void run(struct connection *c, struct span bytes)
 		connection_goodbye(c);
 		return;
 	}
-	if (!c->socket.sending && (c->output.reply_len > 0 || c->output.body != NULL))
+	if (!c->socket.sending && c->output != NULL)
 		connection_flush(c);
 }
 
@@ -436,7 +436,7 @@ bool http_session_silent(const struct connection *c)
 	const struct http_session *http = http_of(c);
 
 	return http != NULL && http->state == HTTP_READING && http->answered_any && !http->timing &&
-	       c->output.body == NULL;
+	       output_body_left(c->output) == 0;
 }
 
 uint64_t http_session_held(const struct connection *c)

@@ -165,7 +165,7 @@ static void answered(struct connection *c)
 		http->state = HTTP_READING;
 	if (c->state == CONNECTION_FINISHING)
 		connection_flush(c);
-	else if (http->close && c->output.body == NULL)
+	else if (http->close && output_body_left(c->output) == 0)
 		connection_finish(c, NULL);
 	else if (!http->running)
 		connection_flush(c);
@@ -199,7 +199,8 @@ void http_answer(struct connection *c, const struct http_answer *a)
 		return;
 	if (!bodiless && !no_length && a->body.len > 0) {
 		if (a->hold != NULL && http != NULL && a->body.len > BODY_COPY_BYTES_MAX) {
-			output_add_body(&c->output, a->hold, a->body);
+			if (!connection_reply_body(c, a->hold, a->body))
+				return;
 			limit_stall(c);
 		} else if (!connection_reply(c, a->body)) {
 			return;
@@ -360,7 +361,7 @@ static void beat(void *context, struct deadline *d)
 		return;
 	start_heartbeats(c);
 	/* Only a stream that stands at an event's end, and has been quiet, needs one. */
-	if (c->socket.sending || c->output.reply_len > 0 ||
+	if (c->socket.sending || output_unsaid(c->output) > 0 ||
 	    !stream_at_end(sub->stream, &sub->cursor) ||
 	    s->reactor.now_ns - c->socket.sent_ns < http_shared(s)->heartbeat.after_ns / 2)
 		return;
@@ -469,7 +470,7 @@ const char *http_answer_say(struct connection *c, enum reason reason)
 		 * closed at any time. */
 		if (c->state != CONNECTION_OPEN && http->state != HTTP_WAITING)
 			return NULL;
-		if (c->output.body != NULL ||
+		if (output_body_left(c->output) > 0 ||
 		    (http->answered_any && http->state == HTTP_READING && !http->timing))
 			return NULL;
 	}

@@ -170,7 +170,7 @@ static bool ready(const struct intake *in)
 	const struct connection *c = in->connection;
 
 	return c->state == CONNECTION_OPEN && !in->held && list_empty(&c->waiting) &&
-	       c->output.reply_len < REPLY_BYTES_MAX;
+	       output_unsaid(c->output) < REPLY_BYTES_MAX;
 }
 
 static size_t give(struct intake *in, struct span bytes)
@@ -276,7 +276,7 @@ static void run(struct intake *in, struct span bytes)
 	/* Half a command at the end of everything is no command. */
 	if (in->ended && ready(in) && list_empty(&in->runnable))
 		connection_goodbye(c);
-	else if (!c->socket.sending && c->output.waits)
+	else if (!c->socket.sending && c->output != NULL)
 		connection_turn(c);
 }
 

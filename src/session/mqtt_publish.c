@@ -184,7 +184,7 @@ void mqtt_session_sequenced(struct connection *c, const struct sequenced_letter 
 	answer(m);
 	if (c->state == CONNECTION_OPEN && was_full)
 		intake_resume(&m->intake);
-	if (!c->socket.sending && c->output.waits)
+	if (!c->socket.sending && c->output != NULL)
 		connection_flush(c);
 }
 

@@ -212,7 +212,8 @@ void mqtt_give(struct mqtt_session *m)
 
 	if (m->pending != NULL)
 		return;
-	while (g->at < g->n && c->output.reply_len < GIVE_BYTES && c->state == CONNECTION_OPEN) {
+	while (g->at < g->n && output_unsaid(c->output) < GIVE_BYTES &&
+	       c->state == CONNECTION_OPEN) {
 		struct block *b = g->blocks[g->at++];
 
 		give(m, b);
@@ -276,7 +277,7 @@ void mqtt_retained_came(struct shard *s, struct retained_letter *l)
 	mqtt_give(m);
 	if (c->state == CONNECTION_OPEN && m->giving == NULL)
 		intake_resume(&m->intake);
-	if (!c->socket.sending && c->output.waits)
+	if (!c->socket.sending && c->output != NULL)
 		connection_flush(c);
 }
 

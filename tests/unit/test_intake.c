@@ -357,10 +357,10 @@ static void a_client_that_takes_no_replies_gets_nothing_done(void **state)
 {
 	(void)state;
 	begin();
-	connection.output.reply_len = 256 << 10;
+	connection.output = &(struct output){ .len = 256 << 10 };
 	say("say a\n");
 	expect("");
-	connection.output.reply_len = 0;
+	connection.output = NULL;
 	intake_resume(&intake);
 	expect("said a\n");
 	end();
@@ -376,11 +376,11 @@ static void goodbye_comes_behind_everything(void **state)
 	expect("said a\n");
 	end();
 	begin();
-	connection.output.reply_len = 256 << 10;
+	connection.output = &(struct output){ .len = 256 << 10 };
 	say("say a\n");
 	intake_ended(&intake);
 	assert_int_equal(goodbyes, 0);
-	connection.output.reply_len = 0;
+	connection.output = NULL;
 	intake_resume(&intake);
 	assert_int_equal(goodbyes, 1);
 	expect("said a\n");
