@@ -29,7 +29,7 @@ static void handle_page(struct connection *c, const struct http_request *r, stru
 		"Cache-Control: no-cache\r\n"
 		"Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; "
 		"script-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
-		"frame-ancestors 'none'; base-uri 'none'\r\n";
+		"frame-ancestors 'none'; base-uri 'none'; form-action 'none'\r\n";
 
 	(void)r;
 	(void)rest;

@@ -1,8 +1,11 @@
 """The live page in a real browser: numbers move, it survives a restart of the broker."""
 
+import base64
 import contextlib
+import http.client
 import json
 import os
+import re
 import socket
 import subprocess
 import threading
@@ -10,7 +13,7 @@ import time
 
 import pytest
 
-from harness import FACTOR, PATIENCE, dial
+from harness import FACTOR, PATIENCE, ROOT, dial, release_only
 
 CHROMIUM = "chromium"
 
@@ -76,8 +79,6 @@ class Browser:
             time.sleep(0.1)
 
     def screenshot(self, path):
-        import base64
-
         path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot")["data"]))
 
     def close(self):
@@ -158,12 +159,125 @@ def test_the_page_shows_live_numbers(start, tmp_path, width, height, dark):
                 subscriber.take_waiting()
             broker.loop.sleep(0.1)
         browser.wait("typeof samples !== 'undefined' && samples.length >= 4")
+        for view in ("topics", "clients", "reactors", "overview"):
+            browser.value(f"location.hash = '#{view}'")
+            browser.wait(f"!document.getElementById('view-{view}').hidden")
+            assert browser.value("document.querySelectorAll('main > .view:not([hidden])').length") == 1
+            assert browser.value("document.documentElement.scrollWidth") <= width, f"{view}: nothing sticks out sideways"
         assert browser.value("document.getElementById('state').textContent") == "live"
         assert browser.value("Math.max(...samples.map(s => sum(s.reactors, r => r.delivered)))") > 1000
-        assert "page.test" in browser.value("document.body.textContent") or FACTOR > 1
+        assert browser.value("samples.some(s => s.topics.some(t => t.topic === 'page.test'))") or FACTOR > 1
         assert browser.value("document.documentElement.scrollWidth") <= width, "nothing sticks out sideways"
         assert browser.complaints == []
         browser.screenshot(tmp_path / "page.png")
+    finally:
+        browser.close()
+
+
+PICTURE = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==")
+
+
+def post(broker, topic, body):
+    client = http.client.HTTPConnection(*broker.address().split(":"), timeout=PATIENCE)
+    client.request("POST", f"/publish/{topic}", body)
+    assert client.getresponse().status == 200
+    client.close()
+
+
+def text(selector):
+    return f"document.querySelector({json.dumps(selector)}).textContent"
+
+
+def press(browser, *keys):
+    for key in keys:
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key=key, text="\r" if key == "Enter" and kind == "keyDown" else "")
+
+
+@release_only
+def test_the_console_shows_topics_and_what_is_published_to_them(start, tmp_path):
+    broker = start(reactors=2, listen={"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}})
+    post(broker, "shop.orders", b'{"id": 7, "items": [{"name": "<b>tea</b>", "n": 2}]}')
+    post(broker, "shop.logo", PICTURE)
+    post(broker, "shop.raw", bytes(range(128, 160)))
+    post(broker, "weather", b"rain")
+    stalled = broker.subscribe("weather")
+    browser = Browser(tmp_path / "profile", 1280, 900, False)
+    try:
+        browser.call("Page.navigate", url=f"http://{broker.address()}/#topics")
+        # The tree, by keys alone: down to the first branch, into it, and open a topic.
+        browser.wait("document.querySelectorAll('#tree tbody tr[data-path]').length === 5")
+        rows = "[...document.querySelectorAll('#tree tbody tr')].map(r => r.dataset.path)"
+        assert browser.value(rows) == ["shop", "shop.logo", "shop.orders", "shop.raw", "weather"]
+        browser.value("document.querySelector('#tree tbody tr').focus()")
+        press(browser, "ArrowDown", "ArrowDown")
+        assert browser.value("document.activeElement.dataset.path") == "shop.orders"
+        press(browser, "Enter")
+        browser.wait("document.querySelectorAll('#messages li').length === 1")
+        assert browser.value("document.querySelectorAll('#messages details').length") == 3
+        assert "<b>tea</b>" in browser.value(text("#messages")) and browser.value("document.querySelector('#messages b')") is None
+        assert "history 1 messages" in browser.value(text("#facts"))
+        press(browser, "ArrowLeft", "ArrowLeft")
+        browser.wait("document.querySelectorAll('#tree tbody tr').length === 2")
+        # What comes while it is looked at, and what the box publishes.
+        post(broker, "shop.orders", b"plain")
+        browser.wait(text("#messages li pre") + " === 'plain'")
+        browser.value("document.getElementById('body').value = 'from the box'; document.getElementById('publish').requestSubmit()")
+        browser.wait(text("#said") + ".startsWith('published as ')")
+        browser.wait(text("#messages li pre") + " === 'from the box'")
+        # Other content.
+        browser.value("location.hash = '#topics/shop.logo'")
+        browser.wait("document.querySelector('#messages img') && document.querySelector('#messages img').naturalWidth === 1")
+        browser.value("location.hash = '#topics/shop.raw'")
+        browser.wait("document.querySelector('#messages pre') && " + text("#messages pre") + ".startsWith('0000  80 81 82')")
+        browser.value("location.hash = '#topics/' + encodeURIComponent('shop.>')")
+        browser.wait("document.querySelectorAll('#messages li').length > 0")
+        post(broker, "shop.orders", b"by pattern")
+        browser.wait(text("#messages li b") + " === 'shop.orders'")
+        assert browser.value("document.getElementById('send').disabled")
+        # The search: text anywhere, a pattern.
+        for search, found in (("ogo", ["shop", "shop.logo"]), ("*.raw", ["shop", "shop.raw"]), ("weather", ["weather"]), ("nothing", [])):
+            browser.value(f"document.getElementById('search').value = '{search}'; document.getElementById('search').dispatchEvent(new Event('input'))")
+            browser.wait(f"JSON.stringify({rows}.filter(Boolean)) === '{json.dumps(found, separators=(',', ':'))}'")
+        # Who is there, and behind.
+        stalled.stall()
+        broker.publisher("weather").send(b"%s\n" % (b"x" * 100_000) * 60)
+        browser.value("location.hash = '#clients'")
+        browser.wait(text("#slowest") + ".includes('weather') && " + text("#kinds") + ".includes('anonymous')")
+        browser.value("location.hash = '#reactors'")
+        browser.wait("samples.length >= 3 && document.querySelectorAll('#heat-turn canvas').length === 2")
+        assert "99 %" in browser.value(text("#heat-turn figcaption"))
+        assert browser.complaints == []
+        stalled.resume()
+    finally:
+        browser.close()
+
+
+def test_everything_on_the_page_has_a_name_that_a_reader_can_say():
+    page = (ROOT / "src/admin/page.html").read_text()
+    for name in re.findall(r'<(?:input|select|textarea)[^>]* id="(\w+)"', page):
+        assert f'<label for="{name}">' in page
+    assert all("aria-label=" in tag for tag in re.findall(r"<(?:section|nav)\b[^>]*>", page))
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?:https?:)?//""", page), "it needs nothing from anywhere else"
+
+
+@release_only
+def test_a_page_that_may_only_look_has_no_box_and_says_what_is_refused(start, tmp_path):
+    listen = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
+    looks = start(listen=listen, http={"page_publish": False})
+    refused = start(listen=listen, user={"anonymous": {"publish": ["a.>"], "subscribe": ["a.>"], "monitor": True}})
+    refused.publish("a.b", b"m")
+    browser = Browser(tmp_path / "profile", 1000, 800, False)
+    try:
+        browser.call("Page.navigate", url=f"http://{looks.address()}/#topics/a")
+        browser.wait("typeof samples !== 'undefined' && samples.length > 0")
+        assert browser.value("getComputedStyle(document.getElementById('publish')).display") == "none"
+        browser.call("Page.navigate", url=f"http://{refused.address()}/#topics/secret")
+        browser.wait(text("#following") + " === 'not followed: not permitted'")
+        browser.wait("samples.length > 0 && !document.getElementById('publish').hidden")
+        browser.value("document.getElementById('publish').requestSubmit()")
+        browser.wait(text("#said") + " === 'not published: not permitted'")
+        assert browser.complaints == []
     finally:
         browser.close()
 
