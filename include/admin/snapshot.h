@@ -16,6 +16,14 @@
 
 enum { SNAPSHOT_TOPICS = 8 };
 
+/* What is told of a histogram of times: powers of two are bounds enough. */
+enum { LATENCY_FIRST_POWER = 14, LATENCY_LAST_POWER = 34 }; /* ns: 16 us to 17 s */
+enum { LATENCY_POWERS = LATENCY_LAST_POWER - LATENCY_FIRST_POWER + 1 };
+struct snapshot_latency {
+	uint64_t count, sum, max, p50, p99;
+	uint64_t upto[LATENCY_POWERS]; /* so many up to that power */
+};
+
 struct snapshot {
 	uint64_t at_ns;
 	struct shard_counters counters;
@@ -24,6 +32,7 @@ struct snapshot {
 	struct tls_counts tls;
 	uint64_t accepts_refused_by_rate;
 	struct histogram send_gap, hash;
+	struct snapshot_latency doors[DOORS], sections[LATENCY_SECTIONS];
 	uint64_t sends, topics, history_bytes, letters_waiting;
 	uint32_t connections, subscriptions, waiting;
 	/* The busiest topics that it is home of, if they were asked for. */

@@ -124,7 +124,8 @@ struct config_topic {
 	uint64_t linger_seconds;
 	bool passing;
 	enum config_order order;
-	unsigned pace; /* in hundredths */
+	unsigned pace;  /* in hundredths */
+	size_t section; /* the how manyth topic section it is; 0: the topics section */
 };
 
 struct config_limits {

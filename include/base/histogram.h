@@ -48,6 +48,10 @@ static inline void histogram_add(struct histogram *h, uint64_t value)
 
 /* The value below which this part (0.0 to 1.0) of what was added lies; 0 when nothing was. */
 uint64_t histogram_quantile(const struct histogram *h, double part);
+/* How many values up to 2^power there were, going on from where *bucket and *count stand: both 0 to
+ * begin with, and powers in rising order. */
+uint64_t histogram_upto(const struct histogram *h, unsigned power, unsigned *bucket,
+			uint64_t *count);
 void histogram_merge(struct histogram *into, const struct histogram *from);
 /* What was added to now since then, an earlier copy of it. max is now's. */
 void histogram_since(struct histogram *out, const struct histogram *now,

@@ -13,6 +13,7 @@
 
 #include "base/span.h"
 #include "broker/access.h"
+#include "broker/latency.h"
 
 struct connection;
 struct shard;
@@ -42,6 +43,7 @@ enum reason {
 
 struct protocol {
 	const char *name;
+	enum door door; /* of its subscribers */
 	/* A client who is refused is told so before he has said anything. */
 	bool refuses_at_once;
 	/* Its subscribers are promised nothing, and not told where messages are missing. */

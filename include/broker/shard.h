@@ -18,6 +18,7 @@
 #include "broker/drain.h"
 #include "broker/fetch.h"
 #include "broker/home.h"
+#include "broker/latency.h"
 #include "broker/listener.h"
 #include "broker/login.h"
 #include "broker/mail.h"
@@ -89,6 +90,7 @@ struct shard {
 	struct fetching fetching;
 	struct audience audience;
 	struct pace pace;
+	struct latencies *latencies; /* plain memory of its own: most of it is never touched */
 	struct clients clients;
 	struct logins logins;
 	void *sessions;          /* what the protocols keep for a shard: src/session */

@@ -23,20 +23,21 @@ struct block {
 	_Atomic uint32_t holders;
 	uint32_t messages;
 	uint8_t name_len;
-	uint8_t type_len;     /* of its content type; 0: not known */
-	uint8_t version_len;  /* of what its publisher calls its version; 0: nothing */
-	uint8_t encoding_len; /* of its content's codings; 0: none */
-	uint8_t form;         /* enum run_form: of the body */
-	bool retain;          /* one message, to be kept as the topic's retained one */
+	uint8_t type_len;      /* of its content type; 0: not known */
+	uint8_t version_len;   /* of what its publisher calls its version; 0: nothing */
+	uint8_t encoding_len;  /* of its content's codings; 0: none */
+	uint8_t form;          /* enum run_form: of the body */
+	bool retain;           /* one message, to be kept as the topic's retained one */
+	uint32_t travelled_ns; /* before it was stamped: from its receive on, up to four seconds */
 	/* For a publisher that waits to hear its number, at this connection: a letter to it, plain
 	 * memory of the block's; or NULL. */
 	struct letter *receipt;
 	uint32_t shard, slot, generation; /* that; generation 0: not known */
 	uint32_t head_len;                /* name and labels */
 	uint64_t hash;                    /* of the name */
-	uint64_t epoch, seq; /* stamped by the home: seq is that of the first message, */
-	uint64_t shift;      /* and what clients know it by is so much more */
-	uint64_t stamped_ns;
+	uint64_t epoch, seq;  /* stamped by the home: seq is that of the first message, */
+	uint64_t shift;       /* and what clients know it by is so much more */
+	uint64_t stamped_ns;  /* before that: when it was received; 0: nobody says */
 	size_t len, capacity; /* of the body */
 	struct list age;      /* the home's: all history of a shard, oldest first */
 	/* Where every BLOCK_INDEX_STEP-th message ends in the body, if somebody has asked for one

@@ -74,6 +74,12 @@ struct stream {
 		uint32_t sends;
 		uint64_t until_ns; /* it ends; 0: it has */
 	} pace;
+	/* The owner's: the message that is followed to those who get it (broker/latency). */
+	struct {
+		uint64_t pos; /* behind it */
+		uint64_t received_ns, taken_ns;
+		uint32_t left; /* cursors that have not got it */
+	} followed;
 	struct tree limits; /* the owner's: of its cursors that end by themselves */
 	void *owner;        /* what the owner wants to find again from here */
 	/* The owner's count of messages that no cursor gets for want of a form, beyond those that

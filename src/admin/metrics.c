@@ -165,16 +165,6 @@ static const struct histogram *histogram_of(const struct snapshot *snap,
 	return (const struct histogram *)(const void *)((const char *)snap + d->offset);
 }
 
-/* How many values up to 2^power there were, going on from where *bucket and *count stand. */
-static uint64_t count_upto(const struct histogram *h, unsigned power, unsigned *bucket,
-			   uint64_t *count)
-{
-	while (*bucket + 1 < HISTOGRAM_BUCKETS &&
-	       histogram_bucket_floor(*bucket + 1) - 1 <= UINT64_C(1) << power)
-		*count += h->buckets[(*bucket)++];
-	return *count;
-}
-
 /* ---- Prometheus ---- */
 
 /* What a line is about: one reactor, or all of them together. */
@@ -244,7 +234,7 @@ static void add_distribution(struct text *t, const struct about *a, const struct
 	for (unsigned power = d->first; power <= d->last; power++) {
 		snprintf(le, sizeof(le), "le=\"%.9g\"", (double)(UINT64_C(1) << power) / d->unit);
 		add_sample(t, a, d->metric, "_bucket", le,
-			   count_upto(&all, power, &bucket, &count));
+			   histogram_upto(&all, power, &bucket, &count));
 	}
 	add_sample(t, a, d->metric, "_bucket", "le=\"+Inf\"", all.count);
 	add_name(t, a, d->metric, "_sum", "");
@@ -378,6 +368,81 @@ static void add_denied(struct text *t, const struct about *a)
 	}
 }
 
+enum { SECTION_NAME_MAX = 6 * (6 + 255) + 3, LABEL_MAX = SECTION_NAME_MAX + 64 };
+
+static void add_latency(struct text *t, const struct about *a, const char *metric,
+			const char *label, size_t offset)
+{
+	struct snapshot_latency all = { 0 };
+	char le[LABEL_MAX + 32];
+
+	for (unsigned i = 0; i < a->n; i++) {
+		const struct snapshot_latency *l =
+			(const void *)((const char *)&a->snaps[i] + offset);
+
+		all.count += l->count;
+		all.sum += l->sum;
+		for (unsigned p = 0; p < LATENCY_POWERS; p++)
+			all.upto[p] += l->upto[p];
+	}
+	if (all.count == 0)
+		return;
+	for (unsigned p = 0; p < LATENCY_POWERS; p++) {
+		snprintf(le, sizeof(le), "%s,le=\"%.9g\"", label,
+			 (double)(UINT64_C(1) << (LATENCY_FIRST_POWER + p)) / NS_PER_S);
+		add_sample(t, a, metric, "_bucket", le, all.upto[p]);
+	}
+	snprintf(le, sizeof(le), "%s,le=\"+Inf\"", label);
+	add_sample(t, a, metric, "_bucket", le, all.count);
+	add_name(t, a, metric, "_sum", label);
+	text_add(t, " %.9g\n", (double)all.sum / NS_PER_S);
+	add_sample(t, a, metric, "_count", label, all.count);
+}
+
+static void add_door_latencies(struct text *t, const struct about *a)
+{
+	char label[48];
+
+	add_head(t, a, "broker_delivery_seconds",
+		 "From a message's receive to the end of the send that carried it to a subscriber, "
+		 "by the subscriber's protocol; of some messages.",
+		 "histogram");
+	for (unsigned d = 0; d < DOORS; d++) {
+		snprintf(label, sizeof(label), "door=\"%s\"", door_names[d]);
+		add_latency(t, a, "broker_delivery_seconds", label,
+			    FIELD(doors) + d * sizeof(struct snapshot_latency));
+	}
+}
+
+/* As the configuration names it, in quotes. */
+static void section_name(const struct config *config, unsigned section, char *name)
+{
+	char text[6 + 255 + 1];
+
+	if (section == 0)
+		snprintf(text, sizeof(text), "topics");
+	else if (section == LATENCY_SECTIONS - 1 || section > config->topic_n)
+		snprintf(text, sizeof(text), "others");
+	else
+		snprintf(text, sizeof(text), "topic %s", config->topic[section - 1].pattern);
+	name[json_string(span_of(text), name)] = 0;
+}
+
+static void add_section_latencies(struct text *t, const struct about *a,
+				  const struct config *config)
+{
+	char name[SECTION_NAME_MAX], label[LABEL_MAX];
+
+	add_head(t, a, "broker_topic_delivery_seconds",
+		 "The same by the section of the configuration that the topic is in.", "histogram");
+	for (unsigned i = 0; i < LATENCY_SECTIONS; i++) {
+		section_name(config, i, name);
+		snprintf(label, sizeof(label), "section=%s", name);
+		add_latency(t, a, "broker_topic_delivery_seconds", label,
+			    FIELD(sections) + i * sizeof(struct snapshot_latency));
+	}
+}
+
 /* What is not of one reactor. */
 static void add_common(struct text *t, const struct shard *s, bool open)
 {
@@ -434,9 +499,13 @@ static bool write_step(struct text *t, const struct shard *s, const struct snaps
 		add_crossings(t, &a);
 	else if (metric == FIGURES + DISTRIBUTIONS + 4)
 		add_auth(t, &a);
-	else
+	else if (metric == FIGURES + DISTRIBUTIONS + 5)
 		add_denied(t, &a);
-	return step + 1 < (FIGURES + DISTRIBUTIONS + 6) * n;
+	else if (metric == FIGURES + DISTRIBUTIONS + 6)
+		add_door_latencies(t, &a);
+	else
+		add_section_latencies(t, &a, s->config);
+	return step + 1 < (FIGURES + DISTRIBUTIONS + 8) * n;
 }
 
 bool metrics_write(struct text *t, const struct shard *s, const struct snapshot *all, unsigned step)
@@ -454,6 +523,46 @@ bool openmetrics_write(struct text *t, const struct shard *s, const struct snaps
 }
 
 /* ---- JSON ---- */
+
+static void add_latency_json(struct text *t, const char *name, const struct snapshot_latency *l,
+			     bool *first)
+{
+	uint64_t before = 0;
+
+	if (l->count == 0)
+		return;
+	text_add(t,
+		 "%s%s:{\"count\":%" PRIu64 ",\"sum\":%" PRIu64 ",\"max\":%" PRIu64
+		 ",\"p50\":%" PRIu64 ",\"p99\":%" PRIu64 ",\"first_power\":%u,\"buckets\":[",
+		 *first ? "" : ",", name, l->count, l->sum, l->max, l->p50, l->p99,
+		 LATENCY_FIRST_POWER);
+	for (unsigned p = 0; p < LATENCY_POWERS; p++) {
+		text_add(t, "%" PRIu64 ",", l->upto[p] - before);
+		before = l->upto[p];
+	}
+	text_add(t, "%" PRIu64 "]}", l->count - before);
+	*first = false;
+}
+
+static void add_latencies_json(struct text *t, const struct config *config,
+			       const struct snapshot *snap)
+{
+	char name[SECTION_NAME_MAX];
+	bool first = true;
+
+	text_add(t, ",\"delivery\":{");
+	for (unsigned d = 0; d < DOORS; d++) {
+		snprintf(name, sizeof(name), "\"%s\"", door_names[d]);
+		add_latency_json(t, name, &snap->doors[d], &first);
+	}
+	text_add(t, "},\"topic_delivery\":{");
+	first = true;
+	for (unsigned i = 0; i < LATENCY_SECTIONS; i++) {
+		section_name(config, i, name);
+		add_latency_json(t, name, &snap->sections[i], &first);
+	}
+	text_add(t, "}");
+}
 
 static void add_reactor(struct text *t, const struct shard *s, unsigned i,
 			const struct snapshot *snap)
@@ -478,13 +587,14 @@ static void add_reactor(struct text *t, const struct shard *s, unsigned i,
 			 distributions[d].name, h->count, h->sum, h->max, distributions[d].first);
 		for (unsigned power = distributions[d].first; power <= distributions[d].last;
 		     power++) {
-			uint64_t upto = count_upto(h, power, &bucket, &count);
+			uint64_t upto = histogram_upto(h, power, &bucket, &count);
 
 			text_add(t, "%" PRIu64 ",", upto - before);
 			before = upto;
 		}
 		text_add(t, "%" PRIu64 "]}", h->count - before);
 	}
+	add_latencies_json(t, s->config, snap);
 	text_add(t, "}");
 }
 

@@ -53,6 +53,22 @@ static void rank(struct snapshot *snap, const struct topic *t, uint64_t per_seco
 	memcpy(place->name, t->named.name.data, t->named.name.len);
 }
 
+static void take_latency(const struct histogram *h, struct snapshot_latency *l)
+{
+	unsigned bucket = 0;
+	uint64_t count = 0;
+
+	if (h->count == 0)
+		return;
+	l->count = h->count;
+	l->sum = h->sum;
+	l->max = h->max;
+	l->p50 = histogram_quantile(h, 0.5);
+	l->p99 = histogram_quantile(h, 0.99);
+	for (unsigned i = 0; i < LATENCY_POWERS; i++)
+		l->upto[i] = histogram_upto(h, LATENCY_FIRST_POWER + i, &bucket, &count);
+}
+
 static void take(struct shard *s, struct snapshot *snap)
 {
 	snap->at_ns = s->reactor.now_ns;
@@ -63,6 +79,10 @@ static void take(struct shard *s, struct snapshot *snap)
 	snap->tls = s->sockets.tls.counts;
 	snap->accepts_refused_by_rate = s->accepting.refused_by_rate;
 	snap->hash = s->logins.hash;
+	for (unsigned i = 0; i < DOORS; i++)
+		take_latency(&s->latencies->doors[i], &snap->doors[i]);
+	for (unsigned i = 0; i < LATENCY_SECTIONS; i++)
+		take_latency(&s->latencies->sections[i], &snap->sections[i]);
 	snap->sends = s->sockets.sends;
 	snap->topics = s->home.topics.entries_n;
 	snap->history_bytes = s->home.history.bytes;

@@ -722,7 +722,7 @@ static int topics_read(struct config *config, cfg_t *cfg)
 		config->topic[i].pattern = strdup(section->title);
 		if (config->topic[i].pattern == NULL)
 			return -ENOMEM;
-		config->topic_n++;
+		config->topic[i].section = ++config->topic_n;
 		error = section_read(section, &config->topic[i]);
 	}
 	return error;

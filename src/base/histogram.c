@@ -29,6 +29,15 @@ uint64_t histogram_quantile(const struct histogram *h, double part)
 	return h->max;
 }
 
+uint64_t histogram_upto(const struct histogram *h, unsigned power, unsigned *bucket,
+			uint64_t *count)
+{
+	while (*bucket + 1 < HISTOGRAM_BUCKETS &&
+	       histogram_bucket_floor(*bucket + 1) - 1 <= UINT64_C(1) << power)
+		*count += h->buckets[(*bucket)++];
+	return *count;
+}
+
 void histogram_merge(struct histogram *into, const struct histogram *from)
 {
 	into->count += from->count;

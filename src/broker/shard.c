@@ -185,6 +185,7 @@ static void reload(struct shard *s, struct reload_letter *l)
 	home_configure(s, l->idle_topics);
 	l->idle_topics = NULL;
 	subscriptions_configure(s);
+	latency_configure(s->latencies, s->config, l->config);
 	s->config = l->config;
 	objects_unref(s->objects);
 	s->objects = l->objects;
@@ -351,6 +352,7 @@ static void letters(void *context, unsigned sender, enum mailbox_lane lane, void
 
 void shard_publish(struct shard *s, struct block *b)
 {
+	b->stamped_ns = s->reactor.now_ns;
 	shard_post(s, shard_home(s, b->hash), LANE_GATED, &b->letter);
 }
 
@@ -639,7 +641,8 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 	if (err != 0)
 		return err;
 	s->home.idle_topics = lists_new(home_idle_lists(config));
-	if (s->home.idle_topics == NULL)
+	s->latencies = calloc(1, sizeof(*s->latencies));
+	if (s->home.idle_topics == NULL || s->latencies == NULL)
 		return -ENOMEM;
 	list_init(&s->home.idle_before[0]);
 	list_init(&s->home.idle_before[1]);
@@ -702,6 +705,7 @@ void shard_release(struct shard *s)
 	}
 	mail_release(&s->mail);
 	free(s->home.idle_topics);
+	free(s->latencies);
 	reloads_end(s);
 	objects_unref(s->objects);
 }

@@ -756,11 +756,14 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	struct stream *stream = sub->stream;
 	const struct interest *i = stream->owner;
 	bool whole = sub->cursor.goal_whole && bytes == sub->cursor.goal_bytes;
+	uint64_t from = sub->cursor.pos;
 
 	subscription_unset(sub, SUBSCRIPTION_IN_FLIGHT);
 	PROBE(sent, s->id, c->socket.fd, i->named.name.data, i->named.name.len, bytes,
 	      s->reactor.now_ns - c->socket.sent_ns);
 	s->counters.delivered += stream_sent(stream, &sub->cursor, bytes);
+	if (latency_reached(stream, &sub->cursor, from))
+		latency_count(s, sub);
 	if (stream->unnumbered)
 		note_taken(sub);
 	if (whole && c->middle == NULL && c->state == CONNECTION_OPEN &&
@@ -1045,6 +1048,11 @@ void subscriptions_press(struct shard *s, struct stream *stream)
 	}
 }
 
+static uint64_t received_ns(const struct block *b)
+{
+	return b->stamped_ns - b->travelled_ns;
+}
+
 /* By what was there before: a block is no lag until it has had a turn. */
 static void about_to_append(struct shard *s, struct stream *stream, const struct block *b)
 {
@@ -1055,8 +1063,9 @@ static void about_to_append(struct shard *s, struct stream *stream, const struct
 		hold_topic(s, i->wild, b->hash);
 }
 
-static void appended(struct shard *s, struct stream *stream)
+static void appended(struct shard *s, struct stream *stream, uint64_t received_ns)
 {
+	latency_appended(stream, received_ns, s->reactor.now_ns);
 	shard_active(s, stream);
 	shard_dirty(s, stream);
 	if (stream->pace.until_ns != 0)
@@ -1089,7 +1098,7 @@ static void tell_gap(struct shard *s, struct stream *stream, const struct gap_le
 	if (receivers > 0 &&
 	    stream_tell_gap(stream, l->epoch, l->number + 1, l->seq + 1, s->reactor.now_ns)) {
 		s->counters.matched += receivers;
-		appended(s, stream);
+		appended(s, stream, s->reactor.now_ns);
 		return;
 	}
 	each_in(&stream->idle, say_gap, s);
@@ -1194,7 +1203,7 @@ static void append_limited(struct shard *s, struct stream *stream, struct block 
 		s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
 			(n - carried) * receivers;
 		if (carried > 0)
-			appended(s, stream);
+			appended(s, stream, received_ns(b));
 		check_limits(i, stream);
 	}
 }
@@ -1215,7 +1224,7 @@ static void append(struct shard *s, struct stream *stream, struct block *b)
 	s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
 		(b->messages - carried) * receivers;
 	if (carried > 0)
-		appended(s, stream);
+		appended(s, stream, received_ns(b));
 }
 
 /* To whoever wants a pattern that its topic is matched by. */
@@ -1269,7 +1278,7 @@ static void append_lot(struct shard *s, struct member *m, const struct deal_lett
 	if (carried == 0)
 		return;
 	member_dealt(m, b, lot, l->tries);
-	appended(s, &m->stream);
+	appended(s, &m->stream, received_ns(b));
 }
 
 /* Each alone where some have a form and some have none, for it must be known which a member lacks;

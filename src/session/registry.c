@@ -28,6 +28,7 @@
 
 const struct protocol line_protocol = {
 	.name = "line",
+	.door = DOOR_LINE,
 	.refuses_at_once = true,
 	.received = line_session_received,
 	.last = line_session_ended,
@@ -46,6 +47,7 @@ const struct protocol line_protocol = {
 
 const struct protocol http_protocol = {
 	.name = "http",
+	.door = DOOR_HTTP,
 	.received = http_session_received,
 	.ended = http_session_ended,
 	.logged_in = http_session_logged_in,
@@ -63,6 +65,7 @@ const struct protocol http_protocol = {
 
 const struct protocol resp_protocol = {
 	.name = "resp",
+	.door = DOOR_RESP,
 	.received = resp_session_received,
 	.ended = resp_session_ended,
 	.stop_publishing = resp_session_stop_publishing,
@@ -80,6 +83,7 @@ const struct protocol resp_protocol = {
 
 const struct protocol nats_protocol = {
 	.name = "nats",
+	.door = DOOR_NATS,
 	.refuses_at_once = true,
 	.promises_nothing = true,
 	.opened = nats_session_opened,
@@ -104,6 +108,7 @@ const struct protocol nats_protocol = {
 
 const struct protocol mqtt_protocol = {
 	.name = "mqtt",
+	.door = DOOR_MQTT,
 	.promises_nothing = true,
 	.received = mqtt_session_received,
 	.ended = mqtt_session_ended,

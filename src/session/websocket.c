@@ -374,6 +374,7 @@ void websocket_free(struct connection *c)
 
 const struct protocol websocket_protocol = {
 	.name = "websocket",
+	.door = DOOR_WEBSOCKET,
 	.received = websocket_received,
 	.ended = websocket_ended,
 	.say = websocket_say,

@@ -446,6 +446,7 @@ static void json_free(struct connection *c)
 
 const struct protocol websocket_json_protocol = {
 	.name = "websocket-json",
+	.door = DOOR_WEBSOCKET,
 	.received = websocket_received,
 	.ended = websocket_ended,
 	.subscribed = subscribed,

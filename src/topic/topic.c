@@ -166,11 +166,19 @@ void topic_configure(struct topic *t, const struct config_topic *settings)
 					     .age_ns = settings->history_seconds * NS_PER_S };
 }
 
+static uint32_t travelled(const struct block *b, uint64_t now_ns)
+{
+	uint64_t ns = b->stamped_ns != 0 && now_ns > b->stamped_ns ? now_ns - b->stamped_ns : 0;
+
+	return ns < UINT32_MAX ? (uint32_t)ns : UINT32_MAX;
+}
+
 void topic_sequence(struct topic *t, struct block *b, struct history_total *total, uint64_t now_ns)
 {
 	b->epoch = t->epoch;
 	b->seq = t->seq + 1;
 	b->shift = t->shift;
+	b->travelled_ns = travelled(b, now_ns);
 	b->stamped_ns = now_ns;
 	if (t->history.blocks_n == 0)
 		t->history.floor = t->number;

@@ -641,6 +641,9 @@ static void a_topic_inherits_from_topics_before_and_behind_it(void **state)
 	assert_int_equal(c->topic[0].slow, SLOW_SKIP);
 	assert_int_equal(c->topic[1].backlog_seconds, 30);
 	assert_int_equal(c->topic[1].history_messages, 7);
+	assert_int_equal(c->topics.section, 0);
+	assert_int_equal(c->topic[0].section, 1);
+	assert_int_equal(c->topic[1].section, 2);
 	assert_int_equal(c->topic[1].slow, SLOW_DISCONNECT);
 	config_free(c);
 }
