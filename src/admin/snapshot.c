@@ -128,7 +128,7 @@ static void begin_ranking(struct shard *s, struct snapshots *all)
 		since_ns = s->reactor.stats.started_ns;
 	all->elapsed_ns = s->reactor.now_ns > since_ns ? s->reactor.now_ns - since_ns : 1;
 	all->rank_at = 0;
-	all->rank_slots_n = s->home.topics.slots_n;
+	all->rank_slots_n = table_places(&s->home.topics);
 	s->figures.ranked_ns = s->reactor.now_ns;
 	s->figures.ranking = all;
 	s->figures.working = true;
@@ -168,11 +168,11 @@ bool snapshots_rank(struct shard *s)
 		return false;
 	/* In a table that has grown meanwhile they stand elsewhere; who is seen twice has little to
 	 * add. */
-	if (all->rank_slots_n != topics->slots_n)
+	if (all->rank_slots_n != table_places(topics))
 		all->rank_at = 0;
-	all->rank_slots_n = topics->slots_n;
-	while (all->rank_at < topics->slots_n) {
-		struct named *n = topics->slots[all->rank_at++];
+	all->rank_slots_n = table_places(topics);
+	while (all->rank_at < table_places(topics)) {
+		struct named *n = table_step(topics, &all->rank_at);
 
 		if (n != NULL) {
 			rank_topic(s, all, (struct topic *)(void *)n);

@@ -1474,7 +1474,7 @@ static struct interest *step(struct audience *a)
 	bool wild = a->configured_in > 0;
 	struct named *n = table_step(table, &a->configured_at);
 
-	if (a->configured_at >= table->slots_n) {
+	if (a->configured_at >= table_places(table)) {
 		a->configured_in = (a->configured_in + 1) % 3;
 		a->configured_at = 0;
 	}

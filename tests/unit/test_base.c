@@ -312,6 +312,54 @@ static void table_does_so_when_runs_of_entries_wrap_around(void **state)
 	play_table(6, 20000);
 }
 
+/* Counted in the slots that it has grown to. */
+static size_t in_place(const struct table *t)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < t->slots_n; i++)
+		n += t->slots[i] != NULL;
+	return n;
+}
+
+static void a_large_table_grows_a_little_with_each_entry(void **state)
+{
+	enum { MANY = 45000, MOVED = 9 };
+	struct entry *entries = calloc(MANY, sizeof(*entries));
+	struct table t = { 0 };
+	size_t slots_n = 0, grown = 0;
+
+	(void)state;
+	assert_non_null(entries);
+	for (unsigned i = 0; i < MANY; i++) {
+		struct entry *e = &entries[i];
+
+		snprintf(e->name, sizeof(e->name), "%u", i);
+		e->named = (struct named){ hash_bytes(e->name, strlen(e->name)), span_of(e->name) };
+		assert_int_equal(table_add(&t, &e->named), 0);
+		if (t.slots_n == slots_n || t.slots_n <= 128) {
+			slots_n = t.slots_n;
+			continue;
+		}
+		slots_n = t.slots_n;
+		grown++;
+		assert_true(in_place(&t) <= MOVED);
+		for (unsigned k = 0; k <= i; k += i / 100 + 1)
+			assert_ptr_equal(
+				table_find(&t, entries[k].named.hash, entries[k].named.name),
+				&entries[k].named);
+		/* It does not matter where one is that goes. */
+		table_remove(&t, &entries[i / 2].named);
+		assert_null(table_find(&t, entries[i / 2].named.hash, entries[i / 2].named.name));
+		assert_int_equal(table_add(&t, &entries[i / 2].named), 0);
+	}
+	assert_true(grown > 3);
+	assert_null(t.before);
+	assert_int_equal(in_place(&t), MANY);
+	table_release(&t);
+	free(entries);
+}
+
 static void names_with_the_same_hash_are_told_apart(void **state)
 {
 	struct entry a = { .name = "a" }, b = { .name = "b" };
@@ -641,6 +689,7 @@ int main(void)
 		cmocka_unit_test(seeds_and_unique_numbers_differ),
 		cmocka_unit_test(table_holds_what_was_added_and_not_removed),
 		cmocka_unit_test(table_does_so_when_runs_of_entries_wrap_around),
+		cmocka_unit_test(a_large_table_grows_a_little_with_each_entry),
 		cmocka_unit_test(names_with_the_same_hash_are_told_apart),
 		cmocka_unit_test(objects_of_a_pool_do_not_overlap),
 		cmocka_unit_test(links_go_in_and_out_of_lists),
