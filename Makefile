@@ -290,6 +290,11 @@ integration: $(BROKER) $(LOAD) $(BUILD)/faults.so ## Run the integration tests (
 	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
 		$(UNDER) /usr/bin/python3 -m pytest -q -rs -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
 
+.PHONY: differences
+differences: $(BROKER) ## Compare with nats-server what random commands bring (SECONDS=60, SEED=number)
+	@BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 SECONDS=$(or $(SECONDS),60) SEED=$(or $(SEED),$$(date +%s)) \
+		/usr/bin/python3 -m pytest -q -s -p no:cacheprovider -k random_commands tests/integration/test_nats.py
+
 .PHONY: storms
 storms: $(BROKER) $(LOAD) ## Attack the broker at full size, a healthy pair beside it (STORMS=options)
 	@BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 tests/storms/run.py $(STORMS)

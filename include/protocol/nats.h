@@ -57,8 +57,9 @@ struct nats_options {
 struct nats_credentials {
 	char user[256], pass[256], token[1024]; /* with a NUL; longer ones are wrong ones */
 };
-/* False: it is malformed. credentials may be NULL. */
-bool nats_connect(struct span json, struct nats_options *options,
+/* What it does not say stays as it was before, or NULL: as for who has not said anything yet.
+ * False: it is malformed. credentials may be NULL. */
+bool nats_connect(struct span json, const struct nats_options *before, struct nats_options *options,
 		  struct nats_credentials *credentials);
 
 /* ---- subjects ---- */

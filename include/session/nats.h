@@ -60,8 +60,9 @@ struct nats_session {
 	bool connected;    /* a command has come: what it says from here on is timed by pings */
 	bool logging_in;
 	bool draining;
-	bool greeted;   /* its first PING has been answered: it takes INFO from now on */
-	bool told_lame; /* what the last INFO said, */
+	const char *failed; /* what its end is to say, behind what comes before it; or NULL */
+	bool greeted;       /* its first PING has been answered: it takes INFO from now on */
+	bool told_lame;     /* what the last INFO said, */
 	uint64_t told_payload;
 	bool verbose, no_echo, headers, no_responders, newer; /* newer: of protocol 1 */
 	/* Since the last barrier began, and before that while it is under way. */
@@ -87,6 +88,12 @@ static inline struct span nats_subject_of(const struct nats_subscription *ns)
 			      ns->subject_len };
 }
 
+/* Whether something is still to come of its commands: a PONG, or what it has published. */
+static inline bool nats_owes(const struct nats_session *nats)
+{
+	return nats->pings > 0 || (nats->published.topics | nats->awaited.topics) != 0;
+}
+
 /* Adds to what it has to say, in a frame if it speaks in some. */
 void nats_say(struct connection *connection, struct span text);
 /* Makes the words that are said last, once. */
@@ -96,7 +103,8 @@ const char *nats_last_word(const struct connection *connection, const char *text
 /* "-ERR 'before<subject>after'", and the connection stays. */
 void nats_say_error(struct connection *connection, const char *before, struct span subject,
 		    const char *after);
-/* The last word of one that did something wrong. */
+/* The end of one that has said something wrong, from within `take`: behind what its commands before
+ * that have brought. static text. */
 void nats_fail(struct connection *connection, const char *text);
 /* Asks for a barrier, for what has been said so far; none is under way. */
 void nats_barrier(struct connection *connection);

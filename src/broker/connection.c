@@ -988,11 +988,14 @@ static void closed(struct socket *socket)
 		connection_turn(c);
 }
 
-/* Behind a barrier, where nobody is in the middle of something. */
+/* Behind a barrier, or when nothing is asked any more, where nobody is in the middle of something.
+ */
 static void resume(struct connection *c)
 {
 	c->resumes = false;
-	if (c->state == CONNECTION_OPEN && c->protocol->resume != NULL)
+	if (c->barrier == BARRIER_ASKED)
+		connection_answered(c);
+	else if (c->state == CONNECTION_OPEN && c->protocol->resume != NULL)
 		c->protocol->resume(c);
 }
 

@@ -743,10 +743,18 @@ static void become_unwanted(struct subscription *sub)
 
 void subscription_end(struct subscription *sub)
 {
+	struct connection *c = sub->connection;
+	uint32_t asked = c->asked;
+
 	become_unwanted(sub);
 	subscription_unset(sub, SUBSCRIPTION_ENOUGH);
 	if (!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))
 		subscription_cut(sub, DROP_CLOSED);
+	/* A barrier, or a command, may have waited for this one's answer alone. */
+	if (c->asked < asked && c->asked == 0 && c->state == CONNECTION_OPEN) {
+		c->resumes = true;
+		connection_turn(c);
+	}
 }
 
 void subscription_sent(struct subscription *sub, size_t bytes)

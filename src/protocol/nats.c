@@ -327,13 +327,14 @@ static bool take_option(void *context, struct span name, const struct json_value
 	return true;
 }
 
-bool nats_connect(struct span json, struct nats_options *options,
+bool nats_connect(struct span json, const struct nats_options *before, struct nats_options *options,
 		  struct nats_credentials *credentials)
 {
 	struct nats_credentials unwanted;
 	struct connect c = { options, credentials != NULL ? credentials : &unwanted };
 
-	*options = (struct nats_options){ .verbose = true, .echo = true };
+	*options =
+		before != NULL ? *before : (struct nats_options){ .verbose = true, .echo = true };
 	*c.credentials = (struct nats_credentials){ .user = "" };
 	return json_members(json, take_option, &c);
 }

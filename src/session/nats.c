@@ -170,7 +170,7 @@ void nats_session_logged_in(struct connection *c, enum access_result result)
 	if (result == ACCESS_GRANTED)
 		nats_ok(c);
 	else if (result == ACCESS_WRONG)
-		nats_fail(c, NATS_UNAUTHORIZED);
+		connection_fail(c, nats_last_word(c, NATS_UNAUTHORIZED));
 	else
 		connection_fail(c, nats_last_word(c, NULL));
 }
@@ -186,7 +186,13 @@ static void take_options(struct connection *c, struct span json)
 	struct nats_credentials secrets;
 	struct nats_options o;
 
-	if (!nats_connect(json, &o, &secrets)) {
+	const struct nats_options before = { .verbose = nats->verbose,
+					     .echo = !nats->no_echo,
+					     .headers = nats->headers,
+					     .no_responders = nats->no_responders,
+					     .protocol = nats->newer };
+
+	if (!nats_connect(json, &before, &o, &secrets)) {
 		nats_fail(c, NATS_UNKNOWN);
 	} else if (o.account) {
 		nats_fail(c, NATS_UNAUTHORIZED);
@@ -241,8 +247,8 @@ void nats_session_barrier(struct connection *c)
 	}
 	nats->awaited = (struct nats_sent){ .topics = 0 };
 	nats->pings -= nats->barred;
+	nats->greeted |= nats->barred > 0;
 	nats->barred = 0;
-	nats->greeted = true;
 	nats_session_news(c);
 }
 
@@ -254,7 +260,7 @@ static void look(void *context, struct deadline *d)
 	struct shard *s = context;
 
 	if (!nats->heard && nats->pings_out >= s->config->nats.pings_out) {
-		nats_fail(c, NATS_STALE);
+		connection_fail(c, nats_last_word(c, NATS_STALE));
 		return;
 	}
 	reactor_deadline(&s->reactor, &session_shared(s)->nats_ping, d);
@@ -272,23 +278,26 @@ static bool must_wait(const struct connection *c, const struct nats_event *e)
 {
 	const struct nats_session *nats = nats_of(c);
 
-	if (nats->logging_in || nats->draining)
+	if (nats->logging_in || nats->draining || nats->failed != NULL)
 		return true;
 	switch (e->kind) {
 	case NATS_PUBLISH:
-		return c->asked > 0;
+		if (c->asked > 0)
+			return true;
+		break;
 	case NATS_ERROR:
 	case NATS_CONNECT:
+	case NATS_SUBSCRIBE: /* which may be refused */
 		return nats->pings > 0;
 	case NATS_PING:
 	case NATS_PONG:
-	case NATS_SUBSCRIBE:
 	case NATS_UNSUBSCRIBE:
 	case NATS_MORE:
 	default:
-		/* What is confirmed is so in order. */
-		return nats->verbose && nats->pings > 0;
+		break;
 	}
+	/* What is confirmed is so in order. */
+	return nats->verbose && nats->pings > 0;
 }
 
 static size_t take(struct connection *c, struct span in)
@@ -391,7 +400,7 @@ void nats_session_received(struct connection *c, struct span bytes)
 	else if (bytes.data[0] == CLIENT_HELLO)
 		connection_secure(c, bytes);
 	else
-		nats_fail(c, NATS_NOT_SECURE);
+		connection_fail(c, nats_last_word(c, NATS_NOT_SECURE));
 }
 
 void nats_session_ended(struct connection *c)
@@ -405,8 +414,12 @@ void nats_session_resume(struct connection *c)
 
 	if (nats == NULL)
 		return;
-	if (c->state == CONNECTION_OPEN && nats->pings > 0 && !connection_barred(c))
-		nats_barrier(c);
+	if (c->state == CONNECTION_OPEN && !connection_barred(c)) {
+		if (nats->failed != NULL && !nats_owes(nats))
+			connection_fail(c, nats_last_word(c, nats->failed));
+		else if (nats->failed != NULL || nats->pings > 0)
+			nats_barrier(c);
+	}
 	intake_resume(&nats->intake);
 }
 

@@ -21,6 +21,8 @@ enum {
 	END_BYTES = 2,           /* CRLF behind a payload */
 };
 
+enum may { MAY, MAY_NOT, MAY_LATER };
+
 /* ---- subscriptions ---- */
 
 static struct nats_subscription *find(const struct nats_session *nats, struct span sid)
@@ -152,9 +154,9 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 		connection_error(c, REASON_MEMORY);
 }
 
-/* Whether something for this subject, that was published before, may still be on its way, or, where
- * the subscription goes, the word that nobody is there: the command waits until it has come. */
-static bool fenced(struct connection *c, struct span subject, bool goes)
+/* Whether something for this subject, that was published before, may still be on its way, or the
+ * word that nobody is there: the command waits until it has come. */
+static bool fenced(struct connection *c, struct span subject)
 {
 	struct nats_session *nats = nats_of(c);
 	bool answers, topic;
@@ -162,7 +164,7 @@ static bool fenced(struct connection *c, struct span subject, bool goes)
 
 	gather_flush(c);
 	sent = nats->published.topics | nats->awaited.topics;
-	answers = goes && (nats->published.requests || nats->awaited.requests);
+	answers = nats->published.requests || nats->awaited.requests;
 	topic = nats_subject(subject) == NATS_SUBJECT_TOPIC;
 	if (!answers && (nats->no_echo || sent == 0 ||
 			 (topic && !(sent & UINT64_C(1) << topic_hash(subject) % 64))))
@@ -181,7 +183,10 @@ size_t nats_subscribe(struct connection *c, const struct nats_event *e, size_t u
 	struct nats_replay replay;
 
 	if (subject == NATS_SUBJECT_INVALID || !nats_replay(e->subject, &replay)) {
-		nats_say_error(c, "Invalid Subject", SPAN(""), "");
+		if (find(nats, e->sid) != NULL)
+			nats_ok(c);
+		else
+			nats_say_error(c, "Invalid Subject", SPAN(""), "");
 		return used;
 	}
 	if (replay.kind != NATS_REPLAY_NONE) {
@@ -189,7 +194,7 @@ size_t nats_subscribe(struct connection *c, const struct nats_event *e, size_t u
 		subject = e->queue.len == 0 && name_valid(name) ? NATS_SUBJECT_TOPIC
 								: NATS_SUBJECT_REFUSED;
 	}
-	if (subject <= NATS_SUBJECT_PATTERN && fenced(c, name, false))
+	if (subject <= NATS_SUBJECT_PATTERN && fenced(c, name))
 		return 0;
 	if (subject > NATS_SUBJECT_PATTERN || e->queue.len > PATTERN_GROUP_MAX ||
 	    !may_look(c, name) ||
@@ -239,7 +244,7 @@ size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t
 	struct nats_session *nats = nats_of(c);
 	struct nats_subscription *ns = find(nats, e->sid);
 
-	if (ns != NULL && ns->subscription != NULL && fenced(c, nats_subject_of(ns), e->max == 0))
+	if (ns != NULL && ns->subscription != NULL && fenced(c, nats_subject_of(ns)))
 		return 0;
 	nats_ok(c);
 	if (ns == NULL)
@@ -301,24 +306,25 @@ void nats_session_sequenced(struct connection *c, const struct sequenced_letter 
 		tell_nobody(c, l);
 }
 
-/* Why a subject is not published to: said, and true. */
-static bool refused(struct connection *c, struct span subject)
+/* Whether the subject is published to. Where it may not be, that is said, behind the PONGs that are
+ * due: so where somebody might be refused, the command waits for them (intake_hold). */
+static enum may may_publish(struct connection *c, struct span subject)
 {
-	switch (nats_subject(subject)) {
-	case NATS_SUBJECT_INVALID:
-		nats_say_error(c, "Invalid Publish Subject", SPAN(""), "");
-		return true;
-	case NATS_SUBJECT_TOPIC:
-		if (!topic_internal(subject) && access_may(c, ACCESS_PUBLISH, subject, false))
-			return false;
-		break;
-	case NATS_SUBJECT_PATTERN:
-	case NATS_SUBJECT_REFUSED:
-	default:
-		break;
+	struct nats_session *nats = nats_of(c);
+	enum nats_subject kind = nats_subject(subject);
+
+	if (nats->pings > 0 && (kind != NATS_SUBJECT_TOPIC || !access_open(c))) {
+		intake_hold(&nats->intake);
+		return MAY_LATER;
 	}
-	nats_say_error(c, "Permissions Violation for Publish to \"", subject, "\"");
-	return true;
+	if (kind == NATS_SUBJECT_TOPIC && !topic_internal(subject) &&
+	    access_may(c, ACCESS_PUBLISH, subject, false))
+		return MAY;
+	if (kind == NATS_SUBJECT_INVALID)
+		nats_say_error(c, "Invalid Publish Subject", SPAN(""), "");
+	else
+		nats_say_error(c, "Permissions Violation for Publish to \"", subject, "\"");
+	return MAY_NOT;
 }
 
 /* One with a version is found by it: it is alone in its block, which has it as a label. NULL: out
@@ -448,9 +454,13 @@ size_t nats_publish(struct connection *c, const struct nats_event *e, struct spa
 		intake_need(&nats->intake, whole);
 		return 0;
 	}
-	if (!gather_goes_to(c, e->subject) && refused(c, e->subject)) {
-		nats->discarded = e->bytes + END_BYTES;
-		return used;
+	if (!gather_goes_to(c, e->subject)) {
+		enum may may = may_publish(c, e->subject);
+
+		if (may == MAY_NOT)
+			nats->discarded = e->bytes + END_BYTES;
+		if (may != MAY)
+			return may == MAY_NOT ? used : 0;
 	}
 	if (in.len < whole)
 		return collect(c, e, in, used);

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "broker/shard.h"
+#include "session/gather.h"
 
 /* "-ERR '...'" in a frame, and a frame that closes. */
 enum { LAST_WORD_BYTES = 96 };
@@ -104,7 +105,17 @@ void nats_say_error(struct connection *c, const char *before, struct span subjec
 
 void nats_fail(struct connection *c, const char *text)
 {
-	connection_fail(c, nats_last_word(c, text));
+	struct nats_session *nats = nats_of(c);
+
+	gather_flush(c);
+	if (!nats_owes(nats)) {
+		connection_fail(c, nats_last_word(c, text));
+		return;
+	}
+	nats->failed = text;
+	intake_hold(&nats->intake);
+	if (!connection_barred(c))
+		nats_barrier(c);
 }
 
 void nats_ok(struct connection *c)

@@ -320,7 +320,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 	split = decode(in, line_bytes, 1 + data[1] % 80);
 	text_same(&whole, &split);
 	check_encode(in, data[0]);
-	(void)nats_connect(in, &options, NULL);
+	(void)nats_connect(in, NULL, &options, NULL);
 	(void)nats_header(in, SPAN("Content-Type"));
 	(void)nats_replay(in, &replay);
 	check((nats_subject(in) <= NATS_SUBJECT_PATTERN) == name_pattern_valid(in), "a subject");

@@ -1,6 +1,7 @@
 """The NATS contract: unmodified clients, and the same bytes said to the broker and to nats-server."""
 
 import json
+import os
 import re
 import select
 import shutil
@@ -12,6 +13,7 @@ import urllib.request
 
 import pytest
 
+import nats_differences
 from harness import PATIENCE, ROOT, at_most, node
 
 CLIENTS = ROOT / "tests/integration/nats_clients.mjs"
@@ -178,6 +180,16 @@ def test_bytes_are_answered_as_nats_server_does(start, oracle, raw):
             client.say(re.sub(rb"(?<=[ \t])([ab])(?=[ \t.])", rb"\1-%d" % clients_of[case], SAME[case]))
         told.append(settled(clients))
     assert told[0] == told[1]
+
+
+def test_random_commands_are_answered_as_nats_server_does(start, oracle):
+    broker = start(reactors=2, listen=NATS)
+    seconds, seed = float(os.environ.get("SECONDS", 0)), int(os.environ.get("SEED", 1))
+    n, excuses, found = nats_differences.run((broker.address(), oracle), seed, seconds, cases=0 if seconds else 600)
+    print(f"{n} cases of seed {seed}; meant to differ: {excuses}")
+    assert not found, "\n".join(found)
+    # Most of them have something to say and agree.
+    assert 2 * sum(excuses.values()) < n
 
 
 # --- what the broker alone does, or does otherwise ------------------------------------------------------

@@ -224,7 +224,7 @@ static struct nats_options options(const char *json)
 {
 	struct nats_options o;
 
-	assert_true(nats_connect(span_of(json), &o, NULL));
+	assert_true(nats_connect(span_of(json), NULL, &o, NULL));
 	return o;
 }
 
@@ -245,6 +245,19 @@ static void what_connect_does_not_say_is_as_ever(void **state)
 	assert_true(options("{\"account\":\"A\"}").account);
 }
 
+static void what_a_later_connect_does_not_say_stays(void **state)
+{
+	struct nats_options before = options("{\"verbose\":false,\"headers\":true,\"protocol\":1}"),
+			    o;
+
+	(void)state;
+	assert_true(
+		nats_connect(SPAN("{\"no_responders\":true,\"protocol\":0}"), &before, &o, NULL));
+	assert_true(o.headers && o.no_responders && o.echo);
+	assert_false(o.verbose);
+	assert_int_equal(o.protocol, 0);
+}
+
 static void credentials_are_taken_as_they_are(void **state)
 {
 	struct nats_credentials c;
@@ -252,18 +265,18 @@ static void credentials_are_taken_as_they_are(void **state)
 	char json[600];
 
 	(void)state;
-	assert_true(nats_connect(SPAN("{\"user\":\"me\",\"pass\":\"\\u00fc\"}"), &o, &c));
+	assert_true(nats_connect(SPAN("{\"user\":\"me\",\"pass\":\"\\u00fc\"}"), NULL, &o, &c));
 	assert_true(o.has_user && !o.has_token);
 	assert_string_equal(c.user, "me");
 	assert_string_equal(c.pass, "\xc3\xbc");
-	assert_true(nats_connect(SPAN("{\"auth_token\":\"t\"}"), &o, &c));
+	assert_true(nats_connect(SPAN("{\"auth_token\":\"t\"}"), NULL, &o, &c));
 	assert_true(o.has_token);
 	assert_string_equal(c.token, "t");
 	/* One that does not fit is wrong, not another one. */
 	memset(json, 'u', sizeof(json));
 	memcpy(json, "{\"user\":\"", 9);
 	memcpy(json + 400, "\"}", 3);
-	assert_true(nats_connect(span_of(json), &o, &c));
+	assert_true(nats_connect(span_of(json), NULL, &o, &c));
 	assert_true(o.has_user);
 	assert_string_equal(c.user, "");
 }
@@ -284,7 +297,7 @@ static void malformed_options_are_refused(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)
-		if (nats_connect(span_of(wrong[i]), &o, NULL))
+		if (nats_connect(span_of(wrong[i]), NULL, &o, NULL))
 			fail_msg("%s", wrong[i]);
 }
 
@@ -690,6 +703,7 @@ int main(void)
 		cmocka_unit_test(what_is_kept_back_may_come_behind),
 		cmocka_unit_test(the_first_words_of_a_client_are_known),
 		cmocka_unit_test(what_connect_does_not_say_is_as_ever),
+		cmocka_unit_test(what_a_later_connect_does_not_say_stays),
 		cmocka_unit_test(credentials_are_taken_as_they_are),
 		cmocka_unit_test(malformed_options_are_refused),
 		cmocka_unit_test(subjects_are_topics_or_patterns_or_neither),

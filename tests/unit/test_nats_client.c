@@ -185,7 +185,7 @@ static void a_login_is_json_whatever_the_password(void **state)
 
 	(void)state;
 	assert_true(n > 10 && memcmp(out + n - 2, "\r\n", 2) == 0);
-	assert_true(nats_connect((struct span){ out + 8, n - 10 }, &options, &credentials));
+	assert_true(nats_connect((struct span){ out + 8, n - 10 }, NULL, &options, &credentials));
 	assert_true(options.headers && options.echo && !options.verbose && options.no_responders);
 	assert_string_equal(credentials.user, "a\"b");
 	assert_string_equal(credentials.pass, "c\\d\n");

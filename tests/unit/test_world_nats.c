@@ -241,6 +241,42 @@ static void a_request_is_answered_before_its_inbox_goes(void **state)
 	world_end();
 }
 
+static void a_subscription_that_goes_before_it_stands_holds_nothing_up(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	begin(3);
+	for (unsigned i = 0; i < 8; i++) {
+		char text[128];
+
+		snprintf(text, sizeof(text),
+			 HELLO "SUB a%u 1\r\nPING\r\nUNSUB 1\r\nPUB a%u 0\r\n\r\nPING\r\n", i, i);
+		c = nats_client(text);
+		assert_string_equal(heard(c), "PONG\r\nPONG\r\n");
+		end(c);
+	}
+	world_end();
+}
+
+static void what_went_before_an_error_comes_before_it(void **state)
+{
+	struct client *c;
+
+	(void)state;
+	begin(4);
+	c = nats_client(HELLO
+			"SUB a 1\r\nPUB a 1\r\nx\r\nPING\r\nPUB a 1\r\ny\r\nPUB a 1\r\nzz\r\n");
+	assert_string_equal(heard(c), "MSG a 1 1\r\nx\r\nMSG a 1 1\r\ny\r\nPONG\r\n"
+				      "-ERR 'Unknown Protocol Operation'\r\n");
+	end(c);
+	c = nats_client(HELLO "PING\r\nPUB a..b 1\r\nx\r\nPING\r\nSUB a..b 1\r\n");
+	assert_string_equal(heard(c), "PONG\r\n-ERR 'Invalid Publish Subject'\r\nPONG\r\n"
+				      "-ERR 'Invalid Subject'\r\n");
+	end(c);
+	world_end();
+}
+
 static void limits_of_many_clients_are_each_kept(void **state)
 {
 	enum { CLIENTS = 40 };
@@ -370,6 +406,8 @@ int main(void)
 		cmocka_unit_test(nobody_is_there_but_those_who_see_replies),
 		cmocka_unit_test(each_of_many_inboxes_hears_that_nobody_is_there),
 		cmocka_unit_test(a_request_is_answered_before_its_inbox_goes),
+		cmocka_unit_test(a_subscription_that_goes_before_it_stands_holds_nothing_up),
+		cmocka_unit_test(what_went_before_an_error_comes_before_it),
 		cmocka_unit_test(limits_of_many_clients_are_each_kept),
 		cmocka_unit_test(passing_topics_leave_nothing),
 		cmocka_unit_test(a_silent_client_hears_info_and_then_pings),
