@@ -348,7 +348,7 @@ const char *ticket_request_read(struct span body, jwt_grant *grant, void *contex
 	json_t *asked = object_of(body);
 	const json_t *list = json_object_get(asked, "subscribe");
 	size_t left = TICKET_PATTERNS_MAX;
-	const char *wrong = "want {\"subscribe\":[topics]}";
+	const char *wrong = "want subscribe: a list of topics";
 
 	if (json_is_array(list) && json_array_size(list) > 0 && json_object_size(asked) == 1)
 		wrong = list_read(list, false, false, &left, grant, context);

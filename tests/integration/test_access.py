@@ -455,7 +455,8 @@ def test_a_ticket_is_for_one_stream_of_what_its_asker_may(open):
                                   '{"subscribe":["a..b"]}', json.dumps({"subscribe": ["public.a"] * 65})])
 def test_a_ticket_is_asked_for_in_one_way(open, body):
     broker = open(user=USERS)
-    assert broker.http().ask("POST", "/ticket", body.encode(), **bearer(TOKEN)).status == 400
+    answer = broker.http().ask("POST", "/ticket", body.encode(), **bearer(TOKEN))
+    assert answer.status == 400 and answer.json["error"]
 
 
 def test_a_ticket_is_over_in_time_and_cannot_be_made(open):
