@@ -18,6 +18,8 @@ bool name_pattern_valid(struct span pattern);
 
 /* Whether a valid name is matched by a valid pattern. */
 bool name_matches(struct span pattern, struct span name);
+/* Whether two valid patterns, each of which may be a name, match one name. */
+bool name_patterns_overlap(struct span a, struct span b);
 
 /* Whether the bytes are well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms). */
 bool utf8_valid(struct span text);

@@ -27,6 +27,9 @@ struct wire {
 
 struct wire_format {
 	const char *name;
+	/* Whether its subscribers are to get messages of this topic; those of others are nothing to
+	 * them, and neither delivered nor dropped. NULL: of every topic. */
+	bool (*wants)(const struct wire *wire, struct span topic);
 	/* How many of the run's messages have a form in this format; encode leaves the others out,
 	 * and is not called when it is none of them. */
 	uint32_t (*encodable)(const struct wire *wire, const struct run *run);

@@ -78,6 +78,9 @@ struct protocol {
 	/* One with this session has got as many messages as it was to get (subscription_limit), or
 	 * will, and is to be forgotten. NULL: none is limited. */
 	void (*enough)(struct connection *connection, void *session);
+	/* Messages were left out of a subscription that goes on with what comes next. NULL: it does
+	 * not tell its clients. */
+	void (*missed)(struct connection *connection, struct subscription *subscription);
 	/* The receipt for a block that asked for one. NULL: none does. */
 	void (*sequenced)(struct connection *connection, const struct sequenced_letter *letter);
 	/* What connection_barrier was waiting for has come: it says so (connection_reply). NULL: it

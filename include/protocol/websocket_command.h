@@ -51,7 +51,7 @@ enum { WEBSOCKET_ANSWER_MAX = 256 + 6 * WEBSOCKET_WORD_MAX };
  * that is empty. */
 size_t websocket_answer(const char *verb, struct span name, uint64_t epoch, uint64_t seq,
 			struct span ref, char out[WEBSOCKET_ANSWER_MAX]);
-/* {"topic":"<name>","gap":"<id>"} */
+/* {"topic":"<name>","gap":"<id>"}; without an id, where epoch is 0, null in its place. */
 size_t websocket_answer_gap(struct span name, uint64_t epoch, uint64_t oldest,
 			    char out[WEBSOCKET_ANSWER_MAX]);
 /* {"error":"<reason>","topic":"<name>","ref":...}: without what is empty. */

@@ -9,7 +9,8 @@
 #include "base/wire.h"
 
 /* As it is: a text frame where it is UTF-8, else a binary one; always a binary one; a text frame
- * {"topic":...,"id":...,"data":...}, or "base64" where it is not UTF-8. */
+ * {"topic":...,"id":...,"data":...}, or "base64" where it is not UTF-8; its parameter is
+ * what it leaves out (protocol/websocket_left_out.h). */
 extern const struct wire_format websocket_format, websocket_binary_format, websocket_json_format;
 
 /* The first end of a frame at or after an offset (struct wire_format, boundary). */

@@ -22,6 +22,7 @@
 
 struct block;
 struct shard;
+struct websocket_query;
 struct websocket_topics;
 
 /* What the WebSockets of a shard share. */
@@ -40,17 +41,22 @@ struct websocket_input {
 struct websocket_use {
 	/* A part of a message. */
 	void (*part)(struct connection *connection, const struct websocket_event *event);
+	/* All that was asked for stands, or it is its turn again: goes on with what has to be done
+	 * before what comes next. NULL: there is nothing of that. */
+	void (*resume)(struct connection *connection);
 };
 
 /* In the connection. */
 struct websocket_session {
 	struct websocket_input *input; /* NULL: nothing has begun */
 	const struct websocket_use *use;
-	struct websocket_topics *topics; /* session/websocket_json.h */
+	struct websocket_topics *topics; /* session/websocket_topics.h */
+	struct websocket_query *query;   /* session/websocket_json.h; NULL: it has been asked for */
 	char closing[6];                 /* what its client's Close is answered with; or "" */
-	bool pinged;                     /* and nothing has come since */
-	bool may_publish;                /* to the topic that it is: it has been asked */
-	bool forwarded;                  /* by a proxy */
+	bool pinged : 1;                 /* and nothing has come since */
+	bool may_publish : 1;            /* to the topic that it is: it has been asked */
+	bool forwarded : 1;              /* by a proxy */
+	bool busy : 1;                   /* what comes next has to wait for another turn */
 };
 
 _Static_assert(sizeof(struct websocket_session) <= SESSION_BYTES, "it lies in the connection");

@@ -110,6 +110,23 @@ bool name_matches(struct span pattern, struct span name)
 	return pattern.len == 0 && name.len == 0;
 }
 
+bool name_patterns_overlap(struct span a, struct span b)
+{
+	bool first = true;
+
+	for (; a.len > 0 && b.len > 0; first = false) {
+		struct span x = level_next(&a), y = level_next(&b);
+
+		if (first && ((wild(x) && *y.data == '$') || (wild(y) && *x.data == '$')))
+			return false;
+		if (span_equal(x, SPAN(">")) || span_equal(y, SPAN(">")))
+			return true;
+		if (!wild(x) && !wild(y) && !span_equal(x, y))
+			return false;
+	}
+	return a.len == 0 && b.len == 0;
+}
+
 /* Most text is ASCII: how many bytes, in words of eight, are nothing else. */
 static size_t ascii_words(struct span text)
 {

@@ -148,13 +148,26 @@ static void maybe_end(struct connection *c)
 		connection_flush(c);
 }
 
-/* Whether what its protocol has to say between messages may be said now. */
-static bool may_interject(const struct connection *c)
+/* Whether what its protocol has to say between messages may be said where none is under way. */
+static bool interjects(const struct connection *c)
 {
 	const struct subscription *sub = connection_subscription(c);
 
-	return c->state == CONNECTION_OPEN && !c->socket.sending && c->middle == NULL &&
-	       sub != NULL && !subscription_is(sub, SUBSCRIPTION_ASKED);
+	return c->interjects && c->state == CONNECTION_OPEN && sub != NULL &&
+	       !subscription_is(sub, SUBSCRIPTION_ASKED);
+}
+
+static bool may_interject(const struct connection *c)
+{
+	return interjects(c) && !c->socket.sending && c->middle == NULL;
+}
+
+static void interject(struct connection *c)
+{
+	if (!interjects(c))
+		return;
+	c->interjects = false;
+	c->protocol->interject(c);
 }
 
 static void queue_if_behind(struct subscription *sub)
@@ -332,6 +345,10 @@ static int gather(struct connection *c, struct gathered *g)
 		c->middle_flies = n > 0;
 		if (c->middle != NULL && (n == 0 || !c->middle->cursor.goal_whole))
 			return 0;
+		/* Before anything else of what it is about. */
+		interject(c);
+		if (c->state == CONNECTION_CLOSED)
+			return 0;
 	}
 	gather_output(c, g);
 	if (!output_all_gathered(c->output))
@@ -404,9 +421,8 @@ void connection_flush(struct connection *c)
 			queue_if_behind(connection_subscription(c));
 		return;
 	}
-	if (c->interjects && may_interject(c)) {
-		c->interjects = false;
-		c->protocol->interject(c);
+	if (c->middle == NULL) {
+		interject(c);
 		if (c->state == CONNECTION_CLOSED)
 			return;
 	}
@@ -941,7 +957,7 @@ static void sent(struct socket *socket, int result)
 	}
 	/* A ready cursor is served in its stream's round; what else there is to say goes now. */
 	if (c->output != NULL || c->state != CONNECTION_OPEN || c->barrier == BARRIER_QUEUED ||
-	    (c->interjects && may_interject(c)))
+	    may_interject(c))
 		go_on(c);
 	else if (c->subscriptions_n > 1 && (c->queue != NULL || c->middle != NULL))
 		connection_turn(c);

@@ -707,6 +707,9 @@ static void let_skip(struct subscription *sub)
 		shard_dirty(s, sub->stream);
 		pace_hurry(s, sub->stream);
 	}
+	if (err == 0 && !disconnect && s->counters.dropped[reason] > before &&
+	    c->protocol->missed != NULL && c->state == CONNECTION_OPEN)
+		c->protocol->missed(c, sub);
 }
 
 void subscription_go_on(struct subscription *sub)
@@ -1218,10 +1221,13 @@ static void append_limited(struct shard *s, struct stream *stream, struct block 
 
 static void append(struct shard *s, struct stream *stream, struct block *b)
 {
+	const struct wire_format *format = stream->wire.format;
 	uint64_t receivers = stream->cursors;
 	uint32_t carried;
 	int error;
 
+	if (format->wants != NULL && !format->wants(&stream->wire, block_name(b)))
+		return;
 	if (stream->limits.root != NULL) {
 		append_limited(s, stream, b);
 		return;

@@ -390,7 +390,10 @@ size_t websocket_answer_gap(struct span name, uint64_t epoch, uint64_t oldest,
 
 	add(&a, SPAN("{\"topic\":"));
 	add_string(&a, name);
-	add_id(&a, ",\"gap\":\"", epoch, oldest);
+	if (epoch != 0)
+		add_id(&a, ",\"gap\":\"", epoch, oldest);
+	else
+		add(&a, SPAN(",\"gap\":null"));
 	return end(&a, out);
 }
 

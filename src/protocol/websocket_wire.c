@@ -8,6 +8,7 @@
 #include "base/id.h"
 #include "base/name.h"
 #include "protocol/websocket.h"
+#include "protocol/websocket_left_out.h"
 
 static char *put(char *out, const char *data, size_t len)
 {
@@ -336,7 +337,13 @@ static void json_enclose(const struct wire *wire, const struct run *run, char *p
 	assert(*prefix_len <= WIRE_AROUND_MAX);
 }
 
+static bool json_wants(const struct wire *wire, struct span topic)
+{
+	return !left_out_has(wire->parameter, topic);
+}
+
 const struct wire_format websocket_json_format = { .name = "websocket-json",
+						   .wants = json_wants,
 						   .encodable = every_message,
 						   .encoded_max = json_encoded_max,
 						   .encode = json_encode,

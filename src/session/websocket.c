@@ -209,7 +209,7 @@ static void handle(struct connection *c, const struct websocket_event *e)
 /* A command has to stand before what is behind it. */
 static bool must_wait(const struct connection *c)
 {
-	return c->asked > 0;
+	return c->asked > 0 || websocket_of(c)->busy;
 }
 
 static void read_frames(struct connection *c, struct span *bytes)
@@ -277,6 +277,10 @@ void websocket_resume(struct connection *c)
 	/* What its reader has kept comes first. */
 	struct span nothing = { "", 0 };
 
+	ws->busy = false;
+	if (ws->use != NULL && ws->use->resume != NULL && c->state == CONNECTION_OPEN &&
+	    !must_wait(c))
+		ws->use->resume(c);
 	if (ws->input == NULL)
 		return;
 	if (!ws->input->intake.running && c->state == CONNECTION_OPEN && !must_wait(c)) {

@@ -1,6 +1,5 @@
 #include "session/websocket_json.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,33 +7,25 @@
 #include "base/hash.h"
 #include "base/memory.h"
 #include "base/name.h"
-#include "base/table.h"
 #include "broker/access.h"
 #include "broker/connection.h"
-#include "broker/home.h"
 #include "broker/shard.h"
-#include "broker/subscription.h"
 #include "protocol/http_field.h"
 #include "protocol/line.h"
 #include "protocol/websocket_command.h"
-#include "protocol/websocket_wire.h"
 #include "session/gather.h"
 #include "session/websocket.h"
+#include "session/websocket_topics.h"
 #include "topic/block.h"
-#include "topic/interest.h"
 #include "topic/topic.h"
 
 enum { PAYLOAD_BYTES_MAX = 4 << 10 }; /* that is put together where it need not be kept */
 
-/* A topic that it has asked for, by its name; the subscription refers to it. */
-struct wanted_topic {
-	struct named named;                /* first */
-	struct subscription *subscription; /* NULL: the home has not answered */
-	char name[];
-};
-
-struct websocket_topics {
-	struct table wanted; /* struct wanted_topic */
+/* What of a request's query has not been asked for. */
+struct websocket_query {
+	struct replay replay;
+	struct span rest; /* of the text */
+	char text[];
 };
 
 static const char *const reasons[REASONS] = {
@@ -43,113 +34,54 @@ static const char *const reasons[REASONS] = {
 	[REASON_CONNECTIONS] = "too many connections",
 	[REASON_SUBSCRIPTIONS] = "too many subscriptions",
 	[REASON_TOPICS] = "too many topics",
+	[REASON_PATTERNS] = "too many patterns",
 	[REASON_MEMORY] = "out of memory",
 	[REASON_DRAINING] = "draining",
 	[REASON_NOT_PERMITTED] = "not permitted",
 	[REASON_EXPIRED] = "not permitted",
 };
 
-static struct table *wanted_of(const struct connection *c)
+const char *websocket_json_reason(enum reason reason)
 {
-	return &websocket_of(c)->topics->wanted;
+	return reasons[reason];
 }
 
-static void say(struct connection *c, const char *frame, size_t n)
+void websocket_json_say(struct connection *c, const char *frame, size_t n)
 {
 	(void)connection_reply(c, (struct span){ frame, n });
 }
 
-static void say_error(struct connection *c, const char *reason, struct span name, struct span ref)
+void websocket_json_error(struct connection *c, const char *reason, struct span name,
+			  struct span ref)
 {
 	char out[WEBSOCKET_ANSWER_MAX];
 
 	c->shard->counters.errors++;
-	say(c, out, websocket_answer_error(reason, name, ref, out));
+	websocket_json_say(c, out, websocket_answer_error(reason, name, ref, out));
 }
 
-/* ---- topics ---- */
-
-static struct wanted_topic *find(const struct connection *c, struct span name)
-{
-	return (struct wanted_topic *)(void *)table_find(wanted_of(c),
-							 hash_bytes(name.data, name.len), name);
-}
-
-static void forget(struct connection *c, struct wanted_topic *w)
-{
-	table_remove(wanted_of(c), &w->named);
-	memory_free(w);
-}
-
-/* Where it stands: what is published from now on has a higher number. */
-static void say_subscribed(struct connection *c, const struct wanted_topic *w)
-{
-	const struct interest *i = subscription_interest(w->subscription);
-	char out[WEBSOCKET_ANSWER_MAX];
-
-	say(c, out,
-	    websocket_answer("subscribed", w->named.name, i->epoch, i->number,
-			     (struct span){ NULL, 0 }, out));
-}
-
-static void subscribed(struct connection *c, struct subscription *sub,
-		       const struct subscribe_letter *l)
-{
-	struct wanted_topic *w = sub->session;
-	char out[WEBSOCKET_ANSWER_MAX];
-
-	w->subscription = sub;
-	say_subscribed(c, w);
-	if (l != NULL && l->gap != 0 && c->state != CONNECTION_CLOSED)
-		say(c, out, websocket_answer_gap(w->named.name, l->epoch, l->gap, out));
-}
-
-static void refused(struct connection *c, void *session, enum reason reason)
-{
-	struct wanted_topic *w = session;
-
-	say_error(c, reasons[reason], w->named.name, (struct span){ NULL, 0 });
-	forget(c, w);
-	if (c->state != CONNECTION_CLOSED)
-		connection_flush(c);
-}
+/* ---- commands ---- */
 
 /* Reading one of the broker's own topics is for whom the operator lets look. */
-static bool may_read(struct connection *c, struct span name)
+static bool may_read(struct connection *c, struct span name, bool pattern)
 {
 	return topic_internal(name) ? access_may_monitor(c, websocket_of(c)->forwarded)
-				    : access_may(c, ACCESS_SUBSCRIBE, name, false);
+				    : access_may(c, ACCESS_SUBSCRIBE, name, pattern);
 }
 
 static const char *subscribe_to(struct connection *c, struct span name, const struct replay *replay)
 {
-	struct subscription_wanted wanted = { .name = name,
-					      .wire.format = &websocket_json_format,
-					      .replay = *replay };
-	struct subscription *sub;
-	struct wanted_topic *w;
-	int err = -ENOMEM;
+	bool pattern = !name_valid(name);
 
-	w = memory_new_zeroed(sizeof(*w) + name.len);
-	if (w == NULL)
-		return reasons[REASON_MEMORY];
-	memcpy(w->name, name.data, name.len);
-	w->named.name = (struct span){ w->name, name.len };
-	w->named.hash = hash_bytes(name.data, name.len);
-	wanted.session = w;
-	if (table_add(wanted_of(c), &w->named) == 0) {
-		err = subscription_new(c, &wanted, &sub);
-		if (err == 0)
-			return NULL;
-		table_remove(wanted_of(c), &w->named);
+	/* It stands, and gets each message once. */
+	if (websocket_topics_has(c, name)) {
+		websocket_topics_say(c, name);
+		return NULL;
 	}
-	memory_free(w);
-	return reasons[err == -ENOSPC    ? REASON_SUBSCRIPTIONS
-		       : err == -ENOBUFS ? REASON_CONNECTIONS
-					 : REASON_MEMORY];
+	if (!may_read(c, name, pattern))
+		return reasons[REASON_NOT_PERMITTED];
+	return reasons[websocket_topics_subscribe(c, name, pattern, replay)];
 }
-
-/* ---- commands ---- */
 
 static const char *subscribe(struct connection *c, const struct websocket_command *command)
 {
@@ -158,35 +90,19 @@ static const char *subscribe(struct connection *c, const struct websocket_comman
 							 : REPLAY_NONE,
 				 .epoch = command->epoch,
 				 .n = command->n };
-	struct wanted_topic *w;
 
-	if (!name_valid(command->name))
+	if (!name_pattern_valid(command->name))
 		return LINE_BAD_TOPIC;
-	w = find(c, command->name);
-	/* It stands, and gets each message once. */
-	if (w != NULL) {
-		say_subscribed(c, w);
-		return NULL;
-	}
-	if (!may_read(c, command->name))
-		return reasons[REASON_NOT_PERMITTED];
+	if (replay.kind != REPLAY_NONE && !name_valid(command->name))
+		return LINE_MALFORMED;
 	return subscribe_to(c, command->name, &replay);
 }
 
 static const char *unsubscribe(struct connection *c, const struct websocket_command *command)
 {
-	char out[WEBSOCKET_ANSWER_MAX];
-	struct wanted_topic *w;
-
-	if (!name_valid(command->name))
+	if (!name_pattern_valid(command->name))
 		return LINE_BAD_TOPIC;
-	w = find(c, command->name);
-	if (w != NULL) {
-		subscription_end(w->subscription);
-		forget(c, w);
-	}
-	say(c, out, websocket_answer("unsubscribed", command->name, 0, 0, command->ref, out));
-	return NULL;
+	return reasons[websocket_topics_unsubscribe(c, command->name, command->ref)];
 }
 
 /* The letter that brings a number back, with what is to be said with it. */
@@ -222,12 +138,13 @@ static void sequenced(struct connection *c, const struct sequenced_letter *l)
 	    (c->state != CONNECTION_FINISHING || c->farewell == NULL))
 		return;
 	if (l->error != 0)
-		say_error(c, reasons[l->error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY],
-			  block_name(l->block), ref);
+		websocket_json_error(c,
+				     reasons[l->error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY],
+				     block_name(l->block), ref);
 	else
-		say(c, out,
-		    websocket_answer("published", block_name(l->block), l->epoch, l->seq, ref,
-				     out));
+		websocket_json_say(c, out,
+				   websocket_answer("published", block_name(l->block), l->epoch,
+						    l->seq, ref, out));
 	if (c->state != CONNECTION_CLOSED)
 		connection_flush(c);
 }
@@ -313,12 +230,12 @@ static void run(struct connection *c, struct span text)
 			break;
 		case WEBSOCKET_ASK:
 		default:
-			say(c, out, websocket_answer_pong(command.ref, out));
+			websocket_json_say(c, out, websocket_answer_pong(command.ref, out));
 			break;
 		}
 	}
 	if (wrong != NULL)
-		say_error(c, wrong, command.name, command.ref);
+		websocket_json_error(c, wrong, command.name, command.ref);
 }
 
 static void part(struct connection *c, const struct websocket_event *e)
@@ -396,52 +313,77 @@ const char *websocket_json_query(struct span query)
 	if (!query_replay(query, &replay))
 		return "malformed last";
 	while (next_pair(&query, &key, name, &value, &wrong))
-		if (span_equal(key, SPAN("topic")) && (wrong || !name_valid(value)))
+		if (span_equal(key, SPAN("topic")) && (wrong || !name_pattern_valid(value)))
 			return LINE_BAD_TOPIC;
 	return NULL;
 }
 
-void websocket_json_begin(struct connection *c, struct span query)
+/* Asks for topics of the query. What overlaps is asked for when that before it stands: of what it
+ * leaves out nothing is missing then. */
+static void go_on_with_query(struct connection *c)
 {
-	static const struct websocket_use use = { .part = part };
 	struct websocket_session *ws = websocket_of(c);
-	struct websocket_command command = { .verb = WEBSOCKET_SUBSCRIBE };
-	struct replay replay;
-	struct span key;
+	struct websocket_query *q = ws->query;
+	char name[NAME_BYTES_MAX];
+	static const struct replay nothing = { .kind = REPLAY_NONE };
+	struct span rest, key, value;
 	const char *problem;
 	bool wrong = false;
 
-	ws->topics = memory_new_zeroed(sizeof(*ws->topics));
-	if (ws->topics == NULL) {
+	if (q == NULL)
+		return;
+	while (c->state == CONNECTION_OPEN && !ws->busy) {
+		rest = q->rest;
+		if (!next_pair(&rest, &key, name, &value, &wrong)) {
+			ws->query = NULL;
+			memory_free(q);
+			return;
+		}
+		if (span_equal(key, SPAN("topic")) && !websocket_topics_has(c, value)) {
+			bool pattern = !name_valid(value);
+
+			if (c->asked > 0 && (pattern || websocket_topics_wild(c)))
+				return;
+			problem = subscribe_to(c, value, pattern ? &nothing : &q->replay);
+			if (problem != NULL)
+				websocket_json_error(c, problem, value, (struct span){ NULL, 0 });
+		}
+		q->rest = rest;
+	}
+}
+
+static void resume(struct connection *c)
+{
+	websocket_topics_settle(c);
+	go_on_with_query(c);
+	if (c->state == CONNECTION_OPEN && !c->socket.sending && c->output != NULL)
+		connection_turn(c);
+}
+
+void websocket_json_begin(struct connection *c, struct span query)
+{
+	static const struct websocket_use use = { .part = part, .resume = resume };
+	struct websocket_session *ws = websocket_of(c);
+	struct websocket_query *q = memory_new_zeroed(sizeof(*q) + query.len);
+
+	ws->topics = websocket_topics_new();
+	ws->query = q;
+	if (ws->topics == NULL || q == NULL) {
 		connection_error(c, REASON_MEMORY);
 		return;
 	}
-	if (!websocket_open(c, &use) || !query_replay(query, &replay))
-		return;
-	command.last = replay.kind == REPLAY_LAST;
-	command.n = replay.n;
-	while (c->state == CONNECTION_OPEN &&
-	       next_pair(&query, &key, command.name_bytes, &command.name, &wrong)) {
-		if (!span_equal(key, SPAN("topic")) || find(c, command.name) != NULL)
-			continue;
-		problem = subscribe(c, &command);
-		if (problem != NULL)
-			say_error(c, problem, command.name, (struct span){ NULL, 0 });
-	}
+	if (query.len > 0)
+		memcpy(q->text, query.data, query.len);
+	q->rest = (struct span){ q->text, query.len };
+	if (websocket_open(c, &use) && query_replay(query, &q->replay))
+		go_on_with_query(c);
 }
 
 static void json_free(struct connection *c)
 {
-	struct websocket_topics *topics = websocket_of(c)->topics;
-	struct named *n;
-
 	websocket_free(c);
-	if (topics == NULL)
-		return;
-	for (size_t at = 0; (n = table_next(&topics->wanted, &at)) != NULL;)
-		memory_free(n);
-	table_release(&topics->wanted);
-	memory_free(topics);
+	memory_free(websocket_of(c)->query);
+	websocket_topics_free(websocket_of(c)->topics);
 }
 
 const struct protocol websocket_json_protocol = {
@@ -449,8 +391,11 @@ const struct protocol websocket_json_protocol = {
 	.door = DOOR_WEBSOCKET,
 	.received = websocket_received,
 	.ended = websocket_ended,
-	.subscribed = subscribed,
-	.refused = refused,
+	.subscribed = websocket_topics_subscribed,
+	.refused = websocket_topics_refused,
+	.enough = websocket_topics_enough,
+	.missed = websocket_topics_missed,
+	.interject = websocket_topics_interject,
 	.sequenced = sequenced,
 	.say = websocket_say,
 	.farewell = websocket_farewell,

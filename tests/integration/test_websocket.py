@@ -362,6 +362,116 @@ def test_a_socket_gets_a_message_once(open):
     broker.eventually(matched=2, delivered=2)
 
 
+def test_patterns_bring_what_they_match_with_its_topic(open):
+    broker = open(reactors=2)
+    a = Json(broker, "/ws")
+    assert a.ask(subscribe="a.*") == {"subscribed": "a.*"}
+    ids = [post(broker, t, t.encode()) for t in ("a.b", "a.c", "b.a", "a.b.c")]
+    assert [a.hear() for _ in range(2)] == [{"topic": t, "id": i, "data": t} for t, i in zip(("a.b", "a.c"), ids)]
+    assert a.ask(subscribe="a.>") == {"subscribed": "a.>"}
+    post(broker, "a.b.c", b"deep")
+    assert a.hear()["data"] == "deep"
+    assert a.ask(unsubscribe="b.*") == {"unsubscribed": "b.*"}
+    assert a.ask(subscribe="a.*") == {"subscribed": "a.*"}
+    # Of the past they have nothing, and what is no pattern is none.
+    assert a.ask(subscribe="c.*", last=1) == {"error": "malformed command", "topic": "c.*"}
+    assert a.ask(subscribe="c.>.d") == {"error": "bad topic", "topic": "c.>.d"}
+    assert a.ask(publish="a.*", data="x", ref=1) == {"error": "bad topic", "topic": "a.*", "ref": 1}
+    b = Json(broker, "/ws?topic=a.b&topic=a.*&last=1&topic=%3E")
+    assert [b.hear() for _ in range(4)] == [{"subscribed": "a.b", "id": ids[0]}, {"topic": "a.b", "id": ids[0], "data": "a.b"},
+                                            {"subscribed": "a.*"}, {"subscribed": ">"}]
+    Json(broker, "/ws?topic=a.*b", status=400)
+
+
+def test_a_socket_gets_a_message_once_whatever_overlaps_and_whatever_goes(open):
+    broker = open(reactors=2)
+    a, wanted, n = Json(broker, "/ws"), set(), 0
+    matches = {"a.b": ("a.b",), "a.c": ("a.c",), "a.*": ("a.b", "a.c"), "*.b": ("a.b", "c.b"), ">": ("a.b", "a.c", "c.b")}
+    for step in ("a.b", "a.*", ">", "-a.b", "a.c", "-a.*", "*.b", "a.b", "->", "-*.b", "a.*", "*.b", "-a.*", "-a.b", "-a.c", ">", "-*.b", "->"):
+        if step[0] == "-":
+            wanted.remove(step[1:])
+            assert a.ask(unsubscribe=step[1:], ref=1) == {"unsubscribed": step[1:], "ref": 1}
+        else:
+            wanted.add(step)
+            assert a.ask(subscribe=step)["subscribed"] == step
+        expected = []
+        for topic in ("a.b", "a.c", "c.b"):
+            n += 1
+            post(broker, topic, str(n).encode())
+            if any(topic in matches[w] for w in wanted):
+                expected.append((topic, str(n)))
+        got = [a.hear() for _ in expected]
+        assert sorted((m["topic"], m["data"]) for m in got) == expected, step
+        assert a.ask(ping=1) == {"pong": 1}
+    broker.eventually(published=54, matched=45, delivered=45)
+
+
+def test_what_takes_over_loses_and_doubles_nothing(open):
+    broker = open(reactors=2)
+    a = Json(broker, "/ws?topic=t.*&topic=t.a&topic=*.a")
+    assert [a.hear()["subscribed"] for _ in range(3)] == ["t.*", "t.a", "*.a"]
+    publisher = broker.publisher("t.a")
+    for i in range(200):
+        publisher.send(b"%d\r\n" % i)
+        if i == 60:
+            a.send(json.dumps({"unsubscribe": "t.*"}))
+        if i == 120:
+            a.send(json.dumps({"unsubscribe": "t.a"}))
+    got = [a.hear() for _ in range(202)]
+    assert [m["data"] for m in got if "data" in m] == [str(i) for i in range(200)]
+    assert [m["unsubscribed"] for m in got if "unsubscribed" in m] == ["t.*", "t.a"]
+
+
+def test_what_overlaps_has_a_limit(open):
+    broker = open(reactors=1)
+    a = Json(broker, "/ws")
+    for i in range(1025):
+        a.send(json.dumps({"subscribe": f"x.{i}"}))
+    assert all("subscribed" in a.hear() for _ in range(1025))
+    assert a.ask(subscribe="x.*") == {"error": "too many patterns", "topic": "x.*"}
+    assert a.ask(subscribe="y.*") == {"subscribed": "y.*"}
+    a.ask(unsubscribe="x.7")
+    assert a.ask(subscribe="x.*") == {"subscribed": "x.*"}
+    post(broker, "x.8", b"once")
+    assert a.hear()["data"] == "once"
+    post(broker, "x.7", b"by the pattern")
+    assert a.hear()["data"] == "by the pattern"
+    assert a.ask(unsubscribe="x.*") == {"unsubscribed": "x.*"}
+
+
+def test_one_that_skips_is_told_of_the_gap(open):
+    broker = open(topics={"slow": "skip", "backlog_bytes": "256K"}, limits={"send_buffer_bytes": "32K"}, reactors=1)
+    a = Json(broker, "/ws?topic=s&topic=p.*")
+    assert [a.hear()["subscribed"] for _ in range(2)] == ["s", "p.*"]
+    publishers = [broker.publisher(topic) for topic in ("s", "p.x")]
+    for n in range(400):
+        for p in publishers:
+            p.send(b"%d " % n + b"." * 20000 + b"\r\n")
+    for p in publishers:
+        p.leave()
+    last = post(broker, "s", b"end")
+    post(broker, "p.x", b"end")
+    seen = {"s": [], "p.x": []}
+    gaps = {"s": None, "p.x": None}
+    ends = 0
+    while ends < 2:
+        m = a.hear()
+        if "gap" in m:
+            topic = "p.x" if m["topic"] == "p.*" else m["topic"]
+            gaps[topic] = m["gap"] or True
+            continue
+        topic, seq = m["topic"], int(m["id"].split(":")[1])
+        if seen[topic]:
+            # Whoever misses something is told so before what comes next, and only then.
+            assert (seq > seen[topic][-1] + 1) == (gaps[topic] is not None)
+            assert gaps[topic] in (None, True, m["id"])
+        seen[topic].append(seq)
+        gaps[topic] = None
+        ends += m["data"] == "end"
+    assert seen["s"][-1] == int(last.split(":")[1]) == 401
+    assert 2 < len(seen["s"]) < 401 and 2 < len(seen["p.x"]) < 401
+
+
 def test_topics_may_be_asked_for_in_the_path(open):
     broker = open()
     for i in range(3):

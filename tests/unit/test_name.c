@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/name.h"
@@ -193,6 +194,43 @@ static void a_wildcard_in_first_place_leaves_names_with_a_dollar_out(void **stat
 	assert_true(matches(">", "a.$b"));
 }
 
+/* What overlaps has a name in common, which is looked for among all of few levels. */
+static void patterns_overlap_where_a_name_is_matched_by_both(void **state)
+{
+	static const char *const levels[] = { "a", "b", "$c", "*", ">" };
+	static const char *const names[] = { "a", "b", "$c" };
+	char patterns[3 * 25 + 5][16], all[39][16];
+	size_t patterns_n = 0, all_n = 0;
+
+	(void)state;
+	for (size_t i = 0; i < 5; i++) {
+		snprintf(patterns[patterns_n++], 16, "%s", levels[i]);
+		for (size_t k = 0; k < 5 && i < 4; k++)
+			snprintf(patterns[patterns_n++], 16, "%s.%s", levels[i], levels[k]);
+	}
+	for (size_t i = 0; i < 3; i++) {
+		snprintf(all[all_n++], 16, "%s", names[i]);
+		for (size_t k = 0; k < 3; k++) {
+			snprintf(all[all_n++], 16, "%s.%s", names[i], names[k]);
+			for (size_t m = 0; m < 3; m++)
+				snprintf(all[all_n++], 16, "%s.%s.%s", names[i], names[k],
+					 names[m]);
+		}
+	}
+	for (size_t i = 0; i < patterns_n; i++) {
+		for (size_t k = 0; k < patterns_n; k++) {
+			bool common = false;
+
+			for (size_t n = 0; n < all_n; n++)
+				common |= matches(patterns[i], all[n]) &&
+					  matches(patterns[k], all[n]);
+			assert_int_equal(
+				name_patterns_overlap(span_of(patterns[i]), span_of(patterns[k])),
+				common);
+		}
+	}
+}
+
 static void well_formed_utf8_is_valid(void **state)
 {
 	(void)state;
@@ -260,6 +298,7 @@ int main(void)
 		cmocka_unit_test(a_star_matches_exactly_one_level),
 		cmocka_unit_test(the_rest_matches_one_level_or_more),
 		cmocka_unit_test(a_wildcard_in_first_place_leaves_names_with_a_dollar_out),
+		cmocka_unit_test(patterns_overlap_where_a_name_is_matched_by_both),
 		cmocka_unit_test(well_formed_utf8_is_valid),
 		cmocka_unit_test(overlong_forms_are_invalid),
 		cmocka_unit_test(surrogates_and_what_is_beyond_unicode_are_invalid),

@@ -13,6 +13,7 @@
 #include "protocol/websocket.h"
 #include "protocol/mqtt.h"
 #include "protocol/websocket_framed.h"
+#include "protocol/websocket_left_out.h"
 #include "protocol/websocket_wire.h"
 
 static struct run one(struct span message)
@@ -302,6 +303,48 @@ static void what_has_no_name_in_mqtt_is_left_out(void **state)
 	assert_int_equal(websocket_mqtt_format.encodable(&wire, &run), 0);
 }
 
+static bool wants(struct span parameter, struct span topic)
+{
+	const struct wire wire = { &websocket_json_format, parameter };
+
+	return websocket_json_format.wants(&wire, topic);
+}
+
+static void what_another_subscription_brings_is_left_out(void **state)
+{
+	static struct left_out l;
+	char names[LEFT_OUT_NAMES_MAX][8];
+	char *parameter;
+	size_t bytes;
+
+	(void)state;
+	assert_int_equal(left_out_bytes(&l), 0);
+	assert_true(wants(SPAN(""), SPAN("a.b")));
+	for (unsigned i = 0; i < LEFT_OUT_NAMES_MAX; i++) {
+		/* In no order, and every second number only. */
+		snprintf(names[i], sizeof(names[i]), "t.%u",
+			 i * 2 * 617 % (2 * LEFT_OUT_NAMES_MAX));
+		l.names[l.names_n++] = span_of(names[i]);
+	}
+	l.patterns[l.patterns_n++] = SPAN("a.*");
+	l.patterns[l.patterns_n++] = SPAN("b.>");
+	bytes = left_out_bytes(&l);
+	parameter = malloc(bytes);
+	assert_non_null(parameter);
+	left_out_put(&l, parameter);
+	for (unsigned i = 0; i < 2 * LEFT_OUT_NAMES_MAX; i++) {
+		char name[16];
+
+		snprintf(name, sizeof(name), "t.%u", i);
+		assert_int_equal(wants((struct span){ parameter, bytes }, span_of(name)), i % 2);
+	}
+	assert_false(wants((struct span){ parameter, bytes }, SPAN("a.b")));
+	assert_true(wants((struct span){ parameter, bytes }, SPAN("a.b.c")));
+	assert_false(wants((struct span){ parameter, bytes }, SPAN("b.c.d")));
+	assert_true(wants((struct span){ parameter, bytes }, SPAN("t")));
+	free(parameter);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -318,6 +361,7 @@ int main(void)
 		cmocka_unit_test(what_is_not_utf8_is_base64),
 		cmocka_unit_test(numbers_go_on_in_json),
 		cmocka_unit_test(every_byte_is_escaped_wherever_it_stands),
+		cmocka_unit_test(what_another_subscription_brings_is_left_out),
 		cmocka_unit_test(each_packet_of_mqtt_is_a_frame),
 		cmocka_unit_test(a_large_packet_is_sent_from_where_it_lies),
 		cmocka_unit_test(what_has_no_name_in_mqtt_is_left_out),

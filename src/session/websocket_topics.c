@@ -1,0 +1,536 @@
+#include "session/websocket_topics.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <string.h>
+
+#include "base/hash.h"
+#include "base/list.h"
+#include "base/memory.h"
+#include "base/name.h"
+#include "base/table.h"
+#include "broker/connection.h"
+#include "broker/home.h"
+#include "broker/shard.h"
+#include "broker/subscription.h"
+#include "protocol/websocket_command.h"
+#include "protocol/websocket_left_out.h"
+#include "protocol/websocket_wire.h"
+#include "session/websocket.h"
+#include "topic/interest.h"
+
+enum {
+	/* Of one socket, that leave something out: beyond, "too many patterns". So many are asked
+	 * for anew at most when one goes. */
+	LEAVING_OUT_MAX = 1024,
+	LOOK_AT_ONCE = 256, /* names; after more, the next command has to wait for its turn */
+};
+
+/* What is more of one that is a pattern or leaves something out. */
+struct overlap {
+	struct wanted_topic *wanted;
+	struct list pattern;             /* among the patterns */
+	struct list leaving_out;         /* among those that leave something out, by their order */
+	struct subscription *takes_over; /* that is asked for anew; or NULL */
+};
+
+/* One that it has asked for, by its name; the subscription refers to it. */
+struct wanted_topic {
+	struct named named;                /* first */
+	struct subscription *subscription; /* NULL: the home has not answered */
+	uint64_t order;                    /* they were asked for in */
+	struct overlap *overlap;           /* NULL: neither a pattern nor leaves it anything out */
+	struct wanted_topic *missed;       /* the next of those that have to be told of a gap */
+	uint64_t goes_on;                  /* with this number; 0: no gap is to be told of */
+	char name[];
+};
+
+struct websocket_topics {
+	struct table wanted; /* struct wanted_topic */
+	struct list patterns, leaving_out;
+	unsigned leaving_out_n;
+	uint64_t order;
+	struct wanted_topic *missed;
+	/* It goes when all that takes over stands, and then this is said. */
+	struct wanted_topic *going;
+	size_t word_len;
+	char *word;
+};
+
+static struct websocket_topics *topics_of(const struct connection *c)
+{
+	return websocket_of(c)->topics;
+}
+
+static struct wanted_topic *find(const struct connection *c, struct span name)
+{
+	return (struct wanted_topic *)(void *)table_find(&topics_of(c)->wanted,
+							 hash_bytes(name.data, name.len), name);
+}
+
+static struct wanted_topic *of_pattern(struct list *l)
+{
+	return LIST_ENTRY(l, struct overlap, pattern)->wanted;
+}
+
+static struct wanted_topic *of_leaving_out(struct list *l)
+{
+	return LIST_ENTRY(l, struct overlap, leaving_out)->wanted;
+}
+
+static bool leaves_out(const struct wanted_topic *w)
+{
+	return w->overlap != NULL && !list_empty(&w->overlap->leaving_out);
+}
+
+static bool is_pattern(const struct wanted_topic *w)
+{
+	return w->overlap != NULL && !list_empty(&w->overlap->pattern);
+}
+
+static void stop_leaving_out(struct websocket_topics *t, struct wanted_topic *w)
+{
+	if (!leaves_out(w))
+		return;
+	list_remove(&w->overlap->leaving_out);
+	t->leaving_out_n--;
+}
+
+static void forget(struct websocket_topics *t, struct wanted_topic *w)
+{
+	stop_leaving_out(t, w);
+	for (struct wanted_topic **at = &t->missed; w->goes_on != 0 && *at != NULL;
+	     at = &(*at)->missed) {
+		if (*at != w)
+			continue;
+		*at = w->missed;
+		break;
+	}
+	if (w->overlap != NULL)
+		list_remove(&w->overlap->pattern);
+	memory_free(w->overlap);
+	table_remove(&t->wanted, &w->named);
+	memory_free(w);
+}
+
+/* ---- who leaves out what ---- */
+
+/* Long looks are taken one in a turn. */
+static void looked(struct connection *c, size_t n)
+{
+	reactor_spend(&c->shard->reactor, n / 16);
+	if (n <= LOOK_AT_ONCE)
+		return;
+	websocket_of(c)->busy = true;
+	c->resumes = true;
+	connection_turn(c);
+}
+
+/* False: that is too much. */
+static bool leave_out_names(const struct websocket_topics *t, const struct wanted_topic *w,
+			    struct left_out *l)
+{
+	struct named *n;
+
+	for (size_t at = 0; (n = table_next(&t->wanted, &at)) != NULL;) {
+		struct wanted_topic *other = (struct wanted_topic *)(void *)n;
+
+		/* What an earlier pattern brings, that pattern has it left out for. */
+		if (other->order >= w->order || other == t->going || is_pattern(other) ||
+		    leaves_out(other) || !name_matches(w->named.name, n->name))
+			continue;
+		if (l->names_n == LEFT_OUT_NAMES_MAX)
+			return false;
+		l->names[l->names_n++] = n->name;
+	}
+	return true;
+}
+
+/* What those bring that were asked for before it. False: that is too much. */
+static bool leave_out(struct connection *c, const struct wanted_topic *w, struct left_out *l)
+{
+	struct websocket_topics *t = topics_of(c);
+	size_t n = 0;
+
+	l->names_n = l->patterns_n = 0;
+	for (struct list *at = t->patterns.next; at != &t->patterns; at = at->next, n++) {
+		const struct wanted_topic *other = of_pattern(at);
+
+		if (other->order >= w->order || other == t->going ||
+		    !name_patterns_overlap(other->named.name, w->named.name))
+			continue;
+		if (l->patterns_n == LEFT_OUT_PATTERNS_MAX)
+			return false;
+		l->patterns[l->patterns_n++] = other->named.name;
+	}
+	if (is_pattern(w))
+		n += t->wanted.entries_n;
+	looked(c, n);
+	return !is_pattern(w) || leave_out_names(t, w, l);
+}
+
+/* The wire of one that leaves this out; its parameter is the caller's to free. False: out of
+ * memory. */
+static bool wire_for(struct left_out *l, struct wire *wire)
+{
+	size_t bytes = left_out_bytes(l);
+	char *parameter = NULL;
+
+	*wire = (struct wire){ .format = &websocket_json_format };
+	if (bytes == 0)
+		return true;
+	parameter = memory_new(bytes);
+	if (parameter == NULL)
+		return false;
+	left_out_put(l, parameter);
+	wire->parameter = (struct span){ parameter, bytes };
+	return true;
+}
+
+static void wire_free(struct wire *wire)
+{
+	memory_free((void *)(uintptr_t)wire->parameter.data);
+}
+
+/* ---- what is said ---- */
+
+static void say_subscribed(struct connection *c, const struct wanted_topic *w)
+{
+	const struct interest *i = subscription_interest(w->subscription);
+	char out[WEBSOCKET_ANSWER_MAX];
+
+	/* Where it stands: what is published from now on has a higher number. */
+	websocket_json_say(c, out,
+			   websocket_answer("subscribed", w->named.name, i->epoch, i->number,
+					    (struct span){ NULL, 0 }, out));
+}
+
+bool websocket_topics_has(struct connection *c, struct span name)
+{
+	return find(c, name) != NULL;
+}
+
+void websocket_topics_say(struct connection *c, struct span name)
+{
+	struct wanted_topic *w = find(c, name);
+
+	/* One that is asked for says it when it stands. */
+	if (w->subscription != NULL)
+		say_subscribed(c, w);
+}
+
+bool websocket_topics_wild(const struct connection *c)
+{
+	return !list_empty(&topics_of(c)->patterns);
+}
+
+/* ---- subscribe ---- */
+
+static struct wanted_topic *wanted_new(struct websocket_topics *t, struct span name, bool pattern)
+{
+	struct wanted_topic *w = memory_new_zeroed(sizeof(*w) + name.len);
+
+	if (w == NULL)
+		return NULL;
+	memcpy(w->name, name.data, name.len);
+	w->named.name = (struct span){ w->name, name.len };
+	w->named.hash = hash_bytes(name.data, name.len);
+	w->order = ++t->order;
+	if (pattern || !list_empty(&t->patterns)) {
+		w->overlap = memory_new_zeroed(sizeof(*w->overlap));
+		if (w->overlap == NULL) {
+			memory_free(w);
+			return NULL;
+		}
+		w->overlap->wanted = w;
+		list_init(&w->overlap->pattern);
+		list_init(&w->overlap->leaving_out);
+	}
+	if (table_add(&t->wanted, &w->named) != 0) {
+		memory_free(w->overlap);
+		memory_free(w);
+		return NULL;
+	}
+	if (pattern)
+		list_append(&t->patterns, &w->overlap->pattern);
+	return w;
+}
+
+static enum reason ask(struct connection *c, struct wanted_topic *w, const struct replay *replay,
+		       const struct wire *wire, struct subscription **made)
+{
+	const struct subscription_wanted wanted = { .name = w->named.name,
+						    .pattern = is_pattern(w) ? PATTERN_NATIVE
+									     : PATTERN_NONE,
+						    .wire = *wire,
+						    .replay = *replay,
+						    .session = w,
+						    .later = w->subscription != NULL };
+	int err = subscription_new(c, &wanted, made);
+
+	return err == 0          ? REASON_NONE
+	       : err == -ENOSPC  ? REASON_SUBSCRIPTIONS
+	       : err == -ENOBUFS ? REASON_CONNECTIONS
+				 : REASON_MEMORY;
+}
+
+enum reason websocket_topics_subscribe(struct connection *c, struct span name, bool pattern,
+				       const struct replay *replay)
+{
+	struct websocket_topics *t = topics_of(c);
+	struct wanted_topic *w = wanted_new(t, name, pattern);
+	struct subscription *made;
+	struct left_out l;
+	struct wire wire;
+	enum reason reason = REASON_MEMORY;
+
+	if (w == NULL)
+		return REASON_MEMORY;
+	if (!leave_out(c, w, &l) || (!left_out_empty(&l) && t->leaving_out_n == LEAVING_OUT_MAX)) {
+		forget(t, w);
+		return REASON_PATTERNS;
+	}
+	if (!left_out_empty(&l)) {
+		list_append(&t->leaving_out, &w->overlap->leaving_out);
+		t->leaving_out_n++;
+	}
+	if (wire_for(&l, &wire)) {
+		reason = ask(c, w, replay, &wire, &made);
+		wire_free(&wire);
+	}
+	if (reason != REASON_NONE)
+		forget(t, w);
+	return reason;
+}
+
+void websocket_topics_subscribed(struct connection *c, struct subscription *sub,
+				 const struct subscribe_letter *l)
+{
+	struct wanted_topic *w = sub->session;
+	char out[WEBSOCKET_ANSWER_MAX];
+
+	w->subscription = sub;
+	say_subscribed(c, w);
+	if (l != NULL && l->gap != 0 && c->state != CONNECTION_CLOSED)
+		websocket_json_say(c, out,
+				   websocket_answer_gap(w->named.name, l->epoch, l->gap, out));
+}
+
+/* Those that were to take over are ended, and all is as it was. */
+static void stay(struct connection *c, enum reason reason)
+{
+	struct websocket_topics *t = topics_of(c);
+	struct wanted_topic *going = t->going;
+
+	t->going = NULL;
+	memory_free(t->word);
+	t->word = NULL;
+	for (struct list *l = t->leaving_out.next; l != &t->leaving_out; l = l->next) {
+		struct overlap *o = of_leaving_out(l)->overlap;
+
+		if (o->takes_over != NULL)
+			subscription_end(o->takes_over);
+		o->takes_over = NULL;
+	}
+	websocket_json_error(c, websocket_json_reason(reason), going->named.name,
+			     (struct span){ NULL, 0 });
+}
+
+void websocket_topics_refused(struct connection *c, void *session, enum reason reason)
+{
+	struct wanted_topic *w = session;
+
+	if (w->subscription != NULL) {
+		w->overlap->takes_over = NULL;
+		stay(c, reason);
+	} else {
+		websocket_json_error(c, websocket_json_reason(reason), w->named.name,
+				     (struct span){ NULL, 0 });
+		forget(topics_of(c), w);
+	}
+	if (c->state != CONNECTION_CLOSED)
+		connection_flush(c);
+}
+
+/* It has all that it was to get, or will have (leave). */
+void websocket_topics_enough(struct connection *c, void *session)
+{
+	(void)c;
+	(void)session;
+}
+
+/* ---- unsubscribe ---- */
+
+/* It still gets what is its by now. */
+static void leave(struct subscription *sub)
+{
+	if (subscription_limit(sub, 0) != 0)
+		subscription_end(sub);
+}
+
+/* Asks anew for those that have left out what this one brought, to be begun together. Returns how
+ * many there are. */
+static unsigned ask_anew(struct connection *c, struct wanted_topic *going)
+{
+	static const struct replay nothing = { .kind = REPLAY_NONE };
+	const struct wire wire = { .format = &websocket_json_format };
+	struct websocket_topics *t = topics_of(c);
+	enum reason reason = REASON_NONE;
+	unsigned n = 0;
+
+	t->going = going;
+	for (struct list *l = t->leaving_out.next; l != &t->leaving_out && reason == REASON_NONE;
+	     l = l->next) {
+		struct wanted_topic *w = of_leaving_out(l);
+
+		if (w->order <= going->order ||
+		    !name_patterns_overlap(going->named.name, w->named.name))
+			continue;
+		reason = ask(c, w, &nothing, &wire, &w->overlap->takes_over);
+		n++;
+	}
+	if (reason != REASON_NONE)
+		stay(c, reason);
+	return n;
+}
+
+enum reason websocket_topics_unsubscribe(struct connection *c, struct span name, struct span ref)
+{
+	struct websocket_topics *t = topics_of(c);
+	struct wanted_topic *w = find(c, name);
+	char out[WEBSOCKET_ANSWER_MAX];
+	size_t n = websocket_answer("unsubscribed", name, 0, 0, ref, out);
+
+	if (w != NULL && t->leaving_out_n > 0) {
+		t->word = memory_new(n);
+		if (t->word == NULL)
+			return REASON_MEMORY;
+		memcpy(t->word, out, n);
+		t->word_len = n;
+		if (ask_anew(c, w) > 0)
+			return REASON_NONE;
+		t->going = NULL;
+		memory_free(t->word);
+		t->word = NULL;
+	}
+	if (w != NULL) {
+		subscription_end(w->subscription);
+		forget(t, w);
+	}
+	websocket_json_say(c, out, n);
+	return REASON_NONE;
+}
+
+/* -ENOMEM. */
+static int take_over(struct connection *c, struct wanted_topic *w)
+{
+	struct subscription *before = w->subscription;
+	struct left_out l;
+	struct wire wire;
+	int err;
+
+	/* It may only be less than it was. */
+	(void)leave_out(c, w, &l);
+	if (!wire_for(&l, &wire))
+		return -ENOMEM;
+	err = subscription_begin(w->overlap->takes_over, &wire);
+	wire_free(&wire);
+	if (err != 0)
+		return err;
+	w->subscription = w->overlap->takes_over;
+	w->overlap->takes_over = NULL;
+	leave(before);
+	if (left_out_empty(&l))
+		stop_leaving_out(topics_of(c), w);
+	return 0;
+}
+
+void websocket_topics_settle(struct connection *c)
+{
+	struct websocket_topics *t = topics_of(c);
+	struct wanted_topic *going = t->going;
+	struct list *next;
+
+	if (going == NULL)
+		return;
+	for (struct list *l = t->leaving_out.next; l != &t->leaving_out; l = next) {
+		struct wanted_topic *w = of_leaving_out(l);
+
+		next = l->next;
+		if (w->overlap->takes_over != NULL && take_over(c, w) != 0) {
+			connection_error(c, REASON_MEMORY);
+			return;
+		}
+	}
+	leave(going->subscription);
+	t->going = NULL;
+	forget(t, going);
+	websocket_json_say(c, t->word, t->word_len);
+	memory_free(t->word);
+	t->word = NULL;
+}
+
+/* ---- gaps ---- */
+
+void websocket_topics_missed(struct connection *c, struct subscription *sub)
+{
+	struct websocket_topics *t = topics_of(c);
+	struct wanted_topic *w = sub->session;
+
+	if (w == NULL || w->subscription != sub)
+		return;
+	if (w->goes_on == 0) {
+		w->missed = t->missed;
+		t->missed = w;
+	}
+	w->goes_on = subscription_interest(sub)->number + 1;
+	connection_interject(c);
+}
+
+void websocket_topics_interject(struct connection *c)
+{
+	struct websocket_topics *t = topics_of(c);
+	char out[WEBSOCKET_ANSWER_MAX];
+
+	while (t->missed != NULL && c->state == CONNECTION_OPEN) {
+		struct wanted_topic *w = t->missed;
+
+		t->missed = w->missed;
+		websocket_json_say(
+			c, out,
+			websocket_answer_gap(w->named.name,
+					     subscription_interest(w->subscription)->epoch,
+					     w->goes_on, out));
+		w->goes_on = 0;
+	}
+}
+
+/* ---- life ---- */
+
+struct websocket_topics *websocket_topics_new(void)
+{
+	struct websocket_topics *t = memory_new_zeroed(sizeof(*t));
+
+	if (t == NULL)
+		return NULL;
+	list_init(&t->patterns);
+	list_init(&t->leaving_out);
+	return t;
+}
+
+void websocket_topics_free(struct websocket_topics *t)
+{
+	struct named *n;
+
+	if (t == NULL)
+		return;
+	for (size_t at = 0; (n = table_next(&t->wanted, &at)) != NULL;) {
+		struct wanted_topic *w = (struct wanted_topic *)(void *)n;
+
+		memory_free(w->overlap);
+		memory_free(w);
+	}
+	table_release(&t->wanted);
+	memory_free(t->word);
+	memory_free(t);
+}
