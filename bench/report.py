@@ -4,7 +4,7 @@ import shutil
 import statistics
 import subprocess
 
-from scenarios import AT_ONCE, CONTENDERS, SCENARIOS
+from scenarios import AT_ONCE, CONTENDERS, DOORS, SCENARIOS
 
 METRICS = {
     "delivered_per_cpu_s": ("delivered per CPU-second", lambda r: r.get("delivered_per_cpu_s") or None),
@@ -126,7 +126,7 @@ def scenario_table(runs, scenario):
             rows.append(f"| {contender} | failed: {runs.failed(name, contender)[0][:120]} | | | | | |")
             continue
         figures = runs.values(name, contender, "delivered_per_cpu_s")
-        own = "broker" if "broker" in runs.by[name] else "broker-1r"
+        own = next((c for c in ("broker", "broker-1r", "broker-nats") if c in runs.by[name]), "broker")
         ratios, _ = runs.ratios(name, own, contender, "delivered_per_cpu_s")
         good = [r for r in rounds.values() if "failed" not in r]
         per_s = [r["delivered_per_s"] for r in good if "delivered_per_s" in r]
@@ -155,6 +155,29 @@ def scenario_table(runs, scenario):
         *rows,
         "",
     ]
+
+
+def door_table(runs):
+    """Every door beside the line protocol, and beside the peer whose protocol it speaks."""
+    names = [s["name"] for s in SCENARIOS if any(d in s["contenders"] for d in DOORS) and s["name"] in runs.by]
+    if not any(runs.by[n].get(d) for n in names for d in DOORS if d != "broker-sse"):
+        return []
+    lines = [
+        "## Doors",
+        "",
+        "Delivered per CPU-second through each door, as multiples of the line protocol's and of the peer's that speaks the same.",
+        "",
+        "| | peer | " + " | ".join(names) + " |",
+        "|---|---|" + "---|" * len(names),
+    ]
+    for door, peer in DOORS.items():
+        cells = []
+        for name in names:
+            line, _ = runs.ratios(name, door, "broker", "delivered_per_cpu_s")
+            other, _ = runs.ratios(name, door, peer, "delivered_per_cpu_s")
+            cells.append(f"{spread(line)}; {spread(other)}" if line or other else "-")
+        lines.append(f"| {door} | {peer} | " + " | ".join(cells) + " |")
+    return [*lines, ""]
 
 
 def milliseconds(runs, scenario, contender, metric):
@@ -344,6 +367,7 @@ def write(out, data):
         *target_table(runs),
         "",
     ]
+    lines += door_table(runs)
     for name, caption in made:
         lines += [f"![{caption}]({name}.svg)", ""]
     lines += ["## Figures", ""]

@@ -95,10 +95,12 @@ class Server:
         self.log_path = directory / f"{name}-{port}.log"
         if name.startswith("broker"):
             reactors = reactors_of(name)
+            protocol = CONTENDERS[name]["protocol"]
+            protocols = ["http"] if protocol in ("sse", "ws") else [protocol, "http"]
             config = directory / f"{name}.conf"
             config.write_text(
                 f"reactors = {reactors}\ndrain_seconds = 2\n"
-                f'listen "main" {{\n\taddress = "127.0.0.1:{port}"\n\tprotocols = {{ "line", "http" }}\n}}\n'
+                f'listen "main" {{\n\taddress = "127.0.0.1:{port}"\n\tprotocols = {{ {json.dumps(protocols)[1:-1]} }}\n}}\n'
                 + "".join(f"{section} {{ {text} }}\n" for section, text in settings.items())
             )
             command = [BUILD / "broker", "-c", config]
@@ -229,7 +231,8 @@ class Bench:
         command += ["--threads", min(len(load_cpus), 2 * reactors_of(contender))]
         command += [f"127.0.0.1:{server.port}"]
         if "beside" not in scenario:
-            return run_json([*command, *scenario["args"]], load_cpus, 120)
+            args = scenario.get("args_of", {}).get(contender, scenario["args"])
+            return run_json([*command, *args], load_cpus, 120)
         # The small one must not wait for the large one's core: that is the generator's business, not the broker's.
         first = shutil.which("chrt") and os.geteuid() == 0
         urgent = ["chrt", "--fifo", "1"] if first else []

@@ -1,13 +1,22 @@
 """What is measured, with whom, and what is to be reached.
 
 A contender broker-Nr is the broker with N reactors; broker-512 is the broker with engine { batch = 512 }, broker-pace0 with
-topics { pace = 0 }, everything else is at its default; broker-sse is the broker as clients of server-sent events see it, which is what nchan is to be
-compared with.
+topics { pace = 0 }, everything else is at its default. The broker's other doors are contenders, too (DOORS): broker-sse is the broker as clients of
+server-sent events see it, and so on, each beside the peer whose protocol it speaks and beside the broker's own line protocol.
 """
 
 import os
 
 CORES = len(os.sched_getaffinity(0))
+
+# Each door with the peer that speaks the same; the WebSocket's publishers get back what they send, as everybody does there.
+DOORS = {
+    "broker-sse": "nchan",
+    "broker-ws": "nchan",
+    "broker-nats": "nats",
+    "broker-resp": "redis",
+    "broker-mqtt": "mosquitto",
+}
 
 PEERS = ["broker-sse", "epoll", "redis", "nats", "tokio", "tokio-nodelay", "mosquitto", "nchan"]
 
@@ -17,6 +26,11 @@ REACTORS = sorted({1, 2, 4, 8, 32, *(1 << i for i in range(CORES.bit_length())),
 CONTENDERS = {
     "broker": {"protocol": "line"},
     "broker-sse": {"protocol": "sse"},
+    "broker-ws": {"protocol": "ws"},
+    "broker-nats": {"protocol": "nats"},
+    "broker-resp": {"protocol": "resp"},
+    "broker-mqtt": {"protocol": "mqtt"},
+    "broker-exact": {"protocol": "nats"},
     "epoll": {"protocol": "line"},
     "redis": {"protocol": "resp"},
     "nats": {"protocol": "nats"},
@@ -42,8 +56,29 @@ def load(topics, subscribers, window=None, rate=None, batch=None):
     return args + (["--window", window] if window else ["--rate", rate])
 
 
-def at_least(factor, base):
-    return {"metric": "delivered_per_cpu_s", "base": base, "factor": factor}
+def at_least(factor, base, of="broker"):
+    return {"metric": "delivered_per_cpu_s", "of": of, "base": base, "factor": factor}
+
+
+def doors(nats, redis, events=None, mosquitto=None):
+    """What each door is to reach beside the line protocol and beside its peer."""
+    found = [at_least(0.8 if door == "broker-ws" else 0.85, "broker", door) for door in DOORS if door != "broker-sse"]
+    found += [at_least(nats, "nats", "broker-nats"), at_least(redis, "redis", "broker-resp")]
+    found += [at_least(events, "nchan", door) for door in ("broker-sse", "broker-ws") if events]
+    return found + ([at_least(mosquitto, "mosquitto", "broker-mqtt")] if mosquitto else [])
+
+
+def multiplexed(name, what, topics, window=None, rate=None, targets=(), args=(), **more):
+    """100 connections that have all of so many topics each."""
+    return {
+        "name": name,
+        "what": f"100 connections x {topics} topics each, {what}, 128 B, " + (f"window {window}" if window else f"{rate}/s each"),
+        "bytes": 128,
+        "args": [*load(topics, 100, window, rate), *args],
+        "contenders": ["broker-nats", "broker-resp", "broker-mqtt", "redis", "nats", "mosquitto"],
+        "targets": list(targets),
+        **more,
+    }
 
 
 def at_most(metric, factor, base):
@@ -88,19 +123,19 @@ SCENARIOS = [
     one_by_one("each100", 100, redis=2),
     one_by_one("each1000", 1000, redis=3),
     scenario(
-        "fan100", 1, 100, 128, window=64, variants=["broker-512"], namespace=True,
-        targets=[at_least(3.3, "redis"), at_least(1.0, "epoll"), at_least(0.85, "limit")],
+        "fan100", 1, 100, 128, window=64, variants=["broker-512", *list(DOORS)[1:]], namespace=True,
+        targets=[at_least(3.3, "redis"), at_least(1.0, "epoll"), at_least(0.85, "limit"), *doors(nats=4.5, redis=2.7, events=40, mosquitto=60)],
     ),
     scenario(
-        "fan1000", 1, 1000, 128, window=64, variants=["broker-512"], namespace=True,
-        targets=[at_least(5, "redis"), at_least(1.1, "epoll")],
+        "fan1000", 1, 1000, 128, window=64, variants=["broker-512", *list(DOORS)[1:]], namespace=True,
+        targets=[at_least(5, "redis"), at_least(1.1, "epoll"), *doors(nats=8, redis=2.7)],
     ),
     scenario(
-        "many", 50, 20, 128, window=16, variants=["broker-512"], namespace=True,
-        targets=[at_least(2.3, "redis"), at_least(1.2, "epoll")],
+        "many", 50, 20, 128, window=16, variants=["broker-512", *list(DOORS)[1:]], namespace=True,
+        targets=[at_least(2.3, "redis"), at_least(1.2, "epoll"), *doors(nats=3.3, redis=1.8, mosquitto=20)],
     ),
     scenario(
-        "one2one", 50, 1, 128, window=64, namespace=True, targets=[at_least(5, "redis"), at_least(0.9, "epoll")]
+        "one2one", 50, 1, 128, window=64, variants=list(DOORS)[1:], namespace=True, targets=[at_least(5, "redis"), at_least(0.9, "epoll"), *doors(nats=5, redis=5)]
     ),
     scenario(
         "seg8k", 10, 50, 8192, window=8, namespace=True,
@@ -151,6 +186,20 @@ SCENARIOS = [
             {"metric": "cpu_ns_per_delivered", "of": "broker-2r", "base": "broker-1r", "factor": 1.1},
             {"metric": "cpu_ns_per_delivered", "of": "broker-32r", "base": "broker-2r", "factor": 1.15},
         ],
+    ),
+    multiplexed(
+        "multi", "a subscription for each", 100, window=16, args=["--topics-per-connection", 100],
+        targets=[at_least(2, "redis", "broker-resp"), at_least(3, "nats", "broker-nats")],
+    ),
+    multiplexed(
+        "multi-paced", "a subscription for each", 100, rate=20, args=["--topics-per-connection", 100],
+        targets=[at_least(2, "redis", "broker-resp"), at_least(3, "nats", "broker-nats")],
+    ),
+    multiplexed(
+        "wild", "by one pattern (broker-exact: a subscription for each)", 1000, window=4, args=["--pattern"],
+        contenders=["broker-nats", "broker-exact", "broker-resp", "broker-mqtt", "redis", "nats", "mosquitto"],
+        args_of={"broker-exact": [*load(1000, 100, window=4), "--topics-per-connection", 1000]},
+        targets=[at_least(0.9, "broker-exact", "broker-nats")],
     ),
     {
         "name": "idle",

@@ -16,17 +16,21 @@ enum { ANSWER_MAX = 4096 }; /* bytes; more than any broker says before it is rea
 
 struct handshake {
 	struct wire_event (*opened)(struct span in);
+	struct wire_event (*opened_more)(struct span in);
+	unsigned more; /* answers that are still to come behind the first */
 	void (*ready)(struct client *client);
-	struct wire_text hello;
-	bool said; /* the hello has left */
+	char *hello;
+	size_t hello_len, said; /* so many bytes of it have left */
 	char *answer;
 	size_t answer_len;
 };
 
 static void handshake_free(struct handshake *h)
 {
-	if (h != NULL)
+	if (h != NULL) {
 		free(h->answer);
+		free(h->hello);
+	}
 	free(h);
 }
 
@@ -49,6 +53,31 @@ void client_lost(struct client *c, int error)
 		client_fail(c, "the broker closed the connection");
 }
 
+static void say_hello(struct client *c)
+{
+	struct handshake *h = c->handshake;
+	struct iovec span = { h->hello + h->said, h->hello_len - h->said };
+
+	socket_send(&c->worker->sockets, &c->socket, &span, 1);
+}
+
+/* Takes the answers that have come but for the last. */
+static struct wire_event next_answer(struct handshake *h)
+{
+	struct wire_event e = h->opened((struct span){ h->answer, h->answer_len });
+
+	while (e.result == WIRE_MESSAGE && h->more > 0) {
+		h->answer_len -= e.used;
+		memmove(h->answer, h->answer + e.used, h->answer_len);
+		h->opened = h->opened_more;
+		h->more--;
+		if (h->answer_len == 0)
+			return wire_more();
+		e = h->opened((struct span){ h->answer, h->answer_len });
+	}
+	return e;
+}
+
 /* The client is its owner's once the hello has left and the broker has agreed. */
 static void handshake_advance(struct client *c)
 {
@@ -57,7 +86,7 @@ static void handshake_advance(struct client *c)
 
 	if (h->answer_len == 0)
 		return;
-	e = h->opened((struct span){ h->answer, h->answer_len });
+	e = next_answer(h);
 	if (e.result == WIRE_BAD || (e.result == WIRE_MORE && h->answer_len > ANSWER_MAX)) {
 		if (e.result == WIRE_MORE)
 			e.payload = (struct span){ h->answer, h->answer_len };
@@ -65,7 +94,7 @@ static void handshake_advance(struct client *c)
 			    (int)(e.payload.len < 200 ? e.payload.len : 200), e.payload.data);
 		return;
 	}
-	if (e.result != WIRE_MESSAGE || !h->said)
+	if (e.result != WIRE_MESSAGE || h->said < h->hello_len)
 		return;
 	c->handshake = NULL;
 	c->worker->handshakes--;
@@ -80,12 +109,15 @@ static void handshake_sent(struct client *c, int result)
 {
 	struct handshake *h = c->handshake;
 
-	if (result != (int)h->hello.len) {
+	if (result <= 0) {
 		client_lost(c, result < 0 ? result : -EPIPE);
 		return;
 	}
-	h->said = true;
-	handshake_advance(c);
+	h->said += (size_t)result;
+	if (h->said < h->hello_len)
+		say_hello(c);
+	else
+		handshake_advance(c);
 }
 
 static void handshake_received(struct client *c, const char *data, size_t len, int error)
@@ -144,12 +176,14 @@ static void explain_dial(struct client *c, int err)
 bool client_open(struct worker *w, struct client *c, const struct client_handshake *p)
 {
 	struct handshake *h = calloc(1, sizeof(*h));
-	struct iovec span;
 	int fd, err;
 
 	c->worker = w;
-	if (h == NULL) {
+	if (h != NULL)
+		h->hello = malloc(p->hello.len);
+	if (h == NULL || h->hello == NULL) {
 		run_fail(w->run, "out of memory");
+		handshake_free(h);
 		return false;
 	}
 	fd = dial(w->run->options);
@@ -167,14 +201,16 @@ bool client_open(struct worker *w, struct client *c, const struct client_handsha
 	}
 	h->opened = p->opened;
 	h->ready = p->ready;
-	h->hello = *p->hello;
+	h->opened_more = p->opened_more;
+	h->more = p->more;
+	memcpy(h->hello, p->hello.data, p->hello.len);
+	h->hello_len = p->hello.len;
 	c->handshake = h;
 	c->received = handshake_received;
 	c->sent = handshake_sent;
 	c->open = true;
 	w->handshakes++;
-	span = (struct iovec){ h->hello.bytes, h->hello.len };
-	socket_send(&w->sockets, &c->socket, &span, 1);
+	say_hello(c);
 	socket_receive(&w->sockets, &c->socket);
 	return true;
 }

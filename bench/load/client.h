@@ -28,8 +28,11 @@ struct client {
 };
 
 struct client_handshake {
-	const struct wire_text *hello;
+	struct span hello;
 	struct wire_event (*opened)(struct span in);
+	/* Behind that, so many answers more. */
+	struct wire_event (*opened_more)(struct span in);
+	unsigned more;
 	/* It is ready: sets received and sent. */
 	void (*ready)(struct client *client);
 };

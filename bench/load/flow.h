@@ -62,6 +62,7 @@ struct flow_params {
 	const struct filler *filler;
 	const struct wire *wire;
 	struct span topic_name;
+	struct wire_asked asked;
 	unsigned window; /* 0: paced */
 	double period_ns;
 	uint32_t threads;

@@ -8,7 +8,6 @@ enum {
 	FILLER_PERIOD = 4093, /* messages take their filler from that many places */
 
 	RUN_AT = 0,
-	TOPIC_AT = 9,
 	SEQ_AT = 20,
 	TIME_AT = 31,
 };
@@ -81,7 +80,7 @@ void message_write(char *to, const struct message *m, const struct filler *f)
 {
 	memset(to, ' ', MESSAGE_HEADER_BYTES);
 	write_hex(to + RUN_AT, 8, m->run);
-	write_hex(to + TOPIC_AT, 5, m->topic);
+	write_hex(to + MESSAGE_TOPIC_AT, 5, m->topic);
 	write_hex(to + MESSAGE_PUBLISHER_AT, 4, m->publisher);
 	message_rewrite(to, m, f);
 }
@@ -105,6 +104,13 @@ static bool read_hex(const char *from, unsigned digits, uint64_t *value)
 	return from[digits] == ' ';
 }
 
+int message_topic(const char *at)
+{
+	uint64_t v;
+
+	return read_hex(at, 5, &v) ? (int)v : -1;
+}
+
 int message_publisher(const char *at)
 {
 	uint64_t v;
@@ -119,7 +125,7 @@ enum message_fault message_read(struct span payload, const struct filler *f, str
 
 	if (payload.len != f->message_bytes)
 		return MESSAGE_WRONG_LENGTH;
-	if (!read_hex(p + RUN_AT, 8, &run) || !read_hex(p + TOPIC_AT, 5, &topic) ||
+	if (!read_hex(p + RUN_AT, 8, &run) || !read_hex(p + MESSAGE_TOPIC_AT, 5, &topic) ||
 	    !read_hex(p + MESSAGE_PUBLISHER_AT, 4, &publisher) ||
 	    !read_hex(p + SEQ_AT, 10, &out->seq) || !read_hex(p + TIME_AT, 16, &out->intended_ns))
 		return MESSAGE_WRONG_HEADER;

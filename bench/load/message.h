@@ -16,6 +16,7 @@
 
 enum {
 	MESSAGE_HEADER_BYTES = 48, /* also the shortest message */
+	MESSAGE_TOPIC_AT = 9,      /* where the topic's digits stand, */
 	MESSAGE_PUBLISHER_AT = 15, /* where the publisher's digits stand */
 	MESSAGE_TOPICS_MAX = 1 << 20,
 	MESSAGE_PUBLISHERS_MAX = 1 << 16,
@@ -67,7 +68,8 @@ enum message_fault message_read(struct span payload, const struct filler *filler
 /* What is wrong with got where want was expected of its publisher. */
 enum message_fault message_compare(const struct message *got, const struct message *want);
 
-/* The four digits at this place; -1 if they are none. */
+/* The five or four digits at this place; -1 if they are none. */
+int message_topic(const char *at);
 int message_publisher(const char *at);
 
 #endif

@@ -26,6 +26,8 @@ static const char usage[] =
 	"  --topics N           topics (1)\n"
 	"  --subscribers N      of each topic (5)\n"
 	"  --publishers N       of each topic (1)\n"
+	"  --topics-per-connection N  a subscriber's connection has so many of them (1)\n"
+	"  --pattern            each subscriber has all topics, by one pattern\n"
 	"  --bytes N            of a message; K and M are powers of 1024 (8K, at least 48)\n"
 	"  --rate N             messages per second of each publisher, sent when they are due "
 	"whether\n"
@@ -44,8 +46,8 @@ static const char usage[] =
 	"\n"
 	"Connections:\n"
 	"  --host HOST, --port PORT   instead of ENDPOINT\n"
-	"  --protocol NAME      line, sse (HTTP and server-sent events), resp (Redis), nats or\n"
-	"                       mqtt (line)\n"
+	"  --protocol NAME      line, sse (HTTP and server-sent events), ws (WebSocket), resp\n"
+	"                       (Redis), nats or mqtt (line)\n"
 	"  --threads N          reactors of the generator's own (1)\n"
 	"  --spin               never sleep: more exact times, a core's worth of CPU\n"
 	"\n"
@@ -177,6 +179,12 @@ static void check(struct options *o, bool rate_given)
 	if (o->stall_percent > 0 && o->subscribers * o->stall_percent / 100 == o->subscribers &&
 	    o->window > 0)
 		complain("--window needs subscribers that read: lower --stall");
+	if (o->pattern && o->wire->any_level == NULL)
+		complain("--pattern: %s has none here", o->wire->name);
+	if (o->topics_each > 1 && !o->wire->multiplexes)
+		complain("--topics-per-connection: want resp, nats or mqtt");
+	if (o->topics_each > 1 && (o->pattern || o->topics % o->topics_each != 0))
+		complain("--topics-per-connection: want a divisor of --topics, and no --pattern");
 	if ((uint64_t)o->topics * (o->subscribers + o->publishers) + o->idle > 4000000)
 		complain("that would be more than 4,000,000 connections");
 	if (o->window > 0 && (double)o->window * (double)o->message_bytes > (double)(1 << 30))
@@ -189,6 +197,8 @@ void options_parse(struct options *o, int argc, char **argv)
 		OPT_TOPICS = 256,
 		OPT_SUBSCRIBERS,
 		OPT_PUBLISHERS,
+		OPT_TOPICS_EACH,
+		OPT_PATTERN,
 		OPT_BYTES,
 		OPT_RATE,
 		OPT_WINDOW,
@@ -216,6 +226,8 @@ void options_parse(struct options *o, int argc, char **argv)
 		{ "topics", required_argument, NULL, OPT_TOPICS },
 		{ "subscribers", required_argument, NULL, OPT_SUBSCRIBERS },
 		{ "publishers", required_argument, NULL, OPT_PUBLISHERS },
+		{ "topics-per-connection", required_argument, NULL, OPT_TOPICS_EACH },
+		{ "pattern", no_argument, NULL, OPT_PATTERN },
 		{ "bytes", required_argument, NULL, OPT_BYTES },
 		{ "rate", required_argument, NULL, OPT_RATE },
 		{ "together", no_argument, NULL, OPT_TOGETHER },
@@ -250,6 +262,7 @@ void options_parse(struct options *o, int argc, char **argv)
 			       .topics = 1,
 			       .subscribers = 5,
 			       .publishers = 1,
+			       .topics_each = 1,
 			       .message_bytes = 8192,
 			       .rate_per_s = 20,
 			       .batch = UINT32_MAX,
@@ -267,6 +280,12 @@ void options_parse(struct options *o, int argc, char **argv)
 			break;
 		case OPT_PUBLISHERS:
 			o->publishers = whole("publishers", optarg, 0, MESSAGE_PUBLISHERS_MAX);
+			break;
+		case OPT_TOPICS_EACH:
+			o->topics_each = whole("topics-per-connection", optarg, 1, 65536);
+			break;
+		case OPT_PATTERN:
+			o->pattern = true;
 			break;
 		case OPT_BYTES:
 			o->message_bytes = bytes("bytes", optarg, MESSAGE_HEADER_BYTES, 64 << 20);
@@ -316,7 +335,7 @@ void options_parse(struct options *o, int argc, char **argv)
 		case OPT_PROTOCOL:
 			o->wire = wire_find(optarg);
 			if (o->wire == NULL)
-				complain("--protocol %s: want line, sse, resp, nats or mqtt",
+				complain("--protocol %s: want line, sse, ws, resp, nats or mqtt",
 					 optarg);
 			break;
 		case OPT_THREADS:

@@ -23,10 +23,12 @@ struct options {
 
 	unsigned topics, subscribers, publishers; /* the latter two for each topic */
 	size_t message_bytes;
-	double rate_per_s; /* of each publisher; 0: as many as the window lets go */
-	unsigned window;   /* messages of a publisher; 0: paced by rate */
-	unsigned batch;    /* most messages in one send of a publisher */
-	bool together;     /* all publishers send at the same moments */
+	unsigned topics_each; /* of a subscriber's connection */
+	bool pattern;         /* one brings all topics to each subscriber */
+	double rate_per_s;    /* of each publisher; 0: as many as the window lets go */
+	unsigned window;      /* messages of a publisher; 0: paced by rate */
+	unsigned batch;       /* most messages in one send of a publisher */
+	bool together;        /* all publishers send at the same moments */
 	uint64_t duration_ns, warmup_ns;
 	uint64_t drain_ns; /* for the last messages to arrive */
 	unsigned threads;

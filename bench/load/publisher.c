@@ -148,13 +148,13 @@ bool publisher_open(struct worker *w, struct publisher *p, struct flow *f)
 	const struct wire *wire = w->run->options->wire;
 	char name[RUN_TOPIC_MAX];
 	struct wire_text hello;
-	struct client_handshake handshake = { .hello = &hello,
-					      .opened = wire->publisher_opened,
-					      .ready = opened };
+	struct client_handshake handshake = { .opened = wire->publisher_opened, .ready = opened };
 
 	wire->open_publisher(&hello, run_topic(w->run, f->topic, name));
+	handshake.hello = (struct span){ hello.bytes, hello.len };
 	p->flow = f;
-	p->stash.max = REPLY_MAX;
+	/* Over WebSocket it gets back what it sends. */
+	p->stash.max = REPLY_MAX + w->run->filler.message_bytes;
 	list_init(&p->ready);
 	p->client.kind = "publisher";
 	p->client.topic = f->topic;

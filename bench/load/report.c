@@ -230,12 +230,14 @@ void report_json(FILE *out, const struct run *run, const struct result *r)
 	putc(',', out);
 	json_string(out, "endpoint", o->endpoint);
 	fprintf(out,
-		",\"topics\":%u,\"subscribers\":%u,\"publishers\":%u,\"bytes\":%zu"
+		",\"topics_per_connection\":%u,\"topics\":%u,\"subscribers\":%u,\"publishers\":%u,"
+		"\"bytes\":%zu"
 		",\"rate_per_s\":%g,\"window\":%u,\"duration_s\":%g,\"warmup_s\":%g,\"threads\":%u"
 		",\"together\":%s,\"idle\":%u,\"churn_per_s\":%g,\"stall_percent\":%u",
-		o->topics, o->subscribers, o->publishers, o->message_bytes, o->rate_per_s,
-		o->window, seconds(o->duration_ns), seconds(o->warmup_ns), o->threads,
-		o->together ? "true" : "false", o->idle, o->churn_per_s, o->stall_percent);
+		run_topics_each(o), o->topics, o->subscribers, o->publishers, o->message_bytes,
+		o->rate_per_s, o->window, seconds(o->duration_ns), seconds(o->warmup_ns),
+		o->threads, o->together ? "true" : "false", o->idle, o->churn_per_s,
+		o->stall_percent);
 	fprintf(out,
 		",\"elapsed_s\":%.6f,\"delivered\":%" PRIu64 ",\"published\":%" PRIu64
 		",\"checked\":%" PRIu64 ",\"delivered_per_s\":%.1f,\"published_per_s\":%.1f",

@@ -61,11 +61,28 @@ void run_step(struct run *run)
 
 struct span run_topic(const struct run *run, uint32_t topic, char buf[RUN_TOPIC_MAX])
 {
+	const struct options *o = run->options;
+	char dot = o->wire->separator != 0 ? o->wire->separator : '.';
+	/* Where a connection has many, all are equally long, and so is what stands before a message
+	 * (subscriber.c). */
+	int digits = run_topics_each(o) > 1 ? 7 : 1;
 	int n = topic == MESSAGE_TOPICS_MAX
-			? snprintf(buf, RUN_TOPIC_MAX, "load.%08x.idle", run->id)
-			: snprintf(buf, RUN_TOPIC_MAX, "load.%08x.%u", run->id, topic);
+			? snprintf(buf, RUN_TOPIC_MAX, "idle%c%08x", dot, run->id)
+			: snprintf(buf, RUN_TOPIC_MAX, "load%c%08x%c%0*u", dot, run->id, dot,
+				   digits, topic);
 
 	return (struct span){ buf, (size_t)n };
+}
+
+struct span run_pattern(const struct run *run, char buf[RUN_TOPIC_MAX])
+{
+	const struct options *o = run->options;
+	char dot = o->wire->separator != 0 ? o->wire->separator : '.';
+
+	if (!o->pattern)
+		return (struct span){ buf, 0 };
+	return (struct span){ buf, (size_t)snprintf(buf, RUN_TOPIC_MAX, "load%c%08x%c%s", dot,
+						    run->id, dot, o->wire->any_level) };
 }
 
 /* ---- memory -----------------------------------------------------------------------------------
@@ -75,7 +92,7 @@ static int init_flows(struct run *run)
 {
 	const struct options *o = run->options;
 	unsigned readers = run_readers(o);
-	char name[RUN_TOPIC_MAX];
+	char name[RUN_TOPIC_MAX], pattern[RUN_TOPIC_MAX];
 
 	run->flows = calloc((size_t)o->topics * o->publishers + 1, sizeof(*run->flows));
 	if (run->flows == NULL)
@@ -89,6 +106,9 @@ static int init_flows(struct run *run)
 				.filler = &run->filler,
 				.wire = o->wire,
 				.topic_name = run_topic(run, t, name),
+				.asked = { .many = run_topics_each(o) > 1,
+					   .number = t % run_topics_each(o),
+					   .pattern = run_pattern(run, pattern) },
 				.window = o->window,
 				.period_ns = o->window > 0 ? 0 : (double)NS_PER_S / o->rate_per_s,
 				.threads = readers < run->workers_n ? readers : run->workers_n,
@@ -103,11 +123,12 @@ static int init_flows(struct run *run)
 	return 0;
 }
 
-/* Readers of a topic are dealt out by turns, beginning with worker topic % workers. */
+/* Readers of a topic are dealt out by turns, beginning with the worker that its number, or that of
+ * the topics that share connections, says. */
 static unsigned readers_of(const struct run *run, uint32_t topic, unsigned worker)
 {
 	unsigned readers = run_readers(run->options), n = run->workers_n;
-	unsigned turn = (worker + n - topic % n) % n;
+	unsigned turn = (worker + n - topic / run_topics_each(run->options) % n) % n;
 
 	return readers / n + (turn < readers % n);
 }

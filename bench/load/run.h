@@ -56,8 +56,16 @@ void run_step(struct run *run);
 
 /* The name of a topic of this run, in buf. */
 struct span run_topic(const struct run *run, uint32_t topic, char buf[RUN_TOPIC_MAX]);
+/* The pattern that brings all topics; empty: none is asked for. */
+struct span run_pattern(const struct run *run, char buf[RUN_TOPIC_MAX]);
 
 /* Subscribers of each topic that read. */
+/* Topics that a subscriber's connection has. */
+static inline uint32_t run_topics_each(const struct options *o)
+{
+	return o->pattern ? o->topics : o->topics_each;
+}
+
 static inline unsigned run_readers(const struct options *o)
 {
 	return o->subscribers - o->subscribers * o->stall_percent / 100;

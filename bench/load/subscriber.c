@@ -21,6 +21,22 @@ static uint32_t publishers_of(const struct subscriber *s)
 	return s->client.worker->run->options->publishers;
 }
 
+/* Whose message this is, by its header; -1: nobody's, or that has not come. */
+static ptrdiff_t flow_of(const struct subscriber *s, struct span in)
+{
+	ptrdiff_t topic, publisher;
+
+	if (in.len < MESSAGE_PUBLISHER_AT + 5)
+		return -1;
+	topic = message_topic(in.data + MESSAGE_TOPIC_AT);
+	publisher = message_publisher(in.data + MESSAGE_PUBLISHER_AT);
+	topic -= s->client.topic;
+	if (publisher < 0 || publisher >= publishers_of(s) || topic < 0 ||
+	    topic >= s->flows_n / publishers_of(s))
+		return -1;
+	return topic * publishers_of(s) + publisher;
+}
+
 /* n messages of the current publisher have come whole, and were right. */
 static void deliver(struct subscriber *s, uint64_t n, uint64_t now_ns)
 {
@@ -65,13 +81,13 @@ static size_t compare(struct subscriber *s, struct span in, uint64_t now_ns)
 	uint64_t seq, built, slot, kept;
 	size_t n, whole, at;
 
-	if (publishers_of(s) > 1 && s->offset == 0) {
-		size_t need = s->views[0].flow->in_prefix + MESSAGE_PUBLISHER_AT;
-		int publisher = in.len > need + 5 ? message_publisher(in.data + need) : -1;
+	if (s->flows_n > 1 && s->offset == 0) {
+		size_t prefix = s->views[0].flow->in_prefix;
+		ptrdiff_t flow = in.len < prefix ? -1 : flow_of(s, span_skip(in, prefix));
 
-		if (publisher < 0 || (uint32_t)publisher >= publishers_of(s))
+		if (flow < 0)
 			return 0;
-		s->current = (uint32_t)publisher;
+		s->current = (uint32_t)flow;
 	}
 	f = s->views[s->current].flow;
 	seq = s->next[s->current];
@@ -122,11 +138,15 @@ static void examine(struct subscriber *s, struct span payload, uint64_t now_ns)
 		client_fail(&s->client, "%s: %.60s", message_fault_names[fault], payload.data);
 		return;
 	}
-	if (got.publisher < publishers_of(s))
-		s->current = got.publisher;
+	if (got.publisher < publishers_of(s)) {
+		uint32_t topic = got.topic - s->client.topic;
+
+		topic = topic < s->flows_n / publishers_of(s) ? topic : 0;
+		s->current = topic * publishers_of(s) + got.publisher;
+	}
 	want = (struct message){ .run = run->id,
-				 .topic = s->client.topic,
-				 .publisher = s->current,
+				 .topic = s->views[s->current].flow->topic,
+				 .publisher = s->views[s->current].flow->publisher,
 				 .seq = s->next[s->current] };
 	built = atomic_load_explicit(&s->views[s->current].flow->built, memory_order_acquire);
 	want.intended_ns =
@@ -166,6 +186,9 @@ static void received(struct client *c, const char *data, size_t len, int error)
 {
 	struct subscriber *s = subscriber_of(c);
 	const struct wire *wire = c->worker->run->options->wire;
+	struct wire_event (*receive)(struct span) =
+		c->worker->run->options->pattern && wire->receive_wild != NULL ? wire->receive_wild
+									       : wire->receive;
 	struct span in = { data, len };
 	uint64_t now_ns;
 
@@ -188,7 +211,7 @@ static void received(struct client *c, const char *data, size_t len, int error)
 				return;
 			}
 		}
-		e = wire_next(&s->stash, wire->receive, &in);
+		e = wire_next(&s->stash, receive, &in);
 		if (e.result == WIRE_BAD) {
 			client_fail(c, "the broker says what is no message: %.*s",
 				    (int)(e.payload.len < 100 ? e.payload.len : 100),
@@ -235,24 +258,53 @@ static void opened_stalled(struct client *c)
 	socket_pause(&c->worker->sockets, &c->socket);
 }
 
+/* What it says to begin with; NULL: out of memory. */
+static char *hello_of(const struct run *run, uint32_t topic, struct span *text)
+{
+	const struct wire *wire = run->options->wire;
+	uint32_t n = run->options->pattern ? 1 : run->options->topics_each;
+	struct wire_asked asked = { .many = n > 1 };
+	char name[RUN_TOPIC_MAX], pattern[RUN_TOPIC_MAX];
+	char *hello = malloc((size_t)n * sizeof(struct wire_text));
+	size_t len = 0;
+
+	if (hello == NULL)
+		return NULL;
+	asked.pattern = run_pattern(run, pattern);
+	for (; asked.number < n; asked.number++) {
+		struct wire_text one;
+
+		wire->subscribe(&one,
+				asked.pattern.len > 0 ? asked.pattern
+						      : run_topic(run, topic + asked.number, name),
+				&asked);
+		memcpy(hello + len, one.bytes, one.len);
+		len += one.len;
+	}
+	*text = (struct span){ hello, len };
+	return hello;
+}
+
 bool subscriber_open(struct worker *w, struct subscriber *s, uint32_t topic, uint32_t number,
 		     bool stalled)
 {
 	struct run *run = w->run;
-	const struct wire *wire = run->options->wire;
-	char name[RUN_TOPIC_MAX];
-	struct wire_text hello;
-	struct client_handshake handshake = { .hello = &hello,
-					      .opened = wire->subscribed,
+	const struct options *o = run->options;
+	struct client_handshake handshake = { .opened = o->wire->subscribed,
+					      .opened_more = o->wire->subscribed_more,
+					      .more = o->pattern ? 0 : o->topics_each - 1,
 					      .ready = stalled ? opened_stalled : opened };
+	char *hello = hello_of(run, topic, &handshake.hello);
+	bool ok;
 
-	wire->subscribe(&hello, run_topic(run, topic, name));
-	s->views = w->views + (size_t)topic * run->options->publishers;
+	s->views = w->views + (size_t)topic * o->publishers;
+	s->flows_n = run_topics_each(o) * o->publishers;
 	s->next = &s->next_of_one;
-	if (run->options->publishers > 1)
-		s->next = calloc(run->options->publishers, sizeof(*s->next));
-	if (s->next == NULL) {
+	if (s->flows_n > 1)
+		s->next = calloc(s->flows_n, sizeof(*s->next));
+	if (s->next == NULL || hello == NULL) {
 		run_fail(run, "out of memory");
+		free(hello);
 		return false;
 	}
 	s->stash.max = run->filler.message_bytes + STASH_SPARE_BYTES;
@@ -260,7 +312,9 @@ bool subscriber_open(struct worker *w, struct subscriber *s, uint32_t topic, uin
 	s->client.kind = "subscriber";
 	s->client.topic = topic;
 	s->client.number = number;
-	return client_open(w, &s->client, &handshake);
+	ok = client_open(w, &s->client, &handshake);
+	free(hello);
+	return ok;
 }
 
 void subscriber_release(struct subscriber *s)
@@ -308,11 +362,11 @@ bool subscriber_open_idle(struct worker *w, struct client *c, struct span topic,
 {
 	const struct wire *wire = w->run->options->wire;
 	struct wire_text hello;
-	struct client_handshake handshake = { .hello = &hello,
-					      .opened = wire->subscribed,
+	struct client_handshake handshake = { .opened = wire->subscribed,
 					      .ready = ready != NULL ? ready : idle_opened };
 
-	wire->subscribe(&hello, topic);
+	wire->subscribe(&hello, topic, &(struct wire_asked){ .many = false });
+	handshake.hello = (struct span){ hello.bytes, hello.len };
 	c->number = number;
 	return client_open(w, c, &handshake);
 }
@@ -321,15 +375,16 @@ void subscriber_check_end(struct subscriber *s)
 {
 	if (s->stalled)
 		return;
-	for (uint32_t p = 0; p < publishers_of(s); p++) {
+	for (uint32_t p = 0; p < s->flows_n; p++) {
 		uint64_t built =
 			atomic_load_explicit(&s->views[p].flow->built, memory_order_acquire);
 
 		if (s->next[p] < built)
-			client_fail(
-				&s->client,
-				"%" PRIu64 " of %" PRIu64
-				" messages of publisher %u are missing: the next one is %" PRIu64,
-				built - s->next[p], built, p, s->next[p]);
+			client_fail(&s->client,
+				    "%" PRIu64 " of %" PRIu64 " messages of publisher %u of topic "
+				    "%u are missing: the next one is "
+				    "%" PRIu64,
+				    built - s->next[p], built, s->views[p].flow->publisher,
+				    s->views[p].flow->topic, s->next[p]);
 	}
 }

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-static const struct wire *const wires[] = { &wire_line, &wire_resp, &wire_nats, &wire_sse,
-					    &wire_mqtt };
+static const struct wire *const wires[] = { &wire_line, &wire_resp, &wire_nats,
+					    &wire_sse,  &wire_mqtt, &wire_ws };
 
 const struct wire *wire_find(const char *name)
 {

@@ -6,6 +6,7 @@
  * functions over spans: no sockets, no state. Any thread.
  */
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "base/span.h"
@@ -37,31 +38,47 @@ struct wire_frame {
 	struct wire_text prefix, suffix;
 };
 
+/* What a subscriber asks for, beside a topic. */
+struct wire_asked {
+	bool many;           /* its connection has several topics, */
+	unsigned number;     /* of which this one is the manyth */
+	struct span pattern; /* that brings them all; empty: none */
+};
+
 struct wire {
 	const char *name;
+	char separator;   /* of a topic's levels; 0: '.' */
+	bool multiplexes; /* a connection may subscribe to many topics */
 
-	/* Commands that open a subscription, and a connection that publishes. */
-	void (*subscribe)(struct wire_text *out, struct span topic);
+	/* Commands that open a subscription, the first of its connection or another one, and a
+	 * connection that publishes. A topic that a pattern brings is the pattern. */
+	void (*subscribe)(struct wire_text *out, struct span topic, const struct wire_asked *asked);
 	void (*open_publisher)(struct wire_text *out, struct span topic);
 	/* What the server answers to each: WIRE_MORE until WIRE_MESSAGE says that it is ready. What
 	 * follows is no part of it. */
 	struct wire_event (*subscribed)(struct span in);
+	struct wire_event (*subscribed_more)(struct span in);
 	struct wire_event (*publisher_opened)(struct span in);
 
 	/* What surrounds a payload of this size on the way in and on the way out. delivered NULL:
 	 * it is not the same for all messages of a topic. */
 	void (*published)(struct wire_frame *out, struct span topic, size_t payload_bytes);
-	void (*delivered)(struct wire_frame *out, struct span topic, size_t payload_bytes);
+	void (*delivered)(struct wire_frame *out, struct span topic, size_t payload_bytes,
+			  const struct wire_asked *asked);
 
-	/* The next thing in what a subscriber gets. */
+	/* What stands for any one level in a pattern; NULL: there are none. */
+	const char *any_level;
+	/* The next thing in what a subscriber gets; the same where a pattern brings it, if that is
+	 * another. */
 	struct wire_event (*receive)(struct span in);
+	struct wire_event (*receive_wild)(struct span in);
 	/* The next thing that the server says to a publisher; never WIRE_MESSAGE. */
 	struct wire_event (*reply)(struct span in);
 	const char *pong;
 	const char *goodbye; /* of a publisher; NULL: it just closes */
 };
 
-extern const struct wire wire_line, wire_resp, wire_nats, wire_sse, wire_mqtt;
+extern const struct wire wire_line, wire_resp, wire_nats, wire_sse, wire_mqtt, wire_ws;
 
 /* NULL: no such protocol. */
 const struct wire *wire_find(const char *name);

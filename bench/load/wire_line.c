@@ -2,8 +2,9 @@
 
 /* The broker's own line protocol; docs/PROTOCOLS.md. */
 
-static void subscribe(struct wire_text *out, struct span topic)
+static void subscribe(struct wire_text *out, struct span topic, const struct wire_asked *asked)
 {
+	(void)asked;
 	wire_printf(out, "SUBSCRIBE %.*s\r\n", (int)topic.len, topic.data);
 }
 
@@ -30,6 +31,14 @@ static void frame(struct wire_frame *out, struct span topic, size_t payload_byte
 	wire_printf(&out->suffix, "\r\n");
 }
 
+static void delivered(struct wire_frame *out, struct span topic, size_t payload_bytes,
+		      const struct wire_asked *asked)
+{
+	frame(out, topic, payload_bytes);
+	if (asked->pattern.len > 0)
+		wire_printf(&out->prefix, "%.*s ", (int)topic.len, topic.data);
+}
+
 static struct wire_event receive(struct span in)
 {
 	struct wire_event e = { .result = WIRE_MESSAGE };
@@ -39,6 +48,21 @@ static struct wire_event receive(struct span in)
 	if (span_equal(e.payload, SPAN("BYE")) ||
 	    (e.payload.len > 6 && memcmp(e.payload.data, "ERROR ", 6) == 0))
 		return wire_bad(e.payload);
+	return e;
+}
+
+/* Behind the name of its topic. */
+static struct wire_event receive_wild(struct span in)
+{
+	struct wire_event e = receive(in);
+	const char *space;
+
+	if (e.result != WIRE_MESSAGE)
+		return e;
+	space = e.payload.len > 0 ? memchr(e.payload.data, ' ', e.payload.len) : NULL;
+	if (space == NULL)
+		return wire_bad(e.payload);
+	e.payload = span_skip(e.payload, (size_t)(space - e.payload.data) + 1);
 	return e;
 }
 
@@ -57,8 +81,10 @@ const struct wire wire_line = {
 	.subscribed = opened,
 	.publisher_opened = opened,
 	.published = frame,
-	.delivered = frame,
+	.delivered = delivered,
+	.any_level = "*",
 	.receive = receive,
+	.receive_wild = receive_wild,
 	.reply = reply,
 	.goodbye = "BYE\r\n",
 };

@@ -52,11 +52,13 @@ static void add_connect(struct wire_text *out)
 	add(out, body, sizeof(body));
 }
 
-static void subscribe(struct wire_text *out, struct span topic)
+static void subscribe(struct wire_text *out, struct span topic, const struct wire_asked *asked)
 {
-	add_connect(out);
+	out->len = 0;
+	if (asked->number == 0)
+		add_connect(out);
 	add_header(out, 0x82, 2 + 2 + topic.len + 1);
-	add(out, "\0\1", 2); /* packet identifier */
+	add(out, "\0\1", 2); /* packet identifier: none is used before it is free again */
 	add_string(out, topic);
 	add_byte(out, 0); /* QoS */
 }
@@ -122,21 +124,28 @@ static struct wire_event publisher_opened(struct span in)
 	return e;
 }
 
-static struct wire_event subscribed(struct span in)
+static struct wire_event subscribed_more(struct span in)
 {
-	struct wire_event e = publisher_opened(in);
-	size_t used = e.used;
 	unsigned type;
+	struct wire_event e = packet(in, &type);
 
-	if (e.result != WIRE_MESSAGE)
-		return e;
-	e = packet(span_skip(in, used), &type);
 	if (e.result != WIRE_ASIDE)
 		return e;
 	if (type != SUBACK || e.payload.len != 3 || e.payload.data[2] != 0)
 		return wire_bad(SPAN("no SUBACK that grants QoS 0"));
-	e.used += used;
 	e.result = WIRE_MESSAGE;
+	return e;
+}
+
+static struct wire_event subscribed(struct span in)
+{
+	struct wire_event e = publisher_opened(in);
+	size_t used = e.used;
+
+	if (e.result != WIRE_MESSAGE)
+		return e;
+	e = subscribed_more(span_skip(in, used));
+	e.used += e.result == WIRE_MESSAGE ? used : 0;
 	return e;
 }
 
@@ -148,6 +157,13 @@ static void frame(struct wire_frame *out, struct span topic, size_t payload_byte
 	add_string(&out->prefix, topic);
 }
 
+static void delivered(struct wire_frame *out, struct span topic, size_t payload_bytes,
+		      const struct wire_asked *asked)
+{
+	(void)asked;
+	frame(out, topic, payload_bytes);
+}
+
 static struct wire_event reply(struct span in)
 {
 	return in.len > 0 ? wire_bad(SPAN("something where nothing is to be said")) : wire_more();
@@ -155,12 +171,16 @@ static struct wire_event reply(struct span in)
 
 const struct wire wire_mqtt = {
 	.name = "mqtt",
+	.separator = '/',
+	.multiplexes = true,
 	.subscribe = subscribe,
 	.open_publisher = open_publisher,
 	.subscribed = subscribed,
+	.subscribed_more = subscribed_more,
 	.publisher_opened = publisher_opened,
 	.published = frame,
-	.delivered = frame,
+	.delivered = delivered,
+	.any_level = "+",
 	.receive = receive,
 	.reply = reply,
 };

@@ -1,5 +1,7 @@
 #include "load/wire.h"
 
+#include <stdio.h>
+
 /*
  * NATS as a client sees it: https://docs.nats.io/reference/reference-protocols/nats-protocol. No
  * acknowledgements (verbose), no headers.
@@ -16,9 +18,19 @@ static bool begins(struct span s, const char *with)
 	return s.len >= n && memcmp(s.data, with, n) == 0;
 }
 
-static void subscribe(struct wire_text *out, struct span topic)
+/* All of a connection's are equally long. */
+static void write_sid(char sid[8], const struct wire_asked *asked)
 {
-	wire_printf(out, HELLO "SUB %.*s 1\r\nPING\r\n", (int)topic.len, topic.data);
+	snprintf(sid, 8, asked->many ? "%05u" : "%u", (asked->number + 1) % 100000);
+}
+
+static void subscribe(struct wire_text *out, struct span topic, const struct wire_asked *asked)
+{
+	char sid[8];
+
+	write_sid(sid, asked);
+	wire_printf(out, "%sSUB %.*s %s\r\nPING\r\n", asked->number == 0 ? HELLO : "",
+		    (int)topic.len, topic.data, sid);
 }
 
 static void open_publisher(struct wire_text *out, struct span topic)
@@ -100,9 +112,14 @@ static void published(struct wire_frame *out, struct span topic, size_t payload_
 	wire_printf(&out->suffix, "\r\n");
 }
 
-static void delivered(struct wire_frame *out, struct span topic, size_t payload_bytes)
+static void delivered(struct wire_frame *out, struct span topic, size_t payload_bytes,
+		      const struct wire_asked *asked)
 {
-	wire_printf(&out->prefix, "MSG %.*s 1 %zu\r\n", (int)topic.len, topic.data, payload_bytes);
+	char sid[8];
+
+	write_sid(sid, asked);
+	wire_printf(&out->prefix, "MSG %.*s %s %zu\r\n", (int)topic.len, topic.data, sid,
+		    payload_bytes);
 	wire_printf(&out->suffix, "\r\n");
 }
 
@@ -117,12 +134,15 @@ static struct wire_event reply(struct span in)
 
 const struct wire wire_nats = {
 	.name = "nats",
+	.multiplexes = true,
 	.subscribe = subscribe,
 	.open_publisher = open_publisher,
 	.subscribed = opened,
+	.subscribed_more = opened,
 	.publisher_opened = opened,
 	.published = published,
 	.delivered = delivered,
+	.any_level = "*",
 	.receive = receive,
 	.reply = reply,
 	.pong = "PONG\r\n",

@@ -46,10 +46,11 @@ static enum wire_result bulk(struct span *in, struct span *text)
 	return WIRE_ASIDE;
 }
 
-static void subscribe(struct wire_text *out, struct span topic)
+static void subscribe(struct wire_text *out, struct span topic, const struct wire_asked *asked)
 {
-	wire_printf(out, "*2\r\n$9\r\nSUBSCRIBE\r\n$%zu\r\n%.*s\r\n", topic.len, (int)topic.len,
-		    topic.data);
+	wire_printf(out, "*2\r\n%s\r\n$%zu\r\n%.*s\r\n",
+		    asked->pattern.len > 0 ? "$10\r\nPSUBSCRIBE" : "$9\r\nSUBSCRIBE", topic.len,
+		    (int)topic.len, topic.data);
 }
 
 static void open_publisher(struct wire_text *out, struct span topic)
@@ -69,22 +70,27 @@ static struct wire_event bad_line(struct span in)
 	return in.data[0] == '-' && in.len < 200 ? wire_more() : wire_bad(in);
 }
 
-/* The three items of a push; the last is a number where the kind is not "message". */
+/* The items of a push: three, whose last is a number where the kind is not "message", or the four
+ * of a pattern's message. */
 static struct wire_event receive(struct span in)
 {
 	struct wire_event e = { .result = WIRE_MESSAGE };
-	struct span rest = in, kind = { NULL, 0 }, topic;
+	struct span rest = in, kind = { NULL, 0 }, topic, pattern;
 	enum wire_result result;
 	size_t n = 0;
 
 	result = number(&rest, '*', &n);
-	if (result == WIRE_ASIDE && n != 3)
+	if (result == WIRE_ASIDE && n != 3 && n != 4)
 		result = WIRE_BAD;
 	if (result == WIRE_ASIDE)
 		result = bulk(&rest, &kind);
+	if (result == WIRE_ASIDE && (n == 4) != span_equal(kind, SPAN("pmessage")))
+		result = WIRE_BAD;
+	if (result == WIRE_ASIDE && n == 4)
+		result = bulk(&rest, &pattern);
 	if (result == WIRE_ASIDE)
 		result = bulk(&rest, &topic);
-	if (result == WIRE_ASIDE && span_equal(kind, SPAN("message")))
+	if (result == WIRE_ASIDE && (n == 4 || span_equal(kind, SPAN("message"))))
 		result = bulk(&rest, &e.payload);
 	else if (result == WIRE_ASIDE) {
 		e.result = WIRE_ASIDE;
@@ -126,10 +132,19 @@ static void published(struct wire_frame *out, struct span topic, size_t payload_
 	wire_printf(&out->suffix, "\r\n");
 }
 
-static void delivered(struct wire_frame *out, struct span topic, size_t payload_bytes)
+static void delivered(struct wire_frame *out, struct span topic, size_t payload_bytes,
+		      const struct wire_asked *asked)
 {
-	wire_printf(&out->prefix, "*3\r\n$7\r\nmessage\r\n$%zu\r\n%.*s\r\n$%zu\r\n", topic.len,
-		    (int)topic.len, topic.data, payload_bytes);
+	struct span pattern = asked->pattern;
+
+	if (pattern.len > 0)
+		wire_printf(&out->prefix,
+			    "*4\r\n$8\r\npmessage\r\n$%zu\r\n%.*s\r\n$%zu\r\n%.*s\r\n$%zu\r\n",
+			    pattern.len, (int)pattern.len, pattern.data, topic.len, (int)topic.len,
+			    topic.data, payload_bytes);
+	else
+		wire_printf(&out->prefix, "*3\r\n$7\r\nmessage\r\n$%zu\r\n%.*s\r\n$%zu\r\n",
+			    topic.len, (int)topic.len, topic.data, payload_bytes);
 	wire_printf(&out->suffix, "\r\n");
 }
 
@@ -146,12 +161,15 @@ static struct wire_event reply(struct span in)
 
 const struct wire wire_resp = {
 	.name = "resp",
+	.multiplexes = true,
 	.subscribe = subscribe,
 	.open_publisher = open_publisher,
 	.subscribed = subscribed,
+	.subscribed_more = subscribed,
 	.publisher_opened = publisher_opened,
 	.published = published,
 	.delivered = delivered,
+	.any_level = "*",
 	.receive = receive,
 	.reply = reply,
 };

@@ -15,8 +15,9 @@ static bool begins(struct span s, const char *with)
 	return s.len >= n && memcmp(s.data, with, n) == 0;
 }
 
-static void subscribe(struct wire_text *out, struct span topic)
+static void subscribe(struct wire_text *out, struct span topic, const struct wire_asked *asked)
 {
+	(void)asked;
 	wire_printf(out,
 		    "GET /subscribe/%.*s HTTP/1.1\r\nHost: broker\r\nAccept: text/event-stream\r\n"
 		    "\r\n",

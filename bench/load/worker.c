@@ -305,11 +305,11 @@ static void connect_idle(struct worker *w)
 static void connect_subscribers(struct worker *w)
 {
 	const struct options *o = w->run->options;
-	unsigned readers = run_readers(o);
+	unsigned readers = run_readers(o), each = run_topics_each(o);
 
 	for (uint32_t s = 0; s < o->subscribers; s++) {
-		for (uint32_t t = 0; t < o->topics; t++) {
-			if (!mine(w, t, s))
+		for (uint32_t t = 0; t < o->topics; t += each) {
+			if (!mine(w, t / each, s))
 				continue;
 			if (!subscriber_open(w, &w->subscribers[w->subscribers_n++], t, s,
 					     s >= readers) ||
@@ -344,9 +344,9 @@ static int init_memory(struct worker *w)
 	const struct options *o = run->options;
 	size_t subscribers = 0, publishers = 0, n = run->flows_n > 0 ? run->flows_n : 1;
 
-	for (uint32_t t = 0; t < o->topics; t++)
+	for (uint32_t t = 0; t < o->topics; t += run_topics_each(o))
 		for (uint32_t s = 0; s < o->subscribers; s++)
-			subscribers += mine(w, t, s);
+			subscribers += mine(w, t / run_topics_each(o), s);
 	for (uint32_t i = 0; i < run->flows_n; i++)
 		publishers += run->flows[i].owner == w->id;
 	w->idle = calloc(o->idle / run->workers_n + 1, sizeof(*w->idle));

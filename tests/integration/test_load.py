@@ -100,6 +100,19 @@ def test_server_sent_events(start):
     assert 0 < result["enters_per_delivered"] < 10
 
 
+@pytest.mark.parametrize("protocol", ["ws", "nats", "resp", "mqtt", "line"])
+def test_every_door(start, protocol):
+    """One connection per topic, many topics on one, all by a pattern: each as far as the protocol has it."""
+    protocols = ["http"] if protocol == "ws" else [protocol]
+    broker = start(listen={"main": {"address": "127.0.0.1:0", "protocols": protocols}}, topics=PATIENT)
+    common = ["--protocol", protocol, "--bytes", 200, broker.address()]
+    succeeds("--window", 16, "--topics", 3, "--subscribers", 4, "--publishers", 2, "--idle", 3, "--threads", 2, *common)
+    if protocol not in ("ws", "line"):
+        succeeds("--window", 4, "--topics", 60, "--subscribers", 3, "--topics-per-connection", 20, "--publishers", 2, "--threads", 2, *common)
+    if protocol != "ws":
+        succeeds("--rate", 50, "--topics", 30, "--subscribers", 3, "--pattern", *common)
+
+
 def test_seconds_are_written_to_a_file(start, tmp_path):
     broker = start()
     lines = tmp_path / "seconds.jsonl"
@@ -128,7 +141,10 @@ def test_table_is_for_people(start):
         ("--bytes 1x", "bytes"),
         ("--window 2 --rate 3", "exclude"),
         ("--topics -1", "topics"),
-        ("--protocol smtp", "line, sse, resp, nats or mqtt"),
+        ("--pattern --protocol ws", "pattern"),
+        ("--topics 4 --topics-per-connection 2", "resp, nats or mqtt"),
+        ("--topics 5 --topics-per-connection 2 --protocol nats", "divisor"),
+        ("--protocol smtp", "line, sse, ws, resp, nats or mqtt"),
         ("127.0.0.1", "HOST:PORT"),
         ("127.0.0.1:1 again", "again"),
         ("--frobnicate", "frobnicate"),

@@ -150,6 +150,78 @@ static void mqtt_packets(void **state)
 			 WIRE_BAD);
 }
 
+static void websocket_frames(void **state)
+{
+	struct wire_frame in, out;
+
+	(void)state;
+	whole(wire_ws.receive, "\x81\5hello", WIRE_MESSAGE, "hello");
+	whole(wire_ws.receive, "\x82\1x", WIRE_MESSAGE, "x");
+	whole(wire_ws.receive, "\x89\2hi", WIRE_PING, NULL);
+	whole(wire_ws.receive, "\x8a\1x", WIRE_ASIDE, NULL);
+	whole(wire_ws.reply, "\x81\5hello", WIRE_ASIDE, NULL);
+	bad(wire_ws.receive, "\x01\5hello");
+	bad(wire_ws.receive, "\xc1\5hello");
+	bad(wire_ws.receive, "\x81\x85\1\1\1\1hello");
+	bad(wire_ws.receive, "\x88\7\3\xf5gone!");
+	bad(wire_ws.receive, "\x83\1x");
+	whole(wire_ws.subscribed, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n",
+	      WIRE_MESSAGE, NULL);
+	bad(wire_ws.subscribed, "HTTP/1.1 403 Forbidden\r\n\r\n");
+	for (size_t n = 125; n <= 70000; n += n < 127 ? 1 : n == 127 ? 65408 : 4465) {
+		size_t wide = n < 126 ? 0 : n < 65536 ? 2 : 8;
+
+		wire_ws.published(&in, SPAN("t"), n);
+		assert_int_equal(in.prefix.len, 2 + wide + 4);
+		assert_true(in.prefix.bytes[1] & 0x80);
+		wire_ws.delivered(&out, SPAN("t"), n, &(struct wire_asked){ .many = false });
+		assert_int_equal(out.prefix.len, 2 + wide);
+		assert_int_equal(
+			wire_ws.receive((struct span){ out.prefix.bytes, out.prefix.len }).result,
+			WIRE_MORE);
+	}
+}
+
+static void what_a_pattern_brings(void **state)
+{
+	static const char pmessage[] =
+		"*4\r\n$8\r\npmessage\r\n$3\r\nt.*\r\n$3\r\nt.a\r\n$1\r\nx\r\n";
+	static const struct wire_asked asked = { .pattern = { "t.*", 3 } };
+	struct wire_frame out;
+
+	(void)state;
+	whole(wire_line.receive_wild, "t.a hello you\r\n", WIRE_MESSAGE, "hello you");
+	bad(wire_line.receive_wild, "hello\r\n");
+	whole(wire_resp.receive, pmessage, WIRE_MESSAGE, "x");
+	bad(wire_resp.receive, "*4\r\n$7\r\nmessage\r\n$1\r\nt\r\n$1\r\nt\r\n$1\r\nx\r\n");
+	wire_resp.delivered(&out, SPAN("t.a"), 1, &asked);
+	assert_memory_equal(out.prefix.bytes, pmessage, out.prefix.len);
+	wire_line.delivered(&out, SPAN("t.a"), 1, &asked);
+	assert_memory_equal(out.prefix.bytes, "t.a ", out.prefix.len);
+}
+
+/* What stands before a message is equally long for all topics of a connection. */
+static void subscriptions_of_one_connection_have_numbers(void **state)
+{
+	struct wire_asked asked = { .many = true, .number = 8 };
+	struct wire_frame ninth, tenth;
+	struct wire_text text;
+
+	(void)state;
+	wire_nats.subscribe(&text, SPAN("t"), &asked);
+	assert_memory_equal(text.bytes, "SUB t 00009\r\nPING\r\n", text.len);
+	wire_nats.delivered(&ninth, SPAN("t"), 5, &asked);
+	asked.number++;
+	wire_nats.delivered(&tenth, SPAN("u"), 5, &asked);
+	assert_int_equal(ninth.prefix.len, tenth.prefix.len);
+	assert_memory_equal(tenth.prefix.bytes, "MSG u 00010 5\r\n", tenth.prefix.len);
+	wire_mqtt.subscribe(&text, SPAN("t"), &asked);
+	assert_int_equal((unsigned char)text.bytes[0], 0x82);
+	asked.number = 0;
+	wire_mqtt.subscribe(&text, SPAN("t"), &asked);
+	assert_int_equal(text.bytes[0], 0x10);
+}
+
 /* Fed in pieces of every size, a stream falls into the same things. */
 static void stream_in_pieces(void **state)
 {
@@ -221,6 +293,9 @@ int main(void)
 		cmocka_unit_test(nats_messages),
 		cmocka_unit_test(sse_events),
 		cmocka_unit_test(mqtt_packets),
+		cmocka_unit_test(websocket_frames),
+		cmocka_unit_test(what_a_pattern_brings),
+		cmocka_unit_test(subscriptions_of_one_connection_have_numbers),
 		cmocka_unit_test(stream_in_pieces),
 		cmocka_unit_test(what_is_longer_than_the_stash_is_bad),
 		cmocka_unit_test(counters_are_summed_over_their_labels),
