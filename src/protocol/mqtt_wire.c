@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/name.h"
 #include "protocol/mqtt.h"
+#include "protocol/nats.h"
 
 enum {
 	EXPIRY_KEPT = 1 + 8, /* its identifier, and when it is over */
@@ -201,7 +202,8 @@ struct extras {
 
 static bool is_text(struct span s)
 {
-	return s.len <= UINT16_MAX && memchr(s.data, 0, s.len) == NULL && utf8_valid(s);
+	return s.len > 0 && s.len <= UINT16_MAX && memchr(s.data, 0, s.len) == NULL &&
+	       utf8_valid(s);
 }
 
 static void extras_of(struct frame *f, const struct record *r, struct extras *e)
@@ -211,8 +213,10 @@ static void extras_of(struct frame *f, const struct record *r, struct extras *e)
 	e->len = 0;
 	if (!f->five)
 		return;
-	if (r->type.len > 0 && is_text(r->type))
-		e->type = r->type;
+	/* What NATS says it in is a header. */
+	e->type = r->type.len > 0 ? r->type : nats_header(r->headers, SPAN("Content-Type"));
+	if (!is_text(e->type))
+		e->type = (struct span){ NULL, 0 };
 	if (r->reply.len > 0 && r->reply.len <= sizeof(e->room) &&
 	    !mqtt_topic_name(r->reply, e->room, &e->reply))
 		e->reply = (struct span){ NULL, 0 };
