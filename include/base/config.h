@@ -231,7 +231,9 @@ struct config_upstream {
 	char **topics; /* patterns */
 	size_t topics_n;
 	enum config_log log;
-	char *publish_prefix;
+	char *stream;
+	bool create;
+	char *publish_prefix, *deliver_prefix;
 	char *user;
 	char *password_file;
 	char *token_file;
@@ -242,6 +244,9 @@ struct config_upstream {
 	unsigned in_flight;
 	size_t in_flight_bytes;
 	unsigned linger_seconds;
+	unsigned tail_seconds;
+	unsigned repair_seconds;
+	size_t repair_bytes;
 	unsigned not_ready_seconds;
 };
 

@@ -15,6 +15,18 @@
 enum auth_result { AUTH_OK, AUTH_WRONG, AUTH_BUSY, AUTH_RESULTS };
 extern const char *const auth_result_names[AUTH_RESULTS];
 
+/* Why something of a cluster's topic is not known here. */
+enum upstream_gap {
+	UPSTREAM_GAP_LOST,    /* a connection was, and there is no log */
+	UPSTREAM_GAP_MEMORY,  /* there was none for it */
+	UPSTREAM_GAP_GONE,    /* the log has no more of it */
+	UPSTREAM_GAP_TIME,    /* it could not be fetched in time */
+	UPSTREAM_GAP_BYTES,   /* or it was too much */
+	UPSTREAM_GAP_CHANGED, /* the log is another one */
+	UPSTREAM_GAPS
+};
+extern const char *const upstream_gap_names[UPSTREAM_GAPS];
+
 /* Why a message that was matched with a subscriber did not go out to it. */
 enum drop_reason {
 	DROP_SLOW,
@@ -47,8 +59,13 @@ struct shard_counters {
 	uint64_t denied[ACCESS_ACTIONS];   /* to whoever was there */
 	/* Of the connection to a cluster: whether it is there, how often it came; its topics that
 	 * are subscribed to, messages not answered, gaps told. */
-	uint64_t upstream_up, upstream_connects, upstream_interests, upstream_unanswered,
-		upstream_gaps;
+	uint64_t upstream_up, upstream_connects, upstream_interests, upstream_unanswered;
+	uint64_t upstream_gaps[UPSTREAM_GAPS];
+	/* With a log: blocks sent again, messages that came twice, holes and those that were
+	 * filled, times it was another one, acknowledgements of what was not there. */
+	uint64_t upstream_retries, upstream_duplicates, upstream_holes, upstream_repaired,
+		upstream_log_changed, upstream_false_acks;
+	uint64_t upstream_rtt_ns; /* of the last PING */
 };
 
 #endif

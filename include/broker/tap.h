@@ -9,6 +9,7 @@
  */
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct block;
 struct shard;
@@ -51,8 +52,11 @@ void home_refuse_subscriber(struct shard *shard, struct topic *topic,
 /* The receipt, or why there is none. */
 void home_receipt(struct shard *shard, struct topic_letter *letter);
 void home_refuse_receipt(struct shard *shard, struct topic_letter *letter, int error);
-/* Some of its messages are not known here: from now on it has another epoch and no past, and every
- * subscriber is told. */
-void home_gap(struct shard *shard, struct topic *topic);
+/* The block is in the cluster, as the message of this number, and not to be delivered: whoever
+ * waits for its receipt gets it. Takes it over. */
+void home_acknowledge(struct shard *shard, struct block *block, uint64_t epoch, uint64_t number);
+/* Some of its messages are not known here: from now on it has no past, and this epoch (0: another
+ * one); what comes is behind this number. Every subscriber is told. */
+void home_gap(struct shard *shard, struct topic *topic, uint64_t epoch, uint64_t number);
 
 #endif

@@ -7,16 +7,24 @@
  * what comes back is delivered, on every host in the same way. So a loop cannot form, and whoever
  * is cut off does not go on alone.
  *
- *   DOWN -> DIALLING -> GREETING (INFO comes) -> JOINING (PONG comes) -> UP -> DOWN
+ *   DOWN -> DIALLING -> GREETING (INFO comes) -> JOINING (PONG comes) -> [CHECKING ->] UP -> DOWN
  *
- * Nothing of a message is known to be in the cluster before the PONG behind it has come, and by
- * then it has come back as well: a server answers in order. A connection that is lost has lost
- * something, perhaps: its publishers are told, and the subscribers of all its topics, as soon as
- * these stand again.
+ * Without a log (core NATS) nothing of a message is known to be in the cluster before the PONG
+ * behind it has come, and by then it has come back as well: a server answers in order. A connection
+ * that is lost has lost something, perhaps: its publishers are told, and the subscribers of all its
+ * topics, as soon as these stand again.
  *
- *   A topic:  REST -> WANTED -> ASKED (SUB has gone) -> STANDS -> REST
+ * With one (JetStream) a message is there when it has come back with the number that the stream
+ * gave it, in the order of these numbers; what is missing is fetched, and what was published is
+ * sent again until it has come.
  *
- * The shard's thread only.
+ *   A topic:  REST -> WANTED -> ASKED (SUB has gone) -> [CATCHING up with the log] -> STANDS ->
+ * REST
+ *
+ * From top to bottom, none of which calls those above it: upstream.c has the connection,
+ * upstream_topics.c the tap and what is subscribed to, upstream_log.c the stream and what is
+ * missing, upstream_waiting.c subscribers that wait, upstream_receive.c makes blocks of what comes,
+ * upstream_publish.c has what goes up. The shard's thread only.
  */
 
 #include <stdbool.h>
@@ -28,6 +36,7 @@
 #include "base/span.h"
 #include "broker/protocol.h"
 #include "engine/dial.h"
+#include "protocol/jetstream.h"
 #include "protocol/nats.h"
 #include "session/intake.h"
 
@@ -37,12 +46,14 @@ struct connection;
 struct shard;
 struct subscribe_letter;
 struct topic;
+struct topic_letter;
 
 enum upstream_state {
 	UPSTREAM_DOWN,
 	UPSTREAM_DIALLING,
 	UPSTREAM_GREETING,
 	UPSTREAM_JOINING,
+	UPSTREAM_CHECKING, /* the stream, where there is a log */
 	UPSTREAM_UP
 };
 
@@ -50,6 +61,9 @@ enum {
 	UPSTREAM_SERVERS_MAX = 64, /* that are known; more are not learnt */
 	UPSTREAM_SECRET_MAX = 512,
 	UPSTREAM_NONCE = 12, /* characters that messages of this shard are known by */
+	UPSTREAM_INBOX_MAX = 64,
+	UPSTREAM_INBOX_SID = 1, /* of the subscription to it; topics have later ones */
+	UPSTREAM_SUBJECT_MAX = 512,
 };
 
 /* Bytes that are to go up, or that one message is made of. */
@@ -62,6 +76,9 @@ struct upstream {
 	const struct protocol *protocol;
 	/* Adds to what is said upstream with the next flush. False: out of memory, it is lost. */
 	bool (*write)(struct upstream *upstream, struct span bytes);
+	/* The connection is of no use any more. */
+	void (*lose)(struct upstream *upstream, const char *why);
+	bool log; /* a stream keeps what is published */
 	struct shard *shard;
 	const struct config_upstream *config;
 	struct dial dial;
@@ -75,6 +92,7 @@ struct upstream {
 	bool told;           /* that it is down is in the log */
 	uint64_t heard_ns, pinged_ns;
 	uint64_t pings, pongs; /* on this connection */
+	bool overrun;          /* there was no memory for something that was written */
 	bool unpinged;         /* something was written that waits for the next PONG */
 	uint64_t nth;          /* which of its connections this is */
 	uint64_t rtt_ns;
@@ -85,22 +103,40 @@ struct upstream {
 	struct upstream_bytes out; /* written in this turn */
 
 	/* Topics, each in the list of its state. */
-	struct list wanted, asked, standing;
+	struct list wanted, asked, catching, standing;
 	struct list lingering; /* that nobody wants any more, by when */
 	struct list held;      /* whose publishers wait */
 	struct list awaited;   /* whose subscribers wait for them to stand */
 	uint64_t sids;
 
-	/* What was published here: not sent yet, and not answered yet; in order. */
-	struct list unwritten, unanswered;
-	struct list receipts;     /* of the latter, messages that are waited for one by one */
-	uint64_t messages, bytes; /* of both */
+	/* What was published here, and letters that wait behind it: all in order; and those that
+	 * have not been sent, or sent and not come back yet. */
+	struct list pending, unwritten, unanswered;
+	uint64_t messages, bytes; /* of all */
 	uint64_t ids;
 	char nonce[UPSTREAM_NONCE + 1];
+
+	/* The log. */
+	struct jetstream_stream stream; /* as it was when last asked about */
+	uint64_t epoch;                 /* of its numbers */
+	uint64_t salt; /* it has contradicted itself: this host's numbers have an epoch of their own
+			*/
+	uint64_t stream_asked_ns, stream_told_ns; /* 0: not yet, on this connection */
+	bool create_asked;
+	bool contradicted;              /* it has said what cannot be */
+	char inbox[UPSTREAM_INBOX_MAX]; /* what answers on this connection begin with */
+	struct list asks,
+		asking; /* topics that something is to be asked about, or has been: by when */
+	unsigned asking_n;
+	struct list holes;   /* of which something is missing: by when it was found */
+	struct list repairs; /* for which that is being fetched: by when something has come */
+	unsigned repairs_n;
+	struct list tails; /* that stand, by when their end was last compared with the log's */
 
 	/* Messages that have come back, of one topic, and are to be delivered together. */
 	struct upstream_topic *gathered;
 	struct block *block;
+	uint64_t number; /* of its first message, by the log */
 	bool extras;
 	struct upstream_bytes scratch; /* headers of the message under way */
 };
@@ -108,7 +144,13 @@ struct upstream {
 /* A topic's (topic->tapped). */
 struct upstream_topic {
 	struct topic *topic;
-	enum { UPSTREAM_REST, UPSTREAM_WANTED, UPSTREAM_ASKED, UPSTREAM_STANDS } state;
+	enum {
+		UPSTREAM_REST,
+		UPSTREAM_WANTED,
+		UPSTREAM_ASKED,
+		UPSTREAM_CATCHING,
+		UPSTREAM_STANDS
+	} state;
 	bool idle;     /* it has no clients, since idle_ns */
 	bool missed;   /* some messages, of which its subscribers have not been told */
 	uint64_t nth;  /* ASKED, STANDS: on which connection; on any other it is WANTED */
@@ -118,6 +160,24 @@ struct upstream_topic {
 	struct list link;                      /* by its state */
 	struct list linger, held, awaited;     /* the upstream's */
 	struct subscribe_letter *first, *last; /* subscribers that wait for it to stand */
+	struct list unwritten;                 /* published, but it does not stand */
+
+	/* With a log: */
+	uint64_t epoch;     /* that its number is of; 0: none */
+	uint64_t number;    /* of the last message that has come */
+	uint64_t target;    /* there are messages up to that one */
+	uint64_t confirmed; /* none is missing up to that number of the stream, whosever it is */
+	uint64_t skipped;   /* up to there some may not have been delivered: a gap */
+	enum { ASK_NOTHING, ASK_NEWEST, ASK_KEPT, ASK_CONSUMER } ask;
+	uint64_t asked_ns, asked_number, asked_last; /* when; its number and the stream's then */
+	uint64_t hole_ns; /* since when something is missing; 0: nothing */
+	uint64_t tail_ns;
+	/* A consumer fetches it: its subscription, name, how many came from it. */
+	uint64_t repair_sid, repair_count, repair_bytes, repair_ns;
+	char consumer[32];
+	struct list parked; /* messages that came before others that are missing */
+	size_t parked_bytes;
+	struct list asks, hole, tail; /* the upstream's */
 };
 
 /* -ENOMEM, or what is wrong with its files; release it all the same. */
@@ -138,10 +198,14 @@ bool upstream_silent(const struct connection *connection);
 uint64_t upstream_held(const struct connection *connection);
 void upstream_free(struct connection *connection);
 
-/* ---- between upstream.c, which has the connection, and upstream_topics.c ---- */
+/* ---- between its parts ---- */
 
-/* The connection is of no use any more. */
-void upstream_lose(struct upstream *upstream, const char *why);
+uint64_t upstream_now(const struct upstream *upstream);
+
+/* Cut off for so long that nobody waits for its end. */
+bool upstream_gives_up(const struct upstream *upstream);
+
+/* upstream_topics.c */
 
 int upstream_topics_init(struct upstream *upstream);
 void upstream_topics_release(struct upstream *upstream);
@@ -152,11 +216,96 @@ void upstream_topics_answered(struct upstream *upstream);
 /* A message has come. */
 void upstream_topics_message(struct upstream *upstream, const struct nats_said *said,
 			     struct span headers, struct span payload);
-/* Delivers what has been gathered. */
-void upstream_topics_deliver(struct upstream *upstream);
 /* Writes what is to go up, as far as there is time. True: there is more. */
 bool upstream_topics_write(struct upstream *upstream);
 /* What is over by now; when the next will be: in *next_ns if that is earlier. */
 void upstream_topics_expire(struct upstream *upstream, uint64_t *next_ns);
+
+/* upstream_log.c */
+
+void upstream_log_init(struct upstream *upstream);
+/* A connection is there: asks about the stream. The state becomes UP when it is right, in
+ * upstream_log_checked's eyes. */
+void upstream_log_begin(struct upstream *upstream);
+/* Whether the stream has been told of and is as it should be. */
+bool upstream_log_checked(const struct upstream *upstream);
+void upstream_log_topic(struct upstream_topic *topic);
+void upstream_log_lost(struct upstream *upstream);
+/* Nothing is asked about the topic or fetched for it any more. */
+void upstream_log_leave(struct upstream *upstream, struct upstream_topic *topic);
+/* Compares the topic's end with the log's; it stands when there is nothing missing. */
+void upstream_log_look(struct upstream *upstream, struct upstream_topic *topic);
+/* An answer, by what its subject has behind the inbox. */
+void upstream_log_answer(struct upstream *upstream, struct span subject, struct span headers,
+			 struct span payload);
+/* A message as the stream has republished it, or as a consumer has fetched it. */
+void upstream_log_live(struct upstream *upstream, struct upstream_topic *topic,
+		       const struct nats_said *said, struct span headers, struct span payload);
+void upstream_log_fetched(struct upstream *upstream, struct upstream_topic *topic,
+			  const struct nats_said *said, struct span headers, struct span payload);
+/* True: there is more. */
+bool upstream_log_write(struct upstream *upstream);
+void upstream_log_expire(struct upstream *upstream, uint64_t *next_ns);
+
+/* upstream_waiting.c */
+
+/* Keeps the letter until the topic stands. */
+void upstream_wait(struct upstream *upstream, struct upstream_topic *topic,
+		   struct subscribe_letter *letter);
+/* Whether somebody who waits wants something of the past. */
+bool upstream_past_wanted(const struct upstream_topic *topic);
+/* It stands: whoever waits is let in, and what was published goes up. */
+void upstream_stands(struct upstream *upstream, struct upstream_topic *topic);
+/* Refuses whoever waits in vain. */
+void upstream_waiting_expire(struct upstream *upstream, uint64_t *next_ns);
+void upstream_waiting_free(struct upstream_topic *topic);
+
+/* upstream_receive.c */
+
+/* The topic of this name, if it is the cluster's; else NULL. */
+struct upstream_topic *upstream_topic_named(struct upstream *upstream, struct span name);
+/* A message that is to be delivered; number: what the log knows it by. */
+struct upstream_message {
+	uint64_t number;
+	struct span reply, headers, payload;
+};
+void upstream_take(struct upstream *upstream, struct upstream_topic *topic,
+		   const struct upstream_message *message);
+/* Delivers what has been gathered. */
+void upstream_deliver(struct upstream *upstream);
+/* Tells the topic's subscribers that something is missing, if that is so; with a log, what comes is
+ * behind this number. */
+void upstream_tell_missed(struct upstream *upstream, struct upstream_topic *topic, uint64_t number);
+
+/* upstream_publish.c */
+
+void upstream_publish_init(struct upstream *upstream);
+void upstream_publish_release(struct upstream *upstream);
+void upstream_pin(struct upstream_topic *topic);
+void upstream_unpin(struct upstream *upstream, struct upstream_topic *topic);
+void upstream_let_publish(struct upstream *upstream, struct upstream_topic *topic);
+void upstream_put(struct upstream *upstream, struct span bytes);
+/* Makes room for headers, and that empty. False: out of memory. */
+bool upstream_scratch(struct upstream *upstream, size_t bytes);
+/* Takes the block over. */
+void upstream_publish(struct upstream *upstream, struct upstream_topic *topic, struct block *block);
+/* As tap.keeps_receipt and tap.drained. */
+bool upstream_publish_keeps(struct upstream *upstream, struct topic_letter *letter);
+bool upstream_publish_drained(const struct upstream *upstream);
+/* True: there is more. */
+bool upstream_publish_write(struct upstream *upstream);
+/* So many PINGs have been answered now. */
+void upstream_publish_answered(struct upstream *upstream);
+void upstream_publish_lost(struct upstream *upstream);
+/* The topic stands: what was published to it may go up. */
+void upstream_publish_stands(struct upstream *upstream, struct upstream_topic *topic);
+/* A message with this id (Nats-Msg-Id) has come, and is about to be delivered. Returns a block that
+ * is to be delivered in its place, as it was published; NULL: there is none. */
+struct block *upstream_publish_came(struct upstream *upstream, struct upstream_topic *topic,
+				    struct span id);
+/* What the stream says of the message of this id. */
+void upstream_publish_acknowledged(struct upstream *upstream, struct span id,
+				   const struct jetstream_ack *ack);
+void upstream_publish_expire(struct upstream *upstream, uint64_t *next_ns);
 
 #endif

@@ -114,8 +114,10 @@ static inline void topic_shift(struct topic *topic, uint64_t number)
  * the history has. */
 uint64_t topic_floor(const struct topic *topic);
 
-/* Another epoch, and no past: what comes next does not follow on what was. */
-void topic_begin_anew(struct topic *topic, struct history_total *total);
+/* No past, and this epoch (0: another one): what comes next is behind this number, and does not
+ * follow on what was. */
+void topic_begin_anew(struct topic *topic, struct history_total *total, uint64_t epoch,
+		      uint64_t number);
 
 /* A shard's first subscriber to this very topic, and the last; patterns have no part in it. The
  * topic's reach is to be found out anew after the latter. */

@@ -113,8 +113,27 @@ static const struct figure {
 	{ "upstream_unacknowledged", "broker_upstream_unacknowledged",
 	  "Messages on their way to the cluster and back.", FIELD(counters.upstream_unanswered),
 	  true, false, 0 },
-	{ "upstream_gaps", "broker_upstream_gaps_total", "Gaps told to topics of the cluster's.",
-	  FIELD(counters.upstream_gaps), false, false, 0 },
+	{ "upstream_rtt_ns", "broker_upstream_rtt_seconds",
+	  "Time that the cluster's server took to answer the last PING.",
+	  FIELD(counters.upstream_rtt_ns), true, false, 1e9 },
+	{ "upstream_retries", "broker_upstream_retries_total",
+	  "Blocks of messages that were sent to the cluster again.",
+	  FIELD(counters.upstream_retries), false, false, 0 },
+	{ "upstream_duplicates", "broker_upstream_duplicates_total",
+	  "Messages that came from the cluster again.", FIELD(counters.upstream_duplicates), false,
+	  false, 0 },
+	{ "upstream_holes", "broker_upstream_holes_total",
+	  "Times messages of a topic were missing.", FIELD(counters.upstream_holes), false, false,
+	  0 },
+	{ "upstream_repaired", "broker_upstream_repaired_total",
+	  "Times they were fetched from the log.", FIELD(counters.upstream_repaired), false, false,
+	  0 },
+	{ "upstream_log_changed", "broker_upstream_log_changed_total",
+	  "Times the log was found to be another one.", FIELD(counters.upstream_log_changed), false,
+	  false, 0 },
+	{ "upstream_false_acks", "broker_upstream_false_acks_total",
+	  "Messages that were acknowledged and were not there.",
+	  FIELD(counters.upstream_false_acks), false, false, 0 },
 };
 
 enum { FIGURES = sizeof(figures) / sizeof(*figures) };
@@ -255,6 +274,22 @@ static void add_dropped(struct text *t, const struct about *a)
 			value += a->snaps[i].counters.dropped[r];
 		snprintf(label, sizeof(label), "reason=\"%s\"", drop_reason_names[r]);
 		add_sample(t, a, "broker_messages_dropped_total", "", label, value);
+	}
+}
+
+static void add_gaps(struct text *t, const struct about *a)
+{
+	char label[48];
+
+	add_head(t, a, "broker_upstream_gaps_total",
+		 "Gaps told to topics of the cluster's, by reason.", "counter");
+	for (unsigned r = 0; r < UPSTREAM_GAPS; r++) {
+		uint64_t value = 0;
+
+		for (unsigned i = 0; i < a->n; i++)
+			value += a->snaps[i].counters.upstream_gaps[r];
+		snprintf(label, sizeof(label), "reason=\"%s\"", upstream_gap_names[r]);
+		add_sample(t, a, "broker_upstream_gaps_total", "", label, value);
 	}
 }
 
@@ -503,9 +538,11 @@ static bool write_step(struct text *t, const struct shard *s, const struct snaps
 		add_denied(t, &a);
 	else if (metric == FIGURES + DISTRIBUTIONS + 6)
 		add_door_latencies(t, &a);
+	else if (metric == FIGURES + DISTRIBUTIONS + 7)
+		add_gaps(t, &a);
 	else
 		add_section_latencies(t, &a, s->config);
-	return step + 1 < (FIGURES + DISTRIBUTIONS + 8) * n;
+	return step + 1 < (FIGURES + DISTRIBUTIONS + 9) * n;
 }
 
 bool metrics_write(struct text *t, const struct shard *s, const struct snapshot *all, unsigned step)

@@ -69,6 +69,15 @@ static const char *prefix_wrong(const char *text)
 									      : "is no prefix";
 }
 
+static const char *stream_wrong(const char *text)
+{
+	size_t n = strlen(text);
+
+	if (n > 200)
+		return "is too long";
+	return strcspn(text, ". \t*>/\\\"") == n ? NULL : "is no name of a stream";
+}
+
 static const char *uid_wrong(const char *text)
 {
 	uint64_t uid = 0;
@@ -237,8 +246,13 @@ const struct key config_keys[] = {
 	    RESTART, .right = "use one like \"nats://10.0.0.1:4222\""),
 	KEY(upstream, topics, PATTERNS(upstream, topics_n), RESTART),
 	KEY(upstream, log, WORD("none", "jetstream|none"), RESTART),
+	KEY(upstream, stream, TEXT(""), .check = stream_wrong, RESTART,
+	    .right = "use one without dots, spaces, wildcards and slashes, like \"LIVE\""),
+	KEY(upstream, create, FLAG("false"), RESTART),
 	KEY(upstream, publish_prefix, TEXT(""), .check = prefix_wrong, RESTART,
 	    .right = "use levels that end with a dot, like \"site.\""),
+	KEY(upstream, deliver_prefix, TEXT("fan."), .check = prefix_wrong, RESTART,
+	    .right = "use levels that end with a dot, like \"fan.\""),
 	KEY(upstream, user, TEXT(""), RESTART),
 	KEY(upstream, password_file, TEXT(""), RESTART),
 	KEY(upstream, token_file, TEXT(""), RESTART),
@@ -249,6 +263,9 @@ const struct key config_keys[] = {
 	KEY(upstream, in_flight, NUMBER("1024", 1, MILLION), RESTART),
 	KEY(upstream, in_flight_bytes, SIZE("8M", KIB(4), GIB(1)), RESTART),
 	KEY(upstream, linger_seconds, NUMBER("60", 0, YEAR), RESTART),
+	KEY(upstream, tail_seconds, NUMBER("5", 1, HOUR), RESTART),
+	KEY(upstream, repair_seconds, NUMBER("15", 1, HOUR), RESTART),
+	KEY(upstream, repair_bytes, SIZE("16M", KIB(64), GIB(1)), RESTART),
 	KEY(upstream, not_ready_seconds, NUMBER("3", 1, HOUR), RESTART),
 	{ .name = NULL },
 };

@@ -298,7 +298,8 @@ static int on_upstream(cfg_t *cfg, cfg_opt_t *opt)
 {
 	unsigned last = cfg_opt_size(opt) - 1;
 	cfg_t *upstream = cfg_opt_getnsec(opt, last);
-	const char *log = cfg_getstr(upstream, "log");
+	const char *log = cfg_getstr(upstream, "log"), *stream = cfg_getstr(upstream, "stream");
+	const char *deliver = cfg_getstr(upstream, "deliver_prefix");
 
 	(void)cfg;
 	if (last > 0)
@@ -310,8 +311,12 @@ static int on_upstream(cfg_t *cfg, cfg_opt_t *opt)
 	if (cfg_size(upstream, "topics") == 0)
 		report(loading->section_line, "topics",
 		       "none at all, use patterns like \"live.>\" of the topics that are shared");
-	if (log != NULL && strcmp(log, "jetstream") == 0)
-		report(loading->section_line, "log", "\"jetstream\" is not there yet, use none");
+	if (log != NULL && strcmp(log, "jetstream") == 0 && (stream == NULL || *stream == 0))
+		report(loading->section_line, "stream",
+		       "none at all, use the name of the stream that keeps these topics");
+	if (log != NULL && strcmp(log, "jetstream") == 0 && deliver != NULL && *deliver == 0)
+		report(loading->section_line, "deliver_prefix",
+		       "none at all, use levels that end with a dot, like \"fan.\"");
 	check_readable(upstream, "password_file");
 	check_readable(upstream, "token_file");
 	if (number_of(upstream, "reconnect_ms_min") > number_of(upstream, "reconnect_ms_max"))

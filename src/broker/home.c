@@ -695,9 +695,18 @@ void home_sync(struct shard *s, struct topic_letter *l)
 		home_receipt(s, l);
 }
 
-void home_gap(struct shard *s, struct topic *t)
+void home_acknowledge(struct shard *s, struct block *b, uint64_t epoch, uint64_t number)
 {
-	topic_begin_anew(t, &s->home.history);
+	b->epoch = epoch;
+	b->seq = number;
+	if (b->receipt != NULL)
+		send_receipt(s, b, 0, (struct receivers){ 0 });
+	block_unref(b);
+}
+
+void home_gap(struct shard *s, struct topic *t, uint64_t epoch, uint64_t number)
+{
+	topic_begin_anew(t, &s->home.history, epoch, number);
 	tell_history(s);
 	for (unsigned shard = 0; shard < s->broker->shards_n; shard++) {
 		struct gap_letter *l;

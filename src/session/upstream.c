@@ -27,7 +27,8 @@ static const unsigned may_become[] = {
 	[UPSTREAM_DOWN] = 1 << UPSTREAM_DIALLING,
 	[UPSTREAM_DIALLING] = 1 << UPSTREAM_GREETING | 1 << UPSTREAM_DOWN,
 	[UPSTREAM_GREETING] = 1 << UPSTREAM_JOINING | 1 << UPSTREAM_DOWN,
-	[UPSTREAM_JOINING] = 1 << UPSTREAM_UP | 1 << UPSTREAM_DOWN,
+	[UPSTREAM_JOINING] = 1 << UPSTREAM_CHECKING | 1 << UPSTREAM_UP | 1 << UPSTREAM_DOWN,
+	[UPSTREAM_CHECKING] = 1 << UPSTREAM_UP | 1 << UPSTREAM_DOWN,
 	[UPSTREAM_UP] = 1 << UPSTREAM_DOWN,
 };
 
@@ -40,11 +41,6 @@ static void become(struct upstream *u, enum upstream_state state)
 static struct upstream *upstream_of(const struct connection *c)
 {
 	return session_shared(c->shard)->upstream;
-}
-
-static uint64_t now_of(const struct upstream *u)
-{
-	return u->shard->reactor.now_ns;
 }
 
 static uint64_t deaf_ns(const struct upstream *u)
@@ -70,7 +66,8 @@ static bool upstream_write(struct upstream *u, struct span bytes)
 		room = room < out->len + bytes.len ? out->len + bytes.len : room;
 		data = memory_resize(out->data, room);
 		if (data == NULL) {
-			upstream_lose(u, "out of memory");
+			/* Nobody may be taken aback in the middle of what he writes. */
+			u->overrun = true;
 			return false;
 		}
 		out->data = data;
@@ -87,7 +84,7 @@ static void ping(struct upstream *u)
 		return;
 	u->pings++;
 	u->unpinged = false;
-	u->pinged_ns = now_of(u);
+	u->pinged_ns = upstream_now(u);
 }
 
 static void flush(struct upstream *u)
@@ -115,7 +112,7 @@ static void back_off(struct upstream *u)
 {
 	uint64_t max_ns = u->config->reconnect_ms_max * NS_PER_MS;
 
-	u->act_ns = now_of(u) + u->backoff_ns / 2 + hash_unique() % (u->backoff_ns + 1);
+	u->act_ns = upstream_now(u) + u->backoff_ns / 2 + hash_unique() % (u->backoff_ns + 1);
 	u->backoff_ns = 2 * u->backoff_ns < max_ns ? 2 * u->backoff_ns : max_ns;
 	u->server = (u->server + 1) % u->servers_n;
 }
@@ -128,7 +125,7 @@ static void set_cut_off(struct upstream *u, bool cut_off)
 	atomic_fetch_add(&u->shard->broker->cut_off, cut_off ? 1 : UINT32_MAX);
 }
 
-void upstream_lose(struct upstream *u, const char *why)
+static void upstream_lose(struct upstream *u, const char *why)
 {
 	struct connection *c = u->connection;
 	bool was_up = u->state == UPSTREAM_UP;
@@ -143,12 +140,13 @@ void upstream_lose(struct upstream *u, const char *why)
 	dial_cancel(&u->dial);
 	become(u, UPSTREAM_DOWN);
 	u->out.len = 0;
+	u->overrun = false;
 	u->pings = u->pongs = 0;
 	u->shard->counters.upstream_up = 0;
 	if (was_up)
-		u->down_ns = now_of(u);
+		u->down_ns = upstream_now(u);
 	back_off(u);
-	upstream_topics_deliver(u);
+	upstream_deliver(u);
 	if (was_up)
 		upstream_topics_lost(u);
 	if (c != NULL)
@@ -193,7 +191,7 @@ static void dial(struct upstream *u)
 	if (dial_busy(&u->dial) || u->intake.connection != NULL)
 		return;
 	become(u, UPSTREAM_DIALLING);
-	u->act_ns = now_of(u) + deaf_ns(u);
+	u->act_ns = upstream_now(u) + deaf_ns(u);
 	err = dial_begin(&u->dial, &u->servers[u->server].address, (int)(deaf_ns(u) / NS_PER_MS));
 	if (err != 0)
 		upstream_lose(u, strerror(-err));
@@ -253,10 +251,15 @@ static void answered(struct upstream *u)
 	u->pongs++;
 	if (u->pongs == u->pings)
 		u->rtt_ns = clock_now_ns() - u->shard->reactor.stopped_ns - u->pinged_ns;
-	if (u->state == UPSTREAM_JOINING)
+	if (u->state == UPSTREAM_JOINING && u->log) {
+		become(u, UPSTREAM_CHECKING);
+		upstream_log_begin(u);
+	} else if (u->state == UPSTREAM_JOINING) {
 		rise(u);
+	}
+	u->shard->counters.upstream_rtt_ns = u->rtt_ns;
 	/* What has come before it is delivered before anybody is told that it has. */
-	upstream_topics_deliver(u);
+	upstream_deliver(u);
 	upstream_topics_answered(u);
 }
 
@@ -290,6 +293,8 @@ static size_t take_message(struct upstream *u, const struct nats_said *said, str
 	upstream_topics_message(u, said, (struct span){ in.data + used, said->header_bytes },
 				(struct span){ in.data + used + said->header_bytes,
 					       said->bytes - said->header_bytes });
+	if (u->state == UPSTREAM_CHECKING && upstream_log_checked(u))
+		rise(u);
 	return total;
 }
 
@@ -336,10 +341,10 @@ void upstream_received(struct connection *c, struct span bytes)
 		return;
 	if (u->intake.connection != c)
 		intake_init(&u->intake, c, &use);
-	u->heard_ns = now_of(u);
+	u->heard_ns = upstream_now(u);
 	intake_received(&u->intake, bytes);
 	if (u->connection == c)
-		upstream_topics_deliver(u);
+		upstream_deliver(u);
 }
 
 void upstream_ends(struct connection *c, bool receipt)
@@ -407,7 +412,7 @@ static void sooner(uint64_t *next_ns, uint64_t at_ns)
 
 static void look_at_the_clock(struct upstream *u, uint64_t *next_ns)
 {
-	uint64_t now_ns = now_of(u), ping_ns = u->config->ping_seconds * NS_PER_S;
+	uint64_t now_ns = upstream_now(u), ping_ns = u->config->ping_seconds * NS_PER_S;
 	uint64_t not_ready_ns = u->down_ns + u->config->not_ready_seconds * NS_PER_S;
 
 	if (u->state == UPSTREAM_UP) {
@@ -446,8 +451,10 @@ bool upstream_go_on(struct shard *s)
 		upstream_topics_expire(u, &next_ns);
 		return false;
 	}
+	if (u->overrun)
+		upstream_lose(u, "out of memory");
 	look_at_the_clock(u, &next_ns);
-	upstream_topics_deliver(u);
+	upstream_deliver(u);
 	upstream_topics_expire(u, &next_ns);
 	if (u->state == UPSTREAM_UP) {
 		more = upstream_topics_write(u);
@@ -505,7 +512,9 @@ int upstream_init(struct shard *s, const struct protocol *protocol)
 	u->shard = s;
 	u->protocol = protocol;
 	u->write = upstream_write;
+	u->lose = upstream_lose;
 	u->config = &s->config->upstreams[0];
+	u->log = u->config->log == CONFIG_LOG_JETSTREAM;
 	for (size_t i = 0; i < u->config->servers_n && i < UPSTREAM_SERVERS_MAX; i++)
 		(void)server_parse(span_of(u->config->servers[i]), &u->servers[u->servers_n++]);
 	/* Each begins somewhere else. */

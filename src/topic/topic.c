@@ -187,10 +187,12 @@ void topic_sequence(struct topic *t, struct block *b, struct history_total *tota
 	history_add(&t->history, total, b, &t->limits);
 }
 
-void topic_begin_anew(struct topic *t, struct history_total *total)
+void topic_begin_anew(struct topic *t, struct history_total *total, uint64_t epoch, uint64_t number)
 {
 	history_release(&t->history, total);
-	t->epoch = hash_unique();
+	t->epoch = epoch != 0 ? epoch : hash_unique();
+	t->number = number;
+	t->shift = number - t->seq;
 }
 
 /* Whether the bit was not there. */

@@ -1509,6 +1509,12 @@ static void every_key_of_an_upstream_is_read(void **state)
 				       "	servers = { \"nats://10.0.0.1:4223\", \"[::1]\" }\n"
 				       "	topics = { \"live.>\", \"chat.*\" }\n"
 				       "	log = \"none\"\n"
+				       "	stream = \"LIVE\"\n"
+				       "	create = true\n"
+				       "	deliver_prefix = \"out.\"\n"
+				       "	tail_seconds = 6\n"
+				       "	repair_seconds = 17\n"
+				       "	repair_bytes = \"17M\"\n"
 				       "	publish_prefix = \"site.\"\n"
 				       "	user = \"broker\"\n"
 				       "	password_file = \"/dev/null\"\n"
@@ -1532,6 +1538,12 @@ static void every_key_of_an_upstream_is_read(void **state)
 	assert_int_equal(u->topics_n, 2);
 	assert_string_equal(u->topics[1], "chat.*");
 	assert_int_equal(u->log, CONFIG_LOG_NONE);
+	assert_string_equal(u->stream, "LIVE");
+	assert_true(u->create);
+	assert_string_equal(u->deliver_prefix, "out.");
+	assert_int_equal(u->tail_seconds, 6);
+	assert_int_equal(u->repair_seconds, 17);
+	assert_int_equal(u->repair_bytes, 17 << 20);
 	assert_string_equal(u->publish_prefix, "site.");
 	assert_string_equal(u->user, "broker");
 	assert_string_equal(u->password_file, "/dev/null");
@@ -1560,7 +1572,13 @@ static void an_upstream_is_refused_that_cannot_be(void **state)
 	assert_refused(UPSTREAM("topics = { \"a..b\" }"), "a.conf:2: topics: ");
 	assert_refused(UPSTREAM("publish_prefix = \"site\""), "a.conf:2: publish_prefix: ");
 	assert_refused(UPSTREAM("publish_prefix = \"a b.\""), "a.conf:2: publish_prefix: ");
-	assert_refused(UPSTREAM("log = \"jetstream\""), "a.conf:2: log: ");
+	assert_refused(UPSTREAM("log = \"jetstream\""), "a.conf:2: stream: ");
+	assert_refused(UPSTREAM("log = \"jetstream\" stream = \"\""), "a.conf:2: stream: ");
+	assert_refused(UPSTREAM("stream = \"a.b\""), "a.conf:2: stream: ");
+	assert_refused(UPSTREAM("log = \"jetstream\" stream = \"A\" deliver_prefix = \"\""),
+		       "a.conf:2: deliver_prefix: ");
+	assert_refused(UPSTREAM("deliver_prefix = \"fan\""), "a.conf:2: deliver_prefix: ");
+	assert_accepted(UPSTREAM("log = \"jetstream\" stream = \"A\""));
 	assert_refused(UPSTREAM("password_file = \"/nowhere\""), "a.conf:2: password_file: ");
 	assert_refused(UPSTREAM("token_file = \"/nowhere\""), "a.conf:2: token_file: ");
 	assert_refused(UPSTREAM("in_flight = 0"), "a.conf:2: in_flight: ");

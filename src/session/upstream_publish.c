@@ -1,0 +1,643 @@
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/clock.h"
+#include "base/config.h"
+#include "base/memory.h"
+#include "broker/home.h"
+#include "broker/shard.h"
+#include "broker/tap.h"
+#include "session/upstream.h"
+#include "topic/block.h"
+#include "topic/topic.h"
+
+/*
+ * What is published here to the cluster's topics, on its way up and back.
+ *
+ * Without a log it is over when a PING behind it is answered, or the connection lost. With one each
+ * message has an id, by which the stream drops a repetition: what has neither come back nor been
+ * acknowledged is sent again, at first when the connection is made anew, then every second.
+ */
+
+enum {
+	WRITE_BYTES = 1 << 10,
+	PAYLOAD_AROUND = 1 << 10, /* left of what a server takes, for headers of ours */
+	ID_MAX = UPSTREAM_NONCE + 24,
+	WORD_BITS = 64,
+};
+static const uint64_t again_ns = NS_PER_S;
+
+/* A block that was published here, or a letter that wants to be told when all before it is over. */
+struct pending {
+	struct list order; /* among all of them */
+	struct list link;  /* unwritten, or of its topic that does not stand, or unanswered */
+	struct block *block;
+	struct topic_letter *letter;
+	struct upstream_topic *topic;
+	uint64_t ping; /* without a log: it is there when so many have been answered */
+	uint64_t at_ns, sent_ns;
+	uint64_t id; /* of its first message; 0: it has never been sent */
+	uint32_t messages, came_n;
+	bool keyed; /* some message of it has an id of its publisher's */
+	bool duplicate;
+	size_t bytes;
+	uint64_t acknowledged_max; /* greatest number that was acknowledged */
+	/* A bit per message: has come; then the same: has been acknowledged. */
+	uint64_t bits[];
+};
+
+static bool is_set(const uint64_t *bits, uint32_t at)
+{
+	return bits[at / WORD_BITS] >> at % WORD_BITS & 1;
+}
+
+static void set(uint64_t *bits, uint32_t at)
+{
+	bits[at / WORD_BITS] |= UINT64_C(1) << at % WORD_BITS;
+}
+
+static uint32_t words_of(uint32_t messages)
+{
+	return (messages + WORD_BITS - 1) / WORD_BITS;
+}
+
+static uint64_t *acknowledged_of(struct pending *p)
+{
+	return p->bits + words_of(p->messages);
+}
+
+static struct pending *pending_new(uint32_t messages)
+{
+	struct pending *p =
+		memory_new_zeroed(sizeof(*p) + 2 * words_of(messages) * sizeof(p->bits[0]));
+
+	if (p == NULL)
+		return NULL;
+	p->messages = messages;
+	list_init(&p->order);
+	list_init(&p->link);
+	return p;
+}
+
+/* ---- who publishes ---- */
+
+uint64_t upstream_now(const struct upstream *u)
+{
+	return u->shard->reactor.now_ns;
+}
+
+bool upstream_gives_up(const struct upstream *u)
+{
+	const struct shard *s = u->shard;
+
+	return u->state != UPSTREAM_UP &&
+	       (s->drain.draining ||
+		s->reactor.now_ns - u->down_ns >= u->config->publish_seconds * NS_PER_S);
+}
+
+void upstream_pin(struct upstream_topic *ut)
+{
+	ut->topic->pins++;
+}
+
+void upstream_unpin(struct upstream *u, struct upstream_topic *ut)
+{
+	assert(ut->topic->pins > 0);
+	if (--ut->topic->pins == 0)
+		home_weigh(u->shard, ut->topic);
+}
+
+void upstream_let_publish(struct upstream *u, struct upstream_topic *ut)
+{
+	if (list_empty(&ut->held))
+		return;
+	list_remove(&ut->held);
+	shard_release_hold(u->shard, ut->topic->named.hash);
+}
+
+/* Whether so much is on its way that publishers have to wait; half: whether they may go on. */
+static bool crowded(const struct upstream *u, unsigned part)
+{
+	return u->messages >= u->config->in_flight / part ||
+	       u->bytes >= u->config->in_flight_bytes / part;
+}
+
+static void add(struct upstream *u, struct pending *p)
+{
+	u->messages += p->messages;
+	u->bytes += p->bytes;
+	u->shard->counters.upstream_unanswered = u->messages;
+	p->at_ns = upstream_now(u);
+	list_append(&u->pending, &p->order);
+}
+
+void upstream_publish(struct upstream *u, struct upstream_topic *ut, struct block *b)
+{
+	struct topic *t = ut->topic;
+	struct pending *p = upstream_gives_up(u) ? NULL : pending_new(b->messages);
+
+	if (p == NULL) {
+		home_refuse(u->shard, b, upstream_gives_up(u) ? -EHOSTUNREACH : -ENOMEM);
+		return;
+	}
+	t->known = true;
+	p->block = b;
+	p->topic = ut;
+	p->bytes = block_bytes(b);
+	add(u, p);
+	list_append(&u->unwritten, &p->link);
+	upstream_pin(ut);
+	if (t->idle_ns != 0)
+		home_weigh(u->shard, t);
+	if (!crowded(u, 1) || !list_empty(&ut->held))
+		return;
+	list_append(&u->held, &ut->held);
+	shard_hold(u->shard, t->named.hash);
+}
+
+bool upstream_publish_keeps(struct upstream *u, struct topic_letter *l)
+{
+	struct topic *t = l->name.len > 0 ? home_topic(u->shard, l->hash, l->name) : NULL;
+	struct pending *p;
+
+	if (list_empty(&u->pending))
+		return false;
+	/* A publisher's end, or a barrier before all that somebody has published. */
+	if (l->name.len > 0 && (l->letter.kind != LETTER_LEAVE || t == NULL || t->tapped == NULL))
+		return false;
+	p = pending_new(0);
+	if (p == NULL)
+		return false;
+	p->letter = l;
+	p->topic = t != NULL ? t->tapped : NULL;
+	if (p->topic != NULL)
+		upstream_pin(p->topic);
+	add(u, p);
+	return true;
+}
+
+bool upstream_publish_drained(const struct upstream *u)
+{
+	return list_empty(&u->pending);
+}
+
+/* ---- how it ends ---- */
+
+static void forget(struct upstream *u, struct pending *p)
+{
+	list_remove(&p->order);
+	list_remove(&p->link);
+	u->messages -= p->messages;
+	u->bytes -= p->bytes;
+	u->shard->counters.upstream_unanswered = u->messages;
+	if (p->topic != NULL)
+		upstream_unpin(u, p->topic);
+	memory_free(p);
+}
+
+/* It is over, whatever has become of it, and so is a letter that has waited for this. */
+static void settle(struct upstream *u, struct pending *p)
+{
+	forget(u, p);
+	while (!list_empty(&u->pending)) {
+		struct pending *next = LIST_ENTRY(u->pending.next, struct pending, order);
+
+		if (next->letter == NULL)
+			break;
+		home_receipt(u->shard, next->letter);
+		forget(u, next);
+	}
+	while (!list_empty(&u->held) && !crowded(u, 2))
+		upstream_let_publish(u, LIST_ENTRY(u->held.next, struct upstream_topic, held));
+}
+
+/* Nobody knows what has become of it, or it is too long. */
+static void fail(struct upstream *u, struct pending *p, int error)
+{
+	if (p->block != NULL)
+		home_refuse(u->shard, p->block, error);
+	settle(u, p);
+}
+
+/* It is in the cluster. */
+static void succeed(struct upstream *u, struct pending *p)
+{
+	if (p->block != NULL && p->block->receipt != NULL)
+		home_acknowledge(u->shard, p->block, p->topic->epoch, p->acknowledged_max);
+	else if (p->block != NULL)
+		block_unref(p->block);
+	settle(u, p);
+}
+
+/* ---- what goes up ---- */
+
+void upstream_put(struct upstream *u, struct span bytes)
+{
+	if (bytes.len > 0 && u->state >= UPSTREAM_JOINING)
+		(void)u->write(u, bytes);
+}
+
+static void put_field(struct upstream_bytes *to, const char *name, struct span value)
+{
+	if (value.len == 0)
+		return;
+	to->len += (size_t)snprintf(to->data + to->len, to->room - to->len, "%s: %.*s\r\n", name,
+				    (int)value.len, value.data);
+}
+
+bool upstream_scratch(struct upstream *u, size_t bytes)
+{
+	char *data;
+
+	u->scratch.len = 0;
+	if (bytes <= u->scratch.room)
+		return true;
+	data = memory_resize(u->scratch.data, bytes);
+	if (data == NULL)
+		return false;
+	u->scratch.data = data;
+	u->scratch.room = bytes;
+	return true;
+}
+
+static struct span key_of(const struct record *r)
+{
+	return nats_header(r->headers, SPAN("Nats-Msg-Id"));
+}
+
+/* What its publisher says beside a message, as headers: its own, without the empty line at their
+ * end, then ours. Empty: there is nothing to say. */
+static struct span headers_up(struct upstream *u, const struct pending *p, const struct record *r,
+			      uint64_t id)
+{
+	const struct block *b = p->block;
+	bool one = b->form == RUN_ONE, named = u->log || b->receipt != NULL;
+	struct span version = one ? block_version(b) : r->version,
+		    encoding = one ? block_encoding(b) : (struct span){ NULL, 0 };
+	struct span own = r->headers;
+	char text[ID_MAX];
+
+	if (own.len == 0 && r->type.len == 0 && version.len == 0 && encoding.len == 0 && !named)
+		return (struct span){ NULL, 0 };
+	if (!upstream_scratch(u, own.len + r->type.len + version.len + encoding.len + 256))
+		return (struct span){ NULL, 0 };
+	if (own.len >= 4) {
+		memcpy(u->scratch.data, own.data, own.len - 2);
+		u->scratch.len = own.len - 2;
+	} else {
+		memcpy(u->scratch.data, "NATS/1.0\r\n", 10);
+		u->scratch.len = 10;
+		/* Headers of their own say these themselves. */
+		put_field(&u->scratch, "Content-Type", r->type);
+		put_field(&u->scratch, "X-Version", version);
+		put_field(&u->scratch, "Content-Encoding", encoding);
+	}
+	if (named && key_of(r).len == 0) {
+		snprintf(text, sizeof(text), "%s-%" PRIu64, u->nonce, id);
+		put_field(&u->scratch, "Nats-Msg-Id", span_of(text));
+	}
+	memcpy(u->scratch.data + u->scratch.len, "\r\n", 2);
+	u->scratch.len += 2;
+	return (struct span){ u->scratch.data, u->scratch.len };
+}
+
+static void write_message(struct upstream *u, const struct pending *p, const struct record *r,
+			  uint64_t id)
+{
+	struct span headers = headers_up(u, p, r, id);
+	char text[48];
+	int n;
+
+	upstream_put(u, headers.len > 0 ? SPAN("HPUB ") : SPAN("PUB "));
+	upstream_put(u, span_of(u->config->publish_prefix));
+	upstream_put(u, block_name(p->block));
+	upstream_put(u, SPAN(" "));
+	if (u->log) {
+		n = snprintf(text, sizeof(text), "a.%" PRIu64 " ", id);
+		upstream_put(u, span_of(u->inbox));
+		upstream_put(u, (struct span){ text, (size_t)n });
+	} else if (r->reply.len > 0) {
+		upstream_put(u, r->reply);
+		upstream_put(u, SPAN(" "));
+	}
+	n = headers.len > 0 ? snprintf(text, sizeof(text), "%zu %zu\r\n", headers.len,
+				       headers.len + r->payload.len)
+			    : snprintf(text, sizeof(text), "%zu\r\n", r->payload.len);
+	upstream_put(u, (struct span){ text, (size_t)n });
+	upstream_put(u, headers);
+	upstream_put(u, r->payload);
+	upstream_put(u, SPAN("\r\n"));
+}
+
+/* Whether the server takes all of them. */
+static bool fits(const struct upstream *u, const struct block *b)
+{
+	struct run run = block_run(b);
+	struct record r;
+
+	if (b->len + PAYLOAD_AROUND <= u->info.max_payload)
+		return true;
+	while (run_next_record(&run, &r))
+		if (r.payload.len + r.headers.len + PAYLOAD_AROUND > u->info.max_payload)
+			return false;
+	return true;
+}
+
+/* Those of its messages that have not come and are not known to be there. */
+static void write_block(struct upstream *u, struct pending *p)
+{
+	struct run run = block_run(p->block);
+	struct record r;
+	uint32_t at = 0;
+
+	if (!fits(u, p->block)) {
+		fail(u, p, -EMSGSIZE);
+		return;
+	}
+	if (p->id == 0) {
+		p->id = u->ids + 1;
+		u->ids += p->messages;
+	} else {
+		u->shard->counters.upstream_retries++;
+	}
+	p->ping = u->pings + 1;
+	p->sent_ns = upstream_now(u);
+	u->unpinged |= !u->log;
+	list_remove(&p->link);
+	list_append(&u->unanswered, &p->link);
+	reactor_spend(&u->shard->reactor, p->messages + p->bytes / WRITE_BYTES);
+	for (; u->state == UPSTREAM_UP && run_next_record(&run, &r); at++) {
+		if (is_set(p->bits, at) || is_set(acknowledged_of(p), at))
+			continue;
+		p->keyed |= key_of(&r).len > 0;
+		write_message(u, p, &r, p->id + at);
+	}
+}
+
+bool upstream_publish_write(struct upstream *u)
+{
+	while (u->state == UPSTREAM_UP && !list_empty(&u->unwritten)) {
+		struct pending *p = LIST_ENTRY(u->unwritten.next, struct pending, link);
+
+		/* What comes back before the topic stands would be nobody's. */
+		if (u->log && p->topic->state != UPSTREAM_STANDS) {
+			list_remove(&p->link);
+			list_append(&p->topic->unwritten, &p->link);
+			continue;
+		}
+		write_block(u, p);
+		if (reactor_spent(&u->shard->reactor))
+			return !list_empty(&u->unwritten);
+	}
+	return false;
+}
+
+/* Puts them in front. */
+static void unwrite(struct upstream *u, struct list *list)
+{
+	list_splice(list, &u->unwritten);
+	list_splice(&u->unwritten, list);
+}
+
+void upstream_publish_stands(struct upstream *u, struct upstream_topic *ut)
+{
+	unwrite(u, &ut->unwritten);
+}
+
+void upstream_publish_lost(struct upstream *u)
+{
+	if (u->log) {
+		for (struct list *l = u->unanswered.next; l != &u->unanswered; l = l->next) {
+			struct pending *p = LIST_ENTRY(l, struct pending, link);
+
+			memset(acknowledged_of(p), 0, words_of(p->messages) * sizeof(p->bits[0]));
+		}
+		unwrite(u, &u->unanswered);
+		return;
+	}
+	while (!list_empty(&u->unanswered))
+		fail(u, LIST_ENTRY(u->unanswered.next, struct pending, link), -EHOSTUNREACH);
+}
+
+/* ---- what is heard of it ---- */
+
+void upstream_publish_answered(struct upstream *u)
+{
+	while (!u->log && !list_empty(&u->unanswered)) {
+		struct pending *p = LIST_ENTRY(u->unanswered.next, struct pending, link);
+
+		if (p->ping > u->pongs)
+			break;
+		/* It would have come back: it may not be published, or not be heard. */
+		if (p->block != NULL && p->block->receipt != NULL)
+			fail(u, p, -EHOSTUNREACH);
+		else
+			succeed(u, p);
+	}
+}
+
+static bool number_in(struct span text, uint64_t *out)
+{
+	uint64_t n = 0;
+
+	for (size_t i = 0; i < text.len; i++) {
+		unsigned digit = (unsigned)(unsigned char)text.data[i] - '0';
+
+		if (digit > 9 || n > UINT64_MAX / 10 - 1)
+			return false;
+		n = 10 * n + digit;
+	}
+	*out = n;
+	return text.len > 0;
+}
+
+/* The block that has the message of an id of ours, and which it is. */
+static struct pending *find(struct upstream *u, uint64_t id, uint32_t *at)
+{
+	for (struct list *l = u->pending.next; l != &u->pending; l = l->next) {
+		struct pending *p = LIST_ENTRY(l, struct pending, order);
+
+		if (p->id == 0 || id < p->id || id - p->id >= p->messages)
+			continue;
+		*at = (uint32_t)(id - p->id);
+		return p;
+	}
+	return NULL;
+}
+
+/* The same of an id of its publisher's. */
+static struct pending *find_key(struct upstream *u, const struct upstream_topic *ut,
+				struct span key, uint32_t *at)
+{
+	for (struct list *l = u->pending.next; l != &u->pending; l = l->next) {
+		struct pending *p = LIST_ENTRY(l, struct pending, order);
+		struct record r;
+		struct run run;
+
+		if (!p->keyed || p->topic != ut || p->block == NULL)
+			continue;
+		run = block_run(p->block);
+		for (*at = 0; run_next_record(&run, &r); ++*at)
+			if (!is_set(p->bits, *at) && span_equal(key_of(&r), key))
+				return p;
+	}
+	return NULL;
+}
+
+struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *ut, struct span id)
+{
+	struct span rest;
+	struct pending *p;
+	struct block *b = NULL;
+	uint64_t n;
+	uint32_t at = 0;
+
+	if (id.len == 0 || list_empty(&u->pending))
+		return NULL;
+	rest = span_skip(id, id.len > UPSTREAM_NONCE ? UPSTREAM_NONCE + 1 : id.len);
+	if (rest.len > 0 && memcmp(id.data, u->nonce, UPSTREAM_NONCE) == 0 && number_in(rest, &n))
+		p = find(u, n, &at);
+	else
+		p = find_key(u, ut, id, &at);
+	if (p == NULL || p->topic != ut || p->block == NULL || is_set(p->bits, at))
+		return NULL;
+	/* One whose publisher waits is delivered as it was published, and that is his receipt. */
+	if (p->block->receipt != NULL && p->messages == 1) {
+		b = p->block;
+		p->block = NULL;
+	}
+	/* Without a log the PONG is the end of it. */
+	if (!u->log)
+		return b;
+	set(p->bits, at);
+	if (++p->came_n < p->messages)
+		return b;
+	if (b == NULL)
+		block_unref(p->block);
+	settle(u, p);
+	return b;
+}
+
+void upstream_publish_acknowledged(struct upstream *u, struct span id,
+				   const struct jetstream_ack *ack)
+{
+	struct pending *p;
+	uint64_t n;
+	uint32_t at;
+
+	if (!number_in(id, &n) || (p = find(u, n, &at)) == NULL || ack->error != 0)
+		return;
+	set(acknowledged_of(p), at);
+	p->duplicate |= ack->duplicate;
+	if (ack->number > p->acknowledged_max)
+		p->acknowledged_max = ack->number;
+	/* Somebody has published it before, with the same key, and it has come here. */
+	if (ack->duplicate && p->keyed && p->messages == 1 && !is_set(p->bits, at) &&
+	    ack->number <= p->topic->number)
+		succeed(u, p);
+}
+
+/* Whether each of its messages has come or been acknowledged. */
+static bool is_known(struct pending *p)
+{
+	for (uint32_t at = 0; at < p->messages; at++)
+		if (!is_set(p->bits, at) && !is_set(acknowledged_of(p), at))
+			return false;
+	return true;
+}
+
+/* It has been on its way for a while. */
+static void look_after(struct upstream *u, struct pending *p)
+{
+	struct upstream_topic *ut = p->topic;
+
+	if (!is_known(p)) {
+		write_block(u, p);
+		return;
+	}
+	if (p->acknowledged_max > ut->number) {
+		/* It has to come: if it does not, it is fetched. */
+		if (p->acknowledged_max > ut->target)
+			ut->target = p->acknowledged_max;
+		if (list_empty(&ut->hole)) {
+			ut->hole_ns = upstream_now(u);
+			list_append(&u->holes, &ut->hole);
+		}
+		p->sent_ns = upstream_now(u);
+		list_remove(&p->link);
+		list_append(&u->unanswered, &p->link);
+	} else if (p->acknowledged_max <= ut->skipped || p->keyed) {
+		succeed(u, p);
+	} else {
+		/* Another message stands where it should. */
+		u->shard->counters.upstream_false_acks++;
+		fail(u, p, -EHOSTUNREACH);
+	}
+}
+
+static void expire_unanswered(struct upstream *u, uint64_t *next_ns)
+{
+	while (u->log && u->state == UPSTREAM_UP && !list_empty(&u->unanswered)) {
+		struct pending *p = LIST_ENTRY(u->unanswered.next, struct pending, link);
+
+		if (upstream_now(u) - p->sent_ns < again_ns) {
+			if (p->sent_ns + again_ns < *next_ns)
+				*next_ns = p->sent_ns + again_ns;
+			return;
+		}
+		look_after(u, p);
+		if (reactor_spent(&u->shard->reactor)) {
+			*next_ns = upstream_now(u);
+			return;
+		}
+	}
+}
+
+void upstream_publish_expire(struct upstream *u, uint64_t *next_ns)
+{
+	uint64_t limit_ns = u->config->publish_seconds * NS_PER_S;
+
+	expire_unanswered(u, next_ns);
+	while (!list_empty(&u->pending)) {
+		struct pending *p = LIST_ENTRY(u->pending.next, struct pending, order);
+
+		/* Without a log the PONG comes, or the connection goes. */
+		if (!u->log && p->id != 0 && u->state == UPSTREAM_UP)
+			return;
+		if (!upstream_gives_up(u) && upstream_now(u) - p->at_ns < limit_ns) {
+			if (p->at_ns + limit_ns < *next_ns)
+				*next_ns = p->at_ns + limit_ns;
+			return;
+		}
+		fail(u, p, -EHOSTUNREACH);
+	}
+}
+
+/* ---- begin and end ---- */
+
+void upstream_publish_init(struct upstream *u)
+{
+	list_init(&u->held);
+	list_init(&u->pending);
+	list_init(&u->unwritten);
+	list_init(&u->unanswered);
+}
+
+void upstream_publish_release(struct upstream *u)
+{
+	struct list *l;
+
+	while ((l = list_take(&u->pending)) != NULL) {
+		struct pending *p = LIST_ENTRY(l, struct pending, order);
+
+		if (p->block != NULL)
+			block_unref(p->block);
+		free(p->letter);
+		memory_free(p);
+	}
+	memory_free(u->scratch.data);
+}

@@ -1,0 +1,323 @@
+"""Several brokers that share topics through a JetStream stream of nats-server's."""
+
+import itertools
+import json
+import re
+import signal
+import socket
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from cluster import Client
+from harness import PATIENCE, at_most, numbered
+from test_upstream import get, is_ready, post, url, wait_ready, world  # noqa: F401 (a fixture)
+
+SUBJECTS = ["live.>"]
+
+
+def stream(**config):
+    return {"name": "LIVE", "subjects": SUBJECTS, "retention": "limits", "storage": "file", "num_replicas": 1,
+            "allow_direct": True, "duplicate_window": 120 * 10**9, "republish": {"src": ">", "dest": "fan.>"}, **config}  # fmt: skip
+
+
+class Api(Client):
+    """A NATS client that asks JetStream."""
+
+    def __init__(self, server):
+        super().__init__(server)
+        self.subscribe("_INBOX.api")
+
+    def ask(self, what, body=None, tries=40):
+        for _ in range(tries):
+            text = json.dumps(body).encode() if body is not None else b""
+            self.say(f"PUB $JS.API.{what} _INBOX.api {len(text)}", text)
+            answer = json.loads(self.message()[2])
+            if answer.get("error", {}).get("code") != 503:
+                return answer
+            time.sleep(0.1)
+        raise AssertionError(f"JetStream is not there: {answer}")
+
+    def make(self, **config):
+        answer = self.ask("STREAM.CREATE.LIVE", stream(**config))
+        assert "error" not in answer, answer
+
+
+@pytest.fixture
+def log(world, tmp_path):  # noqa: F811
+    """The same world, with a stream: cluster() and host()."""
+    make_host = world.host
+
+    def servers(n=1, **config):
+        server = world.cluster_with_logs(tmp_path, n)
+        api = Api(server)
+        if config.pop("made", True):
+            api.make(**config)
+        api.close()
+        return server
+
+    def cluster_with_logs(directory, n):
+        world.servers(n, ["-js", "-sd", str(directory / "js")])
+        return world.cluster.servers[0]
+
+    def host(**config):
+        upstream = {"log": "jetstream", "stream": "LIVE", **config.pop("upstream", {})}
+        return make_host(upstream=upstream, **config)
+
+    world.cluster_with_logs, world.log_servers, world.log_host = cluster_with_logs, servers, host
+    return world
+
+
+def test_a_post_gets_the_number_that_the_stream_gave(log):
+    server = log.log_servers()
+    a, b = log.log_host(), log.log_host()
+    subscriber = b.subscribe("live.a")
+    ids = [post(a, topic, b"%d" % n) for n, topic in enumerate(["live.a", "live.b", "live.a"])]
+    assert [status for status, _ in ids] == [200] * 3
+    assert [answer["id"].split(":")[1] for _, answer in ids] == ["1", "2", "3"]
+    assert subscriber.take(2) == [b"0", b"2"]
+    assert get(a, "/topic/live.a/3") == (200, b"2")
+    assert get(a, "/topic/live.a/2")[0] == 404
+    assert get(b, "/topic/live.a/last") == (200, b"2")
+    assert server
+
+
+def test_each_host_has_the_same_ids_and_a_client_goes_on_on_any(log):
+    log.log_servers()
+    a, b = log.log_host(), log.log_host()
+    there = b.subscribe("live.a")
+    first = post(a, "live.a", b"0")[1]["id"]
+    assert there.take(1) == [b"0"]
+    for n in range(1, 5):
+        assert post(a, "live.a", b"%d" % n)[0] == 200
+        assert post(b, "live.b", b"between")[0] == 200
+    there.take(4)
+    assert b.subscribe("live.a", f"FROM {first}").take(4) == [b"1", b"2", b"3", b"4"]
+    assert b.subscribe("live.a", "LAST 2").take(2) == [b"3", b"4"]
+    assert get(b, "/topic/live.a/" + first.split(":")[1]) == (200, b"0")
+
+
+def test_events_have_the_ids_of_the_log(log):
+    log.log_servers()
+    host = log.log_host()
+    events = urllib.request.urlopen(
+        urllib.request.Request(url(host, "/subscribe/live.a"), headers={"Accept": "text/event-stream"}), timeout=PATIENCE
+    )
+    post(host, "live.b", b"x")
+    ids = [post(host, "live.a", b"%d" % n)[1]["id"].encode() for n in range(2)]
+    said = b""
+    while b"data: 1\n" not in said:
+        said += events.readline()
+    assert re.findall(rb"id: (\S+)\ndata: (\d)", said) == [(ids[0], b"0"), (ids[1], b"1")]
+    events.close()
+
+
+def test_nothing_is_lost_over_a_restart_of_the_server(log):
+    server = log.log_servers()
+    a, b = log.log_host(), log.log_host()
+    subscriber = b.subscribe("live.a")
+    publisher = a.publisher("live.a")
+    messages = numbered(b"m", 3000)
+    publisher.send_lines(*messages[:1000])
+    assert subscriber.take(1000) == messages[:1000]
+    server.send(signal.SIGKILL)
+    server.process.wait(PATIENCE)
+    publisher.send_lines(*messages[1000:2000])
+    server.start()
+    publisher.send_lines(*messages[2000:])
+    assert subscriber.take(2000, at_most(20)) == messages[1000:]
+    assert publisher.leave() == []
+
+
+def test_a_stream_that_was_made_anew_is_another_epoch_and_a_gap(log):
+    server = log.log_servers()
+    a, b = (log.log_host(upstream={"tail_seconds": 1}) for _ in range(2))
+    line = b.subscribe("live.a")
+    before = post(a, "live.a", b"before")[1]["id"]
+    assert line.take(1) == [b"before"]
+    api = Api(server)
+    api.ask("STREAM.DELETE.LIVE")
+    api.make()
+    api.close()
+    assert line.rest(seconds=at_most(20)) == [b"ERROR gap"]
+    wait_ready(a)
+    status, answer = post(a, "live.a", b"after")
+    assert status == 200
+    assert answer["id"].split(":")[0] != before.split(":")[0]
+    assert answer["id"].split(":")[1] == "1"
+
+
+class Lossy:
+    """Stands between a host and a server, and loses some of what the server says."""
+
+    def __init__(self, server, loses):
+        self.server, self.loses, self.lost = server, loses, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        threading.Thread(target=self.serve, daemon=True).start()
+
+    @property
+    def address(self):
+        return f"nats://127.0.0.1:{self.listener.getsockname()[1]}"
+
+    def serve(self):
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:
+                return
+            try:
+                far = socket.create_connection(("127.0.0.1", self.server.port))
+            except OSError:
+                near.close()
+                continue
+            threading.Thread(target=self.up, args=(near, far), daemon=True).start()
+            threading.Thread(target=self.down, args=(far, near), daemon=True).start()
+
+    @staticmethod
+    def end(*sockets):
+        for s in sockets:
+            try:
+                s.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def up(self, near, far):
+        try:
+            while data := near.recv(65536):
+                far.sendall(data)
+        except OSError:
+            pass
+        self.end(near, far)
+
+    def down(self, far, near):
+        stream = far.makefile("rb")
+        try:
+            while line := stream.readline():
+                words = line.split()
+                if words[0] in (b"MSG", b"HMSG"):
+                    line += stream.read(int(words[-1]) + 2)
+                    if words[1].startswith(b"fan.") and self.loses():
+                        self.lost += 1
+                        continue
+                near.sendall(line)
+        except OSError:
+            pass
+        self.end(near, far)
+
+    def close(self):
+        self.listener.close()
+
+
+def every(n):
+    count = itertools.count(1)
+    return lambda: next(count) % n == 0
+
+
+def figure(host, name):
+    text = get(host, "/metrics")[1].decode()
+    return sum(float(n) for n in re.findall(rf"^broker_upstream_{name}(?:{{.*}})? ([\d.]+)$", text, re.M))
+
+
+def test_what_the_way_has_lost_is_fetched_from_the_stream(log):
+    server = log.log_servers()
+    way = Lossy(server, every(5))
+    a = log.log_host()
+    b = log.log_host(upstream={"servers": [way.address], "tail_seconds": 1})
+    subscriber = b.subscribe("live.a")
+    messages = numbered(b"m", 500)
+    a.publish("live.a", *messages)
+    # The very last one is among them: nothing follows it, and it is asked for.
+    assert subscriber.take(500, at_most(20)) == messages
+    assert way.lost >= 100
+    assert figure(b, "repaired_total") > 0
+    assert figure(b, "gaps_total") == 0
+    way.close()
+
+
+def test_what_comes_twice_is_delivered_once(log):
+    server = log.log_servers()
+    host = log.log_host()
+    subscriber = host.subscribe("live.a")
+    program = Client(server)
+    program.subscribe("fan.live.a")
+    for n in range(20):
+        post(host, "live.a", b"%d" % n)
+        _, headers, payload = program.message()
+        program.say(b"HPUB fan.live.a %d %d" % (len(headers), len(headers) + len(payload)), headers + payload)
+        program.message()
+    assert subscriber.take(20) == [b"%d" % n for n in range(20)]
+    host.loop.wait(lambda: figure(host, "duplicates_total") == 20, "they have come")
+    post(host, "live.a", b"end")
+    assert subscriber.take(1) == [b"end"]
+    program.close()
+
+
+def test_what_the_stream_has_no_more_is_told_as_a_gap(log):
+    server = log.log_servers(max_msgs_per_subject=10)
+    way = Lossy(server, lambda: lossy[0])
+    lossy = [False]
+    a, b = log.log_host(), log.log_host(upstream={"servers": [way.address]})
+    subscriber = b.subscribe("live.a")
+    a.publish("live.a", b"before")
+    assert subscriber.take(1) == [b"before"]
+    lossy[0] = True
+    a.publish("live.a", *numbered(b"lost", 100))
+    lossy[0] = False
+    a.publish("live.a", b"after")
+    assert subscriber.rest(at_most(20)) == [b"ERROR gap"]
+    again = b.subscribe("live.a", "LAST 10")
+    assert again.take(10)[-1] == b"after"
+    way.close()
+
+
+def test_each_subscriber_sees_each_message_once_in_one_order(log):
+    """An oracle over three hosts, one of which loses messages, while the server is killed and comes back."""
+    server = log.log_servers()
+    way = Lossy(server, every(20))
+    hosts = [log.log_host(upstream={"servers": [address]}) for address in
+             (f"nats://{server.address}", f"nats://{server.address}", way.address)]  # fmt: skip
+    subscribers = [h.subscribe("live.a") for h in hosts for _ in range(2)]
+    sent, stop = [], threading.Event()
+
+    def publish(n):
+        for i in itertools.count():
+            if stop.is_set():
+                return
+            try:
+                status, answer = post(hosts[n], "live.a", b"%d %d" % (n, i))
+                sent.append((status, int(answer.get("id", ":0").split(":")[1]), b"%d %d" % (n, i)))
+            except OSError:
+                pass
+            time.sleep(0.001)
+
+    threads = [threading.Thread(target=publish, args=(n,)) for n in range(3)]
+    for thread in threads:
+        thread.start()
+
+    def go_on(seconds):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            hosts[0].loop.turn(0.005)
+            for h in hosts[1:]:
+                h.loop.turn(0)
+
+    for _ in range(2):
+        go_on(0.4)
+        server.send(signal.SIGKILL)
+        server.process.wait(PATIENCE)
+        go_on(0.2)
+        server.start()
+        for h in hosts:
+            h.loop.wait(lambda h=h: is_ready(h), "it is ready")
+    go_on(0.4)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert {status for status, _, _ in sent} == {200}
+    order = [message for _, _, message in sorted(sent, key=lambda s: s[1])]
+    assert len(order) > 50
+    for s in subscribers:
+        assert s.take(len(order), at_most(20)) == order
+    way.close()
