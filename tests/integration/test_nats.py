@@ -1,5 +1,6 @@
 """The NATS contract: unmodified clients, and the same bytes said to the broker and to nats-server."""
 
+import contextlib
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pytest
 
 import nats_differences
 from harness import PATIENCE, ROOT, at_most, node
+from test_access import password_hash, token_hash
 
 CLIENTS = ROOT / "tests/integration/nats_clients.mjs"
 NATS = {"nats": {"address": "127.0.0.1:0", "protocols": ["nats"]}}
@@ -24,13 +26,12 @@ HELLO = b'CONNECT {"verbose":false}\r\n'
 VERBOSE = b'CONNECT {"verbose":true,"headers":true,"no_responders":true}\r\n'
 
 
-@pytest.fixture(name="oracle")
-def nats_server(tmp_path_factory):
-    """The address of a nats-server of the test's own."""
-    directory = tmp_path_factory.mktemp("nats-server")
+@contextlib.contextmanager
+def nats_server(directory, *options):
+    """The address of a nats-server."""
     server = shutil.which("nats-server") or pytest.fail("nats-server is not installed; try: deploy/deps test")
     process = subprocess.Popen(
-        [server, "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", directory, "-l", directory / "log"],
+        [server, "-a", "127.0.0.1", "-p", "-1", "--ports_file_dir", directory, "-l", directory / "log", *options],
         stdin=subprocess.DEVNULL,
     )
     try:
@@ -42,6 +43,22 @@ def nats_server(tmp_path_factory):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture(name="oracle")
+def nats_server_of_the_test(tmp_path_factory):
+    with nats_server(tmp_path_factory.mktemp("nats-server")) as address:
+        yield address
+
+
+@pytest.fixture(name="libnats", scope="module")
+def program_of_libnats(tmp_path_factory):
+    """A program of libnats (nats_client.c)."""
+    program = tmp_path_factory.mktemp("libnats") / "nats_client"
+    source = ROOT / "tests/integration/nats_client.c"
+    made = subprocess.run(["gcc", "-O1", "-Wall", "-Werror", "-o", program, source, "-lnats"], capture_output=True, text=True, check=False)
+    assert made.returncode == 0, f"{made.stderr}\nlibnats-dev is missing? try: deploy/deps test"
+    return program
 
 
 class Raw:
@@ -114,6 +131,89 @@ def test_nats_server_finds_the_same_claims_true(oracle, tmp_path):
     done = node(CLIENTS, tmp_path, NATS_SERVER=oracle)
     print(done.stdout, done.stderr)
     assert done.returncode == 0
+
+
+def test_a_program_of_libnats_finds_what_it_knows_here_and_there(start, oracle, libnats):
+    for address in (start(reactors=2, listen=NATS).address(), oracle):
+        done = subprocess.run([libnats, f"nats://{address}"], capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("held ") == len(re.findall(r"^\tCLAIM\(", (ROOT / "tests/integration/nats_client.c").read_text(), re.M))
+
+
+@contextlib.contextmanager
+def watching(libnats, address, subject):
+    """A libnats client that says what comes, line by line, and a function for the next of its lines."""
+    process = subprocess.Popen([libnats, f"nats://{address}", "watch", subject], stdout=subprocess.PIPE, text=True)
+    try:
+        yield process, lambda: process.stdout.readline().strip()
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_client_that_the_broker_has_ended_comes_back_by_itself(start, raw, libnats):
+    broker = start(reactors=2, listen=NATS)
+    with watching(libnats, broker.address(), "news") as (_, says):
+        assert says() == "ready"
+        address = broker.address()
+        broker.stop()
+        assert says() == "lost"
+        again = start(reactors=2, listen={"nats": {"address": address, "protocols": ["nats"]}})
+        assert says() == "found"
+        client = raw(again)
+        client.say(b"PUB news 5\r\nagain\r\n")
+        assert says() == "message again"
+
+
+def test_a_client_too_slow_for_its_backlog_is_ended_and_comes_back(start, raw, libnats):
+    broker = start(reactors=1, listen=NATS, topics={"backlog_bytes": 1 << 20})
+    with watching(libnats, broker.address(), "news") as (process, says):
+        assert says() == "ready"
+        process.send_signal(signal.SIGSTOP)
+        client = raw(broker)
+        for _ in range(200):
+            client.say(b"PUB news 100000\r\n" + b"x" * 100000 + b"\r\n")
+            assert client.barrier() == b""  # nobody waits for the slow one
+        process.send_signal(signal.SIGCONT)
+        line = says()
+        while line.startswith("message xx"):
+            line = says()
+        assert (line, says()) == ("lost", "found")
+        client.say(b"PUB news 5\r\nagain\r\n")
+        assert says() == "message again"
+
+
+USER = "user:s3cret"
+TOKEN = "t0ken"
+
+
+@pytest.fixture(name="guarded", params=["broker", "nats-server"])
+def guarded_servers(request, start, tmp_path_factory):
+    """A server that lets in by password, and one that does by a token."""
+    if request.param == "broker":
+        users = {
+            "user": {"password_hash": password_hash("s3cret"), "subscribe": [">"], "publish": [">"]},
+            "other": {"token_hash": [token_hash(TOKEN)], "subscribe": [">"], "publish": [">"]},
+        }
+        broker = start(reactors=2, listen=NATS, auth={"anonymous": "none"}, user=users)
+        yield broker.address(), broker.address()
+        return
+    name, password = USER.split(":")
+    with nats_server(tmp_path_factory.mktemp("password"), "--user", name, "--pass", password) as one:
+        with nats_server(tmp_path_factory.mktemp("token"), "--auth", TOKEN) as other:
+            yield one, other
+
+
+def test_a_program_of_libnats_comes_in_with_a_password_or_a_token(guarded, libnats):
+    by_password, by_token = guarded
+
+    def login(secret, address):
+        done = subprocess.run([libnats, f"nats://{secret}{address}", "login"], capture_output=True, text=True, timeout=PATIENCE, check=True)
+        return done.stdout.strip()
+
+    assert login(f"{USER}@", by_password) == login(f"{TOKEN}@", by_token) == "OK"
+    refused = {login(secret, address) for secret, address in (("user:wrong@", by_password), ("wrong@", by_token), ("", by_password))}
+    assert "OK" not in refused
 
 
 # --- the same bytes, the same answers ------------------------------------------------------------------
