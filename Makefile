@@ -127,7 +127,7 @@ C_FILES  := $(C_SRCS) $(sort $(shell find include src tests bench -name '*.h' 2>
 SCRIPTS  := $(wildcard deploy/deps deploy/up deploy/check deploy/test-bare .ci/run \
 	tests/lint/layers deploy/completion/broker.bash \
 	deploy/tune.sh deploy/trace/run deploy/ec2/bench deploy/ec2/user-data \
-	deploy/deb/build deploy/test-deb deploy/chroot.sh \
+	deploy/deb/build deploy/rpm/build deploy/dist deploy/sbom deploy/test-deb deploy/chroot.sh \
 	deploy/npm/fetch deploy/examples/ll-hls/up deploy/examples/ll-hls/objects \
 	deploy/examples/cluster/up deploy/examples/one-topic/up)
 MAN1     := $(wildcard docs/man/*.1)
@@ -492,6 +492,14 @@ uninstall: ## Remove what install put there, but no changed configuration
 .PHONY: deb
 deb: ## Build the Debian package in build/deb, and have lintian look at it
 	@deploy/deb/build
+
+.PHONY: rpm
+rpm: ## Build the rpm packages of the last commit in build/rpm
+	@deploy/rpm/build
+
+.PHONY: dist
+dist: $(BROKER) ## Make a release in build/dist: tarball of the last commit, bill of materials, checksums
+	@deploy/dist $(BROKER)
 
 .PHONY: check-deb
 check-deb: ## Prove the package on a bare Debian 12 in a chroot (root)
