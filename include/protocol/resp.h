@@ -45,7 +45,8 @@ enum resp_error {
 	RESP_LONG_LINE,
 	RESP_UNKNOWN_WORDS, /* unauthenticated multibulk length */
 	RESP_UNKNOWN_WORD,
-	RESP_QUOTES, /* unbalanced quotes in request */
+	RESP_QUOTES,  /* unbalanced quotes in request */
+	RESP_FOREIGN, /* not a line of this protocol: what browsers send, or a ClientHello */
 };
 
 struct resp_event {

@@ -4,6 +4,7 @@
 #include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 enum { NUMBER_DIGITS_MAX = 18 }; /* more are refused anyway */
 
@@ -174,6 +175,28 @@ static bool blank(char c)
 	return isspace((unsigned char)c) || c == 0;
 }
 
+static bool begins_with(struct span text, struct span word)
+{
+	return text.len >= word.len && strncasecmp(text.data, word.data, word.len) == 0;
+}
+
+/* A line that a browser sends to wherever a page tells it to, or the beginning of TLS: what stands
+ * behind it may be somebody else's words, and is no command of this client's. */
+static bool is_foreign(struct span text)
+{
+	const struct span version = SPAN("HTTP/1.");
+
+	if (begins_with(text, SPAN("POST ")) || begins_with(text, SPAN("Host:")))
+		return true;
+	if (text.len > version.len &&
+	    memcmp(text.data + text.len - version.len - 1, version.data, version.len) == 0)
+		return true;
+	for (size_t i = 0; i < text.len; i++)
+		if (iscntrl((unsigned char)text.data[i]) && !isspace((unsigned char)text.data[i]))
+			return true;
+	return false;
+}
+
 static void line(struct resp_decoder *d, struct span in, struct resp_event *e, size_t *used)
 {
 	/* What was looked at before had no end in it. */
@@ -197,6 +220,10 @@ static void line(struct resp_decoder *d, struct span in, struct resp_event *e, s
 		text.len--;
 	while (text.len > 0 && blank(text.data[0]))
 		text = span_skip(text, 1);
+	if (is_foreign(text)) {
+		fail(e, RESP_FOREIGN);
+		return;
+	}
 	e->kind = text.len > 0 ? RESP_LINE : RESP_NOTHING;
 	e->rest = text;
 }
@@ -349,6 +376,7 @@ size_t resp_put_error(char *out, const struct resp_event *e)
 		[RESP_UNKNOWN_WORDS] = "unauthenticated multibulk length",
 		[RESP_UNKNOWN_WORD] = "unauthenticated bulk length",
 		[RESP_QUOTES] = "unbalanced quotes in request",
+		[RESP_FOREIGN] = "not a command",
 	};
 	int n = snprintf(out, RESP_ERROR_BYTES_MAX, "-ERR Protocol error: %s", texts[e->error]);
 

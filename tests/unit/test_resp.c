@@ -168,6 +168,19 @@ static void empty_commands_are_nothing(void **state)
 	expect(SPAN("\r\n\n  \r\n*0\r\n*-1\r\n*-77\r\nPING\r\n"), "PING|\n");
 }
 
+static void a_line_of_another_protocol_is_the_end(void **state)
+{
+	static const char *const lines[] = {
+		"POST / HTTP/1.1\r\na\r\n", "PUT /x HTTP/1.0\r\na\r\n", "post x\r\na\r\n",
+		"hOST: x\r\na\r\n",         "\x16\x03\x01\r\na\r\n",    "ECHO \"\x01\"\r\n",
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(lines) / sizeof(*lines); i++)
+		expect(span_of(lines[i]), PROTOCOL_ERROR("not a command"));
+	expect(SPAN("ECHO HTTP/1.\r\n"), "ECHO|HTTP/1.|\n");
+}
+
 static void quotes_must_be_balanced(void **state)
 {
 	static const char wanted[] = PROTOCOL_ERROR("unbalanced quotes in request");
@@ -436,6 +449,7 @@ int main(void)
 		cmocka_unit_test(an_array_of_bulk_strings_is_a_command),
 		cmocka_unit_test(a_line_is_a_command_too),
 		cmocka_unit_test(empty_commands_are_nothing),
+		cmocka_unit_test(a_line_of_another_protocol_is_the_end),
 		cmocka_unit_test(quotes_must_be_balanced),
 		cmocka_unit_test(a_length_is_digits_without_leading_zeros),
 		cmocka_unit_test(what_is_no_bulk_string_is_named),
