@@ -183,7 +183,7 @@ $(BUILD)/broker-load: $(call object,bench/load/main.c) $(LOAD_LIB) $(LIB)
 # The simulation: its ring and its clock come before the archive, and the broker's own calls to
 # these functions pass through it.
 SIM_WRAPS := malloc calloc realloc aligned_alloc free malloc_usable_size strdup block_new line_session_ended shard_publish topic_sequence \
-	home_subscribe subscription_answered subscriptions_deliver stream_join stream_join_pinned subscription_new topic_letter_new mailbox_push mailbox_pop
+	home_subscribe subscription_answered audience_deliver stream_join stream_join_pinned subscription_new topic_letter_new mailbox_push mailbox_pop
 
 $(BUILD)/sim: $(call object,$(SIM_SRCS)) $(LIB)
 	@echo "  LD    $@"

@@ -60,8 +60,12 @@ uint64_t budget_limit(const struct broker *broker);
 enum budget_level budget_now(const struct broker *broker);
 
 void budget_init(struct shard *shard);
-/* Looks at the sum, and does what its level wants done here. To be called once per turn. */
+/* Looks at the sum: the level is what it must be by then. */
 enum budget_level budget_check(struct shard *shard);
+/* The same, once per turn: accepts nobody while there is eviction. */
+void budget_turn(struct shard *shard);
+/* There is eviction until so many bytes are used. */
+uint64_t budget_eviction_ends(const struct broker *broker);
 /* Whether more history must go. */
 bool budget_wants_history(struct shard *shard);
 /* Whether budget_go_on has something to do. */

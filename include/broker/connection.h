@@ -292,7 +292,8 @@ static inline bool connections_to_tell(const struct clients *clients)
 /* So many are late that more are not to be accepted before some of them have gone. */
 bool connections_rush(const struct shard *shard);
 
-/* What sockets and deadlines call, for connections_init. */
+/* What the audience, sockets and deadlines call, for connections_init. */
+extern const struct audience_events connection_audience_events;
 extern const struct socket_events connection_events;
 void connection_timed_out(void *context, struct deadline *deadline);
 void connection_closing_timed_out(void *context, struct deadline *deadline);

@@ -16,6 +16,7 @@
 #include "base/table.h"
 #include "base/tree.h"
 #include "base/wire.h"
+#include "broker/letters.h"
 #include "broker/patterns.h"
 #include "engine/deadline.h"
 #include "topic/history.h"
@@ -24,7 +25,6 @@
 
 struct block;
 struct shard;
-struct subscription;
 
 /* A shard's topics. */
 struct home {
@@ -57,77 +57,6 @@ static inline size_t home_idle_lists(const struct config *config)
 	return 2 * (config->topic_n + 1);
 }
 
-/* LETTER_SUBSCRIBE and, the same letter on its way back, LETTER_SUBSCRIBED. */
-struct subscribe_letter {
-	struct letter letter;
-	unsigned shard;                    /* who asks */
-	struct subscription *subscription; /* for which one there */
-	struct wire wire;                  /* in which it wants it, for that */
-	uint64_t hash;
-	struct replay replay;
-	int64_t change;            /* in how many subscribers it has, */
-	int64_t change_responders; /* and responders */
-	bool later;                /* as in struct subscription_wanted */
-	/* the answer */
-	int error;                     /* -ENOSPC: no room for another topic; -ENOMEM */
-	uint64_t epoch, seq;           /* of the newest message, */
-	uint64_t number;               /* and what it is known by */
-	uint64_t gap, from, after;     /* as in struct replay_answer */
-	struct stretch past;           /* those from there on, held for whoever has the letter */
-	struct block *retained;        /* REPLAY_RETAINED: the topic's, held likewise; or NULL */
-	struct subscribe_letter *next; /* a tap's: others that it keeps */
-	struct span name;
-	char bytes[]; /* the name, the wire's parameter */
-};
-
-/* LETTER_UNSUBSCRIBE, LETTER_RECOUNT, LETTER_JOIN, LETTER_REFUSED, LETTER_LEAVE, LETTER_SYNC,
- * LETTER_RECEIPT, LETTER_BYE. */
-struct topic_letter {
-	struct letter letter;
-	unsigned shard;
-	bool receipt; /* LEAVE: answer when everything before it has been sequenced */
-	bool joined;  /* LEAVE: its JOIN was counted. The home's to set and to look at */
-	int error;    /* REFUSED: -ENOSPC: no room for another topic; -ENOMEM */
-	struct topic_letter *leave; /* JOIN: what will follow it in the same lane */
-	uint32_t slot, generation;
-	/* UNSUBSCRIBE, RECOUNT: in how many subscribers, and responders, it has */
-	int64_t change, change_responders;
-	uint64_t hash;
-	struct span name;
-	char bytes[];
-};
-
-/* LETTER_GAP: what comes is this epoch's, from the message after this one on; some before it are
- * not known. */
-struct gap_letter {
-	struct letter letter;
-	uint64_t hash, epoch, seq, number;
-	struct span name;
-	char bytes[];
-};
-
-/* LETTER_SEQUENCED: to the connection that published one message over HTTP. */
-struct sequenced_letter {
-	struct letter letter;
-	uint32_t slot, generation;
-	uint64_t tag; /* the publisher's, as it was in the letter when it was made */
-	/* -ENOSPC: no room for another topic; -ENOMEM; of a tap: -EHOSTUNREACH: it is not known
-	 * whether it will be; -EMSGSIZE */
-	int error;
-	uint64_t epoch, seq;        /* what it is known by */
-	struct receivers receivers; /* subscriptions that it went to */
-	struct block *block;        /* held, for its name */
-};
-
-/* NULL: out of memory. */
-struct subscribe_letter *subscribe_letter_new(struct span name, uint64_t hash,
-					      const struct wire *wire);
-/* With what it holds. */
-void subscribe_letter_free(struct subscribe_letter *letter);
-void sequenced_letter_free(struct sequenced_letter *letter);
-struct topic_letter *topic_letter_new(enum letter_kind kind, struct span name, uint64_t hash);
-struct gap_letter *gap_letter_new(struct span name, uint64_t hash);
-
 /* Sequences a block, keeps it and sends it to every interested shard; takes the block over. */
 void home_publish(struct shard *shard, struct block *block);
 /* Each takes the letter over, and answers where there is an answer. */
@@ -146,6 +75,10 @@ void home_weigh(struct shard *shard, struct topic *topic);
 /* The same when a request waits there no more: a topic that has only been asked for is none. */
 void home_waited(struct shard *shard, struct topic *topic);
 
+/* Tells the other shards how much history there is here, and from when the oldest is. */
+void home_tell_history(struct shard *shard);
+/* Lets go of as much as was added, if it must, and of some more. True: there may be more still. */
+bool home_let_history_go(struct shard *shard, uint64_t added);
 /* Lets go of the oldest history while there is more in the broker than there may be, or its memory
  * is scarce: as much as there is time for. To be called once per turn; true: there is more. */
 bool home_bound_history(struct shard *shard);

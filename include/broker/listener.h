@@ -72,18 +72,4 @@ void listeners_resume(struct shard *shard);
 /* What the configuration says of sockets is so for connections accepted from now on. */
 void listeners_configure(struct shard *shard);
 
-/* Counts a client in until it has left; false: the limits do not allow it. Any thread. */
-bool listener_enter(struct broker *broker, const struct config *config,
-		    const unsigned char address[16]);
-/* Counts a connection to a secure listener that is about to cost a handshake; false: there were too
- * many from there in this second. Any thread. */
-bool listener_admits(struct broker *broker, const struct config *config,
-		     const unsigned char address[16], uint64_t now_ns);
-/* Whether whoever connects from there is a proxy, which says first whose connection it is. A unix
- * socket's peers all are. */
-bool listener_proxied(const struct listener *listener, const unsigned char address[16]);
-/* Whose an address is, as far as limits go: an IPv4 address, or the network of 64 bits. */
-void listener_whose(const unsigned char address[16], unsigned char out[16]);
-void listener_leave(struct broker *broker, const unsigned char address[16]);
-
 #endif

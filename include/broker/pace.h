@@ -25,8 +25,8 @@ struct pace {
 
 void pace_init(struct pace *pace);
 
-/* Whether the stream must rest still: then it will be made dirty (shard_dirty) when that is over.
- * It must be in no list of dirty ones. */
+/* Whether the stream must rest still: then it will be made dirty (audience_dirty) when that is
+ * over. It must be in no list of dirty ones. */
 bool pace_rests(struct shard *shard, struct stream *stream);
 /* So many sends for ready cursors were queued. Once everybody had his turn, the stream rests. */
 void pace_count(struct shard *shard, struct stream *stream, unsigned sends, unsigned turn_sends);

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 #include "base/config.h"
+#include "broker/audience.h"
 #include "broker/broker.h"
 #include "broker/budget.h"
 #include "broker/connection.h"
@@ -130,6 +131,13 @@ static inline void shard_post(struct shard *s, unsigned to, enum mailbox_lane la
 	else
 		mail_post(&s->mail, to, lane, letter);
 }
+/*
+ * While fan-out is far behind with some stream, though its own publishers wait, nothing is taken in
+ * from other shards: that needs nobody's mail to get better. While neighbours do not take what is
+ * delivered to them, only what is to be published waits; likewise while there is no memory, but
+ * when nobody is left to evict, what is in the lanes may be all that can still go.
+ */
+bool shard_gate_open(void *shard, enum mailbox_lane lane);
 /* Whether publishers of a topic with that hash must wait. */
 bool shard_congested(struct shard *shard, uint64_t hash);
 /* Fan-out does not keep up with a stream of that topic: its publishers on all shards wait. */
@@ -138,13 +146,11 @@ void shard_hold(struct shard *shard, uint64_t hash);
 void shard_release_hold(struct shard *shard, uint64_t hash);
 /* The same for all of these buckets, a bit for each of broker->held. */
 void shard_release_holds(struct shard *shard, const uint64_t *buckets);
+/* Whether some topic's publishers need wait no more, since the last look. */
+bool shard_holds_ended(struct shard *shard);
 
 /* A block of new messages on its way to its home; takes the block over. */
 void shard_publish(struct shard *shard, struct block *block);
-/* A stream has ready cursors: it will be served at the end of the turn. */
-void shard_dirty(struct shard *shard, struct stream *stream);
-/* A stream holds chunks: see to it that it rests when nothing comes. */
-void shard_active(struct shard *shard, struct stream *stream);
 
 /* LETTER_RELOAD: the last shard that refers to what was before frees it. */
 struct reload_letter {

@@ -10,48 +10,16 @@
 #include <stdint.h>
 
 #include "base/list.h"
-#include "base/pool.h"
-#include "base/table.h"
 #include "broker/counters.h"
-#include "broker/wild.h"
-#include "engine/deadline.h"
 #include "topic/pattern.h"
 #include "topic/stream.h"
 #include "topic/topic.h"
 
-struct block;
 struct connection;
-struct deal_letter;
-struct gap_letter;
 struct interest;
 struct pattern_letter;
 struct shard;
 struct subscribe_letter;
-struct topic_letter;
-
-/* A shard's interests and their streams. */
-struct audience {
-	struct table interests; /* in topics */
-	struct wilds wilds;     /* in patterns, and of groups */
-	struct list gone;    /* members of groups that have left: they go at the end of the turn */
-	uint32_t settings_n; /* one more with every configuration */
-	size_t unconfigured; /* interests that have their settings from before */
-	unsigned configured_in; /* interests, patterns or groups */
-	size_t configured_at;
-	struct list dirty;    /* streams with cursors that want a send */
-	struct list replays;  /* streams with cursors that want a send of the past */
-	struct list active;   /* streams that hold chunks, but for those */
-	struct list untimed;  /* that are still to be looked at for what is too old */
-	struct list appended; /* streams that something was appended to in this turn */
-	struct list recounts; /* interests with more or fewer subscribers */
-	uint32_t pressed;     /* streams that fan-out lags so far behind that no lane is drained */
-	bool relieved;        /* there are fewer of them than at the last look */
-	uint64_t hold_ends;   /* the broker's, when paused publishers last had a look */
-	struct pool subscription_pool;
-	uint32_t subscriptions_n;
-	struct deadline_class backlog;
-	struct deadline backlog_deadline;
-};
 
 /* In its cursor, so that both together are two cache lines. */
 enum subscription_flag {
@@ -99,12 +67,6 @@ static inline struct subscription *subscription_next(const struct subscription *
 	return LIST_ENTRY(sub->link.next, struct subscription, link);
 }
 
-/* The one before: of the ring's first, the newest. */
-static inline struct subscription *subscription_before(const struct subscription *sub)
-{
-	return LIST_ENTRY(sub->link.prev, struct subscription, link);
-}
-
 /* Its stream; NULL while the home has not answered. */
 static inline struct stream *subscription_stream(const struct subscription *sub)
 {
@@ -144,12 +106,12 @@ void subscription_end(struct subscription *subscription);
  * where it is): then it ends, and its protocol's `enough` is called. What has come before is its in
  * any case. It stands. It may be gone when this returns. -ENOMEM: there is no limit. */
 int subscription_limit(struct subscription *subscription, uint64_t count);
+/* Those in this stream that are limited to where it is have enough. */
+void subscriptions_enough(struct interest *interest, const struct stream *stream);
+/* How many of so many messages may go into the stream before somebody has enough; 1 at least. */
+uint32_t subscriptions_until_enough(const struct stream *stream, uint32_t n);
 /* A home's answer about a pattern; takes the letter over. */
 void subscription_known(struct shard *shard, struct pattern_letter *letter);
-/* Messages for members of a group here; takes the letter over. */
-void subscriptions_dealt(struct shard *shard, struct deal_letter *letter);
-/* Once per turn: frees what has ended in the last one. */
-void subscriptions_reap(struct shard *shard);
 /* The home's answer; takes the letter over. */
 void subscription_answered(struct shard *shard, struct subscribe_letter *letter);
 /* Nothing more for it from now on; what is its already it still gets. */
@@ -169,39 +131,9 @@ void subscription_sent(struct subscription *subscription, size_t bytes);
 void subscription_queue(struct subscription *subscription);
 /* Ends it; nothing of it may be in flight. Messages it has not got are dropped for this reason. */
 void subscription_free(struct subscription *subscription, enum drop_reason reason);
+/* It is none of its connection's any more, and nobody's as far as limits go. */
+void subscription_leave_place(struct subscription *subscription);
 /* One that has ended and that no queue refers to any more. */
 void subscription_give_back(struct subscription *subscription, struct shard *shard);
-
-/* A sequenced block for this shard's subscribers; takes the block over. */
-void subscriptions_deliver(struct shard *shard, struct block *block);
-/* The last publisher of a topic that says goodbye has left; takes the letter over. */
-void subscriptions_bye(struct shard *shard, struct topic_letter *letter);
-/* Messages of a topic are missing: tells its subscribers; takes the letter over. */
-void subscriptions_gap(struct shard *shard, struct gap_letter *letter);
-/* At the end of a turn: deals with those who have more bytes before them than they may, in the
- * streams that something was appended to, while there is time. True: there are more. */
-bool subscriptions_bound_bytes(struct shard *shard);
-/* Before something is appended to a stream and after fan-out has served it: while it is three
- * eighths of a backlog behind, the publishers of its topic wait. */
-void subscriptions_hold(struct shard *shard, struct stream *stream);
-/* At any time: while it is six eighths behind all the same, with what was under way, the shard
- * takes nothing in from others. */
-void subscriptions_press(struct shard *shard, struct stream *stream);
-/* Who has been behind too long in any stream that holds chunks is to be dealt with by
- * subscriptions_bound_time_some, and streams are to rest. Returns whether any holds some. */
-bool subscriptions_bound_time(struct shard *shard);
-/* Deals with some of them. True: there are more. */
-bool subscriptions_bound_time_some(struct shard *shard);
-/* An interest that nobody has any more ends, once no answer is under way that counts on it. */
-void subscriptions_let_go(struct shard *shard, struct interest *interest);
-/* The configuration is about to change. An interest gets its settings when it is asked for, the
- * others in subscriptions_configure_some, to be called as home_configure_some. */
-void subscriptions_configure(struct shard *shard);
-bool subscriptions_configure_some(struct shard *shard);
-/* Tells the homes where there are more or fewer subscribers than they know. To be called at the end
- * of each turn. */
-void subscriptions_recount(struct shard *shard);
-/* Frees the interests that are left when all connections are gone. */
-void subscriptions_release(struct shard *shard);
 
 #endif

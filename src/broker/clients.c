@@ -34,6 +34,7 @@ void connections_init(struct shard *s)
 	/* Refused ones need a slot too, for as long as it takes to say so. */
 	sockets_init(&s->sockets, &s->reactor, &connection_events, SOCKET_NO_SLOT);
 	pool_init(&s->clients.connection_pool, sizeof(struct connection));
+	s->audience.events = &connection_audience_events;
 	pool_init(&s->audience.subscription_pool, sizeof(struct subscription));
 	list_init(&s->clients.paused);
 	list_init(&s->clients.resumed);

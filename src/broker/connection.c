@@ -9,10 +9,9 @@
 #include <unistd.h>
 
 #include "base/address.h"
-#include "base/clock.h"
 #include "base/memory.h"
 #include "base/probe.h"
-#include "broker/access.h"
+#include "broker/admission.h"
 #include "broker/listener.h"
 #include "broker/protocol.h"
 #include "broker/shard.h"
@@ -104,7 +103,7 @@ static void uncount(struct connection *c)
 	static const unsigned char nowhere[16];
 
 	if (c->counts == COUNTS_AS_CLIENT)
-		listener_leave(c->shard->broker, c->by_address ? c->address : nowhere);
+		admission_leave(c->shard->broker, c->by_address ? c->address : nowhere);
 	else if (c->counts == COUNTS_AS_REFUSED)
 		c->shard->clients.refused_n--;
 	c->counts = COUNTS_NOT;
@@ -784,13 +783,67 @@ void connection_is_for(struct connection *c, const unsigned char address[16])
 	if (s->config->limits.connections_per_ip == 0 || c->counts != COUNTS_AS_CLIENT)
 		return;
 	uncount(c);
-	if (!listener_enter(s->broker, s->config, address)) {
+	if (!admission_enter(s->broker, s->config, address)) {
 		count_refused(c, REASON_CONNECTIONS);
 		return;
 	}
 	c->by_address = true;
 	c->counts = COUNTS_AS_CLIENT;
 }
+
+/* ---- what the audience calls ---- */
+
+static void stands(struct subscription *sub, const struct subscribe_letter *l)
+{
+	struct connection *c = sub->connection;
+
+	c->protocol->subscribed(c, sub, l);
+	if (c->state == CONNECTION_OPEN) {
+		/* What it wants of the past comes from nobody's round. */
+		if (sub->connection != NULL && !stream_at_end(sub->stream, &sub->cursor))
+			subscription_queue(sub);
+		connection_flush(c);
+	} else if (c->state == CONNECTION_FINISHING && sub->connection != NULL) {
+		/* It said goodbye before it was in: what has been sequenced since the home's answer
+		 * is its too. */
+		connection_ask_last(c, sub);
+		connection_finish(c, c->farewell);
+	}
+}
+
+static void waits_no_more(struct connection *c)
+{
+	c->resumes = true;
+	connection_turn(c);
+}
+
+static void bye(struct connection *c)
+{
+	connection_finish(c, c->protocol->farewell(c, true));
+}
+
+static void gap(struct connection *c)
+{
+	connection_error(c, REASON_GAP);
+}
+
+static void slow(struct connection *c)
+{
+	c->farewell = c->protocol->say(c, REASON_SLOW);
+	connection_finish(c, c->farewell);
+	connection_limit_closing(c);
+}
+
+const struct audience_events connection_audience_events = {
+	.stands = stands,
+	.refused = connection_refused_subscription,
+	.answered = connection_answered,
+	.waits_no_more = waits_no_more,
+	.bye = bye,
+	.gap = gap,
+	.slow = slow,
+	.broken = connection_close,
+};
 
 static bool may_be_silent(const struct connection *c)
 {
@@ -1174,7 +1227,8 @@ static bool admits(const struct connection *c, const struct listener *listener)
 	if (!listener->secure || s->config->limits.accepts_per_ip == 0)
 		return true;
 	ring_peer(s->reactor.ring, c->socket.fd, peer);
-	return is_local(peer) || listener_admits(s->broker, s->config, peer, s->reactor.clock_ns);
+	return is_local(peer) ||
+	       admission_of_handshake(s->broker, s->config, peer, s->reactor.clock_ns);
 }
 
 /* Whether its clients wait for a word in clear before they begin to shake hands. */
@@ -1243,7 +1297,7 @@ void connection_open(struct shard *s, int fd, uint32_t index)
 	s->counters.accepted++;
 	if (s->config->limits.connections_per_ip > 0 || listener->proxy_protocol)
 		ring_peer(s->reactor.ring, fd, address);
-	proxied = listener_proxied(listener, address);
+	proxied = admission_by_proxy(listener, address);
 	c->protocol = s->broker->sessions->first(listener->protocols, proxied);
 	if (s->config->limits.connections_per_ip == 0 || proxied)
 		memset(address, 0, sizeof(address));
@@ -1254,7 +1308,7 @@ void connection_open(struct shard *s, int fd, uint32_t index)
 	}
 	if (c->late)
 		refusal = REASON_DRAINING;
-	else if (!listener_enter(s->broker, s->config, address))
+	else if (!admission_enter(s->broker, s->config, address))
 		refusal = REASON_CONNECTIONS;
 	c->counts = refusal == REASON_NONE ? COUNTS_AS_CLIENT : COUNTS_NOT;
 	if (!admits(c, listener)) {

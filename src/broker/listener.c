@@ -1,12 +1,10 @@
 #include "broker/listener.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <grp.h>
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <pthread.h>
 #include <pwd.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,9 +17,8 @@
 #include "base/address.h"
 #include "base/clock.h"
 #include "base/config.h"
-#include "base/hash.h"
 #include "base/log.h"
-#include "base/table.h"
+#include "broker/admission.h"
 #include "broker/connection.h"
 #include "broker/shard.h"
 #include "engine/keyring.h"
@@ -38,22 +35,6 @@ enum {
 	SILENCE_MARGIN_S = 10, /* so that whoever may be slow for longer is told that he was */
 	ACCEPT_COST = 40,      /* of one, about 10 us */
 	ACCEPT_PAUSE_MS = 250, /* without file descriptors left */
-	RATE_PLACES = 4096,    /* addresses that share one are counted together */
-};
-
-/* How many clients each address has, or each network. Entered and left when clients come and go,
- * never on a message's way. */
-struct address_book {
-	pthread_mutex_t lock;
-	struct table table;
-	/* Of those who want a handshake: a second's lower half, and how many in it. */
-	_Atomic uint64_t rates[RATE_PLACES];
-};
-
-struct address_entry {
-	struct named named;
-	uint32_t connections;
-	unsigned char whose[16];
 };
 
 static int set(int fd, int level, int option, int value)
@@ -281,13 +262,12 @@ static int set_proxies(struct listener *l, const struct config_listen *c)
 
 int listeners_open(struct broker *b, const struct config *config, char *problem, size_t size)
 {
-	b->addresses = calloc(1, sizeof(*b->addresses));
+	b->addresses = address_book_new();
 	b->listeners = calloc(config->listens_n, sizeof(*b->listeners));
 	if (b->listeners == NULL || b->addresses == NULL) {
 		snprintf(problem, size, "out of memory");
 		return -ENOMEM;
 	}
-	pthread_mutex_init(&b->addresses->lock, NULL);
 	for (size_t i = 0; i < config->listens_n; i++) {
 		const struct config_listen *c = &config->listens[i];
 		struct listener *l = &b->listeners[i];
@@ -387,11 +367,7 @@ void listeners_close(struct broker *b)
 		free(l->fds);
 	}
 	free(b->listeners);
-	if (b->addresses != NULL) {
-		table_release(&b->addresses->table);
-		pthread_mutex_destroy(&b->addresses->lock);
-		free(b->addresses);
-	}
+	address_book_free(b->addresses);
 	b->listeners = NULL;
 	b->listeners_n = 0;
 	b->addresses = NULL;
@@ -543,14 +519,6 @@ void listeners_hold(struct shard *s, bool hold)
 			cancel(s, i);
 }
 
-/* A unix socket's peers, and everybody where addresses are not counted. */
-static bool nowhere(const unsigned char address[16])
-{
-	static const unsigned char zero[16];
-
-	return memcmp(address, zero, sizeof(zero)) == 0;
-}
-
 void listeners_configure(struct shard *s)
 {
 	for (uint32_t i = 0; i < s->broker->listeners_n; i++) {
@@ -560,103 +528,4 @@ void listeners_configure(struct shard *s)
 			ring_listen_options(fd, s->config->limits.send_buffer_bytes,
 					    silence_ms(s->config));
 	}
-}
-
-/* An address of IPv4, or the network of 64 bits that the address is in: nobody has less of IPv6
- * (RFC 4291, 2.5.4), and whoever has one has all its addresses. */
-void listener_whose(const unsigned char address[16], unsigned char out[16])
-{
-	static const unsigned char mapped[12] = { [10] = 0xff, [11] = 0xff };
-
-	memcpy(out, address, 16);
-	if (memcmp(address, mapped, sizeof(mapped)) == 0)
-		return;
-	memset(out + 8, 0, 8);
-	/* Loopback's is a network like others, and not nowhere. */
-	out[15] = 1;
-}
-
-bool listener_admits(struct broker *b, const struct config *config, const unsigned char address[16],
-		     uint64_t now_ns)
-{
-	uint64_t second = now_ns / NS_PER_S << 32, seen;
-	unsigned char key[16];
-	_Atomic uint64_t *rate;
-
-	if (config->limits.accepts_per_ip == 0 || nowhere(address))
-		return true;
-	listener_whose(address, key);
-	rate = &b->addresses->rates[hash_bytes((const char *)key, sizeof(key)) % RATE_PLACES];
-	seen = atomic_load(rate);
-	if (seen >> 32 != second >> 32) {
-		(void)atomic_compare_exchange_strong(rate, &seen, second);
-	}
-	return (uint32_t)atomic_fetch_add(rate, 1) < config->limits.accepts_per_ip;
-}
-
-bool listener_proxied(const struct listener *l, const unsigned char address[16])
-{
-	bool proxied = nowhere(address);
-
-	for (size_t i = 0; i < l->proxies_n && !proxied; i++)
-		proxied = network_has(&l->proxies[i], address);
-	return l->proxy_protocol && proxied;
-}
-
-bool listener_enter(struct broker *b, const struct config *config, const unsigned char address[16])
-{
-	struct address_book *book = b->addresses;
-	unsigned char key[16];
-	struct span name = { (const char *)key, sizeof(key) };
-	bool enters = true;
-	struct address_entry *e;
-	uint64_t hash;
-
-	if (atomic_fetch_add(&b->connections, 1) >= config->limits.connections) {
-		atomic_fetch_sub(&b->connections, 1);
-		return false;
-	}
-	if (config->limits.connections_per_ip == 0 || nowhere(address))
-		return true;
-	listener_whose(address, key);
-	hash = hash_bytes(key, sizeof(key));
-	pthread_mutex_lock(&book->lock);
-	e = (struct address_entry *)(void *)table_find(&book->table, hash, name);
-	if (e == NULL && (e = calloc(1, sizeof(*e))) != NULL) {
-		memcpy(e->whose, key, sizeof(key));
-		e->named = (struct named){ hash, { (const char *)e->whose, sizeof(key) } };
-		if (table_add(&book->table, &e->named) != 0) {
-			free(e);
-			e = NULL;
-		}
-	}
-	if (e == NULL || e->connections >= config->limits.connections_per_ip)
-		enters = false;
-	else
-		e->connections++;
-	pthread_mutex_unlock(&book->lock);
-	if (!enters)
-		atomic_fetch_sub(&b->connections, 1);
-	return enters;
-}
-
-void listener_leave(struct broker *b, const unsigned char address[16])
-{
-	struct address_book *book = b->addresses;
-	struct address_entry *e;
-	unsigned char key[16];
-
-	atomic_fetch_sub(&b->connections, 1);
-	if (nowhere(address))
-		return;
-	listener_whose(address, key);
-	pthread_mutex_lock(&book->lock);
-	e = (struct address_entry *)(void *)table_find(
-		&book->table, hash_bytes(key, sizeof(key)),
-		(struct span){ (const char *)key, sizeof(key) });
-	if (e != NULL && --e->connections == 0) {
-		table_remove(&book->table, &e->named);
-		free(e);
-	}
-	pthread_mutex_unlock(&book->lock);
 }

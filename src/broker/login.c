@@ -9,9 +9,9 @@
 #include "base/config.h"
 #include "base/memory.h"
 #include "base/password.h"
+#include "broker/admission.h"
 #include "broker/audit.h"
 #include "broker/connection.h"
-#include "broker/listener.h"
 #include "broker/shard.h"
 #include "engine/worker.h"
 
@@ -178,7 +178,7 @@ static struct job *job_for(struct login_desk *d, const struct digest *key, uint6
 static void address_key(const unsigned char address[16], unsigned char key[MEMO_KEY_BYTES])
 {
 	memset(key, 0, MEMO_KEY_BYTES);
-	listener_whose(address, key);
+	admission_whose(address, key);
 }
 
 static bool is_refused(struct login_desk *d, const unsigned char address[16], uint64_t now_ns)

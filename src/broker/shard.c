@@ -5,13 +5,14 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
-#include "base/probe.h"
 #include "broker/census.h"
 #include "broker/connection.h"
 #include "broker/drain.h"
+#include "broker/fan_out.h"
 #include "broker/fetch.h"
 #include "broker/groups.h"
 #include "broker/home.h"
+#include "broker/interests.h"
 #include "broker/keyrings.h"
 #include "broker/listener.h"
 #include "broker/retained.h"
@@ -19,14 +20,9 @@
 #include "broker/patterns.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
-#include "topic/interest.h"
 #include "topic/stream.h"
 
 enum {
-	STREAM_QUOTA = 64,       /* sends of one stream before the next one has its turn */
-	SPEND_WORK = 4,          /* of a stream's work takes about as long as a letter */
-	TURN_BYTES = 4 << 20,    /* queued in one turn: about a millisecond of copying */
-	REPLAY_QUOTA = 32,       /* sends of the past in a turn: what is live waits for these */
 	COMPLETION_BATCH = 8192, /* handled before anything else moves: all, but for floods */
 	TURN_US = 1000,          /* about as long as anybody has to wait for the others */
 	BACKLOG_CHECK_MS =
@@ -34,98 +30,6 @@ enum {
 	SWEEP_SECONDS = 1,
 	DAY_S = 24 * 3600,
 };
-
-const char *const auth_result_names[AUTH_RESULTS] = {
-	[AUTH_OK] = "ok", [AUTH_WRONG] = "wrong", [AUTH_BUSY] = "busy"
-};
-
-const char *const upstream_gap_names[UPSTREAM_GAPS] = {
-	[UPSTREAM_GAP_LOST] = "lost",   [UPSTREAM_GAP_MEMORY] = "memory",
-	[UPSTREAM_GAP_GONE] = "gone",   [UPSTREAM_GAP_TIME] = "time",
-	[UPSTREAM_GAP_BYTES] = "bytes", [UPSTREAM_GAP_CHANGED] = "changed",
-};
-
-const char *const drop_reason_names[DROP_REASONS] = {
-	[DROP_SLOW] = "slow",     [DROP_SKIPPED] = "skipped",
-	[DROP_CLOSED] = "closed", [DROP_UNENCODABLE] = "unencodable",
-	[DROP_MEMORY] = "memory", [DROP_GAP] = "gap"
-};
-
-/* ---- mail ---- */
-
-/* Nothing more is taken in while backlogs are evicted, or they would grow faster than they go. */
-static bool no_memory(const struct shard *s)
-{
-	return !s->drain.draining && budget_now(s->broker) == BUDGET_EVICTION;
-}
-
-/*
- * While fan-out is far behind with some stream, though its own publishers wait, nothing is taken in
- * from other shards: that needs nobody's mail to get better. While neighbours do not take what is
- * delivered to them, only what is to be published waits; likewise while there is no memory, but
- * when nobody is left to evict, what is in the lanes may be all that can still go.
- */
-static bool gate_open(void *context, enum mailbox_lane lane)
-{
-	const struct shard *s = context;
-
-	return s->audience.pressed == 0 &&
-	       (lane == LANE_FREE ||
-		(!mail_lags(&s->mail) && (!no_memory(s) || s->budget.nobody_to_evict)));
-}
-
-bool shard_congested(struct shard *s, uint64_t hash)
-{
-	unsigned home = shard_home(s, hash);
-
-	if (no_memory(s)) {
-		s->budget.held_up = true;
-		return true;
-	}
-	if (atomic_load(&s->broker->held[hash % HOLD_BUCKETS]) > 0)
-		return true;
-	return home == s->id ? mail_lags(&s->mail) : mail_congested(&s->mail, home);
-}
-
-void shard_hold(struct shard *s, uint64_t hash)
-{
-	atomic_fetch_add(&s->broker->held[hash % HOLD_BUCKETS], 1);
-}
-
-static void ring_all(struct shard *s)
-{
-	/* With nothing to read: they are to look at their paused publishers. */
-	for (unsigned to = 0; to < s->broker->shards_n; to++)
-		if (to != s->id)
-			reactor_post(&s->reactor, to, LANE_FREE, NULL, 0);
-}
-
-void shard_release_hold(struct shard *s, uint64_t hash)
-{
-	atomic_fetch_sub(&s->broker->held[hash % HOLD_BUCKETS], 1);
-	atomic_fetch_add(&s->broker->hold_ends, 1);
-	ring_all(s);
-}
-
-void shard_release_holds(struct shard *s, const uint64_t *buckets)
-{
-	for (unsigned word = 0; word < HOLD_BUCKETS / 64; word++)
-		for (uint64_t bits = buckets[word]; bits != 0; bits &= bits - 1)
-			atomic_fetch_sub(
-				&s->broker->held[word * 64 + (unsigned)__builtin_ctzll(bits)], 1);
-	atomic_fetch_add(&s->broker->hold_ends, 1);
-	ring_all(s);
-}
-
-/* Whether some topic's publishers need wait no more, since the last look. */
-static bool holds_ended(struct shard *s)
-{
-	uint64_t ends = atomic_load(&s->broker->hold_ends);
-	bool any = ends != s->audience.hold_ends;
-
-	s->audience.hold_ends = ends;
-	return any;
-}
 
 static void lasts(struct shard *s, struct deadline_class *class, unsigned seconds)
 {
@@ -190,7 +94,7 @@ static void reload(struct shard *s, struct reload_letter *l)
 {
 	home_configure(s, l->idle_topics);
 	l->idle_topics = NULL;
-	subscriptions_configure(s);
+	interests_configure(s);
 	latency_configure(s->latencies, s->config, l->config);
 	s->config = l->config;
 	objects_unref(s->objects);
@@ -225,7 +129,7 @@ static bool reload_go_on(struct shard *s)
 
 	reactor_part(&s->reactor, PART_TOPICS);
 	more = home_configure_some(s);
-	more |= subscriptions_configure_some(s);
+	more |= interests_configure_some(s);
 	more |= connections_configure_some(s);
 	if (!more)
 		reloads_end(s);
@@ -266,7 +170,7 @@ static void free_counted_letter(struct letter *letter)
 	}
 
 READER(home_publish, struct block)
-READER(subscriptions_deliver, struct block)
+READER(audience_deliver, struct block)
 READER(home_subscribe, struct subscribe_letter)
 READER(subscription_answered, struct subscribe_letter)
 READER(home_unsubscribe, struct topic_letter)
@@ -274,7 +178,7 @@ READER(home_recount, struct topic_letter)
 READER(home_pattern, struct pattern_letter)
 READER(home_pattern_count, struct pattern_count)
 READER(subscription_known, struct pattern_letter)
-READER(subscriptions_dealt, struct deal_letter)
+READER(audience_dealt, struct deal_letter)
 READER(groups_deal_again, struct deal_letter)
 READER(home_join, struct topic_letter)
 READER(home_leave, struct topic_letter)
@@ -285,8 +189,8 @@ READER(home_fetch, struct fetch_letter)
 READER(fetch_count, struct fetch_letter)
 READER(census_asked, struct census_letter)
 READER(retained_fetch, struct retained_letter)
-READER(subscriptions_bye, struct topic_letter)
-READER(subscriptions_gap, struct gap_letter)
+READER(audience_bye, struct topic_letter)
+READER(audience_gap, struct gap_letter)
 READER(watchdog_asks, struct heartbeat_letter)
 READER(reload, struct reload_letter)
 DISCARD(block_unref, struct block)
@@ -302,7 +206,7 @@ DISCARD(reload_letter_free, struct reload_letter)
 
 const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_PUBLISH] = { read_home_publish, discard_block_unref },
-	[LETTER_DELIVER] = { read_subscriptions_deliver, discard_block_unref },
+	[LETTER_DELIVER] = { read_audience_deliver, discard_block_unref },
 	[LETTER_SUBSCRIBE] = { read_home_subscribe, discard_subscribe_letter_free },
 	[LETTER_SUBSCRIBED] = { read_subscription_answered, discard_subscribe_letter_free },
 	[LETTER_UNSUBSCRIBE] = { read_home_unsubscribe, free_letter },
@@ -310,7 +214,7 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_PATTERN] = { read_home_pattern, discard_pattern_letter_discard },
 	[LETTER_PATTERN_KNOWN] = { read_subscription_known, discard_pattern_letter_discard },
 	[LETTER_PATTERN_COUNT] = { read_home_pattern_count, discard_pattern_count_unref },
-	[LETTER_DEAL] = { read_subscriptions_dealt, discard_deal_letter_free },
+	[LETTER_DEAL] = { read_audience_dealt, discard_deal_letter_free },
 	[LETTER_DEAL_AGAIN] = { read_groups_deal_again, discard_deal_letter_free },
 	[LETTER_JOIN] = { read_home_join, free_letter },
 	[LETTER_REFUSED] = { NULL, free_letter },
@@ -331,8 +235,8 @@ const struct letter_use shard_letter_uses[LETTER_KINDS] = {
 	[LETTER_TAKE_OVER] = { NULL, free_counted_letter },
 	[LETTER_CLAIMED] = { NULL, free_counted_letter },
 	[LETTER_UNCLAIM] = { NULL, free_counted_letter },
-	[LETTER_GAP] = { read_subscriptions_gap, free_letter },
-	[LETTER_BYE] = { read_subscriptions_bye, free_letter },
+	[LETTER_GAP] = { read_audience_gap, free_letter },
+	[LETTER_BYE] = { read_audience_bye, free_letter },
 	[LETTER_PUBLISHED_ALL] = { drain_heard, NULL },
 	[LETTER_DELIVERED_ALL] = { drain_heard, NULL },
 	[LETTER_LAME] = { lame_asked, NULL },
@@ -354,121 +258,6 @@ static void letters(void *context, unsigned sender, enum mailbox_lane lane, void
 	}
 }
 
-/* ---- messages ---- */
-
-void shard_publish(struct shard *s, struct block *b)
-{
-	b->stamped_ns = s->reactor.now_ns;
-	shard_post(s, shard_home(s, b->hash), LANE_GATED, &b->letter);
-}
-
-void shard_dirty(struct shard *s, struct stream *stream)
-{
-	if (!list_empty(&stream->replaying) && list_empty(&stream->replays))
-		list_append(&s->audience.replays, &stream->replays);
-	if (list_empty(&stream->ready) || !list_empty(&stream->dirty))
-		return;
-	PROBE(dirty, s->id, stream);
-	if (!pace_rests(s, stream))
-		list_append(&s->audience.dirty, &stream->dirty);
-}
-
-void shard_active(struct shard *s, struct stream *stream)
-{
-	if (!list_empty(&stream->active))
-		return;
-	list_append(&s->audience.active, &stream->active);
-	if (!deadline_running(&s->audience.backlog_deadline))
-		reactor_deadline(&s->reactor, &s->audience.backlog, &s->audience.backlog_deadline);
-}
-
-/* Sends for the first of a stream's cursors in this list, so many at most, and no more once the
- * shard has queued so many bytes, or what had to be encoded for them took all of its time; how
- * many. */
-static unsigned serve(struct shard *s, const struct stream *stream, struct list *cursors,
-		      unsigned max, uint64_t upto_bytes)
-{
-	uint64_t work = stream->work;
-	unsigned n = 0;
-
-	for (; n < max && s->sockets.send_bytes < upto_bytes && !list_empty(cursors); n++) {
-		struct subscription *sub =
-			LIST_ENTRY(cursors->next, struct subscription, cursor.link);
-
-		if (stream->work != work) {
-			reactor_spend(&s->reactor, (stream->work - work) / SPEND_WORK);
-			work = stream->work;
-			if (reactor_spent(&s->reactor))
-				break;
-		}
-		if (sub->connection->subscriptions_n == 1) {
-			connection_flush(sub->connection);
-		} else {
-			subscription_queue(sub);
-			connection_turn(sub->connection);
-		}
-	}
-	if (stream->work != work)
-		reactor_spend(&s->reactor, (stream->work - work) / SPEND_WORK);
-	return n;
-}
-
-/* Serves dirty streams in rounds, so that a topic with ten subscribers moves in the same turn as
- * one with ten thousand. */
-static void fan_out(struct shard *s)
-{
-	const unsigned turn = s->config->engine.turn_sends;
-	const uint64_t turn_bytes = s->sockets.send_bytes + TURN_BYTES;
-	struct pace_sample sample = { 0 };
-	unsigned left = turn;
-	struct list *link;
-
-	/* What comes in meanwhile need not wait for a whole turn's sends. */
-	while (left > 0 && s->sockets.send_bytes < turn_bytes &&
-	       (left == turn || !reactor_spent(&s->reactor)) &&
-	       (left == turn || !ring_deferred(s->reactor.ring)) &&
-	       (link = list_take(&s->audience.dirty)) != NULL) {
-		struct stream *stream = LIST_ENTRY(link, struct stream, dirty);
-		unsigned quota = left < STREAM_QUOTA ? left : STREAM_QUOTA, sends;
-
-		if (sample.began_ns == 0 && stream->cursors >= PACE_SAMPLE_SENDS)
-			sample = pace_sample(s);
-		sends = serve(s, stream, &stream->ready, quota, turn_bytes);
-		left -= sends;
-		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
-		pace_count(s, stream, sends, turn - left);
-		shard_dirty(s, stream);
-		if (stream->held || !list_empty(&stream->ready))
-			subscriptions_hold(s, stream);
-		if (stream->pressed)
-			subscriptions_press(s, stream);
-	}
-	if (sample.began_ns != 0)
-		pace_learn(s, &sample);
-}
-
-/* Those who replay get a little in each turn, so that what is live never waits for more than
- * that. */
-static void replay(struct shard *s)
-{
-	struct list *link;
-
-	for (unsigned left = REPLAY_QUOTA;
-	     left > 0 && (link = list_take(&s->audience.replays)) != NULL;) {
-		struct stream *stream = LIST_ENTRY(link, struct stream, replays);
-		struct interest *i = stream->owner;
-
-		/* One that there is no memory for is closed, and may be the last. */
-		i->pins++;
-		left -= serve(s, stream, &stream->replaying, 1, UINT64_MAX);
-		shard_dirty(s, stream);
-		i->pins--;
-		subscriptions_let_go(s, i);
-		if (reactor_spent(&s->reactor))
-			return;
-	}
-}
-
 /* ---- the turn ---- */
 
 static bool flush(void *context)
@@ -481,7 +270,7 @@ static bool flush(void *context)
 	more = sockets_flush(&s->sockets);
 	if (mail_own_waits(&s->mail))
 		(void)mail_read_own(&s->mail, s);
-	(void)budget_check(s);
+	budget_turn(s);
 	if (budget_works(&s->budget))
 		more |= budget_go_on(s);
 	if (s->accepting.crowded != 0)
@@ -505,7 +294,7 @@ static bool flush(void *context)
 		more |= home_walk_some(s);
 	}
 	if (!list_empty(&s->audience.gone))
-		subscriptions_reap(s);
+		interests_reap(s);
 	if (wilds_left(&s->audience.wilds)) {
 		wilds_forget_some(&s->audience.wilds);
 		more |= wilds_left(&s->audience.wilds);
@@ -518,27 +307,27 @@ static bool flush(void *context)
 	}
 	if (!list_empty(&s->audience.untimed)) {
 		reactor_part(&s->reactor, PART_CLIENTS);
-		more |= subscriptions_bound_time_some(s);
+		more |= audience_bound_time_some(s);
 	}
 	if (!list_empty(&s->audience.dirty))
 		reactor_part(&s->reactor, PART_FAN_OUT);
-	more |= subscriptions_bound_bytes(s);
+	more |= audience_bound_bytes(s);
 	s->pace.off = s->drain.draining || budget_now(s->broker) == BUDGET_EVICTION;
 	if (!list_empty(&s->pace.resting))
 		pace_resume(s);
 	fan_out(s);
 	if (!list_empty(&s->pace.resting))
 		pace_park(s);
-	replay(s);
+	fan_out_replays(s);
 	if (!list_empty(&s->clients.turns))
 		more |= connections_turn_some(s);
 	if (s->drain.draining)
 		more |= drain_go_on(s);
 	/* Fan-out, or the end of whoever it was, may have made room since the last turn. */
-	room = holds_ended(s) | s->audience.relieved;
+	room = shard_holds_ended(s) | s->audience.relieved;
 	s->audience.relieved = false;
 	if (!list_empty(&s->audience.recounts))
-		subscriptions_recount(s);
+		interests_recount(s);
 	/* Last, so that no letter of this turn is left behind when the reactor parks. */
 	room |= mail_flush(&s->mail);
 	if (s->drain.draining && drain_is_over(s))
@@ -560,7 +349,7 @@ static void check_backlogs(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 
-	if (subscriptions_bound_time(s))
+	if (audience_bound_time(s))
 		reactor_deadline(&s->reactor, &s->audience.backlog, d);
 }
 
@@ -638,7 +427,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 			  .restricted = config->sandbox },
 	};
 	const struct reactor_owner owner = {
-		.letters = letters, .gate_open = gate_open, .flush = flush, .context = s
+		.letters = letters, .gate_open = shard_gate_open, .flush = flush, .context = s
 	};
 	int err;
 
@@ -652,15 +441,9 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 		return -ENOMEM;
 	list_init(&s->home.idle_before[0]);
 	list_init(&s->home.idle_before[1]);
-	list_init(&s->audience.dirty);
+	audience_init(&s->audience);
 	pace_init(&s->pace);
-	list_init(&s->audience.replays);
-	list_init(&s->audience.gone);
 	list_init(&s->home.every);
-	list_init(&s->audience.active);
-	list_init(&s->audience.untimed);
-	list_init(&s->audience.appended);
-	list_init(&s->audience.recounts);
 	list_init(&s->home.heard);
 	list_init(&s->home.censuses);
 	list_init(&s->clients.connections);
@@ -705,7 +488,7 @@ void shard_release(struct shard *s)
 		s->broker->sessions->release(s);
 		if (s->broker->figures != NULL)
 			s->broker->figures->release(s);
-		subscriptions_release(s);
+		interests_release(s);
 		home_release(s);
 		reactor_release(&s->reactor);
 	}

@@ -10,6 +10,7 @@
 #include "base/memory.h"
 #include "base/name.h"
 #include "broker/home.h"
+#include "broker/interests.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
 #include "session/gather.h"
@@ -343,7 +344,7 @@ static unsigned end_some(struct connection *c, enum resp_push push, struct resp_
 		if (rs != NULL && rs->core != NULL)
 			end_core(rs, &homes);
 	}
-	subscriptions_recount(c->shard);
+	interests_recount(c->shard);
 	for (unsigned i = 0; i < homes.n; i++)
 		(void)connection_sync(c, homes.of[i]);
 	return n;

@@ -24,7 +24,7 @@ void __real_topic_sequence(struct topic *topic, struct block *block, struct hist
 			   uint64_t now_ns);
 void __real_home_subscribe(struct shard *shard, struct subscribe_letter *letter);
 void __real_subscription_answered(struct shard *shard, struct subscribe_letter *letter);
-void __real_subscriptions_deliver(struct shard *shard, struct block *block);
+void __real_audience_deliver(struct shard *shard, struct block *block);
 int __real_stream_join(struct stream *stream, struct cursor *cursor);
 int __real_stream_join_pinned(struct stream *stream, struct cursor *cursor, struct cursor *pin,
 			      const struct newest *newest, uint32_t newest_n, uint64_t *messages);
@@ -44,7 +44,7 @@ void __wrap_topic_sequence(struct topic *topic, struct block *block, struct hist
 			   uint64_t now_ns);
 void __wrap_home_subscribe(struct shard *shard, struct subscribe_letter *letter);
 void __wrap_subscription_answered(struct shard *shard, struct subscribe_letter *letter);
-void __wrap_subscriptions_deliver(struct shard *shard, struct block *block);
+void __wrap_audience_deliver(struct shard *shard, struct block *block);
 int __wrap_stream_join(struct stream *stream, struct cursor *cursor);
 int __wrap_stream_join_pinned(struct stream *stream, struct cursor *cursor, struct cursor *pin,
 			      const struct newest *newest, uint32_t newest_n, uint64_t *messages);
@@ -456,7 +456,7 @@ void __wrap_subscription_answered(struct shard *s, struct subscribe_letter *l)
 	__real_subscription_answered(s, l);
 }
 
-void __wrap_subscriptions_deliver(struct shard *s, struct block *b)
+void __wrap_audience_deliver(struct shard *s, struct block *b)
 {
 	int topic = topic_of(block_name(b));
 
@@ -469,7 +469,7 @@ void __wrap_subscriptions_deliver(struct shard *s, struct block *b)
 		o->delivered[s->id] = first + b->messages;
 		wild_delivered(s->id, (unsigned)topic, first);
 	}
-	__real_subscriptions_deliver(s, b);
+	__real_audience_deliver(s, b);
 }
 
 /* Who is in a group says so to nobody: the line protocol has no word for it. */

@@ -14,6 +14,7 @@
 #include "base/config.h"
 #include "base/hash.h"
 #include "base/memory.h"
+#include "broker/admission.h"
 #include "broker/budget.h"
 #include "broker/connection.h"
 #include "broker/listener.h"
@@ -1107,7 +1108,7 @@ static bool enter(const char *text)
 	unsigned char address[16];
 
 	assert_int_equal(inet_pton(AF_INET6, text, address), 1);
-	return listener_enter(&sim.broker, sim.broker.shards[0].config, address);
+	return admission_enter(&sim.broker, sim.broker.shards[0].config, address);
 }
 
 static void exit_from(const char *text)
@@ -1115,7 +1116,7 @@ static void exit_from(const char *text)
 	unsigned char address[16];
 
 	assert_int_equal(inet_pton(AF_INET6, text, address), 1);
-	listener_leave(&sim.broker, address);
+	admission_leave(&sim.broker, address);
 }
 
 static void an_ipv6_network_counts_as_one_address(void **state)
