@@ -47,6 +47,7 @@ struct topics_survey {
 	unsigned limit, n;
 	uint64_t looked;           /* at so many topics */
 	size_t slots_n;            /* of the table that is just walked through */
+	bool in_before;            /* in the places that it is growing out of */
 	uint16_t order[LIMIT_MAX]; /* by name */
 	struct seen_topic topics[];
 };
@@ -121,45 +122,61 @@ static void take(struct shard *s, struct topics_survey *v, const struct topic *t
 	memcpy(v->topics[at].name, t->named.name.data, t->named.name.len);
 }
 
-/* What is removed from a table moves others to lower places: who goes downwards, from one that is
- * free, misses nobody who stays. */
-static void begin_names(struct topics_survey *v, const struct table *topics)
+/* What is removed moves others to lower places: who goes downwards, from one that is free, misses
+ * nobody who stays. */
+static void begin_places(struct survey *walk, struct named *const *slots, size_t slots_n)
 {
-	struct survey *walk = &v->survey;
-
-	v->slots_n = topics->slots_n;
-	walk->begun = true;
-	walk->left = walk->at = topics->slots_n;
-	while (walk->at > 0 && topics->slots[walk->at - 1] != NULL)
+	walk->left = walk->at = slots_n;
+	while (walk->at > 0 && slots[walk->at - 1] != NULL)
 		walk->at--;
 }
 
+static void look_at_places(struct shard *s, struct topics_survey *v)
+{
+	const struct table *topics = &s->home.topics;
+	struct named *const *slots = v->in_before ? topics->before : topics->slots;
+	size_t slots_n = v->in_before ? topics->before_n : topics->slots_n;
+	struct survey *walk = &v->survey;
+
+	for (unsigned n = 0; n < PLACES_AT_ONCE && walk->left > 0; n++, walk->left--) {
+		struct named *named;
+
+		walk->at = walk->at > 0 ? walk->at - 1 : slots_n - 1;
+		named = slots[walk->at];
+		if (named == NULL)
+			continue;
+		v->looked++;
+		reactor_spend(&s->reactor, 1);
+		if (wanted(v, (struct topic *)(void *)named))
+			take(s, v, (struct topic *)(void *)named);
+	}
+	reactor_spend(&s->reactor, 1);
+}
+
+/* A table that grows moves what it has from where that was before, so that is looked at first; when
+ * another growth begins, so does this, and a name is taken once. */
 static bool collect_names(struct shard *s, struct topics_survey *v)
 {
 	const struct table *topics = &s->home.topics;
 	struct survey *walk = &v->survey;
 
-	/* In a table that has grown they stand elsewhere; a name is taken once. */
-	if (!walk->begun || v->slots_n != topics->slots_n)
-		begin_names(v, topics);
-	while (walk->left > 0) {
-		for (unsigned n = 0; n < PLACES_AT_ONCE && walk->left > 0; n++, walk->left--) {
-			struct named *named;
-
-			walk->at = walk->at > 0 ? walk->at - 1 : v->slots_n - 1;
-			named = topics->slots[walk->at];
-			if (named == NULL)
-				continue;
-			v->looked++;
-			reactor_spend(&s->reactor, 1);
-			if (wanted(v, (struct topic *)(void *)named))
-				take(s, v, (struct topic *)(void *)named);
+	if (!walk->begun || v->slots_n != topics->slots_n) {
+		v->slots_n = topics->slots_n;
+		v->in_before = true;
+		walk->begun = true;
+		begin_places(walk, topics->before, topics->before_n);
+	}
+	for (;;) {
+		if (v->in_before && (topics->before == NULL || walk->left == 0)) {
+			v->in_before = false;
+			begin_places(walk, topics->slots, topics->slots_n);
 		}
-		reactor_spend(&s->reactor, 1);
+		if (walk->left == 0)
+			return false;
+		look_at_places(s, v);
 		if (walk->left > 0 && reactor_spent(&s->reactor))
 			return true;
 	}
-	return false;
 }
 
 static uint64_t furthest(const struct stream *stream, const struct list *cursors)

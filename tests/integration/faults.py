@@ -235,7 +235,7 @@ def waiting(broker):
 def pages(broker):
     """What an operator and a browser look at."""
     yield
-    paths = ("/metrics", "/stats.json", "/", "/object/page.txt", "/object/large.bin", "/health", "/ready", "/nothing")
+    paths = ("/metrics", "/stats.json", "/topics", "/clients", "/", "/object/page.txt", "/object/large.bin", "/health", "/ready", "/nothing")
     broker.ended(*[broker.ask("GET", path, headers="Origin: http://x\r\n") for path in paths])
 
 
