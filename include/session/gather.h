@@ -38,6 +38,9 @@ void gather_begin(struct connection *connection,
 bool gather_goes_on(const struct connection *connection, struct span topic);
 /* A message for a topic whose name is valid. -ENOMEM: it is not published; what was before is. */
 int gather_add(struct connection *connection, struct span topic, const struct record *message);
+/* One more for the topic of the last message, with nothing beside its payload. False: there is no
+ * such message, or no room: as gather_add, then. */
+bool gather_more(struct connection *connection, struct span payload);
 /* Whether a message for that topic would go into the block that is under construction. */
 bool gather_goes_to(const struct connection *connection, struct span topic);
 /* A block that has been made elsewhere, with form and number of messages: goes behind what is

@@ -70,13 +70,14 @@ struct resp_client {
 
 	/* The command that is worked on; NULL: none. */
 	const struct resp_verb *verb;
-	char *line;         /* its words, where it came as a line */
-	uint32_t bytes;     /* in the intake */
-	uint32_t end;       /* of its words */
-	uint32_t at, words; /* where the next words are, and how many are left */
-	uint8_t step;       /* the command's own, 0 at first; */
-	uint8_t asked;      /* so many words have been asked for, */
-	uint32_t told;      /* so many bytes of an answer been told, */
+	char *line;                    /* its words, where it came as a line */
+	uint32_t bytes;                /* in the intake */
+	uint32_t end;                  /* of its words */
+	uint32_t at, words;            /* where the next words are, and how many are left */
+	uint8_t step;                  /* the command's own, 0 at first; */
+	uint8_t asked;                 /* so many words have been asked for, */
+	uint32_t looked, looked_bytes; /* so many, of so many bytes, looked at before, */
+	uint32_t told;                 /* so many bytes of an answer been told, */
 	enum resp_done (*run)(struct connection *connection,
 			      struct resp_words words); /* or its
 							   second word's */
@@ -163,6 +164,11 @@ static inline uint32_t resp_count(const struct resp_client *r, enum resp_push pu
 enum resp_done resp_subscribe(struct connection *connection, struct resp_words words);
 enum resp_done resp_unsubscribe(struct connection *connection, struct resp_words words);
 enum resp_done resp_publish(struct connection *connection, struct resp_words words);
+/* Behind a PUBLISH that has been done, of so many bytes at the start of `in`; words: behind its
+ * name. Publishes what is said in the same words but for the payload, some of it, and returns how
+ * many bytes more are done with. */
+size_t resp_publish_alike(struct connection *connection, struct span in, size_t done,
+			  struct resp_words words);
 enum resp_done resp_pubsub(struct connection *connection, struct resp_words words);
 enum resp_done resp_info(struct connection *connection, struct resp_words words);
 /* A block is about to be published: wants a receipt. */

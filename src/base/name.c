@@ -132,6 +132,11 @@ static size_t ascii_words(struct span text)
 {
 	size_t n = 0;
 
+	for (uint64_t word[4]; n + sizeof(word) <= text.len; n += sizeof(word)) {
+		memcpy(word, text.data + n, sizeof(word));
+		if ((word[0] | word[1] | word[2] | word[3]) & UINT64_MAX / 255 * 0x80)
+			break;
+	}
 	for (uint64_t word; n + sizeof(word) <= text.len; n += sizeof(word)) {
 		memcpy(&word, text.data + n, sizeof(word));
 		if (word & UINT64_MAX / 255 * 0x80)

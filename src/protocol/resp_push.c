@@ -75,17 +75,27 @@ static size_t encoded_max(const struct wire *wire, const struct run *run)
 static size_t encode(const struct wire *wire, const struct run *run, char *out)
 {
 	struct run rest = *run;
-	struct span payload, around = { out, 0 };
+	/* The last message's, and of it what does not depend on the payload; often the next one's
+	 * payload is as long. */
+	struct span payload, head = { NULL, 0 };
+	size_t around = 0, len = 0;
 	char *at = out;
 
 	while (run_next(&rest, &payload)) {
-		if (around.len == 0) {
+		char *begin = at;
+
+		if (head.len == 0) {
 			at = put_around(wire, run, at);
-			around.len = (size_t)(at - out);
+			around = (size_t)(at - begin);
 		} else {
-			at = put(at, around);
+			at = put(at, (struct span){ head.data,
+						    payload.len == len ? head.len : around });
 		}
-		at = resp_put_bulk(at, payload);
+		if (head.len == 0 || payload.len != len)
+			at = resp_put_head(at, '$', payload.len);
+		head = (struct span){ begin, (size_t)(at - begin) };
+		len = payload.len;
+		at = put(put(at, payload), SPAN("\r\n"));
 	}
 	return (size_t)(at - out);
 }

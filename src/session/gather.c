@@ -96,6 +96,24 @@ int gather_add(struct connection *c, struct span topic, const struct record *r)
 	return 0;
 }
 
+bool gather_more(struct connection *c, struct span payload)
+{
+	struct gather *g = gather_of(c);
+	size_t bytes = RECORD_HEAD_BYTES + payload.len;
+	struct block *b = g->block;
+
+	if (b == NULL || b->len + bytes > GATHER_BYTES_MAX)
+		return false;
+	b = block_reserve(b, bytes);
+	if (b == NULL)
+		return false;
+	(void)record_put(block_body(b) + b->len, payload);
+	b->len += bytes;
+	b->messages++;
+	g->block = b;
+	return true;
+}
+
 bool gather_goes_to(const struct connection *c, struct span topic)
 {
 	const struct gather *g = gather_of(c);

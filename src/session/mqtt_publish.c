@@ -442,6 +442,45 @@ bool mqtt_may_answer(struct mqtt_session *m)
 	return false;
 }
 
+enum {
+	ALIKE_BYTES = 16 << 10, /* that are taken together, before it may be others' turn */
+	ALIKE_COST_BYTES = 512, /* about a quarter of a microsecond */
+};
+
+/*
+ * What a publisher says next often begins as what it has just said: the same topic, QoS 0, nothing
+ * beside it. Then nothing of it has to be looked at again but its length. done: such a PUBLISH, of
+ * so many bytes; in: from it on; name_at: where its topic's length stands. Returns how many bytes
+ * more are taken.
+ */
+static size_t take_alike(struct mqtt_session *m, struct span in, size_t done, size_t name_at,
+			 size_t payload_at)
+{
+	struct connection *c = mqtt_connection(m);
+	uint64_t max = c->shard->config->limits.message_bytes;
+	struct span same = { in.data + name_at, payload_at - name_at };
+	struct span rest = span_skip(in, done);
+	struct mqtt_head head;
+	size_t taken = 0;
+
+	while (taken < ALIKE_BYTES && rest.len > 0 && rest.data[0] == in.data[0] &&
+	       mqtt_head(m->level, rest, &head) > 0) {
+		size_t whole = head.bytes + (size_t)head.remaining;
+		struct span body = span_skip(rest, head.bytes);
+
+		if (rest.len < whole || head.remaining < same.len ||
+		    head.remaining - same.len > max ||
+		    memcmp(body.data, same.data, same.len) != 0 ||
+		    !gather_more(c, (struct span){ body.data + same.len,
+						   (size_t)head.remaining - same.len }))
+			break;
+		rest = span_skip(rest, whole);
+		taken += whole;
+	}
+	reactor_spend(&c->shard->reactor, (unsigned)(taken / ALIKE_COST_BYTES));
+	return taken;
+}
+
 size_t mqtt_take_publish(struct mqtt_session *m, const struct mqtt_head *head, struct span in)
 {
 	struct span body = span_skip(in, head->bytes), topic = { NULL, 0 };
@@ -483,5 +522,8 @@ size_t mqtt_take_publish(struct mqtt_session *m, const struct mqtt_head *head, s
 	if ((p.qos == 2 && !remember_id(m->incoming, p.id)) ||
 	    !publish(m, &p, topic, (struct span){ in.data + begins, payload }))
 		connection_error(mqtt_connection(m), REASON_MEMORY);
+	if (p.qos == 0 && !p.retain && p.properties.all.len == 0 &&
+	    mqtt_connection(m)->state == CONNECTION_OPEN)
+		return begins + payload + take_alike(m, in, begins + payload, head->bytes, begins);
 	return begins + payload;
 }

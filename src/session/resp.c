@@ -554,6 +554,7 @@ static void begin(struct connection *c, struct span words, uint32_t n, const cha
 	r->end = (uint32_t)(words.data + words.len - base);
 	r->run = NULL;
 	r->step = r->asked = 0;
+	r->looked = r->looked_bytes = 0;
 	r->allowed = false;
 	if (!r->spoken) {
 		r->spoken = true;
@@ -711,10 +712,15 @@ static size_t take(struct connection *c, struct span bytes)
 		return 0;
 	case RESP_DONE:
 	default:
-		used = r->bytes;
-		end(r);
-		return used;
+		break;
 	}
+	used = r->bytes;
+	if (r->verb->publishes && r->allowed && r->line == NULL && c->state == CONNECTION_OPEN)
+		used += resp_publish_alike(
+			c, bytes, used,
+			(struct resp_words){ { bytes.data + r->at, r->end - r->at }, r->words });
+	end(r);
+	return used;
 }
 
 /* ---- the connection ---- */

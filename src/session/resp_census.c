@@ -8,16 +8,21 @@
 
 #include "base/clock.h"
 #include "base/name.h"
+#include "broker/access.h"
 #include "broker/census.h"
+#include "broker/connection.h"
 #include "broker/home.h"
+#include "broker/identity.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
+#include "topic/topic.h"
 
 /* PUBSUB and INFO: what all homes know. */
 
 enum {
 	NAME_REPLY_BYTES_MAX = 64 + NAME_BYTES_MAX,
 	ANSWER_BYTES = 16 << 10, /* of a long one at a time */
+	SIFTED_BYTES = 4 << 10,  /* of names that are looked at */
 	INFO_BYTES = 1 << 10,
 };
 
@@ -57,13 +62,53 @@ static void census_done(struct resp_client *r)
 	r->census = NULL;
 }
 
-enum { CENSUS_BEGINS, CENSUS_ASKED, CENSUS_TELLS };
+enum { CENSUS_BEGINS, CENSUS_ASKED, CENSUS_SIFTS, CENSUS_TELLS };
+
+/* Whether a client may know that a channel is there: whoever may read it or publish to it. It is
+ * known who it is. */
+static bool may_know(const struct connection *c, struct span name)
+{
+	const struct identity *i = c->identity;
+
+	if (access_open(c))
+		return true;
+	if (topic_internal(name))
+		return i->rights->monitor;
+	return identity_may(i, ACCESS_SUBSCRIBE, name, false) ||
+	       identity_may(i, ACCESS_PUBLISH, name, false);
+}
+
+/* Takes some of the names out that it may not know, those behind move up. True: that was the last.
+ */
+static bool sift(const struct connection *c)
+{
+	struct resp_client *r = resp_of(c);
+	struct census_letter *l = r->census;
+	uint32_t until = r->told + SIFTED_BYTES;
+
+	while (r->told < l->names_len && r->told < until) {
+		size_t bytes = 1 + (size_t)(unsigned char)l->names[r->told];
+
+		if (may_know(c, (struct span){ l->names + r->told + 1, bytes - 1 })) {
+			memmove(l->names + r->looked_bytes, l->names + r->told, bytes);
+			r->looked_bytes += (uint32_t)bytes;
+			r->looked++;
+		}
+		r->told += (uint32_t)bytes;
+	}
+	reactor_spend(&c->shard->reactor, SIFTED_BYTES / 16);
+	if (r->told < l->names_len)
+		return false;
+	l->topics = r->looked;
+	l->names_len = r->looked_bytes;
+	return true;
+}
 
 static enum resp_done channels(struct connection *c, struct resp_words words)
 {
 	struct resp_client *r = resp_of(c);
 	struct resp_replies o = { .connection = c };
-	const struct census_letter *l = r->census;
+	struct census_letter *l = r->census;
 	bool given = words.n > 0;
 	struct span glob = given ? resp_word(&words) : (struct span){ NULL, 0 };
 	uint32_t until;
@@ -84,6 +129,12 @@ static enum resp_done channels(struct connection *c, struct resp_words words)
 		return RESP_DONE;
 	}
 	if (r->step == CENSUS_ASKED) {
+		r->step = CENSUS_SIFTS;
+		r->told = 0;
+	}
+	if (r->step == CENSUS_SIFTS) {
+		if (!access_open(c) && !sift(c))
+			return RESP_AGAIN;
 		resp_replies_put(&o, resp_put_head(resp_replies_room(&o, RESP_HEAD_BYTES_MAX), '*',
 						   l->topics));
 		r->step = CENSUS_TELLS;
@@ -115,8 +166,8 @@ static enum resp_done ask_counts(struct connection *c, struct resp_words words)
 	for (unsigned i = 0; l != NULL && i < CENSUS_COUNTS_MAX && words.n > 0; i++) {
 		struct span name = resp_word(&words);
 
-		/* Nobody has subscribed to what is no name. */
-		if (!name_valid(name))
+		/* Nobody has subscribed to what is no name, as far as it may know. */
+		if (!name_valid(name) || !may_know(c, name))
 			name.len = 0;
 		census_add(l, name);
 	}

@@ -315,6 +315,39 @@ def test_many_publishes_are_acknowledged_in_their_order(place, level):
     assert got == [(0x50 if n % 2 else 0x40, n) for n in range(1, 6000)]
 
 
+@pytest.mark.parametrize("piece", [1 << 16, 977, 61])
+def test_publishes_that_begin_alike_are_each_what_they_say(place, level, piece):
+    """Of what is said with the same topic only the payload is looked at: whatever differs shows all the same."""
+    random = __import__("random").Random(piece)
+    subscriber = place.client(level).subscribe("alike/a").subscribe("alike/b")
+    publisher = place.client(level)
+    data, sent = b"", []
+    for n in range(1500):
+        topic = "alike/a" if random.random() < 0.9 else "alike/b"
+        payload = b"%d" % n + random.choice([b"", b"x" * random.randrange(300), b"y" * 100]) if n % 50 else b""
+        said = b"\x03" + string("text/plain") if level == 5 and random.random() < 0.1 else b""
+        qos = 1 if random.random() < 0.05 else 0
+        data += publish(level, topic, payload, qos=qos, said=said)
+        sent.append((topic, payload))
+    for at in range(0, len(data), piece):
+        publisher.send(data[at : at + piece])
+    got = [subscriber.message() for _ in sent]
+    for topic in ("alike/a", "alike/b"):
+        assert [m[3] for m in got if topic in m] == [p for t, p in sent if t == topic]
+
+
+def test_what_begins_as_a_publish_and_is_too_long_or_wrong_ends_it_or_not(place, level):
+    subscriber = place.client(level).subscribe("alike/c")
+    publisher = place.client(level)
+    long = publish(level, "alike/c", b"z" * (MESSAGE_BYTES + 1))
+    publisher.send(publish(level, "alike/c", b"1") * 2 + long + publish(level, "alike/c", b"2"))
+    assert [subscriber.message()[3] for _ in range(3)] == [b"1", b"1", b"2"]
+    # A remaining length that says less than the topic takes.
+    publisher.send(publish(level, "alike/c", b"3") * 2 + b"\x30\x03\x00\x07a")
+    assert [subscriber.message()[3] for _ in range(2)] == [b"3", b"3"]
+    assert publisher.reaction()[-1] is None
+
+
 def test_a_repeat_on_the_connection_is_no_second_message(place, level):
     subscriber = place.client(level).subscribe("once/x")
     client = place.client(level)

@@ -364,6 +364,52 @@ def test_messages_of_one_publisher_come_in_their_order(broker, client):
     assert [publisher.reply() for _ in range(5000)] == [1] * 5000
 
 
+@pytest.mark.parametrize("piece", [1 << 16, 977, 61])
+def test_publishes_that_begin_alike_are_each_what_they_say(broker, client, piece):
+    """Of what is said in the same words only the payload is looked at: lengths, ends and topics that differ show all the same."""
+    random = __import__("random").Random(piece)
+    assert client.ask("SUBSCRIBE", "same", "sane") == [b"subscribe", b"same", 1] and client.reply()[2] == 2
+    sent, answers, data = [], [], b""
+    for n in range(1500):
+        topic = "same" if random.random() < 0.9 else "sane"
+        payload = b"%d" % n + random.choice([b"", b"x" * random.randrange(300), b"\r\n$5\r\nPUBLISH", b"y" * 100]) if n % 50 else b""
+        verb = random.choice(["PUBLISH"] * 20 + ["publish", "SPUBLISH"])
+        data += command(verb, topic, payload)
+        sent.append((topic.encode(), payload))
+        answers.append(1)
+        if n % 97 == 0:
+            data += command("PUBLISH", "a..b", "no topic")
+            answers.append(b"-ERR bad topic")
+    with Resp(broker.address()) as publisher:
+        for at in range(0, len(data), piece):
+            publisher.send(data[at : at + piece])
+        assert [publisher.reply() for _ in answers] == answers
+    got = [tuple(client.reply()[1:]) for _ in sent]
+    for topic in (b"same", b"sane"):
+        assert [p for t, p in got if t == topic] == [p for t, p in sent if t == topic]
+
+
+@pytest.mark.parametrize(
+    "last, error",
+    [
+        (b"$05\r\nhello\r\n", b"invalid bulk length"),
+        (b"$5x\r\nhello\r\n", b"invalid bulk length"),
+        (b"$-1\r\nhello\r\n", b"invalid bulk length"),
+        (b"$99999999\r\nhello\r\n", b"invalid bulk length"),
+        (b"#5\r\nhello\r\n", b"expected '$', got '#'"),
+    ],
+)
+def test_what_begins_as_a_publish_and_goes_on_wrongly_ends_it(broker, client, last, error):
+    assert client.ask("SUBSCRIBE", "t") == [b"subscribe", b"t", 1]
+    good = command("PUBLISH", "t", "hello")
+    with Resp(broker.address()) as publisher:
+        publisher.send(good * 3 + good[: good.rindex(b"$5")] + last + good)
+        assert [publisher.reply() for _ in range(3)] == [1, 1, 1]
+        assert publisher.rest() == b"-ERR Protocol error: " + error + b"\r\n"
+    assert [client.reply()[2] for _ in range(3)] == [b"hello"] * 3
+    assert client.silent()
+
+
 def test_a_thousand_channels_are_subscribed_to_with_one_command(broker, client):
     names = [f"c.{n}" for n in range(1000)]
     client.say("SUBSCRIBE", *names)

@@ -53,6 +53,29 @@ def test_a_token_or_a_password_says_who_it_is(client, words):
     assert client.ask("SUBSCRIBE", "scores.a", "user.scores.x") == [b"subscribe", b"scores.a", 1]
 
 
+def test_pubsub_tells_of_channels_that_one_may_read_or_publish_to(start):
+    """Of others it is not even to be known that somebody is there."""
+    broker = start(
+        reactors=2, listen=RESP,
+        auth={"anonymous": "none"},
+        user={
+            "all": {"token_hash": [token_hash("t" * 32)], "publish": [">"], "subscribe": [">"]},
+            "some": {"token_hash": [token_hash("s" * 32)], "subscribe": ["open.>"], "publish": ["in.*"]},
+        },
+    )
+    with Resp(broker.address()) as everybody, Resp(broker.address()) as some:
+        assert everybody.ask("AUTH", "t" * 32) == some.ask("AUTH", "s" * 32) == b"+OK"
+        names = [f"{first}.{n}" for first in ("open", "in", "secret") for n in range(300)]
+        everybody.say("SUBSCRIBE", *names)
+        assert [everybody.reply()[1].decode() for _ in names] == names
+        with Resp(broker.address()) as other:
+            assert other.ask("AUTH", "t" * 32) == b"+OK"
+            assert sorted(other.ask("PUBSUB", "CHANNELS")) == sorted(n.encode() for n in names)
+        assert sorted(some.ask("PUBSUB", "CHANNELS")) == sorted(n.encode() for n in names if not n.startswith("secret"))
+        assert some.ask("PUBSUB", "CHANNELS", "secret.*") == []
+        assert some.ask("PUBSUB", "NUMSUB", "open.1", "secret.1", "in.1") == [b"open.1", 1, b"secret.1", 0, b"in.1", 1]
+
+
 @pytest.mark.parametrize(
     "words", [["AUTH", "wrong"], ["AUTH", "scores", "wrong"], ["AUTH", "nobody", "open sesame"], ["HELLO", "3", "AUTH", "scores", "wrong"]]
 )

@@ -1877,6 +1877,47 @@ static void whoever_asks_for_much_at_once_is_answered_in_turn_with_others(void *
 	world_end();
 }
 
+static void the_names_of_one_command_are_looked_at_over_turns(void **state)
+{
+	enum { NAMES = 5200 };
+	static const char *const verbs[] = { "$9\r\nSUBSCRIBE", "$11\r\nUNSUBSCRIBE" };
+	static char text[NAMES * 16];
+
+	(void)state;
+	for (unsigned v = 0; v < sizeof(verbs) / sizeof(*verbs); v++) {
+		size_t n = (size_t)sprintf(text, "*%d\r\n%s\r\n", NAMES + 2, verbs[v]);
+		struct client *c, *other;
+		struct shard *s;
+		bool waited = false;
+
+		for (unsigned i = 0; i < NAMES; i++)
+			n += (size_t)sprintf(text + n, "$6\r\nc.%04u\r\n", i);
+		n += (size_t)sprintf(text + n, "$4\r\na..b\r\n");
+		world_adjust = large_buffers;
+		begin(1);
+		s = &sim.broker.shards[0];
+		c = client_who_says("*1\r\n$4\r\nPING\r\n");
+		other = client_who_says("*1\r\n$4\r\nPING\r\n");
+		/* There is time for next to nothing in a turn. */
+		s->reactor.params.turn_us = 1;
+		client_calm(c);
+		assert_int_equal(pipe_write(&c->wire.in, text, n), n);
+		while (!hears(c, "-ERR bad topic")) {
+			world_step();
+			if (!list_empty(&session_shared(s)->intakes) && !waited) {
+				waited = true;
+				say(other, "*2\r\n$4\r\nECHO\r\n$3\r\nhow\r\n");
+			}
+		}
+		assert_true(waited);
+		world_rest();
+		assert_true(hears(other, "how"));
+		leave(c);
+		leave(other);
+		world_end();
+	}
+}
+
 static void those_who_wait_cost_a_publish_nothing_and_are_told_in_turn(void **state)
 {
 	enum { WAITING = 12 };
@@ -2276,6 +2317,7 @@ int main(void)
 		cmocka_unit_test(busy_topics_are_found_in_as_many_turns_as_it_takes),
 		cmocka_unit_test(those_who_wait_cost_a_publish_nothing_and_are_told_in_turn),
 		cmocka_unit_test(whoever_asks_for_much_at_once_is_answered_in_turn_with_others),
+		cmocka_unit_test(the_names_of_one_command_are_looked_at_over_turns),
 		cmocka_unit_test(what_comes_together_is_one_block_whatever_it_holds),
 		cmocka_unit_test(a_backlog_may_be_as_long_as_it_may_be_and_no_longer),
 		cmocka_unit_test(a_subscriber_may_be_behind_for_its_time_and_until_the_next_look),
