@@ -335,4 +335,6 @@ void figures_init(struct broker *b)
 	routes_add(b, &metrics);
 	routes_add(b, &stats);
 	surveys_init(b);
+	survey_topics_init(b);
+	survey_clients_init(b);
 }

@@ -115,6 +115,4 @@ void surveys_release(struct shard *s)
 void surveys_init(struct broker *b)
 {
 	b->letter_uses[LETTER_SURVEY].read = read_survey;
-	survey_topics_init(b);
-	survey_clients_init(b);
 }

@@ -116,13 +116,14 @@ static void look(struct walk *w, const struct connection *c, const struct subscr
 /* Of many subscriptions those that wait for their turn are enough: the others are not behind. */
 static void look_at_many(struct walk *w, const struct connection *c)
 {
-	const struct subscription *sub = c->queue;
+	const struct subscription *last = c->queue, *sub = last;
+	unsigned n = 0;
 
-	for (unsigned n = 0; n < LOOKED_MAX && sub != NULL; n++) {
-		sub = sub->next;
-		look(w, c, sub);
-		if (sub == c->queue)
-			break;
+	if (last != NULL) {
+		do {
+			sub = sub->next;
+			look(w, c, sub);
+		} while (sub != last && ++n < LOOKED_MAX);
 	}
 	if (c->middle != NULL)
 		look(w, c, c->middle);
