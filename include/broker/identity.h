@@ -61,6 +61,8 @@ struct identity {
 				   the same; else NULL */
 };
 
+enum { IDENTITY_TICKET_SECRETS_MAX = 16 };
+
 struct identities {
 	_Atomic unsigned holders;
 	bool any_credential, any_certificate, any_uid;
@@ -69,6 +71,10 @@ struct identities {
 	struct identity *nobody, *everybody, *anonymous; /* the last may be NULL */
 	struct identity_key *keys;                       /* that JWTs are signed with */
 	size_t keys_n;
+	/* That tickets of all hosts with these ticket_keys are signed with, newest first; none:
+	 * those of this process are signed with its own. */
+	struct digest ticket_secrets[IDENTITY_TICKET_SECRETS_MAX];
+	size_t ticket_secrets_n;
 	const char *decoy; /* a hash that takes as long as one of a user's; NULL: none has any */
 };
 

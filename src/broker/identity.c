@@ -15,7 +15,7 @@
 #include "base/name.h"
 #include "base/scope.h"
 
-enum { KEYS_MAX = 16, KEY_FILE_BYTES_MAX = 64 << 10 };
+enum { KEYS_MAX = 16, KEY_FILE_BYTES_MAX = 64 << 10, TICKET_KEY_BYTES = 80 };
 
 const char *const access_how_names[HOWS] = {
 	[HOW_NOBODY] = "nobody",     [HOW_ANONYMOUS] = "anonymous",
@@ -606,6 +606,33 @@ static int add_key(struct identities *all, const struct config_jwt *c, const cha
 	return 0;
 }
 
+/* Of the first listener that has such keys. Whether the file is good is for the listener's keyring
+ * to say (engine/keyring), which reads the same: 80 bytes each. */
+static int add_ticket_secrets(struct identities *all, const struct config *config)
+{
+	char bytes[KEY_FILE_BYTES_MAX];
+	const char *path = "";
+	struct stat st;
+	ssize_t n;
+
+	for (size_t i = 0; i < config->listens_n && *path == 0; i++)
+		if (config->listens[i].tls.present)
+			path = config->listens[i].tls.ticket_keys;
+	n = *path != 0 ? read_file(path, bytes, &st) : 0;
+	for (ssize_t at = 0; at + TICKET_KEY_BYTES <= n; at += TICKET_KEY_BYTES) {
+		if (all->ticket_secrets_n == IDENTITY_TICKET_SECRETS_MAX)
+			break;
+		/* Another one than TLS uses, so that neither says anything of the other. */
+		if (!digest_keyed((struct span){ bytes + at, TICKET_KEY_BYTES },
+				  SPAN("POST /ticket"),
+				  &all->ticket_secrets[all->ticket_secrets_n]))
+			return -ENOMEM;
+		all->ticket_secrets_n++;
+	}
+	bytes_forget(bytes, n > 0 ? (size_t)n : 0);
+	return 0;
+}
+
 static int add_all(struct identities *all, const struct config *config, char *problem, size_t size)
 {
 	const struct config_jwt *jwt = &config->auth.jwt;
@@ -623,7 +650,7 @@ static int add_all(struct identities *all, const struct config *config, char *pr
 		err = add_user(all, &config->users[i], problem, size);
 	for (size_t i = 0; i < jwt->keys_n && err == 0; i++)
 		err = add_key(all, jwt, jwt->keys[i], problem, size);
-	return err;
+	return err != 0 ? err : add_ticket_secrets(all, config);
 }
 
 struct identities *identities_new(const struct config *config, char *problem, size_t size)
@@ -685,5 +712,6 @@ void identities_let_go(struct identities *all)
 	for (size_t i = 0; i < all->keys_n; i++)
 		signature_key_free(all->keys[i].key);
 	free(all->keys);
+	bytes_forget(all->ticket_secrets, sizeof(all->ticket_secrets));
 	memory_free(all);
 }

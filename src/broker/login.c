@@ -722,9 +722,19 @@ bool logins_flush(struct shard *s)
 
 /* ---- tickets ---- */
 
-static struct span secret_of(const struct login_desk *d)
+/* The nth of those that tickets may be signed with, the first being for new ones; empty: there are
+ * no more. What this process signed before there was a secret for all hosts is still good. */
+static struct span secret_of(const struct connection *c, size_t n)
 {
-	return (struct span){ (const char *)d->secret, sizeof(d->secret) };
+	const struct identities *all = c->shard->logins.identities;
+	const struct login_desk *d = c->shard->broker->desk;
+
+	if (n < all->ticket_secrets_n)
+		return (struct span){ (const char *)all->ticket_secrets[n].bytes,
+				      sizeof(all->ticket_secrets[n].bytes) };
+	if (n == all->ticket_secrets_n)
+		return (struct span){ (const char *)d->secret, sizeof(d->secret) };
+	return (struct span){ NULL, 0 };
 }
 
 char *login_ticket_new(struct connection *c, struct span const *patterns, size_t patterns_n,
@@ -740,7 +750,7 @@ char *login_ticket_new(struct connection *c, struct span const *patterns, size_t
 	if (!bytes_random(t.nonce, sizeof(t.nonce)))
 		return NULL;
 	*expires_s = t.expires_s;
-	return ticket_write(&t, secret_of(c->shard->broker->desk), patterns, patterns_n);
+	return ticket_write(&t, secret_of(c, 0), patterns, patterns_n);
 }
 
 static int grant_subscribe(void *identity, bool publish, struct span pattern)
@@ -775,10 +785,13 @@ static void begin_ticket(struct connection *c, struct span text)
 	struct shard *s = c->shard;
 	struct login_desk *d = s->broker->desk;
 	struct identity *i = identity_new(HOW_TICKET, SPAN(""));
+	bool good = false;
+	struct span secret;
 	struct ticket t;
 
-	if (i != NULL && ticket_read(text, secret_of(d), now_s(), &t, grant_subscribe, i) &&
-	    identity_of_ticket(s->logins.identities, &t, i) != NULL &&
+	for (size_t n = 0; i != NULL && !good && (secret = secret_of(c, n)).len > 0; n++)
+		good = ticket_read(text, secret, now_s(), &t, grant_subscribe, i);
+	if (good && identity_of_ticket(s->logins.identities, &t, i) != NULL &&
 	    use_up(d, &t, s->reactor.now_ns))
 		decided(c, ACCESS_GRANTED, i);
 	else

@@ -15,7 +15,7 @@ import pytest
 
 from certificates import Authority
 from harness import BROKER, TEST_SECONDS, at_most, dial, release_only, run
-from test_http import events, open, publish  # noqa: F401 (a fixture)
+from test_http import HTTP, events, open, publish  # noqa: F401 (a fixture)
 from test_tls import connect, context, say, secure
 
 with warnings.catch_warnings():
@@ -449,6 +449,31 @@ def test_a_ticket_is_for_one_stream_of_what_its_asker_may(open):
     ticket(client, ["scores.one", "other"], **bearer(TOKEN)).error(403, "not permitted")
     ticket(broker.http(), ["scores.one"]).error(401, "not permitted")
     assert text not in broker.log()
+
+
+def test_a_ticket_is_good_on_every_host_that_has_the_same_keys(open, tmp_path):
+    pair = Authority(tmp_path).issue("main", "DNS:localhost", "IP:127.0.0.1")
+    keys = [os.urandom(80) for _ in range(3)]
+
+    def host(name, *which):
+        (tmp_path / name).write_bytes(b"".join(keys[n] for n in which))
+        (tmp_path / name).chmod(0o600)
+        secured = secure(pair, ticket_keys=tmp_path / name)
+        return open(user=USERS, auth={"anonymous": "none"}, listen={**HTTP, "secured": secured})
+
+    # One is a rotation behind: what it signs with is the other's second key.
+    old, new, other = host("old", 0), host("new", 1, 0), host("other", 2)
+    for one, another, status in ((old, new, 200), (new, new, 200), (new, other, 401), (other, old, 401)):
+        text = ticket(one.http(), ["scores.one"], **bearer(TOKEN))
+        answer = another.http().ask("GET", f"/topic/scores.one/last?ticket={text}")
+        assert answer.status in ((200, 404) if status == 200 else (401,)), answer
+    # A reload brings another key; what it has signed before is good while the key is there.
+    text = ticket(other.http(), ["scores.one"], **bearer(TOKEN))
+    (tmp_path / "other").write_bytes(keys[0] + keys[2])
+    reload(other)
+    assert other.http().ask("GET", f"/topic/scores.one/last?ticket={text}").status == 404
+    text = ticket(other.http(), ["scores.one"], **bearer(TOKEN))
+    assert old.http().ask("GET", f"/topic/scores.one/last?ticket={text}").status == 404
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{}", '{"subscribe":[]}', '{"subscribe":"a"}', '{"subscribe":["a"],"publish":["a"]}',
