@@ -274,7 +274,7 @@ def no_topic(_, ours, theirs):
 
 @difference("JSON is UTF-8; Go's takes anything for a character")
 def not_utf8(said, ours, _):
-    return ours.said[-2:] == [UNKNOWN, b"(end)"] and re.search(rb"(?i)(^|\n)CONNECT [^\n]*[\x80-\xff]", said)
+    return ours.said[-2:] == [UNKNOWN, b"(end)"] and re.search(rb"(?i)(^|\n)CONNECT[^\n]*[\x80-\xff]", said)
 
 
 @difference("a request that only its own client would get is not told apart: homes count subscriptions, not whose they are")

@@ -20,8 +20,8 @@ HERE = [s for s in storms.STORMS if s.name != "half-open"]
 
 
 @pytest.mark.parametrize("storm", HERE, ids=lambda s: s.name)
-def test_a_storm_breaks_nothing_and_a_pair_beside_it_loses_nothing(storm, start):
-    broker = start(reactors=2, listen=storms.LISTEN, **storm.config)
+def test_a_storm_breaks_nothing_and_a_pair_beside_it_loses_nothing(storm, start, tmp_path):
+    broker = start(**storms.config_of(storm.config, tmp_path / "certificates"))
     pair = clients.Pair(broker.address(), rate=100) if storm.beside else None
     try:
         if pair:

@@ -12,14 +12,17 @@ import random
 import re
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import time
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Callable
 
 from clients import Crowd, free_port, request, talk
+from certificates import Authority
 from harness import FACTOR, PATIENCE, ROOT, SANITIZER, Broker, at_most, config_text, whole_seconds
 
 CORPUS = ROOT / "tests/fuzz/corpus"
@@ -28,7 +31,7 @@ LISTEN = {
     "line": {"address": "127.0.0.1:0", "protocols": ["line"]},
     "http": {"address": "127.0.0.1:0", "protocols": ["http"]},
 }
-BOTH, LINE, HTTP = range(3)  # indexes of the listeners
+BOTH, LINE, HTTP, TLS = range(4)  # indexes of the listeners; the last one where a storm is `secure`
 REACTORS = 2
 # Receive buffers are used, and so resident, when many send at once: 1024 of 16 KiB for each reactor, and then they stay.
 RECEIVE_BYTES = REACTORS * 1024 * (16 << 10)
@@ -59,9 +62,20 @@ def storm(what, small, full, beside=True, rounds=3, full_config=None, **config):
     return add
 
 
+def config_of(config, directory):
+    """With its listeners; secure=True: one of TLS, too."""
+    config = dict(config)
+    listen = dict(LISTEN)
+    if config.pop("secure", False):
+        Path(directory).mkdir(exist_ok=True, parents=True)
+        chain, key = Authority(directory).issue("main", "DNS:localhost", "IP:127.0.0.1")
+        listen["tls"] = {"address": "127.0.0.1:0", "protocols": ["line"], "tls": {"certificate": {"main": {"chain": chain, "key": key}}}}
+    return {"reactors": REACTORS, "listen": listen, **config}
+
+
 def start(directory, config, preexec=None):
     """A broker as storms want it."""
-    keys = {"reactors": REACTORS, "listen": LISTEN, **config}
+    keys = config_of(config, Path(directory).with_name(f"{Path(directory).name}-certificates"))
     # What a storm leaves in a queue of the kernel's is no reason to be impatient with it.
     keys["limits"] = {"connections": 20_000, **keys.get("limits", {})}
     return Broker(directory, preexec=preexec, **keys)
@@ -278,6 +292,71 @@ def slowloris(broker, n):
         assert answers <= {b"ERROR timeout", b"HTTP/1.1 408 Request Timeout", b""}, answers
         assert all(bool(m.got) == (i % 4 < 3) for i, m in enumerate(members)), "whoever has begun is told"
     return {"all closed": f"{closed:.1f} s", **before.restored(grown=16 << 20)}
+
+
+class Handshake:
+    """A member's side of TLS. It may stop: in the middle of its first words, or behind them."""
+
+    def __init__(self, crowd, address, context, stops):
+        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.incoming, self.outgoing)
+        self.stops, self.served, self.heard = stops, False, b""
+        self.secure = self.step()
+        hello = self.outgoing.read()
+        self.member = crowd.add(address, hello[:100] if stops == "within" else hello)
+
+    def step(self):
+        try:
+            self.tls.do_handshake()
+            return True
+        except ssl.SSLWantReadError:
+            return False
+
+    def go_on(self):
+        if self.stops or self.served or not self.member.got:
+            return
+        self.incoming.write(bytes(self.member.got))
+        self.member.got.clear()
+        if not self.secure:
+            self.secure = self.step()
+            if self.secure:
+                self.tls.write(b"SUBSCRIBE secured\r\n")
+            self.member.say(self.outgoing.read())
+        if self.secure:
+            try:
+                self.heard += self.tls.read(1 << 16)
+            except ssl.SSLWantReadError:
+                pass
+            self.served = self.heard == OK
+
+
+@storm(
+    "TLS clients that come all at once, and half of them stop in the middle of the handshake",
+    200,
+    10_000,
+    # So many take the clients, which are all in this process, a while, and those that have stopped hold no place up.
+    full_config={"secure": True, "limits": {"handshake_seconds": 60, "accepts_per_ip": 0, "tls_handshakes": 10_000}},
+    rounds=1,
+    secure=True,
+    limits={"handshake_seconds": whole_seconds(1), "accepts_per_ip": 0},
+)
+def handshakes(broker, n):
+    before = Baseline(broker)
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with Crowd() as crowd:
+        all_of_them = [Handshake(crowd, broker.address(TLS), context, (None, "within", None, "behind")[i % 4]) for i in range(n)]
+        connected = time.monotonic()
+        patience = connected + 6 * PATIENCE
+        while any(not h.served for h in all_of_them if not h.stops) or any(not h.member.ended for h in all_of_them if h.stops):
+            assert time.monotonic() < patience, f"{sum(h.served for h in all_of_them)} of {n} served"
+            crowd.sleep(0.02)
+            for h in all_of_them:
+                h.go_on()
+                assert h.stops or not h.member.ended, "a client that did not stop was closed"
+            if all(h.served for h in all_of_them if not h.stops) and connected:
+                served, connected = time.monotonic() - connected, 0
+    return {"all served": f"{served:.1f} s", **before.restored(grown=64 << 20)}
 
 
 # --- many at once ---------------------------------------------------------------------------------------
