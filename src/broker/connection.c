@@ -1050,6 +1050,8 @@ static void closed(struct socket *socket)
 	memory_free(c->address);
 	c->shard->broker->sessions->left(c);
 	c->gone = true;
+	/* Sealed bytes may have waited for a buffer: no send has ended. */
+	connection_ground(c);
 	walk(c, WALK_PART);
 	if (c->subscriptions_n == 0)
 		release(c);

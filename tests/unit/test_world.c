@@ -2308,6 +2308,47 @@ static void channels_that_come_and_go_are_listed_once(void **state)
 	world_end();
 }
 
+/* ---- sealing ---- */
+
+static void who_goes_while_it_waits_for_a_buffer_leaves_nothing_behind(void **state)
+{
+	const struct sim_params params = {
+		.seed = 1, .schedule = 1, .shards = 1, .faults = 1u << FAULT_TLS
+	};
+	struct client *subscriber, *publisher;
+	struct tls_shared *sealing;
+	void *idle[TLS_BUFFER_CLASSES];
+	struct shard *s;
+	size_t taken;
+
+	(void)state;
+	world_begin(&params, false);
+	s = &sim.broker.shards[0];
+	sealing = &s->sockets.tls;
+	subscriber = client_who_says("SUBSCRIBE t\r\n");
+	publisher = client_who_says("PUBLISH t\r\n");
+	assert_memory_equal(subscriber->line, "OK\r\n", 4);
+	/* Others have all buffers. */
+	taken = TLS_POOL_BYTES - sealing->pool_bytes;
+	memcpy(idle, sealing->free, sizeof(idle));
+	memset(sealing->free, 0, sizeof(idle));
+	sealing->pool_bytes += taken;
+	sealing->used_bytes += taken;
+	say(publisher, "m\r\n");
+	world_halt();
+	assert_false(list_empty(&sealing->waiting));
+	leave(subscriber);
+	subscriber->ending = END_RESET;
+	world_halt();
+	assert_int_equal(s->clients.connections_n, 1);
+	assert_int_equal(s->audience.subscriptions_n, 0);
+	memcpy(sealing->free, idle, sizeof(idle));
+	sealing->pool_bytes -= taken;
+	sealing->used_bytes -= taken;
+	leave(publisher);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -2371,6 +2412,7 @@ int main(void)
 		cmocka_unit_test(who_holds_next_to_nothing_stays),
 		cmocka_unit_test(who_has_nothing_left_to_skip_goes),
 		cmocka_unit_test(what_one_replays_is_its_backlog),
+		cmocka_unit_test(who_goes_while_it_waits_for_a_buffer_leaves_nothing_behind),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
