@@ -1233,10 +1233,10 @@ static bool admits(const struct connection *c, const struct listener *listener)
 	       admission_of_handshake(s->broker, s->config, peer, s->reactor.clock_ns);
 }
 
-/* Whether its clients wait for a word in clear before they begin to shake hands. */
+/* Whether there are clients who wait for a word in clear before they begin to shake hands. */
 static bool hails(const struct listener *listener)
 {
-	return listener->secure && listener->protocols == CONFIG_PROTOCOL_NATS;
+	return listener->secure && (listener->protocols & CONFIG_PROTOCOL_NATS);
 }
 
 /* Whether it is secure from its first byte; a proxy's header comes in clear. */

@@ -128,8 +128,10 @@ void hailed_received(struct connection *c, struct span bytes)
 	reactor_deadline(&s->reactor, &s->clients.handshake, &c->deadline);
 	if (bytes.data[0] == CLIENT_HELLO)
 		connection_secure(c, bytes);
-	else
+	else if (c->protocols == CONFIG_PROTOCOL_NATS)
 		speak(c, of(c, CONFIG_PROTOCOL_NATS), bytes);
+	else
+		connection_close(c, DROP_CLOSED); /* whatever it is, it is in clear */
 }
 
 const char *undecided_say(struct connection *c, enum reason reason)

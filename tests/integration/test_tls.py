@@ -1,5 +1,6 @@
 """TLS, with real clients: openssl(1), curl, Python's ssl, Node."""
 
+import contextlib
 import os
 import random
 import re
@@ -635,6 +636,25 @@ def test_a_nats_client_is_told_in_clear_and_then_shakes_hands(start, authority, 
     assert info.startswith(b"INFO {") and b'"tls_required":true' in info and info.endswith(b"\r\n")
     with context(authority).wrap_socket(plain, server_hostname="localhost") as tls:
         assert talk_nats(tls) == b"MSG a 1 2\r\nhi\r\nPONG\r\n", "no second INFO"
+
+
+def test_a_nats_client_is_told_in_clear_where_others_begin_with_tls(start, authority, main):
+    broker = start(listen={"main": secure(main, ["line", "http", "nats"])}, nats={"hello_ms": 300})
+    host, port = broker.address().rsplit(":", 1)
+    with socket.create_connection((host, int(port)), PATIENCE) as plain:
+        heard = b""
+        while b"\r\n" not in heard:
+            heard += plain.recv(4096)
+        assert b'"tls_required":true' in heard
+        with context(authority).wrap_socket(plain, server_hostname="localhost") as tls:
+            assert talk_nats(tls) == b"MSG a 1 2\r\nhi\r\nPONG\r\n", "no second INFO"
+    broker.say("PUBLISH a\r\nx\r\n", context=context(authority)).ok()
+    assert ask(connect(broker, context(authority)), b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").startswith(b"HTTP/1.1 200")
+    for said in (b"PING\r\n", b"GET / HTTP/1.1\r\n\r\n", b"PUBLISH a\r\nx\r\n"):
+        with socket.create_connection((host, int(port)), PATIENCE) as plain:
+            plain.sendall(said)
+            with contextlib.suppress(ConnectionResetError):
+                assert plain.recv(4096) == b"", "nothing is said to whoever speaks in clear"
 
 
 def test_a_nats_client_may_shake_hands_first(start, authority, main):
