@@ -316,6 +316,10 @@ sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever 
 faults: ## Let every allocation and every request of the broker fail, one by one
 	@FAULTS=all $(MAKE) INTEGRATION='test_faults*.py' integration
 
+.PHONY: cluster-faults
+cluster-faults: ## Three servers, three hosts, one of the servers killed again and again (RUNS=5)
+	@CLUSTER=$(or $(RUNS),5) $(MAKE) INTEGRATION='test_upstream_log.py' integration
+
 # What a run finds new stays in build/fuzz; an input that fails belongs into the corpus.
 FUZZED := $(FUZZ_SRCS:tests/fuzz/fuzz_%.c=fuzz-%)
 

@@ -20,6 +20,7 @@
 #include "admin/sandbox.h"
 #include "admin/service.h"
 #include "admin/stats.h"
+#include "admin/upstream_check.h"
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/digest.h"
@@ -380,6 +381,11 @@ static int print_check(const struct options *o, const struct config *config)
 	exposure_print(stdout, config);
 	host_print(stdout, config, &placement);
 	placement_release(&placement);
+	json_init();
+	if (!upstream_check(config, stdout, problem, sizeof(problem))) {
+		fprintf(stderr, "%s: upstream: %s\n", o->config_path, problem);
+		return EXIT_USAGE;
+	}
 	return EXIT_CLEAN;
 }
 
@@ -802,6 +808,12 @@ static int run(const struct options *o, struct config *config)
 	json_init();
 	prepare_files(config);
 	set_budget(config);
+	if (config->upstreams_n > 0 && config->upstreams[0].log == CONFIG_LOG_JETSTREAM &&
+	    !upstream_check(config, NULL, problem, sizeof(problem))) {
+		log_error("upstream: %s", problem);
+		config_free(config);
+		return EXIT_USAGE;
+	}
 	err = placement_init(&b.placement, placement_modes[config->placement], config->reactors);
 	if (err != 0) {
 		log_error("the machine's cores cannot be read: %s", strerror(-err));

@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 struct block;
+struct list;
 struct shard;
 struct subscribe_letter;
 struct topic;
@@ -55,6 +56,9 @@ void home_refuse_receipt(struct shard *shard, struct topic_letter *letter, int e
 /* The block is in the cluster, as the message of this number, and not to be delivered: whoever
  * waits for its receipt gets it. Takes it over. */
 void home_acknowledge(struct shard *shard, struct block *block, uint64_t epoch, uint64_t number);
+/* Puts blocks (list of their age), whose numbers stand in `shift`, before all that is known of it;
+ * whoever has the message of that number misses none of them. Takes them over. */
+void home_prepend(struct shard *shard, struct topic *topic, struct list *blocks, uint64_t floor);
 /* Some of its messages are not known here: from now on it has no past, and this epoch (0: another
  * one); what comes is behind this number. Every subscriber is told. */
 void home_gap(struct shard *shard, struct topic *topic, uint64_t epoch, uint64_t number);

@@ -23,8 +23,9 @@
  *
  * From top to bottom, none of which calls those above it: upstream.c has the connection,
  * upstream_topics.c the tap and what is subscribed to, upstream_log.c the stream and what is
- * missing, upstream_waiting.c subscribers that wait, upstream_receive.c makes blocks of what comes,
- * upstream_publish.c has what goes up. The shard's thread only.
+ * missing, upstream_past.c what was before, upstream_waiting.c subscribers that wait,
+ * upstream_receive.c makes blocks of what comes, upstream_publish.c has what goes up. The shard's
+ * thread only.
  */
 
 #include <stdbool.h>
@@ -34,6 +35,7 @@
 #include "base/list.h"
 #include "base/server.h"
 #include "base/span.h"
+#include "broker/counters.h"
 #include "broker/protocol.h"
 #include "engine/dial.h"
 #include "protocol/jetstream.h"
@@ -131,6 +133,9 @@ struct upstream {
 	struct list holes;   /* of which something is missing: by when it was found */
 	struct list repairs; /* for which that is being fetched: by when something has come */
 	unsigned repairs_n;
+	struct list pasts, pasts_asked; /* whose past somebody wants, and for which it is fetched */
+	unsigned pasts_n;
+	struct upstream_topic *past; /* what is taken is of its past */
 	struct list tails; /* that stand, by when their end was last compared with the log's */
 
 	/* Messages that have come back, of one topic, and are to be delivered together. */
@@ -151,8 +156,9 @@ struct upstream_topic {
 		UPSTREAM_CATCHING,
 		UPSTREAM_STANDS
 	} state;
-	bool idle;     /* it has no clients, since idle_ns */
-	bool missed;   /* some messages, of which its subscribers have not been told */
+	bool idle;   /* it has no clients, since idle_ns */
+	bool missed; /* some messages, of which its subscribers have not been told, */
+	enum upstream_gap why;
 	uint64_t nth;  /* ASKED, STANDS: on which connection; on any other it is WANTED */
 	uint64_t sid;  /* of its subscription */
 	uint64_t ping; /* ASKED: it stands when so many have been answered */
@@ -178,11 +184,27 @@ struct upstream_topic {
 	struct list parked; /* messages that came before others that are missing */
 	size_t parked_bytes;
 	struct list asks, hole, tail; /* the upstream's */
+	/* What is fetched of its past. */
+	struct {
+		struct list link; /* the upstream's */
+		uint64_t sid;     /* of the subscription; 0: nothing is under way */
+		uint64_t count, bytes, begun_ns;
+		uint64_t from;      /* number of the first one that is asked for */
+		bool after;         /* that one somebody has already */
+		uint64_t floor;     /* the topic's when it began: up to there */
+		uint64_t before;    /* nothing is missing behind that */
+		struct list blocks; /* that have come (age) */
+		uint64_t tried,
+			tried_floor; /* from there on there is no more than with that floor */
+	} past;
 };
 
 /* -ENOMEM, or what is wrong with its files; release it all the same. */
 int upstream_init(struct shard *shard, const struct protocol *protocol);
 void upstream_release(struct shard *shard);
+/* The first line of a file, for the main thread: "" for none. -errno: it cannot be read, and that
+ * has been said. */
+int upstream_secret(const char *path, char out[UPSTREAM_SECRET_MAX]);
 /* Once per turn. Whether there is more to do at once. */
 bool upstream_go_on(struct shard *shard);
 
@@ -247,11 +269,25 @@ void upstream_log_fetched(struct upstream *upstream, struct upstream_topic *topi
 bool upstream_log_write(struct upstream *upstream);
 void upstream_log_expire(struct upstream *upstream, uint64_t *next_ns);
 
+/* upstream_past.c */
+
+/* Nothing of its past is fetched any more. */
+void upstream_past_leave(struct upstream *upstream, struct upstream_topic *topic);
+void upstream_past_lost(struct upstream *upstream);
+void upstream_past_fetched(struct upstream *upstream, struct upstream_topic *topic,
+			   const struct nats_said *said, struct span headers, struct span payload);
+/* True: there is more. */
+bool upstream_past_write(struct upstream *upstream);
+void upstream_past_expire(struct upstream *upstream, uint64_t *next_ns);
+
 /* upstream_waiting.c */
 
 /* Keeps the letter until the topic stands. */
 void upstream_wait(struct upstream *upstream, struct upstream_topic *topic,
 		   struct subscribe_letter *letter);
+/* Whether he wants something of the past that is not here, and has not been looked for. */
+bool upstream_wants_past(const struct upstream *upstream, const struct upstream_topic *topic,
+			 const struct subscribe_letter *letter);
 /* Whether somebody who waits wants something of the past. */
 bool upstream_past_wanted(const struct upstream_topic *topic);
 /* It stands: whoever waits is let in, and what was published goes up. */
@@ -271,6 +307,9 @@ struct upstream_message {
 };
 void upstream_take(struct upstream *upstream, struct upstream_topic *topic,
 		   const struct upstream_message *message);
+/* The same of one from before what is here: it is kept for its topic's past. */
+void upstream_take_past(struct upstream *upstream, struct upstream_topic *topic,
+			const struct upstream_message *message);
 /* Delivers what has been gathered. */
 void upstream_deliver(struct upstream *upstream);
 /* Tells the topic's subscribers that something is missing, if that is so; with a log, what comes is

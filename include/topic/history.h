@@ -73,6 +73,10 @@ void history_release(struct history *history, struct history_total *total);
  * memory: it is not kept. */
 void history_add(struct history *history, struct history_total *total, struct block *block,
 		 const struct history_limits *limits);
+/* Puts stamped blocks (list of their age) before the others; takes them over. floor: number of the
+ * message before the first. Out of memory: they are let go. */
+void history_prepend(struct history *history, struct history_total *total, struct list *blocks,
+		     uint64_t floor, const struct history_limits *limits);
 /* Lets go of what is beyond the limits at this time. */
 void history_trim(struct history *history, struct history_total *total,
 		  const struct history_limits *limits, uint64_t now_ns);

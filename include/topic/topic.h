@@ -114,6 +114,12 @@ static inline void topic_shift(struct topic *topic, uint64_t number)
  * the history has. */
 uint64_t topic_floor(const struct topic *topic);
 
+/* Puts blocks (list of their age), whose numbers stand in `shift`, before the others, as far as
+ * they are within the limits; floor: number of the message before them. Takes them over. There must
+ * be as many places before what is known. */
+void topic_prepend(struct topic *topic, struct list *blocks, uint64_t floor,
+		   struct history_total *total, uint64_t now_ns);
+
 /* No past, and this epoch (0: another one): what comes next is behind this number, and does not
  * follow on what was. */
 void topic_begin_anew(struct topic *topic, struct history_total *total, uint64_t epoch,

@@ -358,6 +358,14 @@ void home_acknowledge(struct shard *s, struct block *b, uint64_t epoch, uint64_t
 	block_unref(b);
 }
 
+void home_prepend(struct shard *s, struct topic *t, struct list *blocks, uint64_t floor)
+{
+	topic_prepend(t, blocks, floor, &s->home.history, s->reactor.now_ns);
+	home_tell_history(s);
+	if (t->idle_ns != 0)
+		home_weigh(s, t);
+}
+
 void home_gap(struct shard *s, struct topic *t, uint64_t epoch, uint64_t number)
 {
 	topic_begin_anew(t, &s->home.history, epoch, number);

@@ -469,8 +469,7 @@ bool upstream_go_on(struct shard *s)
 
 /* ---- a shard's part ---- */
 
-/* The first line of a file. */
-static int read_secret(const char *path, char out[UPSTREAM_SECRET_MAX])
+int upstream_secret(const char *path, char out[UPSTREAM_SECRET_MAX])
 {
 	FILE *f;
 
@@ -491,10 +490,10 @@ static int read_secret(const char *path, char out[UPSTREAM_SECRET_MAX])
 static int read_secrets(struct upstream *u)
 {
 	const struct config_upstream *config = u->config;
-	int err = read_secret(config->password_file, u->pass);
+	int err = upstream_secret(config->password_file, u->pass);
 
 	if (err == 0)
-		err = read_secret(config->token_file, u->token);
+		err = upstream_secret(config->token_file, u->token);
 	snprintf(u->user, sizeof(u->user), "%s", config->user);
 	return err;
 }

@@ -348,6 +348,7 @@ static void gap(struct upstream *u, struct upstream_topic *ut, enum upstream_gap
 {
 	upstream_deliver(u);
 	ut->missed = false;
+	ut->why = UPSTREAM_GAP_LOST;
 	u->shard->counters.upstream_gaps[why]++;
 	log_warn(
 		"upstream: reactor %u: a gap in %.*s behind %" PRIu64 ": %s", u->shard->id,
@@ -538,9 +539,10 @@ static void newest_told(struct upstream *u, struct upstream_topic *ut, uint64_t 
 
 static void kept_told(struct upstream *u, struct upstream_topic *ut, uint64_t number)
 {
+	/* It is told where what is left begins. */
 	if (number == 0) {
-		ut->skipped = ut->number;
-		gap(u, ut, UPSTREAM_GAP_GONE);
+		ut->missed = true;
+		ut->why = UPSTREAM_GAP_GONE;
 	}
 	ask(u, ut, ASK_CONSUMER);
 }
@@ -800,6 +802,8 @@ void upstream_log_topic(struct upstream_topic *ut)
 	list_init(&ut->asks);
 	list_init(&ut->hole);
 	list_init(&ut->tail);
+	list_init(&ut->past.link);
+	list_init(&ut->past.blocks);
 }
 
 void upstream_log_leave(struct upstream *u, struct upstream_topic *ut)
@@ -829,6 +833,8 @@ void upstream_log_init(struct upstream *u)
 	list_init(&u->holes);
 	list_init(&u->repairs);
 	list_init(&u->tails);
+	list_init(&u->pasts);
+	list_init(&u->pasts_asked);
 	/* Topics have later ones. */
 	u->sids = UPSTREAM_INBOX_SID;
 }

@@ -28,7 +28,8 @@ void upstream_tell_missed(struct upstream *u, struct upstream_topic *ut, uint64_
 	/* Nobody has anything of it yet. */
 	if (!u->log && t->seq == 0 && t->shards_n == 0)
 		return;
-	u->shard->counters.upstream_gaps[u->log ? UPSTREAM_GAP_MEMORY : UPSTREAM_GAP_LOST]++;
+	u->shard->counters.upstream_gaps[ut->why]++;
+	ut->why = UPSTREAM_GAP_LOST;
 	if (u->log)
 		home_gap(u->shard, t, ut->epoch, number);
 	else
@@ -99,6 +100,11 @@ static struct span label_of(struct span headers, struct span name)
 static void deliver_block(struct upstream *u, struct upstream_topic *ut, struct block *b,
 			  uint64_t number)
 {
+	if (u->past == ut) {
+		b->shift = number;
+		list_append(&ut->past.blocks, &b->age);
+		return;
+	}
 	upstream_tell_missed(u, ut, number - 1);
 	if (u->log)
 		topic_shift(ut->topic, number);
@@ -132,6 +138,7 @@ static void miss(struct upstream *u, struct upstream_topic *ut)
 {
 	upstream_deliver(u);
 	ut->missed = true;
+	ut->why = UPSTREAM_GAP_MEMORY;
 }
 
 static void gather(struct upstream *u, struct upstream_topic *ut, const struct record *r,
@@ -173,7 +180,7 @@ static void deliver_labelled(struct upstream *u, struct upstream_topic *ut,
 	b = block_new_labelled(ut->topic->named.name, ut->topic->named.hash, labels,
 			       m->payload.len);
 	if (b == NULL) {
-		ut->missed = true;
+		miss(u, ut);
 		return;
 	}
 	if (m->payload.len > 0)
@@ -212,7 +219,7 @@ void upstream_take(struct upstream *u, struct upstream_topic *ut, const struct u
 		gather(u, ut, &r, m->number);
 		return;
 	}
-	if (deliver_own(u, ut, m))
+	if (u->past == NULL && deliver_own(u, ut, m))
 		return;
 	labels.type = label_of(m->headers, SPAN("Content-Type"));
 	labels.version = label_of(m->headers, SPAN("X-Version"));
@@ -226,4 +233,18 @@ void upstream_take(struct upstream *u, struct upstream_topic *ut, const struct u
 	r.type = labels.type;
 	r.version = labels.version;
 	gather(u, ut, &r, m->number);
+}
+
+void upstream_take_past(struct upstream *u, struct upstream_topic *ut,
+			const struct upstream_message *m)
+{
+	bool missed = ut->missed;
+
+	upstream_deliver(u);
+	u->past = ut;
+	upstream_take(u, ut, m);
+	upstream_deliver(u);
+	u->past = NULL;
+	/* What there is no memory for is not of the present. */
+	ut->missed = missed;
 }

@@ -20,12 +20,20 @@
 
 enum { SUBSCRIBE_COST = 4 /* of one to the server, about a microsecond */ };
 
+#define PLACES_BEFORE (UINT64_C(1) << 40) /* of a topic that a log keeps, before what is here */
+
 static struct upstream *upstream_of(const struct shard *s)
 {
 	return session_shared(s)->upstream;
 }
 
 /* ---- topics ---- */
+
+static void leave_log(struct upstream *u, struct upstream_topic *ut)
+{
+	upstream_log_leave(u, ut);
+	upstream_past_leave(u, ut);
+}
 
 /* What was so on another connection is so no more. */
 static struct upstream_topic *look(struct upstream *u, struct upstream_topic *ut)
@@ -34,7 +42,7 @@ static struct upstream_topic *look(struct upstream *u, struct upstream_topic *ut
 		return ut;
 	ut->state = UPSTREAM_WANTED;
 	if (u->log)
-		upstream_log_leave(u, ut);
+		leave_log(u, ut);
 	else
 		ut->missed = true;
 	return ut;
@@ -62,7 +70,7 @@ static void rest(struct upstream *u, struct upstream_topic *ut)
 		/* Whoever comes back later has missed what comes from now on. */
 		ut->missed |= !u->log;
 		if (u->log)
-			upstream_log_leave(u, ut);
+			leave_log(u, ut);
 		upstream_put(u, (struct span){ text, (size_t)n });
 	}
 	ut->state = UPSTREAM_REST;
@@ -91,6 +99,11 @@ static int appeared(struct shard *s, struct topic *t)
 	list_init(&ut->awaited);
 	list_init(&ut->unwritten);
 	upstream_log_topic(ut);
+	if (u->log) {
+		/* Room for what was before. */
+		t->seq = t->ranked_seq = PLACES_BEFORE;
+		t->shift = 0 - t->seq;
+	}
 	t->tapped = ut;
 	return 0;
 }
@@ -102,7 +115,7 @@ static void forgotten(struct shard *s, struct topic *t)
 
 	rest(u, ut);
 	if (u->log)
-		upstream_log_leave(u, ut);
+		leave_log(u, ut);
 	upstream_let_publish(u, ut);
 	if (u->gathered == ut)
 		u->gathered = NULL;
@@ -144,14 +157,14 @@ static bool keeps(struct shard *s, struct topic *t, struct subscribe_letter *l)
 	struct upstream_topic *ut = look(u, t->tapped);
 	bool stands = ut->state == UPSTREAM_STANDS;
 
-	if (stands && !is_ahead(u, ut, l))
+	if (stands && !is_ahead(u, ut, l) && !upstream_wants_past(u, ut, l))
 		return false;
 	if (upstream_gives_up(u)) {
 		home_refuse_subscriber(s, t, l, -EHOSTUNREACH);
 		return true;
 	}
 	upstream_wait(u, ut, l);
-	if (stands)
+	if (stands && is_ahead(u, ut, l))
 		upstream_log_look(u, ut);
 	return true;
 }
@@ -184,7 +197,7 @@ static void write_subscription(struct upstream *u, struct upstream_topic *ut)
 	int n;
 
 	if (u->log) {
-		upstream_log_leave(u, ut);
+		leave_log(u, ut);
 		/* What it knows is another log's. */
 		if (ut->epoch != u->epoch)
 			ut->target = 0;
@@ -226,12 +239,13 @@ static bool write_subscriptions(struct upstream *u)
 
 bool upstream_topics_write(struct upstream *u)
 {
-	if (list_empty(&u->wanted) && list_empty(&u->unwritten) && list_empty(&u->asks))
+	if (list_empty(&u->wanted) && list_empty(&u->unwritten) && list_empty(&u->asks) &&
+	    list_empty(&u->pasts))
 		return false;
 	reactor_part(&u->shard->reactor, PART_CLIENTS);
 	if (write_subscriptions(u))
 		return true;
-	return upstream_log_write(u) || upstream_publish_write(u);
+	return upstream_log_write(u) || upstream_publish_write(u) || upstream_past_write(u);
 }
 
 void upstream_topics_answered(struct upstream *u)
@@ -259,8 +273,10 @@ void upstream_topics_lost(struct upstream *u)
 	list_splice(&u->wanted, &u->asked);
 	list_splice(&u->wanted, &u->catching);
 	list_splice(&u->wanted, &u->standing);
-	if (u->log)
+	if (u->log) {
 		upstream_log_lost(u);
+		upstream_past_lost(u);
+	}
 	upstream_publish_lost(u);
 }
 
@@ -324,6 +340,8 @@ void upstream_topics_message(struct upstream *u, const struct nats_said *said, s
 	ut = topic_of(u, said->subject);
 	if (ut != NULL && ut->repair_sid == sid)
 		upstream_log_fetched(u, ut, said, headers, payload);
+	else if (ut != NULL && ut->past.sid == sid)
+		upstream_past_fetched(u, ut, said, headers, payload);
 }
 
 /* ---- time ---- */
@@ -354,8 +372,10 @@ void upstream_topics_expire(struct upstream *u, uint64_t *next_ns)
 {
 	if (u->log || !list_empty(&u->lingering))
 		reactor_part(&u->shard->reactor, PART_CLIENTS);
-	if (u->log)
+	if (u->log) {
 		upstream_log_expire(u, next_ns);
+		upstream_past_expire(u, next_ns);
+	}
 	upstream_publish_expire(u, next_ns);
 	upstream_waiting_expire(u, next_ns);
 	expire_lingering(u, next_ns);
@@ -393,7 +413,7 @@ void upstream_topics_release(struct upstream *u)
 		if (ut == NULL)
 			continue;
 		upstream_waiting_free(ut);
-		upstream_log_leave(u, ut);
+		leave_log(u, ut);
 		t->tapped = NULL;
 		memory_free(ut);
 	}

@@ -221,6 +221,54 @@ void history_add(struct history *h, struct history_total *total, struct block *b
 	history_trim(h, total, limits, b->stamped_ns);
 }
 
+/* All blocks, held by the caller, in an array of their number. */
+static struct block **all_of(const struct history *h)
+{
+	struct block **all = memory_new(h->blocks_n * sizeof(struct block *));
+	uint32_t n = 0;
+
+	for (uint32_t i = h->segment; all != NULL && n < h->blocks_n; i++) {
+		const struct segment *s = h->window->segments[i];
+
+		for (uint32_t j = i == h->segment ? h->block : 0; j < s->n; j++) {
+			block_ref(s->blocks[j], 1);
+			all[n++] = s->blocks[j];
+		}
+	}
+	return all;
+}
+
+/* Keeps one behind the others, and lets the caller's hold go. */
+static void add_behind(struct history *h, struct history_total *total, struct block *b,
+		       uint64_t *before, const struct history_limits *limits)
+{
+	if (h->blocks_n == 0)
+		h->floor = *before;
+	history_add(h, total, b, limits);
+	*before = block_number(b) + b->messages - 1;
+	block_unref(b);
+}
+
+void history_prepend(struct history *h, struct history_total *total, struct list *blocks,
+		     uint64_t floor, const struct history_limits *limits)
+{
+	uint32_t n = h->blocks_n;
+	struct block **all = n > 0 ? all_of(h) : NULL;
+	struct list *l;
+
+	if (n > 0 && all == NULL) {
+		while ((l = list_take(blocks)) != NULL)
+			block_unref(LIST_ENTRY(l, struct block, age));
+		return;
+	}
+	history_release(h, total);
+	while ((l = list_take(blocks)) != NULL)
+		add_behind(h, total, LIST_ENTRY(l, struct block, age), &floor, limits);
+	for (uint32_t i = 0; i < n; i++)
+		add_behind(h, total, all[i], &floor, limits);
+	memory_free(all);
+}
+
 uint64_t history_oldest(const struct history *h, const struct history_limits *limits)
 {
 	if (h->blocks_n == 0)

@@ -187,6 +187,31 @@ void topic_sequence(struct topic *t, struct block *b, struct history_total *tota
 	history_add(&t->history, total, b, &t->limits);
 }
 
+void topic_prepend(struct topic *t, struct list *blocks, uint64_t floor,
+		   struct history_total *total, uint64_t now_ns)
+{
+	struct history *h = &t->history;
+	uint64_t seq = h->blocks_n > 0 ? history_first(h)->seq : t->seq + 1, messages = 0;
+
+	for (struct list *l = blocks->next; l != blocks; l = l->next)
+		messages += LIST_ENTRY(l, struct block, age)->messages;
+	assert(seq > messages);
+	seq -= messages;
+	/* As old as what is behind them: ages grow from the newest on. */
+	if (h->blocks_n > 0)
+		now_ns = history_first(h)->stamped_ns;
+	for (struct list *l = blocks->next; l != blocks; l = l->next) {
+		struct block *b = LIST_ENTRY(l, struct block, age);
+
+		b->epoch = t->epoch;
+		b->shift -= seq;
+		b->seq = seq;
+		b->stamped_ns = now_ns;
+		seq += b->messages;
+	}
+	history_prepend(h, total, blocks, floor, &t->limits);
+}
+
 void topic_begin_anew(struct topic *t, struct history_total *total, uint64_t epoch, uint64_t number)
 {
 	history_release(&t->history, total);

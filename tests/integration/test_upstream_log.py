@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import os
 import re
 import signal
 import socket
+import subprocess
 import threading
 import time
 import urllib.request
@@ -12,7 +14,7 @@ import urllib.request
 import pytest
 
 from cluster import Client
-from harness import PATIENCE, at_most, numbered
+from harness import BROKER, PATIENCE, at_most, numbered
 from test_upstream import get, is_ready, post, url, wait_ready, world  # noqa: F401 (a fixture)
 
 SUBJECTS = ["live.>"]
@@ -66,6 +68,7 @@ def log(world, tmp_path):  # noqa: F811
         upstream = {"log": "jetstream", "stream": "LIVE", **config.pop("upstream", {})}
         return make_host(upstream=upstream, **config)
 
+    world.directory = tmp_path
     world.cluster_with_logs, world.log_servers, world.log_host = cluster_with_logs, servers, host
     return world
 
@@ -97,6 +100,33 @@ def test_each_host_has_the_same_ids_and_a_client_goes_on_on_any(log):
     assert b.subscribe("live.a", f"FROM {first}").take(4) == [b"1", b"2", b"3", b"4"]
     assert b.subscribe("live.a", "LAST 2").take(2) == [b"3", b"4"]
     assert get(b, "/topic/live.a/" + first.split(":")[1]) == (200, b"0")
+
+
+def test_a_client_that_comes_from_another_host_gets_what_it_has_missed(log):
+    """Whether or not the topic was ever asked for here, or stands by now without its past."""
+    log.log_servers()
+    a, b = log.log_host(), log.log_host()
+    ids = []
+    for n in range(30):
+        ids.append(post(a, "live.a", b"%d" % n)[1]["id"])
+        post(a, "live.b", b"between")
+    assert b.subscribe("live.a", f"FROM {ids[19]}").take(10) == [b"%d" % n for n in range(20, 30)]
+    live = b.subscribe("live.a")
+    assert b.subscribe("live.a", f"FROM {ids[4]}").take(25) == [b"%d" % n for n in range(5, 30)]
+    assert b.subscribe("live.a", f"FROM {ids[14]}").take(15) == [b"%d" % n for n in range(15, 30)]
+    assert b.subscribe("live.b", "LAST 3").take(3) == [b"between"] * 3
+    post(a, "live.a", b"and on")
+    assert live.take(1) == [b"and on"]
+    assert figure(b, "gaps_total") == 0
+
+
+def test_a_client_that_was_away_for_too_long_is_told_of_a_gap(log):
+    log.log_servers(max_msgs_per_subject=5)
+    a, b = log.log_host(), log.log_host()
+    ids = [post(a, "live.a", b"%d" % n)[1]["id"] for n in range(20)]
+    epoch = ids[0].split(":")[0].encode()
+    assert b.subscribe("live.a", f"FROM {ids[2]}").take(6) == [b"GAP %s:16" % epoch, *(b"%d" % n for n in range(15, 20))]
+    assert b.subscribe("live.a", f"FROM {ids[14]}").take(5)[-1] == b"19"
 
 
 def test_events_have_the_ids_of_the_log(log):
@@ -272,52 +302,126 @@ def test_what_the_stream_has_no_more_is_told_as_a_gap(log):
     way.close()
 
 
-def test_each_subscriber_sees_each_message_once_in_one_order(log):
-    """An oracle over three hosts, one of which loses messages, while the server is killed and comes back."""
-    server = log.log_servers()
-    way = Lossy(server, every(20))
-    hosts = [log.log_host(upstream={"servers": [address]}) for address in
-             (f"nats://{server.address}", f"nats://{server.address}", way.address)]  # fmt: skip
-    subscribers = [h.subscribe("live.a") for h in hosts for _ in range(2)]
-    sent, stop = [], threading.Event()
+class Oracle:
+    """Publishers on every host, and subscribers who must all get what was published, in the order of its numbers."""
 
-    def publish(n):
+    def __init__(self, hosts):
+        self.hosts, self.sent, self.stop = hosts, [], threading.Event()
+        self.subscribers = [h.subscribe("live.a") for h in hosts for _ in range(2)]
+        self.threads = [threading.Thread(target=self.publish, args=(n,)) for n in range(len(hosts))]
+        for thread in self.threads:
+            thread.start()
+
+    def publish(self, n):
         for i in itertools.count():
-            if stop.is_set():
+            if self.stop.is_set():
                 return
+            message = b"%d %d" % (n, i)
             try:
-                status, answer = post(hosts[n], "live.a", b"%d %d" % (n, i))
-                sent.append((status, int(answer.get("id", ":0").split(":")[1]), b"%d %d" % (n, i)))
+                status, answer = post(self.hosts[n], "live.a", message)
+                self.sent.append((status, int(answer.get("id", ":0").split(":")[1]), message))
             except OSError:
                 pass
             time.sleep(0.001)
 
-    threads = [threading.Thread(target=publish, args=(n,)) for n in range(3)]
-    for thread in threads:
-        thread.start()
-
-    def go_on(seconds):
+    def go_on(self, seconds):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            hosts[0].loop.turn(0.005)
-            for h in hosts[1:]:
+            self.hosts[0].loop.turn(0.005)
+            for h in self.hosts[1:]:
                 h.loop.turn(0)
 
+    def judge(self):
+        self.stop.set()
+        for thread in self.threads:
+            thread.join()
+        assert {status for status, _, _ in self.sent} == {200}
+        order = [message for _, _, message in sorted(self.sent, key=lambda s: s[1])]
+        assert len(order) > 50
+        for s in self.subscribers:
+            assert s.take(len(order), at_most(30)) == order
+
+
+def test_each_subscriber_sees_each_message_once_in_one_order(log):
+    """Over three hosts, one of which loses messages, while the server is killed and comes back."""
+    server = log.log_servers()
+    way = Lossy(server, every(20))
+    hosts = [log.log_host(upstream={"servers": [address]}) for address in
+             (f"nats://{server.address}", f"nats://{server.address}", way.address)]  # fmt: skip
+    oracle = Oracle(hosts)
     for _ in range(2):
-        go_on(0.4)
+        oracle.go_on(0.4)
         server.send(signal.SIGKILL)
         server.process.wait(PATIENCE)
-        go_on(0.2)
+        oracle.go_on(0.2)
         server.start()
         for h in hosts:
             h.loop.wait(lambda h=h: is_ready(h), "it is ready")
-    go_on(0.4)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert {status for status, _, _ in sent} == {200}
-    order = [message for _, _, message in sorted(sent, key=lambda s: s[1])]
-    assert len(order) > 50
-    for s in subscribers:
-        assert s.take(len(order), at_most(20)) == order
+    oracle.go_on(0.4)
+    oracle.judge()
     way.close()
+
+
+RUNS = int(os.environ.get("CLUSTER", "0"))
+
+if RUNS > 0:
+
+    @pytest.mark.parametrize("run", range(RUNS))
+    def test_three_servers_lose_one_after_the_other_and_nothing_else(log, run):
+        """The long form (make cluster-faults): three replicas, a server killed, leader or not, and started again."""
+        log.log_servers(3, num_replicas=3)
+        hosts = [log.log_host(upstream={"servers": [a], "publish_seconds": 30}) for a in log.cluster.addresses()]
+        oracle = Oracle(hosts)
+        for server in log.cluster.servers:
+            oracle.go_on(1)
+            server.send(signal.SIGKILL)
+            server.process.wait(PATIENCE)
+            oracle.go_on(3)
+            server.start()
+            oracle.go_on(8)
+        oracle.judge()
+
+
+def check(log, **upstream):
+    """What broker --check says of the cluster: its code, what it prints, what it complains of."""
+    path = log.directory / "check.conf"
+    keys = {"topics": '{ "live.>" }', "log": '"jetstream"', "stream": '"LIVE"', **upstream}
+    keys["servers"] = f'{{ "nats://{log.cluster.servers[0].address}" }}'
+    lines = "".join(f"\t{key} = {value}\n" for key, value in keys.items())
+    path.write_text('listen "main" { address = "127.0.0.1:0" }\nupstream "nats" {\n' + lines + "}\n")
+    done = subprocess.run([BROKER, "-c", path, "--check"], capture_output=True, text=True, timeout=PATIENCE)
+    started = subprocess.run([BROKER, "-c", path], capture_output=True, text=True, timeout=PATIENCE) if done.returncode else None
+    return done, started
+
+
+def test_a_stream_that_is_not_as_it_must_be_is_said_and_keeps_a_broker_from_starting(log):
+    server = log.log_servers(made=False)
+    api = Api(server)
+    for config, upstream, wrong in (
+        (None, {}, "stream LIVE: stream not found"),
+        ({"republish": None}, {}, "does not republish live.>"),
+        ({"duplicate_window": 60 * 10**9}, {}, "knows duplicates for 60 s only"),
+        ({}, {"topics": '{ "live.>", "chat.>" }'}, "does not have chat.>"),
+    ):
+        if config is not None:
+            api.make(**config)
+        done, started = check(log, **upstream)
+        assert (done.returncode, started.returncode) == (2, 2)
+        assert wrong in done.stderr
+        assert wrong in started.stderr
+        api.ask("STREAM.DELETE.LIVE")
+    api.make()
+    done, _ = check(log)
+    assert done.returncode == 0, done.stderr
+    assert "(n1, nats-server" in done.stdout
+    api.close()
+
+
+def test_a_stream_is_made_where_it_may_be(log):
+    server = log.log_servers(made=False)
+    host = log.log_host(upstream={"create": "true"})
+    assert post(host, "live.a", b"x")[0] == 200
+    api = Api(server)
+    config = api.ask("STREAM.INFO.LIVE")["config"]
+    assert (config["num_replicas"], config["max_msgs_per_subject"]) == (1, 128)
+    api.close()

@@ -622,6 +622,44 @@ static void a_topic_whose_numbers_have_holes_replays_by_them(void **state)
 	topic_free(t, &total);
 }
 
+/* What was fetched later stands before what is here, as if it had come first. */
+static void a_past_is_put_before_what_is_known(void **state)
+{
+	struct history_total total;
+	struct topic *t = topic_of(&total, 10);
+	struct list past;
+
+	(void)state;
+	t->seq = 1000;
+	t->shift = 0 - t->seq;
+	for (uint64_t number = 50; number <= 56; number += 2) {
+		topic_shift(t, number);
+		publish(t, &total, 1);
+	}
+	t->history.floor = 48;
+	list_init(&past);
+	for (uint64_t number = 30; number <= 48; number += 2) {
+		struct block *b = block_of(1, 0);
+
+		b->shift = number;
+		list_append(&past, &b->age);
+	}
+	/* Later than those that are here have come. */
+	topic_prepend(t, &past, 29, &total, 99);
+	for (uint64_t after = 20; after <= 56; after++) {
+		const struct replay wanted = { .kind = REPLAY_FROM, .epoch = t->epoch, .n = after };
+		struct replay_answer a = topic_replay(t, &wanted);
+
+		/* Ten are kept: from 38 on. */
+		assert_int_equal(a.gap, after < 36 ? 38 : 0);
+		assert_int_equal(a.messages, after < 38 ? 10 : (57 - after) / 2);
+		assert_int_equal(a.from, 1005 - a.messages);
+	}
+	assert_int_equal(t->history.messages, 10);
+	topic_free(t, &total);
+	assert_int_equal(total.bytes, 0);
+}
+
 static void topic_knows_its_interested_shards(void **state)
 {
 	static const unsigned counts[] = { 1, 63, 64, 65, 200 };
@@ -820,6 +858,7 @@ int main(void)
 		cmocka_unit_test(replay_is_what_is_held_after_an_identity_or_the_newest),
 		cmocka_unit_test(replay_answers),
 		cmocka_unit_test(a_topic_whose_numbers_have_holes_replays_by_them),
+		cmocka_unit_test(a_past_is_put_before_what_is_known),
 		cmocka_unit_test(topic_knows_its_interested_shards),
 		cmocka_unit_test(epochs_differ_from_topic_to_topic),
 		cmocka_unit_test(other_settings_are_other_limits),
