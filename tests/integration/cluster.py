@@ -36,6 +36,7 @@ class Server:
         with open(self.directory / "log", "ab") as log:
             self.process = subprocess.Popen(
                 ["nats-server", "-a", "127.0.0.1", "-p", str(self.port), "-m", str(self.monitor), "-n", self.name,
+                 *(["-sd", str(self.directory / "js")] if "-js" in self.options else []),
                  *(cluster if self.routes else []), *self.options],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip

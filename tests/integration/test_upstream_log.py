@@ -43,8 +43,13 @@ class Api(Client):
         raise AssertionError(f"JetStream is not there: {answer}")
 
     def make(self, **config):
-        answer = self.ask("STREAM.CREATE.LIVE", stream(**config))
-        assert "error" not in answer, answer
+        # Servers of a cluster take a while to know each other.
+        for _ in range(50):
+            answer = self.ask("STREAM.CREATE.LIVE", stream(**config))
+            if "error" not in answer:
+                return
+            time.sleep(0.1)
+        raise AssertionError(answer)
 
 
 @pytest.fixture
@@ -53,15 +58,15 @@ def log(world, tmp_path):  # noqa: F811
     make_host = world.host
 
     def servers(n=1, **config):
-        server = world.cluster_with_logs(tmp_path, n)
+        server = world.cluster_with_logs(n)
         api = Api(server)
         if config.pop("made", True):
             api.make(**config)
         api.close()
         return server
 
-    def cluster_with_logs(directory, n):
-        world.servers(n, ["-js", "-sd", str(directory / "js")])
+    def cluster_with_logs(n):
+        world.servers(n, ["-js"])
         return world.cluster.servers[0]
 
     def host(**config):
