@@ -313,6 +313,9 @@ void mqtt_session_subscribed(struct connection *c, struct subscription *sub,
 
 	s->subscription = sub;
 	s->asked = false;
+	/* Of one that ends the core has ended what it had, or will. */
+	if (c->state != CONNECTION_OPEN)
+		s->before = NULL;
 	if (s->before != NULL) {
 		m->leaving_n++;
 		subscription_leave(s->before);
