@@ -64,6 +64,9 @@ struct audience {
 	struct list active;   /* streams that hold chunks, but for those */
 	struct list untimed;  /* that are still to be looked at for what is too old */
 	struct list appended; /* streams that something was appended to in this turn */
+	/* Streams whose subscribers are told goodbye (appended): there are some who have not been;
+	 * and those who have left only in part. */
+	struct list ending, ended;
 	struct list recounts; /* interests with more or fewer subscribers */
 	uint32_t pressed;     /* streams that fan-out lags so far behind that no lane is drained */
 	bool relieved;        /* there are fewer of them than at the last look */
@@ -92,8 +95,8 @@ void audience_press(struct shard *shard, struct stream *stream);
 /* Something of this block is about to be put behind a stream, whose lag is that of what was there
  * before: a block is no lag until it has had a turn. */
 void audience_appends(struct shard *shard, struct stream *stream, const struct block *block);
-/* It has been; when it was received. */
-void audience_appended(struct shard *shard, struct stream *stream, uint64_t received_ns);
+/* It has been. */
+void audience_appended(struct shard *shard, struct stream *stream);
 
 /* ---- what comes: audience_deliver.c ---- */
 
@@ -103,6 +106,12 @@ void audience_deliver(struct shard *shard, struct block *block);
 void audience_dealt(struct shard *shard, struct deal_letter *letter);
 /* The last publisher of a topic that says goodbye has left; takes the letter over. */
 void audience_bye(struct shard *shard, struct topic_letter *letter);
+/* Once per turn, if there are streams that end (audience.ending): tells more of their subscribers.
+ * Whether somebody has still to be told. */
+bool audience_bye_some(struct shard *shard);
+/* At every look at backlogs: once more for those who were missed. Whether there are streams that
+ * have not come to their end. */
+bool audience_bye_again(struct shard *shard);
 /* Messages of a topic are missing: tells its subscribers; takes the letter over. */
 void audience_gap(struct shard *shard, struct gap_letter *letter);
 

@@ -15,6 +15,7 @@
 #include "base/histogram.h"
 #include "topic/stream.h"
 
+struct block;
 struct config;
 struct shard;
 struct subscription;
@@ -46,28 +47,17 @@ enum {
 };
 
 /* A block has been appended to a stream: it is followed, if it is time for another one. */
-static inline void latency_appended(struct stream *stream, uint64_t received_ns, uint64_t now_ns)
+void latency_follow(struct stream *stream, const struct block *block, uint64_t now_ns);
+static inline void latency_appended(struct stream *stream, const struct block *block,
+				    uint64_t now_ns)
 {
-	uint64_t since_ns = now_ns - stream->followed.taken_ns;
-
-	if (since_ns < LATENCY_EVERY_MS * NS_PER_MS ||
-	    (stream->followed.left > 0 && since_ns < LATENCY_GIVEN_UP_MS * NS_PER_MS))
-		return;
-	stream->followed.pos = stream->pos;
-	stream->followed.received_ns = received_ns;
-	stream->followed.taken_ns = now_ns;
-	stream->followed.left = stream->cursors;
+	if (now_ns - stream->followed.taken_ns >= LATENCY_EVERY_MS * NS_PER_MS)
+		latency_follow(stream, block, now_ns);
 }
 
-/* Whether a cursor that stood there has now been sent what is followed. */
-static inline bool latency_reached(const struct stream *stream, const struct cursor *cursor,
-				   uint64_t from)
-{
-	return from < stream->followed.pos && cursor->pos >= stream->followed.pos;
-}
-
-/* Its cursor has. */
-void latency_count(struct shard *shard, const struct subscription *subscription);
+/* So many bytes of a stream that is followed (left > 0) have been sent from where a cursor stands:
+ * counts it if it gets what is followed by that. */
+void latency_sent(struct shard *shard, const struct subscription *subscription, size_t bytes);
 /* Where sections have other numbers from now on, they begin anew. */
 void latency_configure(struct latencies *latencies, const struct config *before,
 		       const struct config *now);

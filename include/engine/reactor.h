@@ -38,7 +38,7 @@ enum { REACTOR_GENERATION_MASK = 0xffffff, REACTOR_DEADLINE_CLASSES = 24 };
 
 /* The parts of a turn. The owner may have as many parts as there are numbers from TURN_OWNER on. */
 enum turn_part {
-	TURN_COMPLETIONS, /* half of its time; each of the others has a quarter */
+	TURN_COMPLETIONS, /* half of its time; each of the others has a quarter, but for one */
 	TURN_DEADLINES,
 	TURN_LETTERS,
 	TURN_KERNEL, /* requests are handed over, and what the kernel has put off is run */
@@ -69,6 +69,7 @@ struct reactor_params {
 	bool oversubscribed; /* more reactors than hardware threads: yield once before parking */
 	unsigned turn_us;    /* what a turn may take before it leaves the rest to the next one;
 				0: all that it takes */
+	unsigned main_part;  /* the owner's that has all of the turn's time; 0: none */
 	struct ring_params ring;
 };
 

@@ -12,9 +12,13 @@
  * window that somebody else holds does not change: its home makes itself another one before it adds
  * a segment. The newest segment is filled all the time, so whoever holds one looks only at blocks
  * up to the number that came with it; what others hold is not let go of before them.
+ *
+ * Many blocks that go at once are only taken off, by segments, with the window that they are in:
+ * they lie with the shard's others that go, until it has let go of them a few at a time.
  */
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -27,13 +31,15 @@ struct history_limits {
 
 /* All histories of a shard. */
 struct history_total {
-	struct list blocks;        /* by age: oldest first */
+	struct list blocks;        /* by age: oldest first; those that go still among them */
 	uint64_t bytes, bytes_max; /* of memory */
+	struct list going;         /* what many blocks were taken off with */
 };
 
 enum {
 	SEGMENT_BLOCKS = 256,
 	SEGMENT_BYTES = 64 << 10, /* more only if it is one block: as much is held too long */
+	HISTORY_DROPS = 64,       /* blocks let go of at once */
 };
 
 struct segment {
@@ -42,6 +48,7 @@ struct segment {
 	uint32_t gone; /* blocks before this one are not held any more */
 	uint64_t seq;  /* of its first message */
 	size_t bytes;  /* of memory, all blocks that ever were in it; changes as n does */
+	size_t bodies; /* bytes of theirs */
 	struct block *blocks[];
 };
 
@@ -68,6 +75,9 @@ struct stretch {
 
 void history_total_init(struct history_total *total, uint64_t bytes_max);
 void history_release(struct history *history, struct history_total *total);
+/* Lets go of so many blocks that were taken off, at most. Whether there are more; before that is so
+ * the oldest block of all may be one that no history has any more. */
+bool history_let_go(struct history_total *total, unsigned blocks);
 
 /* Keeps a stamped block (takes a hold of its own) and lets go of what is beyond the limits. Out of
  * memory: it is not kept. */

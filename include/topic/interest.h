@@ -36,6 +36,7 @@ struct interest {
 	struct list recount;    /* the owner's: perhaps it has to be told another number */
 	uint64_t epoch, number; /* of the newest message that has come here, as clients know it */
 	struct stream *streams; /* one for each wire that somebody here has asked for */
+	struct stream *ended;   /* the owner's: that nothing is appended to any more */
 	/* The shard's, plain memory: for its end, which must not fail for want of any. */
 	struct topic_letter *unsubscribe;
 	struct tree limits; /* the owner's: of its subscribers that end by themselves */

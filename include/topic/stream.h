@@ -41,7 +41,8 @@ struct cursor {
 	uint64_t goal_count; /* what `counted` will be when the send in flight has all gone */
 	uint32_t goal_bytes;
 	bool goal_whole;    /* that is then between two messages */
-	uint8_t owner;      /* the owner's flags */
+	uint8_t owner;      /* the owner's flags, */
+	uint16_t round;     /* and the last time that it went round and came by here */
 	struct chunk *last; /* leaving: ends at the end of this chunk; NULL: stays */
 	uint64_t last_count;
 };
@@ -69,6 +70,7 @@ struct stream {
 	/* The owner's: ready cursors lag so far that less should come in; by a lower mark, that its
 	 * own topic's publishers wait. */
 	bool pressed, held;
+	uint16_t round; /* the owner's, while it goes round its cursors */
 	/* The owner's: the pass over its ready cursors that has begun, and the rest after one. */
 	struct {
 		uint32_t sends;
@@ -198,6 +200,8 @@ uint64_t stream_ready_lag(const struct stream *stream);
 /* Since when the oldest data that a ready or busy cursor lacks has been waiting for sure, in ns; 0:
  * not known to wait. */
 uint64_t cursor_behind_since(const struct cursor *cursor);
+/* cursor_behind_since of none is earlier; 0: nobody is known to wait. */
+uint64_t stream_behind_since(const struct stream *stream);
 /* Whether it has skipped and is still at the rest of the message that it was in then. */
 bool cursor_detached(const struct cursor *cursor);
 /* Bytes of that message that it has still to get; 0: it has none of its own. */
@@ -208,8 +212,8 @@ uint64_t cursor_rest(const struct cursor *cursor);
  * Returns how many messages it misses. -ENOMEM in *error: nothing happened.
  */
 uint64_t stream_skip(struct stream *stream, struct cursor *cursor, int *error);
-/* When every cursor stands at the head, gives back all chunks. Returns whether the stream holds
- * none now. */
+/* When every cursor stands at the head, gives back all chunks; where many cursors stand, what is
+ * little beside them stays. Returns whether every cursor stood there. */
 bool stream_rest(struct stream *stream);
 
 /* Whether some cursor waits for its send. */

@@ -20,13 +20,19 @@ void table_release(struct table *t)
 	*t = (struct table){ 0 };
 }
 
-static struct named *find_in(struct named *const *slots, size_t slots_n, uint64_t hash,
-			     struct span name)
+static inline struct named *find_in(struct named *const *slots, size_t slots_n, uint64_t hash,
+				    struct span name)
 {
 	for (size_t i = hash & (slots_n - 1); slots[i] != NULL; i = (i + 1) & (slots_n - 1))
 		if (slots[i]->hash == hash && span_equal(slots[i]->name, name))
 			return slots[i];
 	return NULL;
+}
+
+/* Apart, so that what is seldom costs nothing where it is not. */
+static struct named *find_before(const struct table *t, uint64_t hash, struct span name)
+{
+	return t->before != NULL ? find_in(t->before, t->before_n, hash, name) : NULL;
 }
 
 struct named *table_find(const struct table *t, uint64_t hash, struct span name)
@@ -36,9 +42,7 @@ struct named *table_find(const struct table *t, uint64_t hash, struct span name)
 	if (t->slots_n == 0)
 		return NULL;
 	found = find_in(t->slots, t->slots_n, hash, name);
-	if (found == NULL && t->before != NULL)
-		found = find_in(t->before, t->before_n, hash, name);
-	return found;
+	return found != NULL ? found : find_before(t, hash, name);
 }
 
 static void place(struct named **slots, size_t slots_n, struct named *entry)

@@ -2,7 +2,6 @@
 
 #include "base/memory.h"
 #include "base/probe.h"
-#include "broker/latency.h"
 #include "broker/pace.h"
 #include "broker/shard.h"
 #include "broker/wild.h"
@@ -17,6 +16,8 @@ void audience_init(struct audience *a)
 	list_init(&a->active);
 	list_init(&a->untimed);
 	list_init(&a->appended);
+	list_init(&a->ending);
+	list_init(&a->ended);
 	list_init(&a->recounts);
 }
 
@@ -126,9 +127,8 @@ void audience_appends(struct shard *s, struct stream *stream, const struct block
 		hold_topic(s, i->wild, b->hash);
 }
 
-void audience_appended(struct shard *s, struct stream *stream, uint64_t received_ns)
+void audience_appended(struct shard *s, struct stream *stream)
 {
-	latency_appended(stream, received_ns, s->reactor.now_ns);
 	audience_active(s, stream);
 	audience_dirty(s, stream);
 	if (stream->pace.until_ns != 0)

@@ -118,8 +118,10 @@ static bool bound_stream_time(struct shard *s, struct stream *stream)
 	struct bound bound = { .shard = s,
 			       .begun = true,
 			       .before_ns = now_ns > limit_ns ? now_ns - limit_ns : 0 };
+	uint64_t since = stream_behind_since(stream);
 
-	audience_each(&stream->ready, bound_time, &bound);
+	if (since != 0 && since < bound.before_ns)
+		audience_each(&stream->ready, bound_time, &bound);
 	audience_each(&stream->busy, bound_time, &bound);
 	if (now_ns - stream->appended_ns >= REST_AFTER_MS * NS_PER_MS && stream_rest(stream))
 		list_remove(&stream->active);

@@ -5,6 +5,7 @@
 #include "broker/connection.h"
 #include "broker/groups.h"
 #include "broker/interests.h"
+#include "broker/latency.h"
 #include "broker/letters.h"
 #include "broker/members.h"
 #include "broker/patterns.h"
@@ -14,37 +15,10 @@
 #include "topic/block.h"
 #include "topic/interest.h"
 
-static uint64_t received_ns(const struct block *b)
+static void appended(struct shard *s, struct stream *stream, const struct block *b)
 {
-	return b->stamped_ns - b->travelled_ns;
-}
-
-static void say_bye(struct subscription *sub, void *argument)
-{
-	struct connection *c = sub->connection;
-
-	(void)argument;
-	if (sub->cursor.last_count == 0 && c->state == CONNECTION_OPEN)
-		c->shard->audience.events->bye(c);
-}
-
-void audience_bye(struct shard *s, struct topic_letter *l)
-{
-	struct interest *i = interests_find(s, l->hash, l->name);
-
-	if (i != NULL) {
-		/* It must outlive its subscribers' leaving here. */
-		i->pins++;
-		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next) {
-			audience_each(&stream->idle, say_bye, NULL);
-			audience_each(&stream->ready, say_bye, NULL);
-			audience_each(&stream->replaying, say_bye, NULL);
-			audience_each(&stream->busy, say_bye, NULL);
-		}
-		i->pins--;
-		interests_let_go(s, i);
-	}
-	free(l);
+	latency_appended(stream, b, s->reactor.now_ns);
+	audience_appended(s, stream);
 }
 
 /* Its stream has no words for it. */
@@ -70,7 +44,7 @@ static void tell_gap(struct shard *s, struct stream *stream, const struct gap_le
 	if (receivers > 0 &&
 	    stream_tell_gap(stream, l->epoch, l->number + 1, l->seq + 1, s->reactor.now_ns)) {
 		s->counters.matched += receivers;
-		audience_appended(s, stream, s->reactor.now_ns);
+		audience_appended(s, stream);
 		return;
 	}
 	audience_each(&stream->idle, say_gap, s);
@@ -114,7 +88,7 @@ static void append_limited(struct shard *s, struct stream *stream, struct block 
 		s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
 			(n - carried) * receivers;
 		if (carried > 0)
-			audience_appended(s, stream, received_ns(b));
+			appended(s, stream, b);
 		subscriptions_enough(i, stream);
 	}
 }
@@ -138,7 +112,7 @@ static void append(struct shard *s, struct stream *stream, struct block *b)
 	s->counters.dropped[error == 0 ? DROP_UNENCODABLE : DROP_MEMORY] +=
 		(b->messages - carried) * receivers;
 	if (carried > 0)
-		audience_appended(s, stream, received_ns(b));
+		appended(s, stream, b);
 }
 
 /* To whoever wants a pattern that its topic is matched by. */
@@ -192,7 +166,7 @@ static void append_lot(struct shard *s, struct member *m, const struct deal_lett
 	if (carried == 0)
 		return;
 	member_dealt(m, b, lot, l->tries);
-	audience_appended(s, &m->stream, received_ns(b));
+	appended(s, &m->stream, b);
 }
 
 /* Each alone where some have a form and some have none, for it must be known which a member lacks;

@@ -9,15 +9,16 @@
 #include "topic/stream.h"
 
 enum {
-	STREAM_QUOTA = 64,    /* sends of one stream before the next one has its turn */
-	SPEND_WORK = 4,       /* of a stream's work takes about as long as a letter */
-	TURN_BYTES = 4 << 20, /* queued in one turn: about a millisecond of copying */
-	REPLAY_QUOTA = 32,    /* sends of the past in a turn: what is live waits for these */
+	STREAM_QUOTA = 64,     /* sends of one stream before the next one has its turn */
+	SPEND_WORK = 4,        /* of a stream's work takes about as long as a letter */
+	SPEND_SENDS = 2,       /* so many sends take longer, but are looked at only by rounds */
+	SPEND_BYTES = 1 << 10, /* of what is sent of the past */
+	TURN_BYTES = 4 << 20,  /* queued in one turn: about a millisecond of copying */
+	REPLAY_QUOTA = 32,     /* sends of the past in a turn: what is live waits for these */
 };
 
 /* Sends for the first of a stream's cursors in this list, so many at most, and no more once the
- * shard has queued so many bytes, or what had to be encoded for them took all of its time; how
- * many. */
+ * shard has queued so many bytes, or they have taken all of its time; how many. */
 static unsigned serve(struct shard *s, const struct stream *stream, struct list *cursors,
 		      unsigned max, uint64_t upto_bytes)
 {
@@ -55,7 +56,7 @@ void fan_out(struct shard *s)
 	struct list *link;
 
 	/* What comes in meanwhile need not wait for a whole turn's sends. */
-	while (left > 0 && s->sockets.send_bytes < turn_bytes &&
+	while (left > 0 && s->sockets.send_bytes < turn_bytes && !list_empty(&s->audience.dirty) &&
 	       (left == turn || !reactor_spent(&s->reactor)) &&
 	       (left == turn || !ring_deferred(s->reactor.ring)) &&
 	       (link = list_take(&s->audience.dirty)) != NULL) {
@@ -66,6 +67,7 @@ void fan_out(struct shard *s)
 			sample = pace_sample(s);
 		sends = serve(s, stream, &stream->ready, quota, turn_bytes);
 		left -= sends;
+		reactor_spend(&s->reactor, sends / SPEND_SENDS);
 		PROBE(fan_out, s->id, stream, sends, list_empty(&stream->ready));
 		pace_count(s, stream, sends, turn - left);
 		audience_dirty(s, stream);
@@ -82,14 +84,18 @@ void fan_out_replays(struct shard *s)
 {
 	struct list *link;
 
+	if (!list_empty(&s->audience.replays))
+		reactor_part(&s->reactor, PART_FAN_OUT);
 	for (unsigned left = REPLAY_QUOTA;
 	     left > 0 && (link = list_take(&s->audience.replays)) != NULL;) {
 		struct stream *stream = LIST_ENTRY(link, struct stream, replays);
 		struct interest *i = stream->owner;
+		uint64_t bytes = s->sockets.send_bytes;
 
 		/* One that there is no memory for is closed, and may be the last. */
 		i->pins++;
 		left -= serve(s, stream, &stream->replaying, 1, UINT64_MAX);
+		reactor_spend(&s->reactor, 1 + (s->sockets.send_bytes - bytes) / SPEND_BYTES);
 		audience_dirty(s, stream);
 		i->pins--;
 		interests_let_go(s, i);

@@ -1,6 +1,7 @@
 #include "broker/home.h"
 
 #include <assert.h>
+#include <limits.h>
 #include <stdlib.h>
 
 #include "base/probe.h"
@@ -394,6 +395,7 @@ void home_release(struct shard *s)
 		retained_release(s, (struct topic *)(void *)n);
 		topic_free((struct topic *)(void *)n, &s->home.history);
 	}
+	(void)history_let_go(&s->home.history, UINT_MAX);
 	table_release(&s->home.topics);
 	known_patterns_release(&s->home.known);
 }

@@ -105,7 +105,10 @@ bool home_let_history_go(struct shard *s, uint64_t added)
 
 	home_tell_history(s);
 	for (unsigned n = 0; n < DROPS_AT_ONCE || gone < added; n++) {
-		if (list_empty(&s->home.history.blocks)) {
+		if (!list_empty(&s->home.history.going)) {
+			(void)history_let_go(&s->home.history, 1);
+			home_tell_history(s);
+		} else if (list_empty(&s->home.history.blocks)) {
 			struct topic *t = retained_must_go(s) ? retained_drop_oldest(s) : NULL;
 
 			if (t == NULL)

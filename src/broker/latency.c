@@ -6,6 +6,7 @@
 #include "broker/connection.h"
 #include "broker/protocol.h"
 #include "broker/shard.h"
+#include "topic/block.h"
 #include "topic/interest.h"
 
 const char *const door_names[DOORS] = {
@@ -14,7 +15,18 @@ const char *const door_names[DOORS] = {
 	[DOOR_MQTT] = "mqtt",
 };
 
-void latency_count(struct shard *s, const struct subscription *sub)
+void latency_follow(struct stream *stream, const struct block *b, uint64_t now_ns)
+{
+	if (stream->followed.left > 0 &&
+	    now_ns - stream->followed.taken_ns < LATENCY_GIVEN_UP_MS * NS_PER_MS)
+		return;
+	stream->followed.pos = stream->pos;
+	stream->followed.received_ns = b->stamped_ns - b->travelled_ns;
+	stream->followed.taken_ns = now_ns;
+	stream->followed.left = stream->cursors;
+}
+
+static void count(struct shard *s, const struct subscription *sub)
 {
 	struct stream *stream = sub->stream;
 	const struct interest *i = stream->owner;
@@ -23,11 +35,18 @@ void latency_count(struct shard *s, const struct subscription *sub)
 	/* The publisher's reactor may have begun its turn later, by its own clock. */
 	uint64_t ns = now_ns > since_ns ? now_ns - since_ns : 0;
 
-	stream->followed.left -= stream->followed.left > 0;
+	stream->followed.left--;
 	histogram_add(&s->latencies->doors[sub->connection->protocol->door], ns);
 	histogram_add(&s->latencies->sections[section < LATENCY_SECTIONS ? section
 									 : LATENCY_SECTIONS - 1],
 		      ns);
+}
+
+void latency_sent(struct shard *s, const struct subscription *sub, size_t bytes)
+{
+	/* Not behind that place before, nor before it then. */
+	if (sub->stream->followed.pos - sub->cursor.pos - 1 < bytes)
+		count(s, sub);
 }
 
 void latency_configure(struct latencies *l, const struct config *before, const struct config *now)

@@ -305,16 +305,18 @@ static bool flush(void *context)
 		reactor_part(&s->reactor, PART_TOPICS);
 		more |= s->home.sweeping = home_sweep(s);
 	}
+	if (!list_empty(&s->audience.ending))
+		more |= audience_bye_some(s);
 	if (!list_empty(&s->audience.untimed)) {
 		reactor_part(&s->reactor, PART_CLIENTS);
 		more |= audience_bound_time_some(s);
 	}
-	if (!list_empty(&s->audience.dirty))
-		reactor_part(&s->reactor, PART_FAN_OUT);
 	more |= audience_bound_bytes(s);
 	s->pace.off = s->drain.draining || budget_now(s->broker) == BUDGET_EVICTION;
 	if (!list_empty(&s->pace.resting))
 		pace_resume(s);
+	if (!list_empty(&s->audience.dirty))
+		reactor_part(&s->reactor, PART_FAN_OUT);
 	fan_out(s);
 	if (!list_empty(&s->pace.resting))
 		pace_park(s);
@@ -349,7 +351,9 @@ static void check_backlogs(void *context, struct deadline *d)
 {
 	struct shard *s = context;
 
-	if (audience_bound_time(s))
+	bool leaving = audience_bye_again(s);
+
+	if (audience_bound_time(s) || leaving)
 		reactor_deadline(&s->reactor, &s->audience.backlog, d);
 }
 
@@ -418,6 +422,7 @@ int shard_init(struct shard *s, struct broker *b, unsigned id, const struct conf
 		.linger_us = e->linger_us,
 		.oversubscribed = b->placement.oversubscribed,
 		.turn_us = TURN_US,
+		.main_part = PART_FAN_OUT,
 		.ring = { .sq_entries = e->sq_entries,
 			  .rings = b->shards_n + 1, /* and the main thread's */
 			  .batch = e->batch,

@@ -242,14 +242,13 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	struct stream *stream = sub->stream;
 	const struct interest *i = stream->owner;
 	bool whole = sub->cursor.goal_whole && bytes == sub->cursor.goal_bytes;
-	uint64_t from = sub->cursor.pos;
 
 	subscription_unset(sub, SUBSCRIPTION_IN_FLIGHT);
 	PROBE(sent, s->id, c->socket.fd, i->named.name.data, i->named.name.len, bytes,
 	      s->reactor.now_ns - c->socket.sent_ns);
+	if (stream->followed.left > 0)
+		latency_sent(s, sub, bytes);
 	s->counters.delivered += stream_sent(stream, &sub->cursor, bytes);
-	if (latency_reached(stream, &sub->cursor, from))
-		latency_count(s, sub);
 	if (stream->unnumbered)
 		note_taken(sub);
 	if (whole && c->middle == NULL && c->state == CONNECTION_OPEN &&

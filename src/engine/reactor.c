@@ -155,6 +155,8 @@ static uint64_t share_ns(const struct reactor *r, unsigned part)
 {
 	if (r->params.turn_us == 0)
 		return UINT64_MAX / 2;
+	if (part == r->params.main_part && part >= TURN_OWNER)
+		return r->params.turn_us * NS_PER_US;
 	return r->params.turn_us * NS_PER_US / (part == TURN_COMPLETIONS ? 2 : 4);
 }
 

@@ -44,6 +44,7 @@ static void segment_add(struct segment *s, struct block *b)
 	block_ref(b, 1);
 	s->blocks[s->n++] = b;
 	s->bytes += block_bytes(b);
+	s->bodies += b->len;
 }
 
 struct segment *segment_of(struct block *b)
@@ -91,6 +92,7 @@ void history_total_init(struct history_total *total, uint64_t bytes_max)
 {
 	*total = (struct history_total){ .bytes_max = bytes_max };
 	list_init(&total->blocks);
+	list_init(&total->going);
 }
 
 /* Lets go of what is before the oldest block, as far as nobody else may look at it. */
@@ -135,10 +137,79 @@ void history_drop_oldest(struct history *h, struct history_total *total)
 	let_past_go(h);
 }
 
+/* ---- many at once ---- */
+
+/* Blocks that were taken off a history. */
+struct going {
+	struct list link;
+	struct history history;
+};
+
+bool history_let_go(struct history_total *total, unsigned blocks)
+{
+	while (blocks > 0 && !list_empty(&total->going)) {
+		struct going *g = LIST_ENTRY(total->going.next, struct going, link);
+
+		for (; blocks > 0 && g->history.blocks_n > 0; blocks--)
+			history_drop_oldest(&g->history, total);
+		if (g->history.blocks_n > 0)
+			break;
+		list_remove(&g->link);
+		memory_free(g);
+	}
+	return !list_empty(&total->going);
+}
+
+/* A window of its own for what begins there. NULL: out of memory. */
+static struct window *window_from(const struct history *h, uint32_t segment)
+{
+	struct window *w = h->window, *own;
+	uint32_t n = w->n - segment;
+
+	own = memory_new(sizeof(*own) + (n + SLOTS_MIN) * sizeof(own->segments[0]));
+	if (own == NULL)
+		return NULL;
+	*own = (struct window){ .holders = 1, .n = n, .slots_n = n + SLOTS_MIN };
+	for (uint32_t i = 0; i < n; i++) {
+		own->segments[i] = w->segments[segment + i];
+		segment_ref(own->segments[i]);
+	}
+	return own;
+}
+
+/* Takes off all before what is left of it, which has no window yet. False: out of memory, nothing
+ * happened. */
+static bool take_off(struct history *h, struct history_total *total, struct history left)
+{
+	struct going *g = memory_new(sizeof(*g));
+
+	if (g != NULL && left.blocks_n > 0) {
+		left.window = window_from(h, left.segment);
+		left.segment = 0;
+	}
+	if (g == NULL || (left.blocks_n > 0 && left.window == NULL)) {
+		memory_free(g);
+		return false;
+	}
+	*g = (struct going){ .history = *h };
+	g->history.blocks_n -= left.blocks_n;
+	g->history.messages -= left.messages;
+	g->history.bytes -= left.bytes;
+	list_append(&total->going, &g->link);
+	*h = left;
+	return true;
+}
+
+static void drop(struct history *h, struct history_total *total, uint32_t blocks)
+{
+	for (; blocks > 0; blocks--)
+		history_drop_oldest(h, total);
+}
+
 void history_release(struct history *h, struct history_total *total)
 {
-	while (h->blocks_n > 0)
-		history_drop_oldest(h, total);
+	if (h->blocks_n <= HISTORY_DROPS || !take_off(h, total, (struct history){ 0 }))
+		drop(h, total, h->blocks_n);
 }
 
 /* Makes sure that the window is nobody else's and has room for another segment. */
@@ -187,17 +258,83 @@ static struct segment *segment_for(struct history *h, const struct block *b)
 	return s;
 }
 
+/* Whether a block is beyond the limits, if it is the oldest of what is left. */
+static bool beyond(const struct history *left, const struct block *b,
+		   const struct history_limits *limits, uint64_t now_ns)
+{
+	return left->messages - b->messages >= limits->messages || left->bytes > limits->bytes ||
+	       now_ns - b->stamped_ns > limits->age_ns;
+}
+
+/* All of its next segment, of which this is the last block. */
+static struct history without_segment(const struct history *left, const struct block *last)
+{
+	const struct segment *s = left->window->segments[left->segment];
+	struct history h = *left;
+
+	h.blocks_n -= s->n;
+	h.messages -= last->seq + last->messages - s->seq;
+	h.bytes -= s->bodies;
+	h.floor = block_number(last) + last->messages - 1;
+	h.segment++;
+	return h;
+}
+
+/* What is within the limits: its segments, in their window still. */
+static struct history within(const struct history *h, const struct history_limits *limits,
+			     uint64_t now_ns)
+{
+	struct history left = *h;
+
+	while (left.blocks_n > 0) {
+		const struct segment *s = left.window->segments[left.segment];
+		const struct block *b = s->blocks[left.block], *last = s->blocks[s->n - 1];
+
+		/* The last one goes only with all before it. */
+		if (left.block == 0 && left.segment + 1 < left.window->n) {
+			struct history without = without_segment(&left, last);
+			struct history but_last = without;
+
+			but_last.messages += last->messages;
+			but_last.bytes += last->len;
+			if (beyond(&but_last, last, limits, now_ns)) {
+				left = without;
+				continue;
+			}
+		}
+		if (!beyond(&left, b, limits, now_ns))
+			break;
+		left.blocks_n--;
+		left.messages -= b->messages;
+		left.bytes -= b->len;
+		left.floor = block_number(b) + b->messages - 1;
+		if (++left.block < s->n)
+			continue;
+		left.segment++;
+		left.block = 0;
+	}
+	return left;
+}
+
 void history_trim(struct history *h, struct history_total *total,
 		  const struct history_limits *limits, uint64_t now_ns)
 {
-	while (h->blocks_n > 0) {
-		struct block *b = history_first(h);
+	struct history left;
 
-		if (h->messages - b->messages < limits->messages && h->bytes <= limits->bytes &&
-		    now_ns - b->stamped_ns <= limits->age_ns)
+	for (unsigned n = 0; h->blocks_n > 0; n++) {
+		if (!beyond(h, history_first(h), limits, now_ns))
 			return;
+		if (n == HISTORY_DROPS)
+			break;
 		history_drop_oldest(h, total);
 	}
+	if (h->blocks_n == 0)
+		return;
+	left = within(h, limits, now_ns);
+	if (left.blocks_n == 0)
+		left = (struct history){ 0 };
+	if (h->blocks_n - left.blocks_n <= HISTORY_DROPS || !take_off(h, total, left))
+		drop(h, total, h->blocks_n - left.blocks_n);
 }
 
 void history_add(struct history *h, struct history_total *total, struct block *b,
@@ -261,7 +398,8 @@ void history_prepend(struct history *h, struct history_total *total, struct list
 			block_unref(LIST_ENTRY(l, struct block, age));
 		return;
 	}
-	history_release(h, total);
+	/* At once, for they are kept again. */
+	drop(h, total, h->blocks_n);
 	while ((l = list_take(blocks)) != NULL)
 		add_behind(h, total, LIST_ENTRY(l, struct block, age), &floor, limits);
 	for (uint32_t i = 0; i < n; i++)

@@ -20,15 +20,21 @@ struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
 	return i;
 }
 
-void interest_free(struct interest *i)
+static void free_streams(struct stream *s)
 {
-	struct stream *s;
+	while (s != NULL) {
+		struct stream *next = s->next;
 
-	while ((s = i->streams) != NULL) {
-		i->streams = s->next;
 		stream_release(s);
 		memory_free(s);
+		s = next;
 	}
+}
+
+void interest_free(struct interest *i)
+{
+	free_streams(i->streams);
+	free_streams(i->ended);
 	list_remove(&i->recount);
 	free(i->unsubscribe);
 	memory_free(i);

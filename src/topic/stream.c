@@ -17,7 +17,10 @@ enum {
 	ENCODED_AHEAD_BYTES = 256 << 10,
 	GROWS = 2,
 	SMALL_BYTES = 1 << 10,
-	FEW_MESSAGES = 32
+	FEW_MESSAGES = 32,
+	/* More cursors than that are not gone over to give back less than so much for each. */
+	REST_CURSORS = 1024,
+	REST_BYTES = 64,
 };
 
 /* Numbering starts high: below is room for what is replayed. */
@@ -701,6 +704,11 @@ uint64_t cursor_behind_since(const struct cursor *c)
 	return c->chunk->next->opened_ns;
 }
 
+uint64_t stream_behind_since(const struct stream *s)
+{
+	return s->tail != NULL && s->tail->next != NULL ? s->tail->next->opened_ns : 0;
+}
+
 bool cursor_detached(const struct cursor *c)
 {
 	return c->chunk != NULL && c->chunk->detached && c->pos != chunk_end(c->chunk);
@@ -823,10 +831,18 @@ uint64_t stream_skip(struct stream *s, struct cursor *c, int *error)
 	return skipped;
 }
 
+/* Whether what it holds is little beside its cursors, of which there are many. */
+static bool not_worth_resting(const struct stream *s)
+{
+	return s->cursors > REST_CURSORS && s->bytes / REST_BYTES <= s->cursors;
+}
+
 bool stream_rest(struct stream *s)
 {
 	if (!all_idle(s))
 		return false;
+	if (not_worth_resting(s))
+		return true;
 	for (struct list *l = s->idle.next; l != &s->idle; l = l->next) {
 		struct cursor *c = LIST_ENTRY(l, struct cursor, link);
 

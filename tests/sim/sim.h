@@ -117,7 +117,8 @@ struct sim {
 	enum calm calm;
 	bool verbose;
 	uint64_t now_ns;
-	uint64_t trace; /* hash of everything that happened */
+	uint64_t send_ns; /* that it takes to hand over a send: a script's */
+	uint64_t trace;   /* hash of everything that happened */
 	uint64_t step;
 	struct broker broker;
 	struct client *clients;

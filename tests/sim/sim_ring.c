@@ -849,6 +849,7 @@ void ring_send(struct ring *ring, int fd, const struct iovec *spans, unsigned sp
 	preempt();
 	if (ring->queue_n >= ring->params.batch)
 		ring_submit(ring);
+	sim.now_ns += sim.send_ns;
 	r = queue(ring, REQUEST_SEND, fd, data);
 	if (r->file->sends++ > 0)
 		sim_fail("two sends on fd %d", fd);

@@ -4,6 +4,7 @@
 /* What the unit tests of streams replay: blocks as a home hands them out. */
 
 #include <assert.h>
+#include <limits.h>
 
 #include "topic/history.h"
 
@@ -23,6 +24,7 @@ static inline struct stretch stretch_of(struct block *const *blocks, size_t n, u
 	s = history_hold(&h, from);
 	assert(n == 0 || s.window != NULL);
 	history_release(&h, &total);
+	(void)history_let_go(&total, UINT_MAX);
 	return s;
 }
 

@@ -1797,9 +1797,69 @@ static void a_gap_is_told_in_its_place_and_counts_as_a_message(void **state)
 	stream_release(&s);
 }
 
+/* Of those that are not gone over the chunk stays known. */
+static size_t that_stand_in_a_chunk(const struct cursor *cursors, size_t n)
+{
+	size_t in = 0;
+
+	for (size_t i = 0; i < n; i++)
+		in += cursors[i].chunk != NULL;
+	return in;
+}
+
+static void send_to_all(struct stream *s, struct cursor *cursors, size_t n, struct block *b)
+{
+	struct iovec spans[8];
+	int error;
+
+	assert_int_equal(stream_append(s, b, 1, &error), 1);
+	for (size_t i = 0; i < n; i++) {
+		assert_true(stream_gather(s, &cursors[i], spans, 8) > 0);
+		assert_int_equal(stream_sent(s, &cursors[i], cursors[i].goal_bytes), 1);
+	}
+	b->seq++;
+}
+
+static void a_stream_of_many_cursors_rests_without_going_over_them(void **state)
+{
+	enum { MANY = 2000, LARGE = 1 << 20 };
+	const struct wire wire = { &line_format, { NULL, 0 } };
+	struct cursor *cursors = calloc(MANY, sizeof(*cursors));
+	struct block *small = block_of("m\r\n", 3, 1, RUN_LINES), *large;
+	char *lines = malloc(LARGE);
+	struct stream s;
+
+	(void)state;
+	assert_non_null(cursors);
+	stream_init(&s, &wire);
+	for (size_t i = 0; i < MANY; i++)
+		assert_int_equal(stream_join(&s, &cursors[i]), 0);
+	send_to_all(&s, cursors, MANY, small);
+	assert_true(stream_rest(&s));
+	assert_int_equal(that_stand_in_a_chunk(cursors, MANY), MANY);
+	assert_non_null(lines);
+	memset(lines, 'm', LARGE);
+	memcpy(lines + LARGE - 2, "\r\n", 2);
+	large = block_of(lines, LARGE, 1, RUN_LINES);
+	large->seq = small->seq;
+	send_to_all(&s, cursors, MANY, large);
+	/* This is worth it. */
+	assert_true(stream_rest(&s));
+	assert_int_equal(that_stand_in_a_chunk(cursors, MANY), 0);
+	assert_int_equal(atomic_load(&large->holders), 1);
+	for (size_t i = 0; i < MANY; i++)
+		(void)stream_remove(&s, &cursors[i]);
+	stream_release(&s);
+	block_unref(small);
+	block_unref(large);
+	free(lines);
+	free(cursors);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_stream_of_many_cursors_rests_without_going_over_them),
 		REFERENCING(what_was_appended_goes_out_in_one_span),
 		REFERENCING(warm_chunk_is_used_again_when_all_stand_at_the_head),
 		REFERENCING(large_payload_is_referenced_and_not_copied),

@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <limits.h>
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -230,6 +232,7 @@ static void history_keeps_to_its_limits_and_never_has_a_hole(void **state)
 			b->stamped_ns = now_ns;
 			newest[k] += b->messages;
 			history_add(&h[k], &total, b, &limits);
+			(void)history_let_go(&total, UINT_MAX);
 			/* The total is bounded by its owner, who knows whose the oldest is. */
 			while (total.bytes > total.bytes_max) {
 				struct list *oldest = total.blocks.next;
@@ -256,14 +259,107 @@ static void history_keeps_to_its_limits_and_never_has_a_hole(void **state)
 			if (below(10) == 0) {
 				now_ns += below(3000);
 				history_trim(&h[k], &total, &limits, now_ns);
+				(void)history_let_go(&total, UINT_MAX);
 				check_history(&h[k], newest[k]);
 				check_total(&total, both, 2);
 			}
 		}
 		history_release(&h[0], &total);
 		history_release(&h[1], &total);
+		(void)history_let_go(&total, UINT_MAX);
 		check_total(&total, both, 2);
 		assert_int_equal(total.bytes, 0);
+	}
+}
+
+enum { DEEP = 3000 };
+
+static void deepen(struct history *h, struct history_total *total)
+{
+	const struct history_limits none = { UINT64_MAX, UINT64_MAX, UINT64_MAX };
+	uint64_t seq = 1;
+
+	for (unsigned i = 0; i < DEEP; i++) {
+		struct block *b = block_of(1 + (uint32_t)below(4), below(20));
+
+		b->seq = seq;
+		b->stamped_ns = 1000 + i;
+		seq += b->messages;
+		history_add(h, total, b, &none);
+		block_unref(b);
+	}
+}
+
+/* What is left when one block after the other goes. */
+static struct history one_by_one(const struct history *h, const struct history_limits *limits,
+				 uint64_t now_ns)
+{
+	struct history left = *h;
+
+	while (left.blocks_n > 0) {
+		const struct block *b = history_first(&left);
+
+		if (left.messages - b->messages < limits->messages && left.bytes <= limits->bytes &&
+		    now_ns - b->stamped_ns <= limits->age_ns)
+			break;
+		left.blocks_n--;
+		left.messages -= b->messages;
+		left.bytes -= b->len;
+		if (++left.block < left.window->segments[left.segment]->n)
+			continue;
+		left.segment++;
+		left.block = 0;
+	}
+	return left;
+}
+
+static void many_blocks_go_in_few_steps_and_are_let_go_of_in_parts(void **state)
+{
+	(void)state;
+	for (unsigned round = 0; round < 60; round++) {
+		const struct history_limits limits = {
+			.messages = round % 3 == 0 ? below(3 * DEEP) : UINT64_MAX,
+			.bytes = round % 3 == 1 ? below(10 * DEEP) : UINT64_MAX,
+			.age_ns = round % 3 == 2 ? below(DEEP) : UINT64_MAX,
+		};
+		struct stretch held = { 0 };
+		struct history_total total;
+		struct history h = { 0 }, left;
+		uint64_t newest, before;
+
+		history_total_init(&total, UINT64_MAX);
+		deepen(&h, &total);
+		newest = history_first(&h)->seq + h.messages - 1;
+		if (round % 2 == 0)
+			held = history_hold(&h, newest / 2);
+		left = one_by_one(&h, &limits, 1000 + DEEP);
+		before = total.bytes;
+		history_trim(&h, &total, &limits, 1000 + DEEP);
+		assert_int_equal(h.blocks_n, left.blocks_n);
+		assert_int_equal(h.messages, left.messages);
+		assert_int_equal(h.bytes, left.bytes);
+		if (h.blocks_n > 0) {
+			check_history(&h, newest);
+			assert_ptr_equal(history_first(&h), history_first(&left));
+			assert_int_equal(h.floor, history_first(&h)->seq - 1);
+		}
+		/* A block of so few bytes takes a few hundred. */
+		assert_true(before - total.bytes < 2 * HISTORY_DROPS * 300);
+		while (before = total.bytes, history_let_go(&total, 10))
+			assert_true(before - total.bytes < 10 * 300);
+		if (round % 3 == 0)
+			history_release(&h, &total);
+		while (history_let_go(&total, 10))
+			;
+		assert_true(round % 3 != 0 || total.bytes == 0);
+		history_release(&h, &total);
+		(void)history_let_go(&total, UINT_MAX);
+		assert_int_equal(total.bytes, 0);
+		assert_true(list_empty(&total.blocks));
+		if (held.window != NULL)
+			assert_true(held.window->segments[held.segment]->blocks[held.block]->seq <=
+				    newest / 2);
+		stretch_release(&held);
 	}
 }
 
@@ -355,6 +451,7 @@ static void a_history_is_handed_out_by_one_hold_however_long_it_is(void **state)
 		stretch_release(&held[i]);
 	}
 	history_release(&h, &total);
+	(void)history_let_go(&total, UINT_MAX);
 	for (uint32_t i = 0; i < BLOCKS; i++) {
 		assert_int_equal(holders(blocks[i]), 1);
 		block_unref(blocks[i]);
@@ -850,6 +947,7 @@ int main(void)
 		cmocka_unit_test(run_of_a_block_begins_at_any_of_its_messages),
 		cmocka_unit_test(part_of_a_long_block_is_what_a_walk_finds),
 		cmocka_unit_test(history_keeps_to_its_limits_and_never_has_a_hole),
+		cmocka_unit_test(many_blocks_go_in_few_steps_and_are_let_go_of_in_parts),
 		cmocka_unit_test(what_cannot_be_kept_takes_what_came_before_with_it),
 		cmocka_unit_test(number_is_found_in_its_block_or_the_one_after),
 		cmocka_unit_test(a_history_is_handed_out_by_one_hold_however_long_it_is),

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/config.h"
 #include "broker/broker.h"
+#include "broker/connection.h"
 #include "broker/latency.h"
 #include "broker/shard.h"
 
@@ -186,6 +187,110 @@ static void sections_that_have_changed_begin_anew(void **state)
 	world_end();
 }
 
+/* ---- fan-out ---- */
+
+static void a_pass_whose_sends_take_long_goes_on_in_the_next_turn(void **state)
+{
+	enum { SUBSCRIBERS = 250, SENDS_IN_A_TURN = 128, SEND_US = 50 };
+	struct client *subscribers[SUBSCRIBERS], *publisher;
+	const struct shard *s = begin(no_pace, 1);
+
+	(void)state;
+	for (unsigned i = 0; i < SUBSCRIBERS; i++)
+		subscribers[i] = client_who_says("SUBSCRIBE t\r\n");
+	publisher = client_who_says("PUBLISH t\r\n");
+	client_say(publisher, "m\r\n", 3);
+	sim.send_ns = SEND_US * NS_PER_US;
+	while (s->counters.delivered < SUBSCRIBERS) {
+		uint64_t sends = s->sockets.sends, turns = s->reactor.stats.turns;
+
+		world_step();
+		assert_true(s->sockets.sends - sends <=
+			    SENDS_IN_A_TURN * (s->reactor.stats.turns - turns + 1));
+	}
+	sim.send_ns = 0;
+	for (unsigned i = 0; i < SUBSCRIBERS; i++)
+		leave(subscribers[i]);
+	leave(publisher);
+	world_end();
+}
+
+/* ---- goodbyes ---- */
+
+enum { GOODBYES = 250, GOODBYES_IN_A_TURN = 64 };
+
+static void says_goodbye(struct config *c)
+{
+	no_pace(c);
+	c->topics.on_last_publisher = LAST_PUBLISHER_BYE;
+	c->topics.slow = SLOW_SKIP;
+}
+
+static unsigned told_bye(struct client *const *clients, unsigned n)
+{
+	unsigned told = 0;
+
+	for (unsigned i = 0; i < n; i++)
+		told += clients[i]->line_n >= 5 &&
+			memmem(clients[i]->line, clients[i]->line_n, "BYE\r\n", 5) != NULL;
+	return told;
+}
+
+static unsigned leaving(struct shard *s)
+{
+	unsigned n = 0;
+
+	for (struct list *l = s->clients.connections.next; l != &s->clients.connections;
+	     l = l->next)
+		n += LIST_ENTRY(l, struct connection, link)->state != CONNECTION_OPEN;
+	return n;
+}
+
+static void goodbyes_are_said_over_turns_to_those_who_were_there(void **state)
+{
+	struct client *subscribers[GOODBYES], *publisher, *late = NULL;
+	struct shard *s = begin(says_goodbye, 1);
+
+	(void)state;
+	for (unsigned i = 0; i < GOODBYES; i++)
+		subscribers[i] = client_who_says("SUBSCRIBE t\r\n");
+	publisher = client_who_says("PUBLISH t\r\n");
+	/* Some have a send under way. */
+	for (unsigned i = 0; i < GOODBYES; i += 50) {
+		subscribers[i]->stalled = true;
+		subscribers[i]->wire.out.max = 64;
+	}
+	for (unsigned i = 0; i < 100; i++)
+		client_say(publisher, "m", 1);
+	say(publisher, "\r\n");
+	client_say(publisher, "BYE\r\n", 5);
+	while (told_bye(subscribers, GOODBYES) == 0) {
+		unsigned before = leaving(s);
+		uint64_t turns = s->reactor.stats.turns;
+
+		world_step();
+		assert_true(leaving(s) <=
+			    before + GOODBYES_IN_A_TURN * (s->reactor.stats.turns - turns + 1));
+		if (late != NULL || leaving(s) < 2)
+			continue;
+		late = world_client();
+		assert_non_null(late);
+		client_say(late, "SUBSCRIBE t\r\n", 13);
+	}
+	for (unsigned i = 0; i < GOODBYES; i++)
+		subscribers[i]->stalled = false;
+	world_pass(NS_PER_S);
+	assert_int_equal(told_bye(subscribers, GOODBYES), GOODBYES);
+	assert_non_null(late);
+	assert_false(late->over);
+	say(client_who_says("PUBLISH t\r\n"), "again\r\n");
+	assert_non_null(memmem(late->line, late->line_n, "again\r\n", 7));
+	assert_int_equal(told_bye(&late, 1), 0);
+	assert_true(list_empty(&s->audience.ending) && list_empty(&s->audience.ended));
+	leave(late);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -193,6 +298,8 @@ int main(void)
 		cmocka_unit_test(one_message_in_a_tenth_of_a_second_is_followed),
 		cmocka_unit_test(who_takes_long_is_counted_as_long),
 		cmocka_unit_test(sections_that_have_changed_begin_anew),
+		cmocka_unit_test(goodbyes_are_said_over_turns_to_those_who_were_there),
+		cmocka_unit_test(a_pass_whose_sends_take_long_goes_on_in_the_next_turn),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
