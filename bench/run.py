@@ -4,6 +4,8 @@
     bench/run.py                     everything, under 45 minutes
     bench/run.py --quick             the main figures, about 5 minutes
     bench/run.py --only many,seg8k   these scenarios
+    bench/run.py --sweeps pace,load  and only these curves; --only none: no scenario
+    bench/run.py --resume            goes on where one with the same --out was broken off
 
 The main figure is what is delivered per CPU-second of the server. Absolute times drift from hour to hour, so every
 contender runs once in each round (A B C A B C ...) and figures are compared within a round. All servers are treated
@@ -151,6 +153,18 @@ class Server:
                 self.process.kill()
         self.process.wait()
 
+    def inside(self):
+        """The broker's own latency, from receive to the end of the send, by its busiest reactor; None: not known."""
+        url = f"http://127.0.0.1:{self.port}/stats.json"
+        try:
+            found = subprocess.run(
+                [*self.prefix, "curl", "-s", "-m", "5", url], capture_output=True, check=True, timeout=10
+            ).stdout
+            doors = [d for r in json.loads(found)["reactors"] for d in r["delivery"].values()]
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError):
+            return None
+        return max(doors, key=lambda d: d["count"], default=None)
+
     def counters(self):
         """The broker's own last counters, summed over its reactors."""
         total, quantiles = collections.Counter(), {}
@@ -188,6 +202,10 @@ def run_json(command, cpus, seconds):
     return json.loads(done.stdout), children_cpu_seconds() - before
 
 
+def key_of(run):
+    return run["set"], run["scenario"], run["contender"], run["round"]
+
+
 # --- one run -----------------------------------------------------------------------------------------
 
 
@@ -197,6 +215,7 @@ class Bench:
         self.port = FIRST_PORT
         self.prefix = []
         self.runs = []
+        self.before = {}  # of a run that was broken off, by what was measured
         self.repeat_s = 60 * options.repeat_minutes
 
     def next_port(self):
@@ -272,6 +291,8 @@ class Bench:
                 at_rest = resident_bytes(server.pid)
                 result, cpu_s = self.load(scenario, contender, server, load_cpus)
                 result["memory_above_idle_bytes"] = result["broker_peak_bytes"] - at_rest
+                if contender.startswith("broker"):
+                    result["inside_ns"] = server.inside()
                 cpu_s += process_cpu_seconds(server.pid)
             finally:
                 server.stop()
@@ -289,9 +310,29 @@ class Bench:
         result["foreign_percent"] = max(0.0, 100 * foreign_s / max(all_s, 0.01))
         return result
 
+    def kept(self):
+        return self.options.out / "runs.json"
+
+    def go_on(self):
+        """With what was measured before it was broken off."""
+        if self.kept().exists():
+            self.before = {key_of(run): run for run in json.loads(self.kept().read_text())}
+            say(f"{len(self.before)} runs are there already")
+
+    def keep(self):
+        """Whole or not at all."""
+        self.kept().parent.mkdir(parents=True, exist_ok=True)
+        part = self.kept().with_suffix(".part")
+        part.write_text(json.dumps(self.runs))
+        part.replace(self.kept())
+
     def run(self, scenario, contender, coalesce, number, kind):
         """Repeats a run that was disturbed, and keeps the one that was disturbed least."""
         best, failure = None, None
+        again = self.before.get((kind, scenario["name"], contender, number))
+        if again is not None and "failed" not in again:
+            self.runs.append(again)
+            return again
         for repeats in range(1 + REPEATS_MAX):
             began = time.monotonic()
             try:
@@ -312,7 +353,10 @@ class Bench:
         if best is None:
             best = {"failed": failure}
         best.update(scenario=scenario["name"], contender=contender, round=number, set=kind)
+        if "x" in scenario:
+            best["x"] = scenario["x"]
         self.runs.append(best)
+        self.keep()
         figure = best.get("delivered_per_cpu_s")
         say(
             f"  {scenario['name']:12} {contender:14} "
@@ -440,12 +484,15 @@ def choose(options, missing):
 
 
 def sweep(bench, missing):
+    wanted = bench.options.sweeps.split(",") if bench.options.sweeps else SWEEPS
     for name, points in SWEEPS.items():
+        if name not in wanted:
+            continue
         say(f"sweep {name}")
         for point in points:
             for contender in point["contenders"]:
                 if available(contender, missing):
-                    bench.run(point, contender, 1, 0, f"sweep {name}")["x"] = point["x"]
+                    bench.run(point, contender, 1, 0, f"sweep {name}")
 
 
 def parse():
@@ -457,6 +504,8 @@ def parse():
     parser.add_argument("--only", help="scenarios, comma-separated")
     parser.add_argument("--contenders", help="contenders, comma-separated")
     parser.add_argument("--repeat-minutes", type=float, help="for runs that were disturbed, in all (5; quick 0)")
+    parser.add_argument("--sweeps", help=f"curves, comma-separated, of {', '.join(SWEEPS)}")
+    parser.add_argument("--resume", action="store_true", help="goes on where one with the same --out was broken off")
     parser.add_argument("--no-sweeps", action="store_true", help="no curves")
     parser.add_argument("--no-namespace", action="store_true", help="no second set")
     parser.add_argument("--label", help="what the machine is called in the report")
@@ -485,6 +534,8 @@ def main():
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         bench = Bench(options, Path(directory))
+        if options.resume:
+            bench.go_on()
         for number in range(options.rounds):
             say(f"round {number + 1} of {options.rounds}")
             bench.round(scenarios, number, "loopback")
@@ -507,6 +558,7 @@ def main():
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "report.json").write_text(json.dumps(data, indent=1) + "\n")
     report.write(options.out, data)
+    bench.kept().unlink(missing_ok=True)
     say(f"{options.out / 'report.md'}: {(time.monotonic() - began) / 60:.1f} minutes")
 
 
