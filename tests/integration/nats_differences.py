@@ -290,6 +290,11 @@ def options_later(said, ours, theirs):
     return (ours.said == theirs.said or ours.ended()) and re.search(rb"(?is)(^|\n)SUB[ \t].*\nCONNECT [^\n]*\"(echo|headers)\"", said)
 
 
+@difference("options have the names that they have; Go's JSON takes them in any case")
+def other_case(said, *_):
+    return re.search(rb'(?i:"(verbose|echo|headers|no_responders|protocol|pedantic)":)', re.sub(rb'"[a-z_]+":', b"", said))
+
+
 @difference("of an option that is there twice the last one counts, whatever the first one is")
 def twice(said, ours, theirs):
     return ours.said != theirs.said and re.search(rb'(?i)CONNECT [^\n]*"(\w+)":[^\n]*"\1":', said)
