@@ -129,6 +129,8 @@ void subscription_go_on(struct subscription *subscription);
 void subscription_sent(struct subscription *subscription, size_t bytes);
 /* Its connection is in the middle of something else: it gets its turn there. */
 void subscription_queue(struct subscription *subscription);
+/* The same where there is something of it to be sent. */
+void subscription_queue_if_behind(struct subscription *subscription);
 /* Ends it; nothing of it may be in flight. Messages it has not got are dropped for this reason. */
 void subscription_free(struct subscription *subscription, enum drop_reason reason);
 /* It is none of its connection's any more, and nobody's as far as limits go. */

@@ -4,7 +4,7 @@
 /*
  * A link of a stream's chain: encoded messages, or history that is still to be encoded. It is held
  * by the cursors that stand in it and by the chunk before it, the newest one by the stream. Only
- * stream.c and replay.c look inside. One thread.
+ * the files of streams look inside. One thread.
  */
 
 #include <stdbool.h>
@@ -18,6 +18,9 @@ struct pending;
 struct segment;
 struct stream;
 struct wire_format;
+
+/* The smallest that is made for what is encoded. */
+enum { CHUNK_BYTES_MIN = 2 << 10 };
 
 struct chunk {
 	struct chunk *next;
@@ -46,15 +49,6 @@ struct chunk {
 	char data[];
 };
 
-/* What is still to be encoded, held as segments of history: numbers from the chunk's seq to before
- * `until`. Which of them have a form is not known, so the chunk counts them all. */
-struct pending {
-	uint64_t until;
-	uint32_t at, n; /* segments: those before `at` are no longer here */
-	uint32_t block; /* in the first of them, that holds the chunk's seq */
-	struct segment *segments[];
-};
-
 /* The caller holds it. NULL: out of memory. */
 struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first);
 void chunk_unref(struct chunk *chunk);
@@ -75,12 +69,5 @@ static inline uint64_t chunk_end(const struct chunk *c)
 {
 	return c->base + c->used;
 }
-
-/* All of a block, of which it takes a hold. NULL: out of memory. */
-struct pending *pending_of_block(struct block *block);
-/* What is held by it, as far as that need be looked at. */
-uint64_t pending_bytes(const struct pending *pending, uint64_t max);
-/* Lets go of what is left in it. */
-void pending_free(struct pending *pending);
 
 #endif

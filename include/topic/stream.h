@@ -30,6 +30,7 @@
 
 struct block;
 struct chunk;
+struct pending;
 struct stretch;
 
 struct cursor {
@@ -222,7 +223,11 @@ static inline bool stream_wants_sends(const struct stream *s)
 	return !list_empty(&s->ready) || !list_empty(&s->replaying);
 }
 
-/* ---- between stream.c and replay.c ---- */
+/* ---- between the files of streams: stream_append.c, stream_pending.c, stream.c, replay.c, each of
+ * which calls those before it ---- */
+
+/* Whether no cursor wants anything, or will. */
+bool stream_all_idle(const struct stream *stream);
 
 /* Encodes a run of the block, of which so many messages have a form, behind the head; counts: as
  * what is published now. -ENOMEM. */
@@ -235,5 +240,12 @@ bool stream_add_head(struct stream *stream);
 /* Encodes some of what a chunk has pending: the chunk is left empty, in front of it. -ENOMEM:
  * nothing happened. */
 int stream_encode_pending(struct stream *stream, struct chunk *chunk);
+/* A chunk of what is still to be encoded, from the message of this number on, in front of another
+ * one; takes the pending over. NULL: out of memory, it does not. */
+struct chunk *stream_put_in_front(struct stream *stream, struct pending *pending, uint64_t seq,
+				  uint64_t first, struct chunk *next);
+/* Cuts what a chunk has pending in two before this number. -EAGAIN: there is not room for what both
+ * may come to in what is reserved for them together. */
+int stream_split_pending(struct stream *stream, struct chunk *chunk, uint64_t seq);
 
 #endif

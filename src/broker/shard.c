@@ -260,10 +260,10 @@ static void letters(void *context, unsigned sender, enum mailbox_lane lane, void
 
 /* ---- the turn ---- */
 
-static bool flush(void *context)
+/* What has been left for later, some of it in each turn. True: there is more. */
+static bool go_on(struct shard *s)
 {
-	struct shard *s = context;
-	bool more, room;
+	bool more;
 
 	if (!list_empty(&s->sockets.dying))
 		reactor_part(&s->reactor, PART_CLIENTS);
@@ -311,6 +311,14 @@ static bool flush(void *context)
 		reactor_part(&s->reactor, PART_CLIENTS);
 		more |= audience_bound_time_some(s);
 	}
+	return more;
+}
+
+static bool flush(void *context)
+{
+	struct shard *s = context;
+	bool more = go_on(s), room;
+
 	more |= audience_bound_bytes(s);
 	s->pace.off = s->drain.draining || budget_now(s->broker) == BUDGET_EVICTION;
 	if (!list_empty(&s->pace.resting))

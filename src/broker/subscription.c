@@ -299,6 +299,15 @@ void subscription_queue(struct subscription *sub)
 	c->queue = sub;
 }
 
+void subscription_queue_if_behind(struct subscription *sub)
+{
+	if (subscription_is(sub, SUBSCRIPTION_ASKED) ||
+	    subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))
+		return;
+	if (!stream_at_end(sub->stream, &sub->cursor))
+		subscription_queue(sub);
+}
+
 void subscription_free(struct subscription *sub, enum drop_reason reason)
 {
 	struct connection *c = sub->connection;

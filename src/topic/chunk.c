@@ -5,7 +5,7 @@
 #include "base/memory.h"
 #include "base/wire.h"
 #include "topic/block.h"
-#include "topic/history.h"
+#include "topic/pending.h"
 #include "topic/stream.h"
 
 struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first)
@@ -16,15 +16,6 @@ struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first)
 		return NULL;
 	*c = (struct chunk){ .refs = 1, .base = base, .first = first, .capacity = capacity };
 	return c;
-}
-
-void pending_free(struct pending *p)
-{
-	if (p == NULL)
-		return;
-	while (p->at < p->n)
-		segment_unref(p->segments[p->at++]);
-	memory_free(p);
 }
 
 void chunk_unref(struct chunk *c)
