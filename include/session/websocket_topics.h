@@ -53,7 +53,7 @@ void websocket_topics_enough(struct connection *connection, void *session);
 void websocket_topics_missed(struct connection *connection, struct subscription *subscription);
 void websocket_topics_interject(struct connection *connection);
 
-/* ---- what is said ---- */
+/* ---- what is said: websocket_say.c ---- */
 
 void websocket_json_say(struct connection *connection, const char *frame, size_t bytes);
 void websocket_json_error(struct connection *connection, const char *reason, struct span name,

@@ -28,38 +28,6 @@ struct websocket_query {
 	char text[];
 };
 
-static const char *const reasons[REASONS] = {
-	[REASON_TIMEOUT] = "timeout",
-	[REASON_SLOW] = "slow consumer",
-	[REASON_CONNECTIONS] = "too many connections",
-	[REASON_SUBSCRIPTIONS] = "too many subscriptions",
-	[REASON_TOPICS] = "too many topics",
-	[REASON_PATTERNS] = "too many patterns",
-	[REASON_MEMORY] = "out of memory",
-	[REASON_DRAINING] = "draining",
-	[REASON_NOT_PERMITTED] = "not permitted",
-	[REASON_EXPIRED] = "not permitted",
-};
-
-const char *websocket_json_reason(enum reason reason)
-{
-	return reasons[reason];
-}
-
-void websocket_json_say(struct connection *c, const char *frame, size_t n)
-{
-	(void)connection_reply(c, (struct span){ frame, n });
-}
-
-void websocket_json_error(struct connection *c, const char *reason, struct span name,
-			  struct span ref)
-{
-	char out[WEBSOCKET_ANSWER_MAX];
-
-	c->shard->counters.errors++;
-	websocket_json_say(c, out, websocket_answer_error(reason, name, ref, out));
-}
-
 /* ---- commands ---- */
 
 /* Reading one of the broker's own topics is for whom the operator lets look. */
@@ -79,8 +47,8 @@ static const char *subscribe_to(struct connection *c, struct span name, const st
 		return NULL;
 	}
 	if (!may_read(c, name, pattern))
-		return reasons[REASON_NOT_PERMITTED];
-	return reasons[websocket_topics_subscribe(c, name, pattern, replay)];
+		return websocket_json_reason(REASON_NOT_PERMITTED);
+	return websocket_json_reason(websocket_topics_subscribe(c, name, pattern, replay));
 }
 
 static const char *subscribe(struct connection *c, const struct websocket_command *command)
@@ -102,7 +70,7 @@ static const char *unsubscribe(struct connection *c, const struct websocket_comm
 {
 	if (!name_pattern_valid(command->name))
 		return LINE_BAD_TOPIC;
-	return reasons[websocket_topics_unsubscribe(c, command->name, command->ref)];
+	return websocket_json_reason(websocket_topics_unsubscribe(c, command->name, command->ref));
 }
 
 /* The letter that brings a number back, with what is to be said with it. */
@@ -118,7 +86,7 @@ static const char *publish_with_receipt(struct connection *c, struct block *b, s
 
 	if (r == NULL) {
 		block_unref(b);
-		return reasons[REASON_MEMORY];
+		return websocket_json_reason(REASON_MEMORY);
 	}
 	memcpy(r->ref, ref.data, ref.len);
 	r->ref_len = ref.len;
@@ -138,9 +106,10 @@ static void sequenced(struct connection *c, const struct sequenced_letter *l)
 	    (c->state != CONNECTION_FINISHING || c->farewell == NULL))
 		return;
 	if (l->error != 0)
-		websocket_json_error(c,
-				     reasons[l->error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY],
-				     block_name(l->block), ref);
+		websocket_json_error(
+			c,
+			websocket_json_reason(l->error == -ENOSPC ? REASON_TOPICS : REASON_MEMORY),
+			block_name(l->block), ref);
 	else
 		websocket_json_say(c, out,
 				   websocket_answer("published", block_name(l->block), l->epoch,
@@ -158,7 +127,7 @@ static const char *publish_alone(struct connection *c, const struct websocket_co
 	ptrdiff_t n;
 
 	if (b == NULL)
-		return reasons[REASON_MEMORY];
+		return websocket_json_reason(REASON_MEMORY);
 	n = websocket_payload(command, block_body(b));
 	if (n < 0) {
 		block_unref(b);
@@ -181,14 +150,15 @@ static const char *publish(struct connection *c, const struct websocket_command 
 	if (!name_valid(command->name))
 		return LINE_BAD_TOPIC;
 	if (topic_internal(command->name) || !access_may(c, ACCESS_PUBLISH, command->name, false))
-		return reasons[REASON_NOT_PERMITTED];
+		return websocket_json_reason(REASON_NOT_PERMITTED);
 	if (command->ref.len > 0 || websocket_payload_max(command) > sizeof(payload))
 		return publish_alone(c, command);
 	n = websocket_payload(command, payload);
 	if (n < 0)
 		return LINE_MALFORMED;
 	message.payload = (struct span){ payload, (size_t)n };
-	return gather_add(c, command->name, &message) == 0 ? NULL : reasons[REASON_MEMORY];
+	return gather_add(c, command->name, &message) == 0 ? NULL
+							   : websocket_json_reason(REASON_MEMORY);
 }
 
 static void log_in(struct connection *c, const struct websocket_command *command)
