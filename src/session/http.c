@@ -384,9 +384,12 @@ void http_session_resume(struct connection *c)
 
 	if (http == NULL)
 		return;
-	if (http->state == HTTP_STREAMING && http->ended && c->state == CONNECTION_OPEN)
-		connection_goodbye(c);
-	else if (!list_empty(&http->runnable))
+	if (http->state == HTTP_STREAMING) {
+		if (http->ended && c->state == CONNECTION_OPEN)
+			connection_goodbye(c);
+		return;
+	}
+	if (!list_empty(&http->runnable))
 		; /* when it is its turn */
 	else if (!http->running && ready(c) && (c->input_len > 0 || http->ended))
 		run(c, (struct span){ "", 0 });

@@ -184,8 +184,9 @@ bool stream_between(struct stream *s, struct cursor *c)
 }
 
 /* So many bytes of a chunk that refers to its body, from an offset on. Returns how many spans that
- * are. */
-static unsigned gather_parts(const struct chunk *k, size_t at, size_t bytes, struct iovec *spans)
+ * are. Out of line, where small messages do not pay for it. */
+static unsigned __attribute__((noinline))
+gather_parts(const struct chunk *k, size_t at, size_t bytes, struct iovec *spans)
 {
 	const struct span parts[3] = { { k->data, k->prefix_len },
 				       k->body,
@@ -282,6 +283,20 @@ int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsig
 	return (int)n;
 }
 
+/* The list that it belongs in when nothing of it is in flight. */
+static inline void put_in_list(struct stream *s, struct cursor *c)
+{
+	find_chunk(s, c);
+	step(s, c);
+	list_remove(&c->link);
+	if (!stream_at_end(s, c))
+		list_append(c->pos < c->live_pos ? &s->replaying : &s->ready, &c->link);
+	else if (c->last_count != 0)
+		list_append(&s->busy, &c->link);
+	else
+		list_append(&s->idle, &c->link);
+}
+
 uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes)
 {
 	bool whole = bytes == c->goal_bytes;
@@ -305,7 +320,7 @@ uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes)
 		c->counted = c->chunk->first;
 	delivered = c->counted - delivered;
 	c->goal_bytes = 0;
-	stream_unhold(s, c);
+	put_in_list(s, c);
 	return delivered;
 }
 
@@ -317,15 +332,7 @@ void stream_hold(struct stream *s, struct cursor *c)
 
 void stream_unhold(struct stream *s, struct cursor *c)
 {
-	find_chunk(s, c);
-	step(s, c);
-	list_remove(&c->link);
-	if (!stream_at_end(s, c))
-		list_append(c->pos < c->live_pos ? &s->replaying : &s->ready, &c->link);
-	else if (c->last_count != 0)
-		list_append(&s->busy, &c->link);
-	else
-		list_append(&s->idle, &c->link);
+	put_in_list(s, c);
 }
 
 /* From where on it needs what has come to the stream. */
