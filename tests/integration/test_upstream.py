@@ -93,7 +93,8 @@ def interests(world, n):
 # --- the way up and back ------------------------------------------------------------------------------
 
 
-def test_what_is_published_on_one_host_comes_to_all_of_them_in_one_order(world):
+def test_what_is_published_on_one_host_comes_to_all_of_them_in_its_order(world):
+    """The server lets publishers' messages past each other differently for each subscriber: a log has one order."""
     world.servers()
     hosts = [world.host() for _ in range(3)]
     subscribers = [h.subscribe("live.a") for h in hosts]
@@ -102,10 +103,9 @@ def test_what_is_published_on_one_host_comes_to_all_of_them_in_one_order(world):
         publisher.send_lines(*numbered(b"%d" % i, 300))
     for publisher in publishers:
         publisher.leave()
-    got = [s.take(900) for s in subscribers]
-    assert got[0] == got[1] == got[2]
-    for i in range(3):
-        assert [m for m in got[0] if m.startswith(b"%d " % i)] == numbered(b"%d" % i, 300)
+    for got in [s.take(900) for s in subscribers]:
+        for i in range(3):
+            assert [m for m in got if m.startswith(b"%d " % i)] == numbered(b"%d" % i, 300)
 
 
 def test_a_nats_program_publishes_and_subscribes_as_ever(world):
