@@ -2,8 +2,9 @@
 #define BASE_NAME_H
 
 /*
- * Topic names and the patterns that match them: 1 to 255 bytes of valid UTF-8 without spaces or
- * control characters (C0, DEL, C1), levels separated by '.', at most 32 levels, none of them empty.
+ * Topic names and the patterns that match them: 1 to 255 bytes of valid UTF-8 without control
+ * characters (C0, DEL, C1), levels separated by '.', at most 32 levels, none of them empty. A space
+ * is a character like any other, though lines and NATS cannot say it.
  * In a pattern '*' alone as a level stands for exactly one level, '>' alone as the last level for
  * one or more; both are refused anywhere in a name that is published to, and in first place neither
  * matches a name that begins with '$'. Pure functions over spans; any thread.

@@ -65,8 +65,10 @@ static const char *prefix_wrong(const char *text)
 
 	if (n > 64)
 		return "is too long";
-	return text[n - 1] == '.' && name_valid((struct span){ text, n - 1 }) ? NULL
-									      : "is no prefix";
+	return text[n - 1] == '.' && name_valid((struct span){ text, n - 1 }) &&
+			       strchr(text, ' ') == NULL
+		       ? NULL
+		       : "is no prefix";
 }
 
 static const char *stream_wrong(const char *text)

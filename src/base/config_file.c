@@ -239,7 +239,7 @@ static void check_templates(cfg_t *user)
 				report(loading->section_line, keys[i],
 				       "%%u stands for a user's name, and \"%s\" is not one level "
 				       "of "
-				       "a topic, use a name without dots, spaces, * and >",
+				       "a topic, use a name without dots, * and >",
 				       user->title);
 }
 

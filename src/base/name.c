@@ -27,7 +27,7 @@ static size_t utf8_next(struct span s, uint32_t *code)
 
 static bool printable(uint32_t c)
 {
-	return c > ' ' && (c < 0x7f || c > 0x9f);
+	return c >= ' ' && (c < 0x7f || c > 0x9f);
 }
 
 /* Takes the first level off s, and the dot behind it. */

@@ -87,7 +87,9 @@ static int appeared(struct shard *s, struct topic *t)
 
 	for (size_t i = 0; i < config->topics_n && !ours; i++)
 		ours = name_matches(span_of(config->topics[i]), t->named.name);
-	if (!ours || topic_internal(t->named.name))
+	/* A space has no place in a subject. */
+	if (!ours || topic_internal(t->named.name) ||
+	    memchr(t->named.name.data, ' ', t->named.name.len) != NULL)
 		return 0;
 	ut = memory_new_zeroed(sizeof(*ut));
 	if (ut == NULL)

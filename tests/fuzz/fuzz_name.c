@@ -51,7 +51,7 @@ static bool valid(struct span s, bool pattern)
 			     (at + 1 == s.len || s.data[at + 1] == '.');
 
 		n = character((struct span){ s.data + at, s.len - at }, &c);
-		if (n == 0 || c <= ' ' || (c >= 0x7f && c <= 0x9f))
+		if (n == 0 || c < ' ' || (c >= 0x7f && c <= 0x9f))
 			return false;
 		if (c == '*' && !(pattern && alone))
 			return false;

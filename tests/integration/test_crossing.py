@@ -302,7 +302,7 @@ def test_a_message_has_one_id_at_every_door(broker):
 def last(broker, topic):
     """Body and content type of the newest message."""
     client = http.client.HTTPConnection(broker.address(), timeout=PATIENCE)
-    client.request("GET", f"/topic/{topic}/last")
+    client.request("GET", f"/topic/{urllib.parse.quote(topic)}/last")
     answer = client.getresponse()
     return answer.read(), answer.headers["Content-Type"]
 
@@ -344,3 +344,22 @@ def test_a_name_that_a_door_cannot_say_is_counted_there(broker):
     assert [json.loads(ws.message())["topic"] for _ in range(3)] == ["c#", "d.e+f", "plain"]
     assert mqtt.take() == b"plain"
     broker.eventually(published=3, matched=15, delivered=13, dropped_unencodable=2)
+
+
+def test_names_with_spaces_are_for_those_who_can_say_them(broker):
+    """Rooms and lamps have such names; patterns of lines and of NATS leave them out, and it shows."""
+    topic = "home.living room.lamp"
+    line, nats, resp = broker.subscribe("home.>"), Nats(broker, "home.>"), Resp(broker.address())
+    assert resp.ask("SUBSCRIBE", topic)[2] == 1
+    mqtt = MqttSubscriber(broker, "home.living room.+")
+    plain, ws = WebSocket(broker, f"/ws/{urllib.parse.quote(topic)}"), WebSocket(broker, "/ws?topic=home.%3E")
+    assert json.loads(ws.message())["subscribed"] == "home.>"
+    found = post(broker, topic, b"on")
+    post(broker, "home.hall", b"off")
+    assert resp.reply() == [b"message", topic.encode(), b"on"]
+    assert mqtt.take() == b"on" and plain.message() in (b"on", "on")
+    assert json.loads(ws.message()) == {"topic": topic, "id": found, "data": "on"}
+    assert line.take(1) == [b"home.hall off"] and nats.take()[0] == b"off"
+    assert last(broker, topic)[0] == b"on"
+    assert Resp(broker.address()).ask("PUBLISH", topic, "x") == 6
+    broker.eventually(dropped_unencodable=4)

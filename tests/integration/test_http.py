@@ -177,7 +177,7 @@ def test_names_are_percent_encoded(open):
     answer = broker.http().ask("POST", "/publish/a%2Fb.c%E2%82%AC", b"x")
     assert answer.json["topic"] == "a/b.c\N{EURO SIGN}"
     assert line.take(1) == [b"x"]
-    for bad in ("a%2", "a%00b", "a%20b", "a*", "", "a..b", "x" * 256, "a/b"):
+    for bad in ("a%2", "a%00b", "a*", "", "a..b", "x" * 256, "a/b"):
         broker.http().ask("POST", f"/publish/{bad}", b"x").error(*((404, "no such page") if not bad else (400, "bad topic")))
 
 

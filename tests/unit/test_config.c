@@ -1143,7 +1143,7 @@ static void titles_may_not_be_taken_twice(void **state)
 
 static void a_bad_pattern_is_named_where_its_section_begins(void **state)
 {
-	static const char *const patterns[] = { "", "a..b", "a*", ">.a", "a b", "a.", "\xff" };
+	static const char *const patterns[] = { "", "a..b", "a*", ">.a", "a\x7f", "a.", "\xff" };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(patterns) / sizeof(patterns[0]); i++) {
