@@ -104,7 +104,7 @@ static char *put_member(char *at, const char *end, const char *name, const char 
 
 size_t nats_login(const struct nats_login *login, char out[NATS_LOGIN_MAX])
 {
-	const char *end = out + NATS_LOGIN_MAX - 8;
+	const char *end = out + (NATS_LOGIN_MAX - 8);
 	char *at =
 		out +
 		sprintf(out,

@@ -184,7 +184,7 @@ static void take_options(struct connection *c, struct span json)
 {
 	struct nats_session *nats = nats_of(c);
 	struct nats_credentials secrets;
-	struct nats_options o;
+	struct nats_options o = { .verbose = false };
 
 	const struct nats_options before = { .verbose = nats->verbose,
 					     .echo = !nats->no_echo,

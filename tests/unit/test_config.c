@@ -572,7 +572,7 @@ static void every_documented_key_is_read(void **state)
 		.limits = { 1, 2, 3, 4, 64 << 20, 5 << 10, 17 << 10, 257 << 10, (size_t)16 << 30, 5,
 			    6, 8, 7, (size_t)2 << 30, 8, 9 },
 		.http = { (char *[]){ a, b }, 2, (char *[]){ host }, 1, 16, 4, 12, objects, false,
-			  false },
+			  false, false },
 		.ws = { 31 },
 		.nats = { 251, 121, 3 },
 		.auth = { ANONYMOUS_ALL,
