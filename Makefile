@@ -264,7 +264,8 @@ unit: $(UNITS) ## Run the unit tests (UNIT=pattern picks some)
 	rm -f $(UNITS:=.status)
 	play() { timeout -k 5 600 $(UNDER) $$1 >$$1.log 2>&1 && echo 0 >$$1.status || echo $$? >$$1.status; }
 	export -f play
-	printf '%s\n' $(UNITS) | xargs -P$(NPROC) -I{} $(SHELL) -c 'play {}'
+	# The largest first: it takes longest.
+	ls -S $(UNITS) | xargs -P$(NPROC) -I{} $(SHELL) -c 'play {}'
 	failed=0 tests=0
 	for t in $(UNITS); do
 		echo "$${t##*/}"
