@@ -163,6 +163,8 @@ def test_the_page_shows_live_numbers(start, tmp_path, width, height, dark):
             browser.value(f"location.hash = '#{view}'")
             browser.wait(f"!document.getElementById('view-{view}').hidden")
             assert browser.value("document.querySelectorAll('main > .view:not([hidden])').length") == 1
+            if view == "reactors":
+                browser.wait("/protocol line/.test(document.getElementById('delivery-table').textContent)")
             assert browser.value("document.documentElement.scrollWidth") <= width, f"{view}: nothing sticks out sideways"
         assert browser.value("document.getElementById('state').textContent") == "live"
         assert browser.value("Math.max(...samples.map(s => sum(s.reactors, r => r.delivered)))") > 1000
