@@ -73,7 +73,10 @@ static bool evict_largest(struct shard *s)
 		all_told &= there != 0;
 		most = there > most ? there : most;
 	}
-	e->nobody_to_evict = all_told && most <= BACKLOG_MIN;
+	/* One who has had no turn since may have the largest. */
+	if (!all_told)
+		return false;
+	e->nobody_to_evict = most <= BACKLOG_MIN;
 	if (most / 2 > e->most)
 		return false; /* that one goes first */
 	if (e->most == 0 || used <= wanted)

@@ -83,8 +83,22 @@ static struct span last_error(struct span heard)
 	return at != NULL ? span_skip(heard, (size_t)(at - heard.data) + 2) : heard;
 }
 
+/* Of an id's epoch, which says only which topic's beginning it is from; 0: none begins here. */
+static size_t epoch_bytes(struct span rest)
+{
+	enum { DIGITS = 16 };
+
+	if (rest.len <= DIGITS || rest.data[DIGITS] != ':')
+		return 0;
+	for (size_t i = 0; i < DIGITS; i++)
+		if (strchr("0123456789abcdef", rest.data[i]) == NULL || rest.data[i] == 0)
+			return 0;
+	return DIGITS;
+}
+
 /* What may differ: whether a client is asked to go on that has gone on already, how much memory the
- * pieces took, and the second of an answer that a deadline gives, which takes turns. */
+ * pieces took, the second of an answer that a deadline gives, which takes turns, and how many
+ * topics began before this one. */
 static void add_heard(struct text *heard, struct span rest)
 {
 	static const struct span go_on = SPAN("HTTP/1.1 100 Continue\r\n\r\n"),
@@ -109,6 +123,7 @@ static void add_heard(struct text *heard, struct span rest)
 				rest = span_skip(rest, 1);
 			continue;
 		}
+		rest = span_skip(rest, epoch_bytes(rest));
 		text_add(heard, rest.data, 1);
 		rest = span_skip(rest, 1);
 	}
