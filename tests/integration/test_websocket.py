@@ -450,13 +450,18 @@ def test_one_that_skips_is_told_of_the_gap(open):
             p.send(b"%d " % n + b"." * 20000 + b"\r\n")
     for p in publishers:
         p.leave()
-    last = post(broker, "s", b"end")
-    post(broker, "p.x", b"end")
     seen = {"s": [], "p.x": []}
     gaps = {"s": None, "p.x": None}
-    ends = 0
-    while ends < 2:
-        m = a.hear()
+    missing = {"s", "p.x"}
+    a.socket.settimeout(1)
+    while missing:
+        try:
+            m = a.hear()
+        except TimeoutError:
+            # All that was not skipped has come: this will not be.
+            for topic in missing:
+                post(broker, topic, b"end")
+            continue
         if "gap" in m:
             topic = "p.x" if m["topic"] == "p.*" else m["topic"]
             gaps[topic] = m["gap"] or True
@@ -468,8 +473,9 @@ def test_one_that_skips_is_told_of_the_gap(open):
             assert gaps[topic] in (None, True, m["id"])
         seen[topic].append(seq)
         gaps[topic] = None
-        ends += m["data"] == "end"
-    assert seen["s"][-1] == int(last.split(":")[1]) == 401
+        if m["data"] == "end":
+            missing.discard(topic)
+    assert seen["s"][-1] >= 401
     assert 2 < len(seen["s"]) < 401 and 2 < len(seen["p.x"]) < 401
 
 
