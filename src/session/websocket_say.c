@@ -6,6 +6,8 @@
 static const char *const reasons[REASONS] = {
 	[REASON_TIMEOUT] = "timeout",
 	[REASON_SLOW] = "slow consumer",
+	[REASON_UPSTREAM] = "upstream",
+	[REASON_TOO_LONG] = "message too long",
 	[REASON_CONNECTIONS] = "too many connections",
 	[REASON_SUBSCRIPTIONS] = "too many subscriptions",
 	[REASON_TOPICS] = "too many topics",
