@@ -289,7 +289,7 @@ integration: $(BROKER) $(LOAD) $(BUILD)/faults.so ## Run the integration tests (
 		exit 1
 	fi
 	BROKER=$(abspath $(BROKER)) PYTHONDONTWRITEBYTECODE=1 \
-		$(UNDER) /usr/bin/python3 -m pytest -q -rs -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
+		$(UNDER) /usr/bin/python3 -m pytest -q -rfEs -n $(TEST_JOBS) -p no:cacheprovider $(INTEG_SRCS)
 
 .PHONY: differences
 differences: $(BROKER) ## Compare with nats-server what random commands bring (SECONDS=60, SEED=number)
@@ -326,7 +326,7 @@ FUZZED := $(FUZZ_SRCS:tests/fuzz/fuzz_%.c=fuzz-%)
 
 .PHONY: fuzz fuzz-run $(FUZZED)
 fuzz: ## Fuzz every parser for T=60 seconds each, and the broker's sessions (clang)
-	@$(MAKE) -j$(NPROC) SAN=fuzz fuzz-run
+	@$(MAKE) -k -j$(NPROC) SAN=fuzz fuzz-run
 
 fuzz-run: $(FUZZED)
 	@echo "fuzz: $(words $(FUZZED)) targets, $(T) s each, no failure"
@@ -345,7 +345,7 @@ $(FUZZED): fuzz-%: $(BUILD)/fuzz_%
 # Goes on after a failure, so that one run shows all there is to mend.
 .PHONY: check
 check: ## Lint, then all tests: release, asan, fuzzing, and the threaded ones under tsan
-	@logs=build/check summary= failed=0
+	@logs=build/check summary= failures= failed=0
 	rm -rf $$logs
 	mkdir -p $$logs
 	step() {
@@ -356,6 +356,8 @@ check: ## Lint, then all tests: release, asan, fuzzing, and the threaded ones un
 		last=$$(grep -v '^make' $$logs/$$name.log | tail -n 1 || :)
 		printf -v line '%-20s %-6s %4d s  %s\n' $$name $$result $$((SECONDS - begun)) "$$last"
 		summary+=$$line
+		test $$result = ok || failures+=$$name:$$'\n'$$(grep -aE '^(FAILED|ERROR|E  ) ?|FAILED|ERROR: |error: ' \
+			$$logs/$$name.log | cut -c 1-200 | head -n 40 | sed 's/^/  /')$$'\n'
 	}
 	step lint                lint
 	step release-build       SAN= all
@@ -375,6 +377,7 @@ check: ## Lint, then all tests: release, asan, fuzzing, and the threaded ones un
 	if test $$failed = 0; then
 		echo "check: all passed in $$SECONDS s"
 	else
+		printf '%s\n' "$$failures"
 		echo "check: FAILED after $$SECONDS s"
 		exit 1
 	fi

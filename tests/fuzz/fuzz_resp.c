@@ -1,6 +1,8 @@
 #include "fuzz.h"
 #include "protocol/resp.h"
 
+#include <ctype.h>
+
 /*
  * The decoder of RESP's commands against a slow reference that reads all bytes at once, and against
  * itself with the bytes split in another way. The first byte of an input sets the limits, the
@@ -285,6 +287,40 @@ static bool line_words(struct span line, struct text *out)
 	return state == BETWEEN;
 }
 
+/* What no Redis client says: another protocol's header, or a control byte that is no space. */
+static bool foreign(struct span line)
+{
+	static const char version[] = "HTTP/1.", *const heads[] = { "post ", "host:" };
+	size_t from = 0;
+
+	while (from < line.len && space(line.data[from]))
+		from++;
+	for (size_t h = 0; h < 2; h++) {
+		size_t k = 0;
+
+		while (k < 5 && from + k < line.len &&
+		       tolower((unsigned char)line.data[from + k]) == heads[h][k])
+			k++;
+		if (k == 5)
+			return true;
+	}
+	if (line.len >= from + 8) {
+		size_t at = line.len - 8, k = 0;
+
+		while (k < 7 && line.data[at + k] == version[k])
+			k++;
+		if (k == 7)
+			return true;
+	}
+	for (size_t i = from; i < line.len; i++) {
+		unsigned char c = (unsigned char)line.data[i];
+
+		if (c < 9 || (c > 13 && c < 32) || c == 127)
+			return true;
+	}
+	return false;
+}
+
 static struct text reference(struct span in, const struct resp_limits *limits)
 {
 	struct text out = { 0 };
@@ -312,6 +348,10 @@ static struct text reference(struct span in, const struct resp_limits *limits)
 			len++;
 			if (line.len > 0 && line.data[line.len - 1] == '\r')
 				line.len--;
+			if (foreign(line)) {
+				add_error(&out, "not a command");
+				break;
+			}
 			if (!line_words(line, &out))
 				break;
 		}

@@ -39,6 +39,7 @@ def test_each_message_comes_behind_its_topic(broker):
 def test_a_topic_that_is_there_is_found_by_a_new_pattern_and_lost_by_one_that_ends(broker):
     publisher = broker.say(b"PUBLISH a.b\r\n").ok()
     publisher.send_lines(b"nobody")
+    broker.eventually(published=1)
     first = broker.subscribe("*.b")
     publisher.send_lines(b"one")
     assert first.take(1) == [b"a.b one"]
