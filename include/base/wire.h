@@ -55,7 +55,8 @@ struct wire_format {
 	 * that. */
 	size_t (*gap)(const struct wire *wire, uint64_t epoch, uint64_t seq, char *out);
 	/* The first end of a message at or after an offset into encoded bytes; these begin with the
-	 * start of a message, and 0 is an end too. */
+	 * start of a message, and 0 is an end too. NULL: they are payloads and nothing else, empty
+	 * ones left out, and whoever keeps them notes where each ends. */
 	size_t (*boundary)(struct span encoded, size_t offset);
 };
 

@@ -3,7 +3,8 @@
 
 /*
  * What HTTP subscribers get: server-sent events (WHATWG HTML, 9.2) and plain bytes, each message as
- * one chunk (RFC 9112, 7.1). Pure functions over runs. Any thread.
+ * one chunk (RFC 9112, 7.1), or for HTTP/1.0, which knows no chunks, until the connection ends
+ * (6.3). Pure functions over runs. Any thread.
  */
 
 #include <stdint.h>
@@ -11,9 +12,10 @@
 #include "base/wire.h"
 
 /* Events, each a chunk; the same without chunks, for HTTP/1.0; messages as they are, each a chunk
- * (an empty one is nothing: a chunk without bytes would be the last). With any parameter, events
- * are for many topics: each says its topic instead of its number. */
-extern const struct wire_format sse_format, sse_plain_format, chunked_format;
+ * (an empty one is nothing: a chunk without bytes would be the last), and one behind the other,
+ * for HTTP/1.0. With any parameter, events are for many topics: each says its topic instead of its
+ * number. */
+extern const struct wire_format sse_format, sse_plain_format, chunked_format, bytes_format;
 
 enum { SSE_TEXT_MAX = 96 }; /* most bytes of what the following write */
 

@@ -15,6 +15,7 @@
 
 struct block;
 struct pending;
+struct run;
 struct segment;
 struct stream;
 struct wire_format;
@@ -46,8 +47,12 @@ struct chunk {
 	size_t prefix_len, suffix_len;
 	/* Not encoded yet: all its messages; no byte of it can be read. NULL: it is. */
 	struct pending *pending;
+	/* What has been encoded; behind it, where its format has no boundaries, from the back on
+	 * where each message ends, in four bytes each. */
 	char data[];
 };
+
+enum { CHUNK_END_BYTES = 4 };
 
 /* The caller holds it. NULL: out of memory. */
 struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first);
@@ -56,6 +61,10 @@ void chunk_unref(struct chunk *chunk);
 size_t chunk_boundary(const struct wire_format *format, const struct chunk *chunk, size_t at);
 /* The end of the message that begins at this offset. */
 size_t chunk_message_end(const struct wire_format *format, const struct chunk *chunk, size_t at);
+
+/* Notes where the messages of a run end that were encoded behind what is there, before they are
+ * counted. */
+void chunk_note_ends(struct chunk *chunk, const struct run *run);
 
 /* The end of its n-th message (0: its start); every number in it must have bytes. */
 size_t chunk_skip(const struct wire_format *format, const struct chunk *chunk, uint64_t n);

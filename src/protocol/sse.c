@@ -447,3 +447,39 @@ const struct wire_format chunked_format = { .name = "chunked",
 					    .encode = chunked_encode,
 					    .enclose = chunked_enclose,
 					    .boundary = chunk_boundary };
+
+/* Whoever keeps them notes four bytes for each. */
+static size_t bytes_encoded_max(const struct wire *wire, const struct run *run)
+{
+	(void)wire;
+	return run->body.len + run->messages * sizeof(uint32_t);
+}
+
+static size_t bytes_encode(const struct wire *wire, const struct run *run, char *out)
+{
+	struct run rest = *run;
+	struct span message;
+	char *at = out;
+
+	(void)wire;
+	while (run_next(&rest, &message))
+		if (message.len > 0)
+			at = put(at, message.data, message.len);
+	return (size_t)(at - out);
+}
+
+static void bytes_enclose(const struct wire *wire, const struct run *run, char *prefix,
+			  size_t *prefix_len, struct span *body, char *suffix, size_t *suffix_len)
+{
+	(void)wire;
+	(void)prefix;
+	(void)suffix;
+	*body = run_only(run);
+	*prefix_len = *suffix_len = 0;
+}
+
+const struct wire_format bytes_format = { .name = "bytes",
+					  .encodable = chunked_encodable,
+					  .encoded_max = bytes_encoded_max,
+					  .encode = bytes_encode,
+					  .enclose = bytes_enclose };

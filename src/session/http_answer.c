@@ -308,7 +308,7 @@ void http_answer_subscribed(struct connection *c, struct subscription *sub,
 	const struct wire_format *format = sub->stream->wire.format;
 	const struct interest *i = subscription_interest(sub);
 	struct http_session *http = http_of(c);
-	bool events = format != &chunked_format;
+	bool events = format == &sse_format || format == &sse_plain_format;
 	char text[SSE_TEXT_MAX];
 	struct head h;
 
@@ -318,7 +318,7 @@ void http_answer_subscribed(struct connection *c, struct subscription *sub,
 	}
 	c->awaiting = false;
 	http->state = HTTP_STREAMING;
-	http->chunked = format != &sse_plain_format;
+	http->chunked = format == &sse_format || format == &chunked_format;
 	if (!http->chunked)
 		http->close = true;
 	add_first(c, &h, 200, false);

@@ -251,9 +251,9 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 {
 	bool events = wants_events(r);
 	struct subscription_wanted wanted = {
-		.wire.format = !events       ? &chunked_format
-			       : r->http_1_0 ? &sse_plain_format
-					     : &sse_format,
+		.wire.format = !r->http_1_0 ? events ? &sse_format : &chunked_format
+			       : events     ? &sse_plain_format
+					    : &bytes_format,
 	};
 	struct subscription *sub;
 	char name[256];
@@ -269,10 +269,6 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 	}
 	if (pattern && !of_pattern(c, events, &wanted))
 		return;
-	if (r->http_1_0 && !events) {
-		http_error(c, 505, "streams of bytes need HTTP/1.1");
-		return;
-	}
 	if (r->verb == HTTP_VERB_HEAD) {
 		http_answer(
 			c, &(struct http_answer){ .status = 200,

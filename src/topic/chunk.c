@@ -1,6 +1,7 @@
 #include "topic/chunk.h"
 
 #include <assert.h>
+#include <string.h>
 
 #include "base/memory.h"
 #include "base/wire.h"
@@ -53,10 +54,66 @@ static bool is_one(const struct chunk *c)
 	return c->detached || (c->block != NULL && c->messages == 1);
 }
 
+/* ---- ends that the bytes do not say ---- */
+
+static char *noted(const struct chunk *c, uint64_t n)
+{
+	return (char *)(uintptr_t)c->data + c->capacity - (n + 1) * CHUNK_END_BYTES;
+}
+
+static size_t noted_end(const struct chunk *c, uint64_t n)
+{
+	uint32_t end;
+
+	memcpy(&end, noted(c, n), CHUNK_END_BYTES);
+	return end;
+}
+
+void chunk_note_ends(struct chunk *c, const struct run *run)
+{
+	struct run rest = *run;
+	uint64_t n = c->messages;
+	size_t end = c->used;
+	struct span message;
+
+	while (run_next(&rest, &message)) {
+		uint32_t at;
+
+		if (message.len == 0)
+			continue;
+		end += message.len;
+		assert(end <= UINT32_MAX && c->data + end <= noted(c, n));
+		at = (uint32_t)end;
+		memcpy(noted(c, n++), &at, CHUNK_END_BYTES);
+	}
+}
+
+/* The first end at or after an offset. */
+static size_t find_noted(const struct chunk *c, size_t at)
+{
+	uint64_t low = 0, high = c->messages;
+
+	if (at == 0)
+		return 0;
+	while (low < high) {
+		uint64_t middle = low + (high - low) / 2;
+
+		if (noted_end(c, middle) < at)
+			low = middle + 1;
+		else
+			high = middle;
+	}
+	return low < c->messages ? noted_end(c, low) : c->used;
+}
+
+/* ---- ends ---- */
+
 size_t chunk_boundary(const struct wire_format *format, const struct chunk *c, size_t at)
 {
 	if (is_one(c))
 		return at == 0 ? 0 : c->used;
+	if (format->boundary == NULL)
+		return find_noted(c, at);
 	return format->boundary(readable(c), at);
 }
 
@@ -64,6 +121,8 @@ size_t chunk_message_end(const struct wire_format *format, const struct chunk *c
 {
 	if (is_one(c))
 		return c->used;
+	if (format->boundary == NULL)
+		return find_noted(c, at + 1);
 	/* From there, or a format whose ends are found from the start would look at it all again.
 	 */
 	return at + format->boundary(span_skip(readable(c), at), 1);
@@ -77,6 +136,8 @@ size_t chunk_skip(const struct wire_format *format, const struct chunk *c, uint6
 	if (n > 0 && c->block != NULL && !is_one(c))
 		return block_part(c->block, (uint32_t)(c->seq - c->block->seq), (uint32_t)n)
 			.body.len;
+	if (n > 0 && format->boundary == NULL && !is_one(c))
+		return noted_end(c, n - 1);
 	while (n-- > 0)
 		at = chunk_message_end(format, c, at);
 	return at;

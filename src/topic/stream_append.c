@@ -87,6 +87,17 @@ static struct chunk *add_chunk(struct stream *s, size_t capacity, bool counts)
 	return c;
 }
 
+/* Whether where messages end must be noted, for their bytes do not say it. */
+static bool notes_ends(const struct stream *s)
+{
+	return s->wire.format->boundary == NULL;
+}
+
+static size_t room_left(const struct stream *s, const struct chunk *c)
+{
+	return c->capacity - c->used - (notes_ends(s) ? c->messages * CHUNK_END_BYTES : 0);
+}
+
 /* A chunk at the head with room for so many bytes: the warm one, from its start if every cursor has
  * seen all of it. */
 static struct chunk *room(struct stream *s, size_t need, uint64_t now_ns, bool counts)
@@ -104,7 +115,7 @@ static struct chunk *room(struct stream *s, size_t need, uint64_t now_ns, bool c
 			c->opened_ns = now_ns;
 			s->rewinds++;
 		}
-		if (c->capacity - c->used >= need)
+		if (room_left(s, c) >= need)
 			return c;
 		if (c->used > 0 && s->next_capacity < CHUNK_BYTES_MAX)
 			s->next_capacity *= 2;
@@ -179,7 +190,9 @@ int stream_encode(struct stream *s, const struct run *run, uint32_t messages, st
 	if (c->seq + c->messages != run->seq || messages < run->messages)
 		c->uneven = true;
 	n = s->wire.format->encode(&s->wire, run, c->data + c->used);
-	assert(n <= c->capacity - c->used);
+	assert(n <= room_left(s, c));
+	if (notes_ends(s))
+		chunk_note_ends(c, run);
 	c->used += n;
 	c->messages += messages;
 	s->pos += n;

@@ -181,13 +181,14 @@ static void a_large_line_of_text_is_sent_from_where_it_lies(void **state)
 	static char large[20000];
 	char prefix[WIRE_AROUND_MAX], suffix[WIRE_AROUND_MAX], joined[sizeof(large) + 600];
 	size_t prefix_len, suffix_len;
-	const struct wire_format *formats[] = { &sse_format, &sse_plain_format, &chunked_format };
+	const struct wire_format *formats[] = { &sse_format, &sse_plain_format, &chunked_format,
+						&bytes_format };
 	struct run run;
 	struct span body, whole;
 
 	(void)state;
 	memset(large, 'x', sizeof(large));
-	for (int f = 0; f < 3; f++) {
+	for (int f = 0; f < 4; f++) {
 		run = one((struct span){ large, sizeof(large) });
 		assert_true(formats[f]->enclosable == NULL ||
 			    formats[f]->enclosable(&topic_alone, &run));
@@ -217,18 +218,26 @@ static void each_message_is_a_chunk(void **state)
 	expect(&chunked_format, lines(SPAN("a\r\n\r\n"), 2), SPAN("1\r\na\r\n"));
 }
 
+static void without_chunks_messages_are_their_bytes(void **state)
+{
+	(void)state;
+	expect(&bytes_format, one(SPAN("a\rb\n\0")), SPAN("a\rb\n\0"));
+	expect(&bytes_format, lines(SPAN("ab\r\n\r\nc\r\n"), 3), SPAN("abc"));
+}
+
 static void records_are_encoded_as_each_alone(void **state)
 {
 	static const struct span messages[] = {
 		{ "a\rb", 3 }, { "", 0 }, { "one\n\n", 5 }, { "\0", 1 }, { "two", 3 }
 	};
-	const struct wire_format *formats[] = { &sse_format, &sse_plain_format, &chunked_format };
+	const struct wire_format *formats[] = { &sse_format, &sse_plain_format, &chunked_format,
+						&bytes_format };
 	char records[5 * RECORD_HEAD_BYTES + 12], *at = records;
 
 	(void)state;
 	for (size_t i = 0; i < 5; i++)
 		at = record_put(at, messages[i]);
-	for (int f = 0; f < 3; f++) {
+	for (int f = 0; f < 4; f++) {
 		struct run run = { .body = { records, sizeof(records) },
 				   .messages = 5,
 				   .form = RUN_RECORDS,
@@ -362,6 +371,7 @@ int main(void)
 		cmocka_unit_test(every_byte_decides_by_itself),
 		cmocka_unit_test(a_large_line_of_text_is_sent_from_where_it_lies),
 		cmocka_unit_test(each_message_is_a_chunk),
+		cmocka_unit_test(without_chunks_messages_are_their_bytes),
 		cmocka_unit_test(records_are_encoded_as_each_alone),
 		cmocka_unit_test(an_empty_message_has_no_chunk),
 		cmocka_unit_test(boundaries_are_ends_of_messages),

@@ -11,6 +11,7 @@
 
 #include "base/memory.h"
 #include "protocol/line.h"
+#include "protocol/sse.h"
 #include "topic/block.h"
 #include "topic/chunk.h"
 #include "topic/stream.h"
@@ -19,8 +20,8 @@
 
 /*
  * Streams against a naive model: every subscriber has a queue of its own with every message that it
- * must still get. Two formats: each message is "[number]body\n", and one of them never references.
- * A message that begins with '!' has no form in them.
+ * must still get. Two formats: each message is "[number]body\n", and one of them never references;
+ * a message that begins with '!' has no form in them. A third, of the protocols', is bodies alone.
  */
 
 /* ---- the formats ---- */
@@ -160,10 +161,17 @@ static struct block *block_of(const char *body, size_t len, uint32_t messages, e
 	return b;
 }
 
+static bool payloads_only(void)
+{
+	return world.stream.wire.format->boundary == NULL;
+}
+
 static void remember(const char *body, size_t len, bool formless)
 {
 	struct message m = { 0 };
 
+	if (payloads_only())
+		formless = len == 0;
 	if (world.messages_n == world.messages_room) {
 		world.messages_room = 2 * world.messages_room + 64;
 		world.messages =
@@ -173,11 +181,13 @@ static void remember(const char *body, size_t len, bool formless)
 	if (!formless) {
 		m.bytes = malloc(len + 32);
 		assert_non_null(m.bytes);
-		m.len = (size_t)sprintf(m.bytes, "[%llu]",
-					(unsigned long long)(world.messages_n + 1));
+		if (!payloads_only())
+			m.len = (size_t)sprintf(m.bytes, "[%llu]",
+						(unsigned long long)(world.messages_n + 1));
 		memcpy(m.bytes + m.len, body, len);
 		m.len += len;
-		m.bytes[m.len++] = '\n';
+		if (!payloads_only())
+			m.bytes[m.len++] = '\n';
 	}
 	world.messages[world.messages_n++] = m;
 }
@@ -883,6 +893,12 @@ static void so_it_does_when_everything_is_copied(void **state)
 {
 	(void)state;
 	play(&copying, 80, 1500);
+}
+
+static void so_it_does_where_no_byte_says_where_a_message_ends(void **state)
+{
+	(void)state;
+	play(&bytes_format, 80, 1500);
 }
 
 /* ---- single claims ---- */
@@ -1889,6 +1905,7 @@ int main(void)
 		cmocka_unit_test(a_gap_is_told_in_its_place_and_counts_as_a_message),
 		cmocka_unit_test(every_cursor_gets_what_its_own_queue_would_hold),
 		cmocka_unit_test(so_it_does_when_everything_is_copied),
+		cmocka_unit_test(so_it_does_where_no_byte_says_where_a_message_ends),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
