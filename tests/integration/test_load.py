@@ -60,9 +60,13 @@ def succeeds(*args):
 def test_right_traffic_succeeds(start, args):
     broker = start(topics=PATIENT)
     args = args.split()
-    code, result, said = load("--pid", broker.pid, broker.address(), *args)
-    assert code == 0, said
-    assert result["errors"] == 0
+    # On a busy machine half a second may be over before the first message of 1 MiB has come.
+    for seconds in (0.5, 2, 8):
+        code, result, said = load("--pid", broker.pid, broker.address(), *args, "--duration", seconds)
+        assert code == 0, said
+        assert result["errors"] == 0
+        if "0.5" in args or result["latency_ns"]["count"] > 0:
+            break
     assert result["broker_cpu_s"] >= 0 and result["broker_rss_bytes"] > 0
     if "0.5" not in args:
         assert result["latency_ns"]["count"] > 0
