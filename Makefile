@@ -195,7 +195,7 @@ $(BUILD)/faults.so: $(FAULT_SRCS) $(BUILD)/flags
 	@echo "  LD    $@"
 	$(CC) $(CPPFLAGS_ALL) -std=c11 -g -O2 $(WARNINGS) -fPIC -shared -pthread -o $@ $(FAULT_SRCS)
 
-$(BUILD)/limit: $(call object,bench/limit/limit.c)
+$(BUILD)/limit $(BUILD)/receive: $(BUILD)/%: $(call object,bench/limit/%.c)
 	@echo "  LD    $@"
 	$(CC) $(LDFLAGS_ALL) -o $@ $^ $(PKG_LIBS)
 

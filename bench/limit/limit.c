@@ -12,6 +12,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <getopt.h>
+#include <limits.h>
 #include <liburing.h>
 #include <linux/futex.h>
 #include <netinet/in.h>
@@ -35,21 +36,73 @@
 #include <time.h>
 #include <unistd.h>
 
+/* Not yet in the headers of this liburing: io_uring_enter(2), io_uring_register(2) of Linux 6.13.
+ */
+enum {
+	SEND_BUNDLE = 1U << 4,   /* IORING_RECVSEND_BUNDLE */
+	ENTER_ARG_REG = 1U << 6, /* IORING_ENTER_EXT_ARG_REG */
+	REGISTER_MEM_REGION = 34,
+};
+
+struct region_desc {
+	uint64_t address, size;
+	uint32_t flags, id;
+	uint64_t mmap_offset, reserved[4];
+};
+
+struct region_reg {
+	uint64_t desc, flags, reserved[2];
+};
+
+struct reg_wait {
+	struct __kernel_timespec ts;
+	uint32_t min_wait_usec, flags;
+	uint64_t sigmask;
+	uint32_t sigmask_bytes, pad[3];
+	uint64_t more_pad[2];
+};
+
 enum {
 	BATCH = 64,               /* submissions per io_uring_enter; more gains nothing */
 	RING_ENTRIES = 256,       /* the completion queue is four times that */
 	SUBSCRIBERS_MAX = 60000,  /* what the loopback has ports for */
 	READ_BYTES = 1024 * 1024, /* of the reader, at a time */
+	BUNDLE_MAX = 1024,        /* messages, a power of two */
 	STALL_SECONDS = 10,       /* nothing read for so long fails the run */
 };
 
 #define NS_PER_S UINT64_C(1000000000)
 
+/* How a chunk goes out. */
+enum mode {
+	MODE_SEND,      /* send(2) each; all others on io_uring */
+	MODE_URING,     /* SEND */
+	MODE_ZERO_COPY, /* SEND_ZC */
+	MODE_SKIP,   /* SEND that completes in silence: what of a round is under way nobody knows */
+	MODE_VECTOR, /* SENDMSG of a vector with an element for each message */
+	MODE_BUNDLE, /* SEND of a bundle of provided buffers, one for each message */
+};
+
+static const char *const mode_names[] = {
+	"send", "uring", "zero-copy", "skip", "vector", "bundle"
+};
+
+/* How a paced sender sleeps until the next round is due. */
+enum nap {
+	NAP_CLOCK,  /* clock_nanosleep(2) */
+	NAP_RING,   /* io_uring_enter(2) with a time */
+	NAP_REGION, /* the same with the time in memory that was registered for it */
+};
+
+static const char *const nap_names[] = { "clock", "ring", "region" };
+
 struct options {
 	size_t subscribers, bytes, coalesce, window;
 	double seconds, warmup, rate;
 	uint16_t port;
-	bool uring, zero_copy, pin;
+	enum mode mode;
+	enum nap nap;
+	bool pin;
 };
 
 /* Shared by the two processes. */
@@ -68,7 +121,11 @@ struct blaster {
 	size_t *left; /* bytes of this round not yet taken by each socket */
 	struct pollfd *polls;
 	struct io_uring ring;
-	uint64_t sent; /* bytes, of all subscribers and rounds */
+	struct iovec *pieces;                    /* the chunk's messages */
+	struct msghdr vector;                    /* of them */
+	struct io_uring_buf_ring *groups[BATCH]; /* of provided messages */
+	struct reg_wait *wait;                   /* registered */
+	uint64_t sent;                           /* bytes, of all subscribers and rounds */
 	uint64_t calls, shorts, fulls, waits;
 	pid_t reader;
 };
@@ -230,6 +287,21 @@ static void send_round(struct blaster *b)
 			die("no socket takes anything", ETIMEDOUT);
 }
 
+/*
+ * A chunk once more. A bundle takes what its group has, and goes on when there is more: each send
+ * of a batch has a group of its own, empty again when the batch is through.
+ */
+static void provide(struct blaster *b, size_t group)
+{
+	struct io_uring_buf_ring *ring = b->groups[group];
+	int mask = io_uring_buf_ring_mask(BUNDLE_MAX);
+
+	for (size_t i = 0; i < b->options->coalesce; i++)
+		io_uring_buf_ring_add(ring, b->pieces[i].iov_base, (unsigned)b->pieces[i].iov_len,
+				      (unsigned short)i, mask, (int)i);
+	io_uring_buf_ring_advance(ring, (int)b->options->coalesce);
+}
+
 static void uring_prepare(struct blaster *b, size_t i)
 {
 	struct io_uring_sqe *sqe;
@@ -240,10 +312,30 @@ static void uring_prepare(struct blaster *b, size_t i)
 	assert(sqe);
 	io_uring_prep_send(sqe, b->fds[i], b->chunk + b->chunk_bytes - b->left[i], b->left[i],
 			   MSG_WAITALL | MSG_NOSIGNAL);
-	/* The same fields; a second completion says when the kernel needs the bytes no more. They
-	 * never change here, so nobody waits for it. */
-	if (b->options->zero_copy)
+	switch (b->left[i] == b->chunk_bytes ? b->options->mode : MODE_URING) {
+	case MODE_ZERO_COPY:
+		/* The same fields; a second completion says when the kernel needs the bytes no
+		 * more. They never change here, so nobody waits for it. */
 		sqe->opcode = IORING_OP_SEND_ZC;
+		break;
+	case MODE_SKIP:
+		sqe->flags |= IOSQE_CQE_SKIP_SUCCESS;
+		break;
+	case MODE_VECTOR:
+		io_uring_prep_sendmsg(sqe, b->fds[i], &b->vector, MSG_WAITALL | MSG_NOSIGNAL);
+		break;
+	case MODE_BUNDLE:
+		sqe->addr = 0;
+		sqe->flags |= IOSQE_BUFFER_SELECT;
+		sqe->ioprio |= SEND_BUNDLE;
+		sqe->buf_group = (uint16_t)(i % BATCH);
+		provide(b, i % BATCH);
+		break;
+	case MODE_SEND:
+	case MODE_URING:
+	default:
+		break;
+	}
 	io_uring_sqe_set_data64(sqe, i);
 	b->calls++;
 }
@@ -259,7 +351,9 @@ static size_t uring_reap(struct blaster *b)
 	{
 		size_t i = (size_t)cqe->user_data;
 
-		if (cqe->flags & IORING_CQE_F_NOTIF) {
+		/* The second of zero-copy, and of a bundle: its group is empty. */
+		if ((cqe->flags & IORING_CQE_F_NOTIF) ||
+		    (cqe->res == -ENOBUFS && b->left[i] == 0)) {
 			seen++;
 			continue;
 		}
@@ -289,6 +383,9 @@ static void uring_round(struct blaster *b)
 			die("io_uring_enter", EIO);
 		unfinished -= uring_reap(b);
 	}
+	/* What fails or is short would say so, and what is under way the reader's count tells. */
+	if (b->options->mode == MODE_SKIP)
+		return;
 	while (unfinished > 0) {
 		int n = io_uring_submit_and_wait(&b->ring, 1);
 
@@ -302,11 +399,40 @@ static void blaster_round(struct blaster *b)
 {
 	for (size_t i = 0; i < b->options->subscribers; i++)
 		b->left[i] = b->chunk_bytes;
-	if (b->options->uring)
+	if (b->options->mode != MODE_SEND)
 		uring_round(b);
 	else
 		send_round(b);
 	b->sent += b->chunk_bytes * b->options->subscribers;
+}
+
+static void blaster_nap(struct blaster *b, uint64_t at)
+{
+	uint64_t now = clock_ns(CLOCK_MONOTONIC), ns = at > now ? at - now : 0;
+	struct __kernel_timespec left = { .tv_sec = (long long)(ns / NS_PER_S),
+					  .tv_nsec = (long long)(ns % NS_PER_S) };
+	struct io_uring_getevents_arg arg = { .ts = (uint64_t)(uintptr_t)&left };
+	struct timespec t = { .tv_sec = (time_t)(at / NS_PER_S), .tv_nsec = (long)(at % NS_PER_S) };
+	unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+
+	if (ns == 0)
+		return;
+	switch (b->options->nap) {
+	case NAP_RING:
+		syscall(SYS_io_uring_enter, b->ring.ring_fd, 0, 1, flags, &arg, sizeof(arg));
+		break;
+	case NAP_REGION:
+		b->wait->ts = left;
+		b->wait->flags = 1; /* IORING_REG_WAIT_TS */
+		if (syscall(SYS_io_uring_enter, b->ring.ring_fd, 0, 1, flags | ENTER_ARG_REG, 0,
+			    sizeof(*b->wait)) < 0 &&
+		    errno != ETIME && errno != EINTR)
+			die("registered wait", errno);
+		break;
+	case NAP_CLOCK:
+	default:
+		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+	}
 }
 
 /* Whole rounds until the time is up; the last one's window is left open. Returns the rounds. */
@@ -320,10 +446,8 @@ static uint64_t blaster_run(struct blaster *b, double seconds, uint64_t *send_cp
 	for (; clock_ns(CLOCK_MONOTONIC) < end; rounds++) {
 		if (b->options->rate > 0) {
 			uint64_t at = start + (uint64_t)((double)rounds / b->options->rate * 1e9);
-			struct timespec t = { .tv_sec = (time_t)(at / NS_PER_S),
-					      .tv_nsec = (long)(at % NS_PER_S) };
 
-			clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+			blaster_nap(b, at);
 		}
 		if (b->sent + round > window)
 			blaster_await(b, b->sent + round - window);
@@ -353,18 +477,17 @@ static void blaster_measure(struct blaster *b)
 	delivered = rounds * o->subscribers * o->coalesce;
 	assert(b->sent - sent == delivered * (o->bytes + 2));
 
-	printf("{\"bench\":\"limit\",\"mode\":\"%s\",\"subscribers\":%zu,\"bytes\":%zu,"
+	printf("{\"bench\":\"limit\",\"mode\":\"%s\",\"nap\":\"%s\",\"subscribers\":%zu,\"bytes\":%"
+	       "zu,"
 	       "\"coalesce\":%zu,\"window\":%zu,\"rate\":%g,\"pinned\":%s,\"rounds\":%llu,"
 	       "\"delivered\":%llu,\"wall_s\":%.6f,\"cpu_s\":%.6f,\"send_cpu_s\":%.6f,"
 	       "\"delivered_per_cpu_s\":%.0f,\"delivered_per_s\":%.0f,\"cpu_ns_per_delivered\":%."
 	       "2f,"
 	       "\"sends\":%llu,\"short_sends\":%llu,\"full_sockets\":%llu,\"waits\":%llu}\n",
-	       o->zero_copy ? "zero-copy"
-	       : o->uring   ? "uring"
-			    : "send",
-	       o->subscribers, o->bytes, o->coalesce, o->window, o->rate, o->pin ? "true" : "false",
-	       (unsigned long long)rounds, (unsigned long long)delivered, wall_s, cpu_s,
-	       (double)send_cpu_ns / 1e9, (double)delivered / cpu_s, (double)delivered / wall_s,
+	       mode_names[o->mode], nap_names[o->nap], o->subscribers, o->bytes, o->coalesce,
+	       o->window, o->rate, o->pin ? "true" : "false", (unsigned long long)rounds,
+	       (unsigned long long)delivered, wall_s, cpu_s, (double)send_cpu_ns / 1e9,
+	       (double)delivered / cpu_s, (double)delivered / wall_s,
 	       cpu_s * 1e9 / (double)delivered, (unsigned long long)b->calls,
 	       (unsigned long long)b->shorts, (unsigned long long)b->fulls,
 	       (unsigned long long)b->waits);
@@ -420,17 +543,59 @@ static void blaster_accept(struct blaster *b, int listener)
 			die("subscriber", errno);
 }
 
-static void uring_init(struct io_uring *ring)
+/* The time of a wait lies in memory that the kernel has mapped once. */
+static void region_init(struct blaster *b)
+{
+	size_t page = (size_t)sysconf(_SC_PAGESIZE);
+	struct region_desc desc = { .size = page, .flags = 1 /* IORING_MEM_REGION_TYPE_USER */ };
+	struct region_reg reg = { .desc = (uint64_t)(uintptr_t)&desc,
+				  .flags = 1 /* IORING_MEM_REGION_REG_WAIT_ARG */ };
+
+	b->wait = mmap(NULL, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (b->wait == MAP_FAILED)
+		die("mmap", errno);
+	desc.address = (uint64_t)(uintptr_t)b->wait;
+	if (syscall(SYS_io_uring_register, b->ring.ring_fd, REGISTER_MEM_REGION, &reg, 1) < 0)
+		die("a registered region takes Linux 6.13", errno);
+	if (syscall(SYS_io_uring_register, b->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) <
+	    0)
+		die("io_uring", EIO);
+}
+
+static void groups_init(struct blaster *b)
+{
+	size_t bytes = BUNDLE_MAX * sizeof(struct io_uring_buf);
+
+	for (size_t i = 0; i < BATCH; i++) {
+		struct io_uring_buf_reg reg = { .ring_entries = BUNDLE_MAX, .bgid = (uint16_t)i };
+
+		b->groups[i] = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (b->groups[i] == MAP_FAILED)
+			die("mmap", errno);
+		reg.ring_addr = (uint64_t)(uintptr_t)b->groups[i];
+		if (io_uring_register_buf_ring(&b->ring, &reg, 0) != 0)
+			die("provided buffers", EINVAL);
+		io_uring_buf_ring_init(b->groups[i]);
+	}
+}
+
+static void uring_init(struct blaster *b)
 {
 	struct io_uring_params params = {
 		.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN |
-			 IORING_SETUP_CQSIZE,
+			 IORING_SETUP_CQSIZE |
+			 (b->options->nap == NAP_REGION ? IORING_SETUP_R_DISABLED : 0),
 		.cq_entries = 4 * RING_ENTRIES,
 	};
-	int error = io_uring_queue_init_params(RING_ENTRIES, ring, &params);
+	int error = io_uring_queue_init_params(RING_ENTRIES, &b->ring, &params);
 
 	if (error < 0)
 		die("io_uring", -error);
+	if (b->options->nap == NAP_REGION)
+		region_init(b);
+	if (b->options->mode == MODE_BUNDLE)
+		groups_init(b);
 }
 
 static void chunk_fill(struct blaster *b)
@@ -439,22 +604,31 @@ static void chunk_fill(struct blaster *b)
 
 	b->chunk_bytes = b->options->coalesce * message;
 	b->chunk = allocate(1, b->chunk_bytes);
+	b->pieces = allocate(b->options->coalesce, sizeof(*b->pieces));
+	b->vector = (struct msghdr){ .msg_iov = b->pieces, .msg_iovlen = b->options->coalesce };
 	for (size_t i = 0; i < b->options->coalesce; i++) {
 		char *at = b->chunk + i * message;
 
+		b->pieces[i] = (struct iovec){ at, message };
 		for (size_t j = 0; j < b->options->bytes; j++)
 			at[j] = (char)('a' + (i + j) % 26);
 		memcpy(at + b->options->bytes, "\r\n", 2);
 	}
 }
 
+static bool has_ring(const struct options *options)
+{
+	return options->mode != MODE_SEND || options->nap != NAP_CLOCK;
+}
+
 static void blaster_release(struct blaster *b)
 {
 	for (size_t i = 0; i < b->options->subscribers; i++)
 		close(b->fds[i]);
-	if (b->options->uring)
+	if (has_ring(b->options))
 		io_uring_queue_exit(&b->ring);
 	free(b->chunk);
+	free(b->pieces);
 	free(b->fds);
 	free(b->left);
 	free(b->polls);
@@ -482,13 +656,27 @@ static _Noreturn void usage(int status)
 		"  --rate N           rounds a second; 0 is as many as will go (0)\n"
 		"  --seconds N        to measure (3)\n"
 		"  --warmup N         seconds before that (0.5)\n"
-		"  --mode send|uring|zero-copy  one send() each, or batches of %d on io_uring, or "
+		"  --mode M           send: one send() each (send); or batches of %d on io_uring:\n"
+		"                     uring: SEND; zero-copy: SEND_ZC; skip: SEND without a "
+		"completion;\n"
+		"                     vector: SENDMSG of the messages; bundle: SEND of a bundle "
 		"of\n"
-		"                     SEND_ZC there (send)\n"
+		"                     them as provided buffers, %d at most\n"
+		"  --nap N            with a rate, sleep by the clock, on the ring, or on it with\n"
+		"                     registered memory: clock|ring|region (clock)\n"
 		"  --port N           to listen on at 127.0.0.1; 0 is any (0)\n"
 		"  --no-pin           let the two processes run on any core\n",
-		BATCH);
+		BATCH, BUNDLE_MAX);
 	exit(status);
+}
+
+/* Which of the names it is. */
+static int choice(const char *text, const char *const *names, int n)
+{
+	for (int i = 0; i < n; i++)
+		if (strcmp(text, names[i]) == 0)
+			return i;
+	usage(2);
 }
 
 static struct options options_parse(int argc, char **argv)
@@ -502,6 +690,7 @@ static struct options options_parse(int argc, char **argv)
 		{ "seconds", required_argument, NULL, 's' },
 		{ "warmup", required_argument, NULL, 'u' },
 		{ "mode", required_argument, NULL, 'm' },
+		{ "nap", required_argument, NULL, 'a' },
 		{ "port", required_argument, NULL, 'p' },
 		{ "no-pin", no_argument, NULL, 'f' },
 		{ "help", no_argument, NULL, 'h' },
@@ -540,10 +729,10 @@ static struct options options_parse(int argc, char **argv)
 			o.warmup = number(optarg, 0, 3600);
 			break;
 		case 'm':
-			o.zero_copy = strcmp(optarg, "zero-copy") == 0;
-			o.uring = o.zero_copy || strcmp(optarg, "uring") == 0;
-			if (!o.uring && strcmp(optarg, "send") != 0)
-				usage(2);
+			o.mode = (enum mode)choice(optarg, mode_names, MODE_BUNDLE + 1);
+			break;
+		case 'a':
+			o.nap = (enum nap)choice(optarg, nap_names, NAP_REGION + 1);
 			break;
 		case 'p':
 			o.port = (uint16_t)number(optarg, 0, 65535);
@@ -555,7 +744,9 @@ static struct options options_parse(int argc, char **argv)
 			usage(c == 'h' ? 0 : 2);
 		}
 	}
-	if (optind != argc || o.coalesce * (o.bytes + 2) > (size_t)1 << 30)
+	if (optind != argc || o.coalesce * (o.bytes + 2) > (size_t)1 << 30 ||
+	    (o.mode == MODE_BUNDLE && o.coalesce > BUNDLE_MAX) ||
+	    (o.mode == MODE_VECTOR && o.coalesce > IOV_MAX))
 		usage(2);
 	return o;
 }
@@ -599,8 +790,8 @@ int main(int argc, char **argv)
 	listener = listen_on(&address);
 	reader_start(&b, &address);
 	options.pin = options.pin && pin(false);
-	if (options.uring)
-		uring_init(&b.ring);
+	if (has_ring(&options))
+		uring_init(&b);
 	blaster_accept(&b, listener);
 	blaster_measure(&b);
 
