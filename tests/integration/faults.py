@@ -16,7 +16,7 @@ import subprocess
 from certificates import Authority
 from harness import BROKER, LISTENING, ROOT, SANITIZER, Broker, numbered
 
-BEGINNING = ROOT / "tests" / "lsan.supp"
+SUPPRESSIONS = ROOT / "tests" / "lsan.supp"
 
 # As in tests/faults/faults.c.
 CONTROL_BYTES = 4096
@@ -53,14 +53,14 @@ class Faults:
             env["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":verify_asan_link_order=0"
         return env
 
-    def beginning(self):
-        """What a sanitizer does not count when calls of the start fail: see tests/lsan.supp."""
+    def libcrypto(self):
+        """What a sanitizer does not count when allocations of that library fail: see tests/lsan.supp."""
         if SANITIZER != "asan":
             return {}
         # Whole stacks: libcrypto has no frame pointers.
         return {
             "ASAN_OPTIONS": self.environment()["ASAN_OPTIONS"] + ":fast_unwind_on_malloc=0",
-            "LSAN_OPTIONS": os.environ.get("LSAN_OPTIONS", "") + f":print_suppressions=0:suppressions={BEGINNING}",
+            "LSAN_OPTIONS": os.environ.get("LSAN_OPTIONS", "") + f":print_suppressions=0:suppressions={SUPPRESSIONS}",
         }
 
     def fields(self, kind, first, *values):
@@ -101,7 +101,8 @@ class Faulty(Broker):
         self.faults = Faults(directory / "faults")
         if arm:
             arm(self.faults)
-        environment = self.faults.environment() | (self.faults.beginning() if arm else {})
+        uses_libcrypto = arm or "secure" in config.get("listen", {})
+        environment = self.faults.environment() | (self.faults.libcrypto() if uses_libcrypto else {})
         super().__init__(directory, preexec, environment, **config)
 
     def is_ready(self):
