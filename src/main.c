@@ -738,6 +738,10 @@ static int start_and_serve(struct broker *b, const char *path, struct config **c
 	if (err != 0)
 		log_warn("no thread for passwords can be started, they hold the broker up: %s",
 			 strerror(-err));
+	err = (*config)->upstreams_n > 0 ? workers_start(b->names, 1) : 0;
+	if (err != 0)
+		log_warn("no thread for names can be started, they hold the broker up: %s",
+			 strerror(-err));
 	atomic_init(&b->running, b->shards_n);
 	for (; threads != NULL && started < b->shards_n; started++) {
 		threads[started] = (struct thread){
@@ -794,7 +798,9 @@ static int load_keyrings(struct broker *b, const struct config *config)
 	keyrings_free(keyrings, b->listeners_n);
 	keyrings_say(config);
 	keyrings_warn(b);
-	return 0;
+	if (config->upstreams_n > 0)
+		err = keyring_load_client(&config->upstreams[0].tls, &b->dials, stderr);
+	return err;
 }
 
 static int run(const struct options *o, struct config *config)

@@ -27,7 +27,8 @@ int sandbox_files(const struct listener *listeners, size_t n);
  * -errno: nothing has changed; -ENOSYS: built without libseccomp, or the kernel has no filters.
  */
 int sandbox_enter(void);
-/* To be called before sandbox_enter: servers are dialled from within. */
+/* To be called before sandbox_enter: servers are dialled, and their names looked up, from within:
+ * sockets of IP may be made then, and datagrams sent. */
 void sandbox_dials(void);
 
 #endif

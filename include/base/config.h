@@ -223,6 +223,13 @@ struct config_user {
 
 enum config_log { CONFIG_LOG_JETSTREAM, CONFIG_LOG_NONE };
 
+/* Files, each in PEM. */
+struct config_upstream_tls {
+	struct config_where where;
+	char *ca; /* who signs the servers' certificates; empty: whom the system trusts */
+	char *certificate, *key;
+};
+
 /* A NATS cluster that several brokers share topics through. */
 struct config_upstream {
 	char *title;
@@ -237,6 +244,7 @@ struct config_upstream {
 	char *user;
 	char *password_file;
 	char *token_file;
+	struct config_upstream_tls tls;
 	unsigned ping_seconds;
 	unsigned reconnect_ms_min;
 	unsigned reconnect_ms_max;

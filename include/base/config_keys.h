@@ -22,6 +22,8 @@ struct config_section {
 extern const struct key config_keys[];
 extern const struct config_section config_sections[]; /* the first is the file itself */
 
+/* What it is called in a file: what stands behind the last dot of its name. */
+const char *config_section_word(const struct config_section *section);
 /* Whether a section may be absent altogether, which is something else than its defaults. */
 bool config_section_optional(const struct config_section *section);
 /* Whether a section, which must exist, has this key. */

@@ -63,8 +63,10 @@ struct broker {
 	_Atomic uint64_t memory_limit; /* what it is judged by: budget_set_limit */
 	_Atomic int64_t history_bytes; /* of all shards, but for what they have not told yet */
 	struct address_book *addresses;
-	struct login_desk *desk;                     /* broker/login.h */
-	struct identities *identities;               /* that shards start with */
+	struct login_desk *desk;       /* broker/login.h */
+	struct workers *names;         /* of servers that are dialled: lookup.h */
+	struct keyring *dials;         /* what they are shown; NULL: none is dialled */
+	struct identities *identities; /* that shards start with */
 	struct letter_use letter_uses[LETTER_KINDS]; /* by kind */
 	/* Set behind broker_init, and their letters in letter_uses: sessions_register. */
 	const struct sessions *sessions;

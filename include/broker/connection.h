@@ -167,6 +167,9 @@ void connection_secure(struct connection *connection, struct span bytes);
 /* This end has begun it: takes the connected fd over. It is nobody's client and counts in no limit;
  * when the broker drains it goes last. NULL: out of memory, the fd is closed. */
 struct connection *connection_dialled(struct shard *shard, int fd, const struct protocol *protocol);
+/* It speaks TLS from here on, with what the broker shows to servers; name: what this one's
+ * certificate has to be for. Otherwise as connection_secure. -errno: it cannot. */
+int connection_secure_dialled(struct connection *connection, const char *name);
 /* Adds to what it has to say. False: out of memory, the connection is closed. */
 bool connection_reply(struct connection *connection, struct span text);
 /* The same with a body that lies in a block (output_add_body). */

@@ -2,7 +2,7 @@
 #define ENGINE_CIPHER_H
 
 /*
- * One connection's encryption (TLS 1.2, RFC 5246, and 1.3, RFC 8446), the server's side: bytes to
+ * One connection's encryption (TLS 1.2, RFC 5246, and 1.3, RFC 8446), either side: bytes to
  * bytes, no call touches a socket. What it has to say goes to the owner's function, what has come
  * is handed in. A library stands behind it (cipher.c); a test links another implementation of this
  * header in its place. One thread at a time.
@@ -60,12 +60,17 @@ struct cipher {
 	bool resumed;
 	bool renegotiates; /* the peer wants to, which is its end */
 	enum cipher_failure failure;
-	char *client; /* the name in the peer's certificate that was good; or NULL */
+	const char *said; /* by the library when it failed; static, or NULL */
+	char *client;     /* the name in the peer's certificate that was good; or NULL */
 };
 
-/* NULL: out of memory. */
-struct cipher *cipher_new(struct keyring *keyring, cipher_out *out, void *context);
+/* server: NULL, that is this side; else this is the client's, and that side's certificate must be
+ * good for this name or address. NULL: out of memory. */
+struct cipher *cipher_new(struct keyring *keyring, const char *server, cipher_out *out,
+			  void *context);
 void cipher_free(struct cipher *cipher);
+/* Why it has failed, for people; NULL: it has not. */
+const char *cipher_problem(const struct cipher *cipher);
 /* Goes on with the handshake; takes all of *in, or up to its end. */
 enum cipher_result cipher_handshake(struct cipher *cipher, struct span *in);
 /* Opens what has come, as much as there is room for: *n bytes, with CIPHER_DONE 1 or more of them.

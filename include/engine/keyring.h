@@ -2,11 +2,12 @@
 #define ENGINE_KEYRING_H
 
 /*
- * What a listener shows to those who connect by TLS, and what it asks of them: certificates with
+ * What is shown over TLS, and what is asked of the other side. A listener's: certificates with
  * their keys, chosen by the name that the client wants (RFC 6066, 3), who may sign clients'
  * certificates, and the keys of session tickets (RFC 5077, RFC 8446 4.6.1), which are the process's
- * and not a reactor's. Made by the main thread, for good: a reload makes another one, and a
- * connection keeps what it began with. Counted; any thread.
+ * and not a reactor's. One for dialling servers: who may sign theirs, and a certificate to show.
+ * Made by the main thread, for good: a reload makes another one, and a connection keeps what it
+ * began with. Counted; any thread.
  */
 
 #include <stdbool.h>
@@ -15,6 +16,7 @@
 #include <stdio.h>
 
 struct config_tls;
+struct config_upstream_tls;
 struct keyring;
 struct ssl_ctx_st;
 struct stack_st_X509;
@@ -38,6 +40,10 @@ void keyring_begin(void);
 int keyring_load(const struct config_tls *config, unsigned choices,
 		 const struct keyring_protocol *protocols, const struct keyring *before,
 		 struct keyring **out, FILE *errors);
+/* The other side's: whom to trust, what to show where a certificate is asked for. The same of
+ * errors. */
+int keyring_load_client(const struct config_upstream_tls *config, struct keyring **out,
+			FILE *errors);
 struct keyring *keyring_ref(struct keyring *keyring);
 void keyring_unref(struct keyring *keyring);
 

@@ -7,9 +7,10 @@
  * down, close(2), next generation. The owner embeds struct socket as the first member of its own
  * connection. The reactor's thread only.
  *
- * Two transports: plain, and TLS from socket_secure on (engine/tls.h). The owner's side is the
- * same: plain bytes come up, spans go down, `sent` counts the owner's bytes. Before the handshake
- * has ended well, and while its own bytes are on their way, a secure socket is `sending`.
+ * Two transports: plain, and TLS from socket_secure or socket_secure_dialled on (engine/tls.h). The
+ * owner's side is the same: plain bytes come up, spans go down, `sent` counts the owner's bytes.
+ * Before the handshake has ended well, and while its own bytes are on their way, a secure socket is
+ * `sending`.
  */
 
 #include <stdbool.h>
@@ -106,6 +107,9 @@ size_t socket_send(struct sockets *sockets, struct socket *socket, const struct 
  * flight is plain still. -ENOMEM, -ENOBUFS (too much has come): close it. */
 int socket_secure(struct sockets *sockets, struct socket *socket, struct keyring *keyring,
 		  struct span bytes);
+/* The same as a client, who begins; server: as in cipher_new. */
+int socket_secure_dialled(struct sockets *sockets, struct socket *socket, struct keyring *keyring,
+			  const char *server);
 /* Whether its handshake is still under way. */
 static inline bool socket_shakes_hands(const struct socket *socket)
 {

@@ -104,9 +104,9 @@ void tls_shared_release(struct tls_shared *shared);
 /* Gives memory back that has not been needed since the last call. */
 void tls_give_back(struct tls_shared *shared);
 
-/* A handshake begins. NULL: out of memory. */
-struct tls *tls_new(struct tls_shared *shared, struct keyring *keyring, void *owner,
-		    uint64_t now_ns);
+/* A handshake begins; server: as in cipher_new. NULL: out of memory. */
+struct tls *tls_new(struct tls_shared *shared, struct keyring *keyring, const char *server,
+		    void *owner, uint64_t now_ns);
 void tls_free(struct tls *tls);
 /* What it holds, in bytes, but for what is the cipher's. */
 uint64_t tls_held(const struct tls *tls);

@@ -28,6 +28,10 @@ int workers_start(struct workers *workers, unsigned threads);
 /* Waits for what has begun; what has not never will, and is whose who gave it. */
 void workers_free(struct workers *workers);
 
+/* The same for work that nobody waits for, and that may take long: what has begun goes on to the
+ * end of the process, what has not never will, and their memory stays. */
+void workers_leave(struct workers *workers);
+
 /* Adds to the queue unless there are so many in it that none has begun with: false. */
 bool workers_give(struct workers *workers, struct work *work, size_t max);
 /* How many have not begun. */

@@ -148,7 +148,7 @@ void nats_said(struct span in, size_t line_bytes, struct nats_said *said, size_t
 struct nats_server {
 	uint64_t max_payload;
 	bool headers, jetstream, leaving; /* in lame duck mode */
-	bool tls_required, auth_required;
+	bool tls_required, tls_available, auth_required;
 	char version[32], name[64];
 	char urls[4096]; /* of others of its cluster: a JSON array, or empty */
 };

@@ -7,7 +7,8 @@
  * what comes back is delivered, on every host in the same way. So a loop cannot form, and whoever
  * is cut off does not go on alone.
  *
- *   DOWN -> DIALLING -> GREETING (INFO comes) -> JOINING (PONG comes) -> [CHECKING ->] UP -> DOWN
+ *   DOWN -> DIALLING -> GREETING (INFO comes) -> [SECURING ->] JOINING (PONG comes)
+ *        -> [CHECKING ->] UP -> DOWN
  *
  * Without a log (core NATS) nothing of a message is known to be in the cluster before the PONG
  * behind it has come, and by then it has come back as well: a server answers in order. A connection
@@ -22,10 +23,10 @@
  * REST
  *
  * From top to bottom, none of which calls those above it: upstream.c has the connection,
- * upstream_topics.c the tap and what is subscribed to, upstream_log.c the stream and what is
- * missing, upstream_past.c what was before, upstream_waiting.c subscribers that wait,
- * upstream_receive.c makes blocks of what comes, upstream_publish.c has what goes up. The shard's
- * thread only.
+ * upstream_servers.c whom to dial, upstream_topics.c the tap and what is subscribed to,
+ * upstream_log.c the stream and what is missing, upstream_past.c what was before,
+ * upstream_waiting.c subscribers that wait, upstream_receive.c makes blocks of what comes,
+ * upstream_publish.c has what goes up. The shard's thread only.
  */
 
 #include <stdbool.h>
@@ -45,6 +46,7 @@
 struct block;
 struct config_upstream;
 struct connection;
+struct lookup;
 struct shard;
 struct subscribe_letter;
 struct topic;
@@ -54,6 +56,7 @@ enum upstream_state {
 	UPSTREAM_DOWN,
 	UPSTREAM_DIALLING,
 	UPSTREAM_GREETING,
+	UPSTREAM_SECURING, /* a handshake, where there is TLS */
 	UPSTREAM_JOINING,
 	UPSTREAM_CHECKING, /* the stream, where there is a log */
 	UPSTREAM_UP
@@ -100,7 +103,11 @@ struct upstream {
 	uint64_t rtt_ns;
 	struct nats_server info;
 	struct server servers[UPSTREAM_SERVERS_MAX];
-	unsigned servers_n, server; /* the one that is, or was, dialled */
+	unsigned servers_n, server;              /* the one that is, or was, dialled */
+	uint8_t taught_by[UPSTREAM_SERVERS_MAX]; /* whose name its certificate is for, too */
+	struct lookup *lookup;   /* of the addresses of the one that is dialled; NULL: it has one */
+	bool looking;            /* and that is under way */
+	unsigned address, tries; /* which of them is next, and how many may be tried yet */
 	char user[UPSTREAM_SECRET_MAX], pass[UPSTREAM_SECRET_MAX], token[UPSTREAM_SECRET_MAX];
 	struct upstream_bytes out; /* written in this turn */
 
@@ -212,6 +219,7 @@ bool upstream_go_on(struct shard *shard);
 
 extern const struct protocol upstream_protocol;
 void upstream_received(struct connection *connection, struct span bytes);
+void upstream_secured(struct connection *connection);
 void upstream_ends(struct connection *connection, bool receipt);
 const char *upstream_say(struct connection *connection, enum reason reason);
 const char *upstream_farewell(const struct connection *connection, bool bye);
@@ -223,9 +231,32 @@ void upstream_free(struct connection *connection);
 /* ---- between its parts ---- */
 
 uint64_t upstream_now(const struct upstream *upstream);
+/* A server that says nothing for so long is given up. */
+uint64_t upstream_deaf_ns(const struct upstream *upstream);
 
 /* Cut off for so long that nobody waits for its end. */
 bool upstream_gives_up(const struct upstream *upstream);
+
+/* upstream_servers.c */
+
+void upstream_servers_init(struct upstream *upstream);
+/* Of the server that is, or was, dialled: as it is named; whether it must speak TLS; the name that
+ * its certificate must be for. */
+const char *upstream_server_host(const struct upstream *upstream);
+bool upstream_server_secure(const struct upstream *upstream);
+const char *upstream_server_certified(const struct upstream *upstream);
+/* Another one is the next to be dialled. */
+void upstream_servers_next(struct upstream *upstream);
+/* Those that INFO names are known from now on. */
+void upstream_servers_learn(struct upstream *upstream);
+/* Begins to dial. NULL: it is under way; else why it is not, static or strerror's. */
+const char *upstream_servers_dial(struct upstream *upstream);
+/* The same for what a lookup has brought; *next_ns: when to look again, if that is earlier. */
+const char *upstream_servers_look(struct upstream *upstream, uint64_t *next_ns);
+/* One address has failed: dials the next one of this server's. -errno: there is none. */
+int upstream_servers_again(struct upstream *upstream);
+/* Dialling is over, one way or the other. */
+void upstream_servers_leave(struct upstream *upstream);
 
 /* upstream_topics.c */
 

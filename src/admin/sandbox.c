@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <libgen.h>
 #include <linux/landlock.h>
+#include <linux/netlink.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -28,7 +29,7 @@
 /* What is needed of files beside reading them, which a filter of system calls cannot judge: how a
  * file is opened below a directory, and where a socket's file is removed. */
 static bool opens_below, removes;
-static bool dials; /* servers, through the ring */
+static bool dials; /* servers, by name, through the ring */
 
 void sandbox_dials(void)
 {
@@ -109,6 +110,7 @@ int sandbox_files(const struct listener *listeners, size_t n)
 
 #include <sched.h>
 #include <seccomp.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 
@@ -276,13 +278,21 @@ static int allow_notifying(scmp_filter_ctx filter)
 	return err;
 }
 
-/* Sockets that the ring connects. */
+/* Sockets that the ring connects, and what it takes to look names up: datagrams to a name server,
+ * and a question to the kernel about the addresses of this host (getaddrinfo(3), RFC 6724). */
 static int allow_dialling(scmp_filter_ctx filter)
 {
+	static const int lookups[] = { SCMP_SYS(connect), SCMP_SYS(bind), SCMP_SYS(sendmmsg),
+				       SCMP_SYS(recvfrom), SCMP_SYS(recvmsg) };
 	int err = 0;
 
 	if (!dials)
 		return 0;
+	err |= allow_all(filter, lookups, sizeof(lookups) / sizeof(int));
+	err |= allow(filter, SCMP_SYS(ioctl), SCMP_A1(SCMP_CMP_EQ, FIONREAD, 0));
+	err |= seccomp_rule_add(filter, SCMP_ACT_ALLOW, SCMP_SYS(socket), 2,
+				SCMP_A0(SCMP_CMP_EQ, AF_NETLINK, 0),
+				SCMP_A2(SCMP_CMP_EQ, NETLINK_ROUTE, 0));
 	err |= allow(filter, SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, AF_INET, 0));
 	err |= allow(filter, SCMP_SYS(socket), SCMP_A0(SCMP_CMP_EQ, AF_INET6, 0));
 	return err;

@@ -1,5 +1,6 @@
 #include "admin/upstream_check.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -8,6 +9,9 @@
 
 #include "base/config.h"
 #include "base/server.h"
+#include "engine/cipher.h"
+#include "engine/keyring.h"
+#include "engine/lookup.h"
 #include "protocol/jetstream.h"
 #include "protocol/nats.h"
 #include "session/upstream.h"
@@ -22,21 +26,86 @@ enum {
 /* A connection to one server, and what has come from it. */
 struct talk {
 	int fd;
+	struct keyring *keyring;
+	struct cipher *cipher; /* NULL: in clear */
 	size_t len;
 	char text[TALK_BYTES];
 	struct nats_server info;
 };
 
-static bool say(const struct talk *t, struct span text)
+/* Of the cipher, or in clear. */
+static bool send_all(void *context, const char *data, size_t len)
 {
-	while (text.len > 0) {
-		ssize_t n = send(t->fd, text.data, text.len, MSG_NOSIGNAL);
+	const struct talk *t = context;
+
+	while (len > 0) {
+		ssize_t n = send(t->fd, data, len, MSG_NOSIGNAL);
 
 		if (n <= 0)
 			return false;
-		text = span_skip(text, (size_t)n);
+		data += n;
+		len -= (size_t)n;
 	}
 	return true;
+}
+
+static bool say(struct talk *t, struct span text)
+{
+	return t->cipher != NULL ? cipher_write(t->cipher, text.data, text.len)
+				 : send_all(t, text.data, text.len);
+}
+
+/* Some more of what it says, behind what is there. False: nothing more comes. */
+static bool more(struct talk *t)
+{
+	char sealed[CIPHER_RECORD_BYTES];
+	size_t room = sizeof(t->text) - t->len, got = 0;
+	char *to = t->text + t->len;
+	struct span in = { sealed, 0 };
+	ssize_t n;
+
+	if (room < sizeof(sealed))
+		return false;
+	n = recv(t->fd, t->cipher != NULL ? sealed : to, sizeof(sealed), 0);
+	if (n <= 0)
+		return false;
+	if (t->cipher == NULL) {
+		t->len += (size_t)n;
+		return true;
+	}
+	in.len = (size_t)n;
+	while (in.len > 0) {
+		enum cipher_result result = cipher_read(t->cipher, &in, t->text + t->len,
+							sizeof(t->text) - t->len, &got);
+
+		t->len += got;
+		if (result != CIPHER_DONE)
+			return result == CIPHER_MORE;
+	}
+	return true;
+}
+
+/* The handshake. NULL: it is well; else why not. */
+static const char *secure(struct talk *t, const struct server *server)
+{
+	char bytes[CIPHER_RECORD_BYTES];
+	struct span in = { NULL, 0 };
+	enum cipher_result result;
+	ssize_t n = 0;
+
+	t->cipher = cipher_new(t->keyring, server->host, send_all, t);
+	if (t->cipher == NULL)
+		return "out of memory";
+	while ((result = cipher_handshake(t->cipher, &in)) == CIPHER_MORE) {
+		n = recv(t->fd, bytes, sizeof(bytes), 0);
+		if (n <= 0)
+			return "it does not answer";
+		in = (struct span){ bytes, (size_t)n };
+	}
+	/* Nothing is said behind a handshake but by the library itself. */
+	if (result == CIPHER_DONE && in.len > 0)
+		(void)cipher_read(t->cipher, &in, t->text, sizeof(t->text), &t->len);
+	return cipher_problem(t->cipher);
 }
 
 /* The next thing said, of which `used` bytes are to be dropped (drop) when it has been looked at.
@@ -45,7 +114,6 @@ static bool hear(struct talk *t, struct nats_said *said, struct span *body, size
 {
 	for (;;) {
 		struct span in = { t->text, t->len };
-		ssize_t n;
 
 		nats_said(in, LINE_BYTES_MAX, said, used);
 		if (said->kind == NATS_SAID_NONSENSE)
@@ -57,12 +125,8 @@ static bool hear(struct talk *t, struct nats_said *said, struct span *body, size
 		}
 		if (said->kind != NATS_SAID_MORE && said->kind != NATS_SAID_MESSAGE)
 			return true;
-		if (t->len == sizeof(t->text))
+		if (!more(t))
 			return false;
-		n = recv(t->fd, t->text + t->len, sizeof(t->text) - t->len, 0);
-		if (n <= 0)
-			return false;
-		t->len += (size_t)n;
 	}
 }
 
@@ -72,11 +136,12 @@ static void drop(struct talk *t, size_t used)
 	t->len -= used;
 }
 
-static bool dial(struct talk *t, const struct server *server)
+static bool dial(struct talk *t, const struct address *to)
 {
 	const struct timeval wait = { .tv_sec = WAIT_SECONDS };
 	struct sockaddr_storage address;
-	socklen_t bytes = address_socket(&server->address, &address);
+	socklen_t bytes = address_socket(to, &address);
+	int err;
 
 	t->len = 0;
 	t->fd = socket(address.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -86,8 +151,28 @@ static bool dial(struct talk *t, const struct server *server)
 	(void)setsockopt(t->fd, SOL_SOCKET, SO_SNDTIMEO, &wait, sizeof(wait));
 	if (connect(t->fd, (const struct sockaddr *)&address, bytes) == 0)
 		return true;
+	err = errno;
 	close(t->fd);
+	errno = err;
 	return false;
+}
+
+/* The first of its addresses that takes the connection. NULL: one did; else why not. */
+static const char *reach(struct talk *t, const struct server *server)
+{
+	struct address addresses[LOOKUP_ADDRESSES_MAX] = { server->address };
+	const char *problem = NULL;
+	unsigned n = 1;
+
+	if (!server->numeric)
+		n = lookup_now(server->host, server->address.port, addresses, LOOKUP_ADDRESSES_MAX,
+			       &problem);
+	for (unsigned i = 0; i < n; i++) {
+		if (dial(t, &addresses[i]))
+			return NULL;
+		problem = strerror(errno);
+	}
+	return problem;
 }
 
 /* CONNECT, and a question after the stream where there is one. */
@@ -151,6 +236,36 @@ static bool judge(const struct talk *t, const struct config_upstream *u, struct 
 	return true;
 }
 
+/* Why a server goes away behind the handshake; it may do so before its word has come. */
+static const char *upset(const struct cipher *cipher)
+{
+	const char *problem = cipher_problem(cipher);
+
+	return problem != NULL ? problem
+			       : "it has closed the connection: does it ask for a certificate?";
+}
+
+/* INFO has come, and nothing behind it: TLS where it is spoken, and who the broker is. */
+static bool meet(struct talk *t, const struct config_upstream *u, const struct server *server,
+		 struct span info, FILE *out, char *problem, size_t size)
+{
+	const char *wrong = NULL;
+
+	if (!nats_server(info, &t->info))
+		return false;
+	t->len = 0;
+	if (t->info.tls_required || (server->tls && t->info.tls_available))
+		wrong = secure(t, server);
+	else if (server->tls)
+		wrong = "it speaks none, which tls:// asks for";
+	if (wrong == NULL)
+		return greet(t, u);
+	/* At a start it may be mended a moment later. */
+	if (out != NULL)
+		snprintf(problem, size, "%s: TLS: %s", server->host, wrong);
+	return false;
+}
+
 /* Whether this server has answered; false with a problem: it is what is wrong. */
 static bool ask(struct talk *t, const struct config *config, const struct server *server, FILE *out,
 		char *problem, size_t size)
@@ -163,9 +278,11 @@ static bool ask(struct talk *t, const struct config *config, const struct server
 
 	while ((!judged || !ponged) && hear(t, &said, &body, &used)) {
 		if (said.kind == NATS_SAID_INFO && !greeted) {
-			greeted = nats_server(said.text, &t->info) && greet(t, u);
+			greeted =
+				t->len == used && meet(t, u, server, said.text, out, problem, size);
 			if (!greeted)
-				return false;
+				break;
+			used = 0;
 		} else if (said.kind == NATS_SAID_ERROR) {
 			/* At a start it may have changed its mind a moment later. */
 			if (out != NULL)
@@ -189,8 +306,12 @@ static bool ask(struct talk *t, const struct config *config, const struct server
 		}
 		drop(t, used);
 	}
-	if (!judged || !ponged)
+	if (!judged || !ponged) {
+		/* It may not have liked what it was shown. */
+		if (out != NULL && t->cipher != NULL && *problem == 0)
+			snprintf(problem, size, "%s: TLS: %s", server->host, upset(t->cipher));
 		return false;
+	}
 	if (out == NULL)
 		return true;
 	fprintf(out, "upstream \"%s\": %s (%s, nats-server %s)%s%s\n", u->title, server->host,
@@ -201,27 +322,45 @@ static bool ask(struct talk *t, const struct config *config, const struct server
 	return true;
 }
 
+/* False: this one has answered, and its answer is bad; *answered: or good. */
+static bool check_server(struct talk *t, const struct config *config, const char *text, FILE *out,
+			 char *problem, size_t size, bool *answered)
+{
+	struct server server;
+	const char *unreached;
+
+	if (server_parse(span_of(text), &server) != NULL)
+		return true;
+	unreached = reach(t, &server);
+	if (unreached != NULL) {
+		if (out != NULL)
+			fprintf(out, "upstream: %s: %s\n", text, unreached);
+		return true;
+	}
+	*answered = ask(t, config, &server, out, problem, size);
+	close(t->fd);
+	cipher_free(t->cipher);
+	t->cipher = NULL;
+	return *answered || *problem == 0;
+}
+
 bool upstream_check(const struct config *config, FILE *out, char *problem, size_t size)
 {
 	static struct talk talk;
 	const struct config_upstream *u = config->upstreams;
+	bool sound = true, answered = false;
 
 	*problem = 0;
-	for (size_t i = 0; config->upstreams_n > 0 && i < u->servers_n; i++) {
-		struct server server;
-		bool answered;
-
-		if (server_parse(span_of(u->servers[i]), &server) != NULL || !server.numeric ||
-		    !dial(&talk, &server))
-			continue;
-		answered = ask(&talk, config, &server, out, problem, size);
-		close(talk.fd);
-		if (answered)
-			return true;
-		if (*problem != 0)
-			return false;
+	if (config->upstreams_n == 0)
+		return true;
+	if (keyring_load_client(&u->tls, &talk.keyring, stderr) != 0) {
+		snprintf(problem, size, "its tls section cannot be used");
+		return false;
 	}
-	if (config->upstreams_n > 0 && out != NULL)
+	for (size_t i = 0; sound && !answered && i < u->servers_n; i++)
+		sound = check_server(&talk, config, u->servers[i], out, problem, size, &answered);
+	keyring_unref(talk.keyring);
+	if (sound && !answered && out != NULL)
 		fprintf(out, "upstream \"%s\": no server answers\n", u->title);
-	return true;
+	return sound;
 }

@@ -51,11 +51,8 @@ static const char *token_hash_wrong(const char *text)
 static const char *server_wrong(const char *text)
 {
 	struct server server;
-	const char *wrong = server_parse(span_of(text), &server);
 
-	if (wrong == NULL && server.tls)
-		return "asks for TLS, which is not there yet";
-	return wrong;
+	return server_parse(span_of(text), &server);
 }
 
 /* Prefixes are levels of a subject, each with its dot. */
@@ -258,6 +255,9 @@ const struct key config_keys[] = {
 	KEY(upstream, user, TEXT(""), RESTART),
 	KEY(upstream, password_file, TEXT(""), RESTART),
 	KEY(upstream, token_file, TEXT(""), RESTART),
+	KEY(upstream_tls, ca, TEXT("")),
+	KEY(upstream_tls, certificate, TEXT("")),
+	KEY(upstream_tls, key, TEXT("")),
 	KEY(upstream, ping_seconds, NUMBER("2", 1, MINUTE), RESTART),
 	KEY(upstream, reconnect_ms_min, NUMBER("50", 1, 1000 * MINUTE), RESTART),
 	KEY(upstream, reconnect_ms_max, NUMBER("2000", 1, 1000 * MINUTE), RESTART),
@@ -288,11 +288,19 @@ const struct config_section config_sections[] = {
 	{ "jwt", "jwt", false, "auth", offsetof(struct config_auth, jwt) },
 	{ "user", "user", true, CONFIG_ROOT, 0 },
 	{ "upstream", "upstream", true, CONFIG_ROOT, 0 },
+	{ "upstream.tls", "upstream_tls", false, "upstream", offsetof(struct config_upstream, tls) },
 	{ .name = NULL },
 };
 /* clang-format on */
 
 _Static_assert(sizeof(enum config_slow) == sizeof(unsigned), "words are stored like numbers");
+
+const char *config_section_word(const struct config_section *section)
+{
+	const char *dot = strrchr(section->name, '.');
+
+	return dot != NULL ? dot + 1 : section->name;
+}
 
 bool config_section_optional(const struct config_section *section)
 {
@@ -447,6 +455,7 @@ static void upstreams_free(struct config *config)
 {
 	for (size_t i = 0; i < config->upstreams_n; i++) {
 		free(config->upstreams[i].title);
+		free(config->upstreams[i].tls.where.file);
 		section_clear("upstream", &config->upstreams[i]);
 	}
 	free(config->upstreams);
@@ -518,15 +527,28 @@ const struct config_upstream *config_upstream(const struct config *config, struc
 	return NULL;
 }
 
+/* Whether two sections agree, and those that stand in them. */
+static bool section_same(const char *section, const void *a, const void *b)
+{
+	const struct config_section *inner = NULL;
+
+	for (const struct key *k = config_keys; k->name != NULL; k++)
+		if (config_key_in(k, section) && !key_same(k, a, b))
+			return false;
+	while ((inner = section_within(section, inner)) != NULL)
+		if (!section_same(inner->name, (const char *)a + inner->offset,
+				  (const char *)b + inner->offset))
+			return false;
+	return true;
+}
+
 static bool upstreams_same(const struct config *a, const struct config *b)
 {
 	if (a->upstreams_n != b->upstreams_n)
 		return false;
 	for (size_t i = 0; i < a->upstreams_n; i++)
-		for (const struct key *k = config_keys; k->name != NULL; k++)
-			if (config_key_in(k, "upstream") &&
-			    !key_same(k, &a->upstreams[i], &b->upstreams[i]))
-				return false;
+		if (!section_same("upstream", &a->upstreams[i], &b->upstreams[i]))
+			return false;
 	return true;
 }
 

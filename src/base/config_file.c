@@ -112,6 +112,24 @@ static void on_error(cfg_t *cfg, const char *format, va_list ap)
 	fprintf(to, ", write key = value or section { ... }\n");
 }
 
+/* The section of the table that this one is: two may be called the same in different ones, and then
+ * differ by their keys. */
+static const char *section_name(const cfg_t *cfg)
+{
+	for (const struct config_section *s = config_sections; s->name != NULL; s++) {
+		const struct key *first = config_keys;
+
+		if (strcmp(config_section_word(s), cfg->name) != 0)
+			continue;
+		while (!config_key_in(first, s->name))
+			first++;
+		for (const cfg_opt_t *opt = cfg->opts; opt->name != NULL; opt++)
+			if (strcmp(opt->name, first->name) == 0)
+				return s->name;
+	}
+	return cfg->name;
+}
+
 /* Of the sections that name files. Without memory for it a later message lacks the line. */
 static void place_note(const cfg_t *section, const char *key)
 {
@@ -135,14 +153,16 @@ static void places_take(const cfg_t *section, struct config_where *where)
 
 		if (p->section != section)
 			continue;
-		if (p->key == NULL) {
+		/* One without a title begins unseen: its first key is as near as can be. */
+		if (p->key == NULL || where->file == NULL) {
 			free(where->file);
 			where->file = p->file;
 			where->line = p->line;
 			p->file = NULL;
-			continue;
 		}
-		index = config_key_index(section->name, p->key);
+		if (p->key == NULL)
+			continue;
+		index = config_key_index(section_name(section), p->key);
 		if (index < CONFIG_WHERE_KEYS)
 			where->lines[index] = p->line;
 	}
@@ -166,7 +186,7 @@ static const struct key *key_find(const char *section, const char *name)
 /* Called once for each value, at its line. Goes on after a bad one, so that all are reported. */
 static int on_value(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result)
 {
-	const struct key *key = key_find(cfg->name, opt->name);
+	const struct key *key = key_find(section_name(cfg), opt->name);
 	const char *wrong;
 	uint64_t number;
 
@@ -277,7 +297,7 @@ static int on_section(cfg_t *cfg, cfg_opt_t *opt, const char *text, void *result
 /* A key's number, which may be its default. 0: it is none, which has been reported. */
 static uint64_t number_of(cfg_t *section, const char *name)
 {
-	const struct key *key = key_find(section->name, name);
+	const struct key *key = key_find(section_name(section), name);
 	const char *text = cfg_getstr(section, name);
 	uint64_t number = 0;
 
@@ -291,6 +311,24 @@ static void check_readable(cfg_t *section, const char *name)
 	if (path != NULL && *path != '\0' && access(path, R_OK) != 0)
 		report(loading->section_line, name,
 		       "cannot read %s (%s), name a file that can be read", path, strerror(errno));
+}
+
+static bool is_set(cfg_t *section, const char *name)
+{
+	const char *text = cfg_getstr(section, name);
+
+	return text != NULL && *text != '\0';
+}
+
+/* What is in the files is for the keyring to say. */
+static void check_pair(cfg_t *tls)
+{
+	if (is_set(tls, "certificate") && !is_set(tls, "key"))
+		report(loading->section_line, "key",
+		       "none at all, name the file of the certificate's key in PEM");
+	if (is_set(tls, "key") && !is_set(tls, "certificate"))
+		report(loading->section_line, "certificate",
+		       "none at all, name the file of the key's certificate in PEM");
 }
 
 /* Called where an upstream's section ends. */
@@ -319,6 +357,7 @@ static int on_upstream(cfg_t *cfg, cfg_opt_t *opt)
 		       "none at all, use levels that end with a dot, like \"fan.\"");
 	check_readable(upstream, "password_file");
 	check_readable(upstream, "token_file");
+	check_pair(cfg_getsec(upstream, "tls"));
 	if (number_of(upstream, "reconnect_ms_min") > number_of(upstream, "reconnect_ms_max"))
 		report(loading->section_line, "reconnect_ms_max",
 		       "is less than reconnect_ms_min, use as much or more");
@@ -624,7 +663,7 @@ static cfg_t *parser_new(void)
 			in++;
 		assert(n[in] < OPTIONS_MAX);
 		opts[in][n[in]++] =
-			(cfg_opt_t)CFG_SEC(config_sections[s].name, opts[s],
+			(cfg_opt_t)CFG_SEC(config_section_word(&config_sections[s]), opts[s],
 					   config_sections[s].titled ? titled : untitled);
 	}
 	opts[0][n[0]++] = (cfg_opt_t)CFG_FUNC("include", on_include);
@@ -645,10 +684,11 @@ static cfg_t *parser_new(void)
  * it is. */
 static int section_read(cfg_t *cfg, void *base)
 {
+	const char *name = section_name(cfg);
 	int error = 0;
 
 	for (const struct key *k = config_keys; k->name != NULL; k++) {
-		cfg_opt_t *opt = config_key_in(k, cfg->name) ? cfg_getopt(cfg, k->name) : NULL;
+		cfg_opt_t *opt = config_key_in(k, name) ? cfg_getopt(cfg, k->name) : NULL;
 
 		if (opt == NULL || (opt->flags & CFGF_MODIFIED) == 0)
 			continue;
@@ -658,8 +698,9 @@ static int section_read(cfg_t *cfg, void *base)
 	}
 	for (const struct config_section *s = config_sections; s->name != NULL && error == 0; s++)
 		if (!s->titled && !config_section_optional(s) && s->in != NULL &&
-		    strcmp(s->in, cfg->name) == 0)
-			error = section_read(cfg_getsec(cfg, s->name), (char *)base + s->offset);
+		    strcmp(s->in, name) == 0)
+			error = section_read(cfg_getsec(cfg, config_section_word(s)),
+					     (char *)base + s->offset);
 	return error;
 }
 
@@ -761,6 +802,7 @@ static int upstreams_read(struct config *config, cfg_t *cfg)
 		if (config->upstreams[i].title == NULL)
 			return -ENOMEM;
 		error = section_read(section, &config->upstreams[i]);
+		places_take(cfg_getsec(section, "tls"), &config->upstreams[i].tls.where);
 	}
 	return error;
 }

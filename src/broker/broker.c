@@ -10,7 +10,9 @@
 #include "broker/mail.h"
 #include "broker/objects.h"
 #include "broker/shard.h"
+#include "engine/keyring.h"
 #include "engine/mailbox.h"
+#include "engine/worker.h"
 
 int broker_init(struct broker *b, unsigned shards_n, unsigned lane_entries)
 {
@@ -20,8 +22,10 @@ int broker_init(struct broker *b, unsigned shards_n, unsigned lane_entries)
 	/* The main thread is one more sender. */
 	b->mailbox = mailbox_new(shards_n, shards_n + 1, lane_entries);
 	b->desk = login_desk_new();
+	b->names = workers_new();
 	memcpy(b->letter_uses, shard_letter_uses, sizeof(b->letter_uses));
-	return b->shards != NULL && b->ring_fds != NULL && b->mailbox != NULL && b->desk != NULL
+	return b->shards != NULL && b->ring_fds != NULL && b->mailbox != NULL && b->desk != NULL &&
+			       b->names != NULL
 		       ? 0
 		       : -ENOMEM;
 }
@@ -35,6 +39,8 @@ void broker_release(struct broker *b)
 	mailbox_free(b->mailbox);
 	listeners_close(b);
 	login_desk_free(b->desk);
+	workers_leave(b->names);
+	keyring_unref(b->dials);
 	identities_let_go(b->identities);
 	placement_release(&b->placement);
 	free(b->ring_fds);

@@ -113,6 +113,11 @@ struct connection *connection_dialled(struct shard *s, int fd, const struct prot
 	return c;
 }
 
+int connection_secure_dialled(struct connection *c, const char *name)
+{
+	return socket_secure_dialled(&c->shard->sockets, &c->socket, c->shard->broker->dials, name);
+}
+
 void connection_secure(struct connection *c, struct span bytes)
 {
 	struct shard *s = c->shard;

@@ -132,6 +132,8 @@ static enum cipher_result failed(struct cipher *c)
 
 	if (c->failure == CIPHER_FAILURE_NONE)
 		c->failure = failure_of(error);
+	if (c->said == NULL)
+		c->said = ERR_reason_error_string(error);
 	ERR_clear_error();
 	return CIPHER_FAILED;
 }
@@ -150,7 +152,22 @@ static enum cipher_result result_of(struct cipher *c, int returned)
 
 /* ---- a connection's ---- */
 
-struct cipher *cipher_new(struct keyring *keyring, cipher_out *out, void *context)
+/* Shows the name and wants it in the certificate; addresses are only looked for there (RFC 6066,
+ * 3).
+ */
+static bool set_server(SSL *ssl, const char *server)
+{
+	X509_VERIFY_PARAM *param = SSL_get0_param(ssl);
+
+	SSL_set_connect_state(ssl);
+	if (X509_VERIFY_PARAM_set1_ip_asc(param, server) == 1)
+		return true;
+	ERR_clear_error();
+	return SSL_set1_host(ssl, server) == 1 && SSL_set_tlsext_host_name(ssl, server) == 1;
+}
+
+struct cipher *cipher_new(struct keyring *keyring, const char *server, cipher_out *out,
+			  void *context)
 {
 	struct cipher *c = memory_new_zeroed(sizeof(*c));
 	BIO *bio = NULL;
@@ -163,7 +180,7 @@ struct cipher *cipher_new(struct keyring *keyring, cipher_out *out, void *contex
 	c->context = context;
 	c->allows = keyring_choices(keyring);
 	c->ssl = SSL_new(keyring_library(keyring));
-	if (c->ssl != NULL && method != NULL)
+	if (c->ssl != NULL && method != NULL && (server == NULL || set_server(c->ssl, server)))
 		bio = BIO_new(method);
 	if (bio == NULL) {
 		ERR_clear_error();
@@ -176,7 +193,8 @@ struct cipher *cipher_new(struct keyring *keyring, cipher_out *out, void *contex
 	SSL_set_app_data(c->ssl, c);
 	SSL_set_msg_callback(c->ssl, heard);
 	SSL_set_msg_callback_arg(c->ssl, c);
-	SSL_set_accept_state(c->ssl);
+	if (server == NULL)
+		SSL_set_accept_state(c->ssl);
 	return c;
 }
 
@@ -195,7 +213,7 @@ static enum cipher_result know_peer(struct cipher *c)
 {
 	X509 *certificate = SSL_get0_peer_certificate(c->ssl);
 
-	if (certificate == NULL)
+	if (certificate == NULL || !SSL_is_server(c->ssl))
 		return CIPHER_DONE;
 	/* A session that goes on is not looked at again by the library. */
 	if (c->resumed && X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0) {
@@ -204,6 +222,17 @@ static enum cipher_result know_peer(struct cipher *c)
 	}
 	c->client = keyring_client_name(SSL_get_SSL_CTX(c->ssl), certificate);
 	return CIPHER_DONE;
+}
+
+const char *cipher_problem(const struct cipher *c)
+{
+	long verified = SSL_get_verify_result(c->ssl);
+
+	if (c->failure == CIPHER_FAILURE_NONE)
+		return NULL;
+	if (c->failure == CIPHER_FAILURE_CERTIFICATE && verified != X509_V_OK)
+		return X509_verify_cert_error_string(verified);
+	return c->said != NULL ? c->said : cipher_failure_names[c->failure];
 }
 
 enum cipher_result cipher_handshake(struct cipher *c, struct span *in)

@@ -111,6 +111,7 @@ struct loading {
 	FILE *errors;
 	const struct config_where *where; /* of this section */
 	const char *section;
+	const char *chain; /* the key that names certificates */
 	bool failed;
 };
 
@@ -296,14 +297,14 @@ static void check_chain(struct loading *l, const char *path, STACK_OF(X509) * ch
 		X509 *next = i + 1 < sk_X509_num(chain) ? sk_X509_value(chain, i + 1) : NULL;
 
 		if (X509_cmp_current_time(X509_get0_notAfter(one)) < 0)
-			complain(l, "chain", "%s: %s has expired, renew it", path,
+			complain(l, l->chain, "%s: %s has expired, renew it", path,
 				 name_of(one, name, sizeof(name)));
 		if (X509_cmp_current_time(X509_get0_notBefore(one)) > 0)
-			complain(l, "chain", "%s: the time of %s has not begun, look at the clock",
+			complain(l, l->chain, "%s: the time of %s has not begun, look at the clock",
 				 path, name_of(one, name, sizeof(name)));
 		if (next != NULL && X509_check_issued(next, one) != X509_V_OK)
 			complain(
-				l, "chain",
+				l, l->chain,
 				"%s: %s is followed by %s, which did not sign it; put the server's "
 				"certificate first and behind each the one that signed it",
 				path, name_of(one, name, sizeof(name)),
@@ -727,17 +728,23 @@ static void check_ciphers(struct loading *l, SSL_CTX *library, const char *text)
 	}
 }
 
-static void set_protocol(struct loading *l, SSL_CTX *library, const struct config_tls *config)
+/* Of either side. */
+static void set_basics(SSL_CTX *library)
 {
 	SSL_CTX_set_security_level(library, SECURITY_LEVEL);
-	(void)SSL_CTX_set_min_proto_version(
-		library, config->min_version == MIN_VERSION_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION);
-	SSL_CTX_set_options(library, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION |
-					     SSL_OP_CIPHER_SERVER_PREFERENCE |
-					     SSL_OP_PRIORITIZE_CHACHA);
+	(void)SSL_CTX_set_min_proto_version(library, TLS1_2_VERSION);
+	SSL_CTX_set_options(library, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
 	SSL_CTX_set_mode(library, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_NO_AUTO_CHAIN |
 					  SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
 	SSL_CTX_set_session_cache_mode(library, SSL_SESS_CACHE_OFF);
+}
+
+static void set_protocol(struct loading *l, SSL_CTX *library, const struct config_tls *config)
+{
+	set_basics(library);
+	(void)SSL_CTX_set_min_proto_version(
+		library, config->min_version == MIN_VERSION_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION);
+	SSL_CTX_set_options(library, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
 	(void)SSL_CTX_set_max_early_data(library, 0);
 	if (SSL_CTX_set_cipher_list(library, config->ciphers) != 1)
 		complain(l, "ciphers",
@@ -791,7 +798,7 @@ static void set_tickets(SSL_CTX *library, const struct config_tls *config)
 static void set_certificate(struct loading *l, SSL_CTX *library,
 			    const struct config_certificate *config, struct certificate *one)
 {
-	STACK_OF(X509) *chain = certificates_read(l, "chain", config->chain);
+	STACK_OF(X509) *chain = certificates_read(l, l->chain, config->chain);
 	EVP_PKEY *key = key_read(l, config->key);
 	X509 *leaf = chain != NULL ? sk_X509_value(chain, 0) : NULL;
 
@@ -811,7 +818,7 @@ static void set_certificate(struct loading *l, SSL_CTX *library,
 	if (leaf != NULL && !l->failed) {
 		one->expires_s = seconds_of(X509_get0_notAfter(leaf));
 		if (SSL_CTX_use_certificate(library, leaf) != 1)
-			complain(l, "chain",
+			complain(l, l->chain,
 				 "%s: %s, use a certificate with RSA from 2048 bits or "
 				 "P-256",
 				 config->chain, library_says());
@@ -820,10 +827,10 @@ static void set_certificate(struct loading *l, SSL_CTX *library,
 				 library_says());
 		for (int i = 1; i < sk_X509_num(chain); i++)
 			if (SSL_CTX_add1_chain_cert(library, sk_X509_value(chain, i)) != 1)
-				complain(l, "chain", "%s: %s, use RSA from 2048 bits or P-256",
+				complain(l, l->chain, "%s: %s, use RSA from 2048 bits or P-256",
 					 config->chain, library_says());
 		if (!names_read(one, leaf))
-			complain(l, "chain", "out of memory, free some");
+			complain(l, l->chain, "out of memory, free some");
 	}
 	EVP_PKEY_free(key);
 	sk_X509_pop_free(chain, X509_free);
@@ -901,7 +908,7 @@ int keyring_load(const struct config_tls *config, unsigned choices,
 		 const struct keyring_protocol *protocols, const struct keyring *before,
 		 struct keyring **out, FILE *errors)
 {
-	struct loading l = { .errors = errors };
+	struct loading l = { .errors = errors, .chain = "chain" };
 	struct keyring *c = memory_new_zeroed(sizeof(*c));
 	bool memory = c != NULL;
 
@@ -931,6 +938,59 @@ int keyring_load(const struct config_tls *config, unsigned choices,
 	}
 	keyring_unref(c);
 	return l.failed ? -EINVAL : -ENOMEM;
+}
+
+/* Whom the library's client trusts, which is whom the system trusts if nobody is named. */
+static void trust_servers(struct loading *l, SSL_CTX *library,
+			  const struct config_upstream_tls *config)
+{
+	X509_STORE *trusted = SSL_CTX_get_cert_store(library);
+	STACK_OF(X509) *all = NULL;
+
+	SSL_CTX_set_verify(library, SSL_VERIFY_PEER, NULL);
+	if (*config->ca == 0) {
+		(void)SSL_CTX_set_default_verify_paths(library);
+		ERR_clear_error();
+		return;
+	}
+	all = certificates_read(l, "ca", config->ca);
+	for (int i = 0; i < sk_X509_num(all); i++)
+		(void)X509_STORE_add_cert(trusted, sk_X509_value(all, i));
+	sk_X509_pop_free(all, X509_free);
+}
+
+int keyring_load_client(const struct config_upstream_tls *config, struct keyring **out,
+			FILE *errors)
+{
+	const struct config_certificate shown = { .chain = config->certificate,
+						  .key = config->key };
+	struct loading l = { .errors = errors, .chain = "certificate" };
+	struct keyring *c = memory_new_zeroed(sizeof(*c));
+	struct certificate *one = memory_new_zeroed(sizeof(*one));
+
+	*out = NULL;
+	if (one != NULL)
+		one->library = SSL_CTX_new(TLS_client_method());
+	if (c == NULL || one == NULL || one->library == NULL) {
+		memory_free(c);
+		memory_free(one);
+		fputs("tls: out of memory, free some\n", errors);
+		return -ENOMEM;
+	}
+	atomic_init(&c->refs, 1);
+	c->certificates = one;
+	c->certificates_n = 1;
+	look_at(&l, &config->where, "upstream.tls");
+	set_basics(one->library);
+	trust_servers(&l, one->library, config);
+	if (*config->certificate != 0)
+		set_certificate(&l, one->library, &shown, one);
+	if (!l.failed) {
+		*out = c;
+		return 0;
+	}
+	keyring_unref(c);
+	return -EINVAL;
 }
 
 struct keyring *keyring_ref(struct keyring *c)

@@ -471,16 +471,33 @@ size_t socket_send(struct sockets *t, struct socket *s, const struct iovec *span
 	return bytes;
 }
 
-int socket_secure(struct sockets *t, struct socket *s, struct keyring *keyring, struct span bytes)
+static int secure(struct sockets *t, struct socket *s, struct keyring *keyring, const char *server)
 {
 	assert(s->tls == NULL && !s->closing);
-	s->tls = tls_new(&t->tls, keyring, s, t->reactor->now_ns);
+	s->tls = tls_new(&t->tls, keyring, server, s, t->reactor->now_ns);
 	if (s->tls == NULL)
 		return -ENOMEM;
 	s->tls->plain = s->sending;
 	s->sending = true;
-	if (bytes.len == 0)
-		return 0;
+	return 0;
+}
+
+int socket_secure_dialled(struct sockets *t, struct socket *s, struct keyring *keyring,
+			  const char *server)
+{
+	int err = secure(t, s, keyring, server);
+
+	if (err == 0)
+		list_append(&t->tls.steps, &s->tls->link);
+	return err;
+}
+
+int socket_secure(struct sockets *t, struct socket *s, struct keyring *keyring, struct span bytes)
+{
+	int err = secure(t, s, keyring, NULL);
+
+	if (err != 0 || bytes.len == 0)
+		return err;
 	if (!tls_keep(s->tls, bytes))
 		return -ENOBUFS;
 	list_append(&t->tls.steps, &s->tls->link);

@@ -139,14 +139,14 @@ static bool take_out(void *context, const char *data, size_t len)
 
 /* ---- a connection's ---- */
 
-struct tls *tls_new(struct tls_shared *shared, struct keyring *keyring, void *owner,
-		    uint64_t now_ns)
+struct tls *tls_new(struct tls_shared *shared, struct keyring *keyring, const char *server,
+		    void *owner, uint64_t now_ns)
 {
 	struct tls *tls = memory_new_zeroed(sizeof(*tls));
 
 	if (tls == NULL)
 		return NULL;
-	tls->cipher = cipher_new(keyring, take_out, tls);
+	tls->cipher = cipher_new(keyring, server, take_out, tls);
 	if (tls->cipher == NULL) {
 		memory_free(tls);
 		return NULL;
@@ -228,7 +228,8 @@ enum cipher_result tls_step(struct tls *tls, uint64_t now_ns)
 	enum cipher_result result = cipher_handshake(tls->cipher, &in);
 
 	/* What is left is the beginning of what comes then. */
-	memmove(tls->input, in.data, in.len);
+	if (in.len > 0)
+		memmove(tls->input, in.data, in.len);
 	tls->input_len = (uint32_t)in.len;
 	if (tls->input_len == 0) {
 		memory_free(tls->input);

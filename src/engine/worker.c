@@ -20,6 +20,9 @@ struct workers {
 	pthread_t *threads;
 };
 
+/* A leak check looks here for what is left to the end of the process. */
+static struct workers *left;
+
 static void *work(void *argument)
 {
 	struct workers *w = argument;
@@ -96,6 +99,21 @@ void workers_free(struct workers *w)
 	pthread_cond_destroy(&w->changed);
 	pthread_mutex_destroy(&w->lock);
 	free(w);
+}
+
+void workers_leave(struct workers *w)
+{
+	if (w == NULL || w->threads_n == 0) {
+		workers_free(w);
+		return;
+	}
+	pthread_mutex_lock(&w->lock);
+	w->ending = true;
+	pthread_cond_broadcast(&w->changed);
+	pthread_mutex_unlock(&w->lock);
+	for (unsigned i = 0; i < w->threads_n; i++)
+		pthread_detach(w->threads[i]);
+	left = w;
 }
 
 bool workers_give(struct workers *w, struct work *one, size_t max)

@@ -42,6 +42,8 @@ static bool take(void *context, struct span name, const struct json_value *v)
 		return take_flag(v, &s->leaving);
 	if (span_equal(name, SPAN("tls_required")))
 		return take_flag(v, &s->tls_required);
+	if (span_equal(name, SPAN("tls_available")))
+		return take_flag(v, &s->tls_available);
 	if (span_equal(name, SPAN("auth_required")))
 		return take_flag(v, &s->auth_required);
 	if (span_equal(name, SPAN("version")))

@@ -129,6 +129,7 @@ const struct protocol upstream_protocol = {
 	.name = "upstream",
 	.stays = true,
 	.received = upstream_received,
+	.secured = upstream_secured,
 	.stop_publishing = upstream_ends,
 	.say = upstream_say,
 	.farewell = upstream_farewell,

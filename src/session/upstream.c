@@ -26,7 +26,8 @@ enum {
 static const unsigned may_become[] = {
 	[UPSTREAM_DOWN] = 1 << UPSTREAM_DIALLING,
 	[UPSTREAM_DIALLING] = 1 << UPSTREAM_GREETING | 1 << UPSTREAM_DOWN,
-	[UPSTREAM_GREETING] = 1 << UPSTREAM_JOINING | 1 << UPSTREAM_DOWN,
+	[UPSTREAM_GREETING] = 1 << UPSTREAM_SECURING | 1 << UPSTREAM_JOINING | 1 << UPSTREAM_DOWN,
+	[UPSTREAM_SECURING] = 1 << UPSTREAM_JOINING | 1 << UPSTREAM_DOWN,
 	[UPSTREAM_JOINING] = 1 << UPSTREAM_CHECKING | 1 << UPSTREAM_UP | 1 << UPSTREAM_DOWN,
 	[UPSTREAM_CHECKING] = 1 << UPSTREAM_UP | 1 << UPSTREAM_DOWN,
 	[UPSTREAM_UP] = 1 << UPSTREAM_DOWN,
@@ -43,14 +44,9 @@ static struct upstream *upstream_of(const struct connection *c)
 	return session_shared(c->shard)->upstream;
 }
 
-static uint64_t deaf_ns(const struct upstream *u)
+uint64_t upstream_deaf_ns(const struct upstream *u)
 {
 	return u->config->ping_seconds * NS_PER_S / 2 * DEAF_PINGS;
-}
-
-static const char *server_name(const struct upstream *u)
-{
-	return u->servers[u->server].host;
 }
 
 /* ---- what is said ---- */
@@ -114,7 +110,7 @@ static void back_off(struct upstream *u)
 
 	u->act_ns = upstream_now(u) + u->backoff_ns / 2 + hash_unique() % (u->backoff_ns + 1);
 	u->backoff_ns = 2 * u->backoff_ns < max_ns ? 2 * u->backoff_ns : max_ns;
-	u->server = (u->server + 1) % u->servers_n;
+	upstream_servers_next(u);
 }
 
 static void set_cut_off(struct upstream *u, bool cut_off)
@@ -133,11 +129,12 @@ static void upstream_lose(struct upstream *u, const char *why)
 	if (u->state == UPSTREAM_DOWN)
 		return;
 	if (!u->shard->drain.draining && (was_up || !u->told)) {
-		log_warn("upstream: reactor %u: %s: %s", u->shard->id, server_name(u), why);
+		log_warn("upstream: reactor %u: %s: %s", u->shard->id, upstream_server_host(u),
+			 why);
 		u->told = true;
 	}
 	u->connection = NULL;
-	dial_cancel(&u->dial);
+	upstream_servers_leave(u);
 	become(u, UPSTREAM_DOWN);
 	u->out.len = 0;
 	u->overrun = false;
@@ -163,18 +160,22 @@ static void rise(struct upstream *u)
 	u->shard->counters.upstream_up = 1;
 	u->shard->counters.upstream_connects++;
 	set_cut_off(u, false);
-	log_info("upstream: reactor %u is connected to %s (%s, nats-server %s)", u->shard->id,
-		 server_name(u), u->info.name, u->info.version);
+	log_info("upstream: reactor %u is connected to %s (%s, nats-server %s%s)", u->shard->id,
+		 upstream_server_host(u), u->info.name, u->info.version,
+		 u->connection->socket.tls != NULL ? ", TLS" : "");
 }
 
 static void dialled(void *context, int result)
 {
 	struct upstream *u = context;
 
+	if (result < 0 && upstream_servers_again(u) == 0)
+		return;
 	if (result < 0) {
 		upstream_lose(u, strerror(-result));
 		return;
 	}
+	upstream_servers_leave(u);
 	u->connection = connection_dialled(u->shard, result, u->protocol);
 	if (u->connection == NULL) {
 		upstream_lose(u, "out of memory");
@@ -185,56 +186,29 @@ static void dialled(void *context, int result)
 
 static void dial(struct upstream *u)
 {
-	int err;
+	const char *problem;
 
 	/* What is left of the last one comes first: its memory is the intake's. */
 	if (dial_busy(&u->dial) || u->intake.connection != NULL)
 		return;
 	become(u, UPSTREAM_DIALLING);
-	u->act_ns = upstream_now(u) + deaf_ns(u);
-	err = dial_begin(&u->dial, &u->servers[u->server].address, (int)(deaf_ns(u) / NS_PER_MS));
-	if (err != 0)
-		upstream_lose(u, strerror(-err));
+	u->act_ns = upstream_now(u) + upstream_deaf_ns(u);
+	problem = upstream_servers_dial(u);
+	if (problem != NULL)
+		upstream_lose(u, problem);
 }
 
 /* ---- what is heard ---- */
 
-/* Others of its cluster: where to go when this one is gone. */
-static void learn(struct upstream *u)
-{
-	struct span urls = span_of(u->info.urls), url;
-
-	while (u->servers_n < UPSTREAM_SERVERS_MAX && nats_next_url(&urls, &url)) {
-		struct server *next = &u->servers[u->servers_n];
-		bool known = server_parse(url, next) != NULL || !next->numeric;
-
-		for (unsigned i = 0; i < u->servers_n && !known; i++)
-			known = server_same(&u->servers[i], next);
-		u->servers_n += !known;
-	}
-}
-
-static void greeted(struct upstream *u, struct span json)
+/* CONNECT, and whether that is taken. */
+static void join(struct upstream *u)
 {
 	const struct nats_login login = {
 		.name = "broker", .user = u->user, .pass = u->pass, .token = u->token
 	};
 	char text[NATS_LOGIN_MAX];
-	size_t n;
+	size_t n = nats_login(&login, text);
 
-	if (!nats_server(json, &u->info) || u->info.max_payload == 0) {
-		upstream_lose(u, "it is no nats-server");
-		return;
-	}
-	learn(u);
-	if (u->state != UPSTREAM_GREETING)
-		return;
-	if (u->info.tls_required || !u->info.headers) {
-		upstream_lose(u, u->info.tls_required ? "it wants TLS, which is not there yet"
-						      : "it is too old: it knows no headers");
-		return;
-	}
-	n = nats_login(&login, text);
 	if (n == 0) {
 		upstream_lose(u, "user, password or token are too long");
 		return;
@@ -242,6 +216,40 @@ static void greeted(struct upstream *u, struct span json)
 	become(u, UPSTREAM_JOINING);
 	if (upstream_write(u, (struct span){ text, n }))
 		ping(u);
+}
+
+static void secure(struct upstream *u)
+{
+	become(u, UPSTREAM_SECURING);
+	if (connection_secure_dialled(u->connection, upstream_server_certified(u)) != 0)
+		upstream_lose(u, "out of memory");
+}
+
+void upstream_secured(struct connection *c)
+{
+	struct upstream *u = upstream_of(c);
+
+	if (u->connection == c)
+		join(u);
+}
+
+static void greeted(struct upstream *u, struct span json)
+{
+	if (!nats_server(json, &u->info) || u->info.max_payload == 0) {
+		upstream_lose(u, "it is no nats-server");
+		return;
+	}
+	upstream_servers_learn(u);
+	if (u->state != UPSTREAM_GREETING)
+		return;
+	if (!u->info.headers)
+		upstream_lose(u, "it is too old: it knows no headers");
+	else if (u->info.tls_required || (upstream_server_secure(u) && u->info.tls_available))
+		secure(u);
+	else if (upstream_server_secure(u))
+		upstream_lose(u, "it speaks no TLS, which tls:// asks for");
+	else
+		join(u);
 }
 
 static void answered(struct upstream *u)
@@ -271,7 +279,8 @@ static void complained(struct upstream *u, struct span text)
 		 text.data);
 	/* Of a subject: the connection stays. */
 	if (text.len > 11 && memcmp(text.data, "'Permission", 11) == 0) {
-		log_warn("upstream: reactor %u: %s: %s", u->shard->id, server_name(u), why);
+		log_warn("upstream: reactor %u: %s: %s", u->shard->id, upstream_server_host(u),
+			 why);
 		return;
 	}
 	upstream_lose(u, why);
@@ -304,6 +313,11 @@ static size_t take(struct connection *c, struct span in)
 	struct nats_said said;
 	size_t used;
 
+	/* Between a server and its handshake somebody else might speak. */
+	if (u->state == UPSTREAM_SECURING) {
+		upstream_lose(u, "it goes on in clear where TLS was to begin");
+		return in.len;
+	}
 	nats_said(in, LINE_BYTES_MAX, &said, &used);
 	switch (said.kind) {
 	case NATS_SAID_MESSAGE:
@@ -350,10 +364,19 @@ void upstream_received(struct connection *c, struct span bytes)
 void upstream_ends(struct connection *c, bool receipt)
 {
 	struct upstream *u = upstream_of(c);
+	const struct tls *tls = c->socket.tls;
+	const char *problem = tls != NULL ? cipher_problem(tls->cipher) : NULL;
+	char why[160] = "it has closed the connection";
 
 	(void)receipt;
-	if (u->connection == c)
-		upstream_lose(u, "it has closed the connection");
+	if (problem == NULL && tls != NULL && u->state <= UPSTREAM_JOINING)
+		problem = "it has closed the connection: does it ask for a certificate?";
+	if (u->connection != c)
+		return;
+	if (problem != NULL)
+		snprintf(why, sizeof(why), "TLS: %s (as %s)", problem,
+			 upstream_server_certified(u));
+	upstream_lose(u, why);
 }
 
 const char *upstream_say(struct connection *c, enum reason reason)
@@ -414,20 +437,24 @@ static void look_at_the_clock(struct upstream *u, uint64_t *next_ns)
 {
 	uint64_t now_ns = upstream_now(u), ping_ns = u->config->ping_seconds * NS_PER_S;
 	uint64_t not_ready_ns = u->down_ns + u->config->not_ready_seconds * NS_PER_S;
+	const char *problem;
 
 	if (u->state == UPSTREAM_UP) {
-		if (now_ns - u->heard_ns >= deaf_ns(u))
+		if (now_ns - u->heard_ns >= upstream_deaf_ns(u))
 			upstream_lose(u, "it has not been heard of");
 		else if (now_ns - u->pinged_ns >= ping_ns)
 			ping(u);
 		sooner(next_ns, u->pinged_ns + ping_ns);
-		sooner(next_ns, u->heard_ns + deaf_ns(u));
+		sooner(next_ns, u->heard_ns + upstream_deaf_ns(u));
 		return;
 	}
 	if (now_ns >= not_ready_ns)
 		set_cut_off(u, true);
 	else
 		sooner(next_ns, not_ready_ns);
+	problem = upstream_servers_look(u, next_ns);
+	if (problem != NULL)
+		upstream_lose(u, problem);
 	if (now_ns < u->act_ns) {
 		sooner(next_ns, u->act_ns);
 		return;
@@ -514,10 +541,7 @@ int upstream_init(struct shard *s, const struct protocol *protocol)
 	u->lose = upstream_lose;
 	u->config = &s->config->upstreams[0];
 	u->log = u->config->log == CONFIG_LOG_JETSTREAM;
-	for (size_t i = 0; i < u->config->servers_n && i < UPSTREAM_SERVERS_MAX; i++)
-		(void)server_parse(span_of(u->config->servers[i]), &u->servers[u->servers_n++]);
-	/* Each begins somewhere else. */
-	u->server = (unsigned)(hash_unique() % u->servers_n);
+	upstream_servers_init(u);
 	u->backoff_ns = u->config->reconnect_ms_min * NS_PER_MS;
 	u->act_ns = u->down_ns = s->reactor.now_ns;
 	snprintf(u->nonce, sizeof(u->nonce), "%0*" PRIx64, UPSTREAM_NONCE,
@@ -536,6 +560,7 @@ void upstream_release(struct shard *s)
 
 	if (u == NULL)
 		return;
+	upstream_servers_leave(u);
 	dial_release(&u->dial);
 	upstream_topics_release(u);
 	memory_free(u->out.data);

@@ -85,11 +85,14 @@ struct ssl_st {
 	bool ended, receiving;
 };
 
-struct cipher *cipher_new(struct keyring *keyring, cipher_out *out, void *context)
+struct cipher *cipher_new(struct keyring *keyring, const char *server, cipher_out *out,
+			  void *context)
 {
 	struct cipher *c = memory_new_zeroed(sizeof(*c));
 
 	(void)keyring;
+	if (server != NULL)
+		sim_fail("nobody is dialled here by TLS");
 	if (c == NULL)
 		return NULL;
 	*c = (struct cipher){ .out = out, .context = context, .allows = UINT32_MAX };
@@ -101,6 +104,11 @@ void cipher_free(struct cipher *c)
 {
 	sim_free(c->ssl);
 	memory_free(c);
+}
+
+const char *cipher_problem(const struct cipher *c)
+{
+	return c->failure != CIPHER_FAILURE_NONE ? cipher_failure_names[c->failure] : NULL;
 }
 
 static bool say(struct cipher *c, unsigned char type, const char *data, size_t n)

@@ -1519,6 +1519,8 @@ static void every_key_of_an_upstream_is_read(void **state)
 				       "	user = \"broker\"\n"
 				       "	password_file = \"/dev/null\"\n"
 				       "	token_file = \"/dev/zero\"\n"
+				       "	tls { ca = \"ca.pem\" certificate = \"a.pem\"\n"
+				       "	      key = \"a.key\" }\n"
 				       "	ping_seconds = 3\n"
 				       "	reconnect_ms_min = 51\n"
 				       "	reconnect_ms_max = 2001\n"
@@ -1548,6 +1550,10 @@ static void every_key_of_an_upstream_is_read(void **state)
 	assert_string_equal(u->user, "broker");
 	assert_string_equal(u->password_file, "/dev/null");
 	assert_string_equal(u->token_file, "/dev/zero");
+	assert_string_equal(u->tls.ca, "ca.pem");
+	assert_string_equal(u->tls.certificate, "a.pem");
+	assert_string_equal(u->tls.key, "a.key");
+	assert_int_equal(config_line(&u->tls.where, "upstream.tls", "key"), 17);
 	assert_int_equal(u->ping_seconds, 3);
 	assert_int_equal(u->reconnect_ms_min, 51);
 	assert_int_equal(u->reconnect_ms_max, 2001);
@@ -1567,8 +1573,10 @@ static void an_upstream_is_refused_that_cannot_be(void **state)
 	assert_refused(LISTEN "upstream a { servers = { \"10.0.0.1\" } }", "a.conf:2: topics: ");
 	assert_refused(LISTEN "upstream a { servers = { \"http://a\" } topics = { \">\" } }",
 		       "a.conf:2: servers: ");
-	assert_refused(LISTEN "upstream a { servers = { \"tls://a\" } topics = { \">\" } }",
-		       "a.conf:2: servers: ");
+	assert_accepted(LISTEN "upstream a { servers = { \"tls://a\" } topics = { \">\" } }");
+	assert_refused(UPSTREAM("tls { certificate = \"a.pem\" }"), "a.conf:2: key: ");
+	assert_refused(UPSTREAM("tls { key = \"a.key\" }"), "a.conf:2: certificate: ");
+	assert_refused(UPSTREAM("tls { client_ca = \"a\" }"), "a.conf:2: client_ca: unknown here");
 	assert_refused(UPSTREAM("topics = { \"a..b\" }"), "a.conf:2: topics: ");
 	assert_refused(UPSTREAM("publish_prefix = \"site\""), "a.conf:2: publish_prefix: ");
 	assert_refused(UPSTREAM("publish_prefix = \"a b.\""), "a.conf:2: publish_prefix: ");
@@ -1604,13 +1612,15 @@ static void topics_of_an_upstream_are_found_by_pattern(void **state)
 static void another_upstream_takes_a_restart(void **state)
 {
 	struct config *a = load(UPSTREAM("")), *b = load(UPSTREAM("in_flight = 7")),
-		      *none = load(LISTEN);
+		      *c = load(UPSTREAM("tls { ca = \"ca.pem\" }")), *none = load(LISTEN);
 	char keys[64];
 
 	(void)state;
 	assert_string_equal(config_restart_keys(a, a, keys, sizeof(keys)), "");
 	assert_string_equal(config_restart_keys(a, b, keys, sizeof(keys)), "upstream");
+	assert_string_equal(config_restart_keys(a, c, keys, sizeof(keys)), "upstream");
 	assert_string_equal(config_restart_keys(a, none, keys, sizeof(keys)), "upstream");
+	config_free(c);
 	config_free(a);
 	config_free(b);
 	config_free(none);

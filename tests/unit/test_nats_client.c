@@ -148,6 +148,7 @@ static void a_server_says_what_it_is(void **state)
 	assert_int_equal(s.max_payload, 1048576);
 	assert_true(s.headers && s.jetstream && !s.leaving && !s.tls_required && !s.auth_required);
 	urls = span_of(s.urls);
+	assert_false(s.tls_available);
 	assert_true(nats_next_url(&urls, &url));
 	assert_span(url, "10.0.0.1:4222");
 	assert_true(nats_next_url(&urls, &url));
@@ -161,6 +162,8 @@ static void what_a_server_does_not_say_is_not_so(void **state)
 	struct span urls = { NULL, 0 }, url;
 
 	(void)state;
+	assert_true(nats_server(SPAN("{\"tls_available\":true}"), &s));
+	assert_true(s.tls_available && !s.tls_required);
 	assert_true(nats_server(SPAN("{}"), &s));
 	assert_int_equal(s.max_payload, 0);
 	assert_false(s.headers);
