@@ -64,8 +64,8 @@ struct audience {
 	struct list active;   /* streams that hold chunks, but for those */
 	struct list untimed;  /* that are still to be looked at for what is too old */
 	struct list appended; /* streams that something was appended to in this turn */
-	/* Streams whose subscribers are told goodbye (appended): there are some who have not been;
-	 * and those who have left only in part. */
+	/* Streams whose subscribers are told goodbye, or of a gap (appended): there are some who
+	 * have not been; and those who have left only in part. */
 	struct list ending, ended;
 	struct list recounts; /* interests with more or fewer subscribers */
 	uint32_t pressed;     /* streams that fan-out lags so far behind that no lane is drained */
@@ -82,10 +82,16 @@ void audience_init(struct audience *audience);
 void audience_dirty(struct shard *shard, struct stream *stream);
 /* A stream holds chunks: see to it that it rests when nothing comes. */
 void audience_active(struct shard *shard, struct stream *stream);
-/* Calls for each subscription of a stream whose cursor is in that list; the callback may take it
- * out of any list, and others too. */
-void audience_each(struct list *list, void (*callback)(struct subscription *, void *),
-		   void *argument);
+/*
+ * A round of a stream's cursors, for what is to be looked at of each and may take many turns: each
+ * call goes on in one of its lists while there is time, and returns whether all in it have been
+ * looked at. Whoever has been stands behind those who have not, so that no list whose order matters
+ * is gone round. Who comes into the list meanwhile, because a send has begun or ended, may be
+ * missed. `look` may take the subscription, and others, out of any list.
+ */
+void audience_begin_round(struct stream *stream);
+bool audience_go_round(struct shard *shard, struct stream *stream, struct list *list,
+		       void (*look)(struct subscription *, void *), void *argument);
 /* Before something is appended to a stream and after fan-out has served it: while it is three
  * eighths of a backlog behind, the publishers of its topic wait. */
 void audience_hold(struct shard *shard, struct stream *stream);
@@ -112,7 +118,8 @@ bool audience_bye_some(struct shard *shard);
 /* At every look at backlogs: once more for those who were missed. Whether there are streams that
  * have not come to their end. */
 bool audience_bye_again(struct shard *shard);
-/* Messages of a topic are missing: tells its subscribers; takes the letter over. */
+/* Messages of a topic are missing: tells its subscribers, as audience_bye those whose streams have
+ * no words for that; takes the letter over. */
 void audience_gap(struct shard *shard, struct gap_letter *letter);
 
 /* ---- who is too far behind: audience_bound.c ---- */

@@ -71,7 +71,10 @@ struct stream {
 	/* The owner's: ready cursors lag so far that less should come in; by a lower mark, that its
 	 * own topic's publishers wait. */
 	bool pressed, held;
-	uint16_t round; /* the owner's, while it goes round its cursors */
+	/* The owner's: the last time that it went round its cursors, whether it is still on its
+	 * way, and that the stream ended because of a gap. */
+	uint16_t round;
+	bool rounding, gap;
 	/* The owner's: the pass over its ready cursors that has begun, and the rest after one. */
 	struct {
 		uint32_t sends;

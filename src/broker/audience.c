@@ -4,9 +4,12 @@
 #include "base/probe.h"
 #include "broker/pace.h"
 #include "broker/shard.h"
+#include "broker/subscription.h"
 #include "broker/wild.h"
 #include "topic/block.h"
 #include "topic/interest.h"
+
+enum { LOOK_COST = 1 };
 
 void audience_init(struct audience *a)
 {
@@ -41,18 +44,30 @@ void audience_active(struct shard *s, struct stream *stream)
 		reactor_deadline(&s->reactor, &s->audience.backlog, &s->audience.backlog_deadline);
 }
 
-void audience_each(struct list *list, void (*callback)(struct subscription *, void *),
-		   void *argument)
+void audience_begin_round(struct stream *stream)
 {
-	struct list todo, *l;
+	/* Who has just joined has been looked at in none. */
+	if (++stream->round == 0)
+		stream->round = 1;
+}
 
-	/* No marker may stand among cursors: the callback looks at who is first. */
-	list_init(&todo);
-	list_splice(&todo, list);
-	while ((l = list_take(&todo)) != NULL) {
-		list_append(list, l);
-		callback(LIST_ENTRY(l, struct subscription, cursor.link), argument);
+bool audience_go_round(struct shard *s, struct stream *stream, struct list *list,
+		       void (*look)(struct subscription *, void *), void *argument)
+{
+	while (!list_empty(list)) {
+		struct subscription *sub = LIST_ENTRY(list->next, struct subscription, cursor.link);
+
+		if (sub->cursor.round == stream->round)
+			return true;
+		sub->cursor.round = stream->round;
+		list_remove(&sub->cursor.link);
+		list_append(list, &sub->cursor.link);
+		look(sub, argument);
+		reactor_spend(&s->reactor, LOOK_COST);
+		if (reactor_spent(&s->reactor))
+			return false;
 	}
+	return true;
 }
 
 /* Whether it has passed this mark upwards, or half of it downwards. */

@@ -9,123 +9,135 @@
 
 enum {
 	REST_AFTER_MS = 1000,
-	OVERTAKE_COST = 8, /* of a subscriber that is let go */
-	LOOK_COST = 2,     /* of a stream that is looked at for what is too old */
+	OVERTAKE_COST = 8,   /* of a subscriber that is let go */
+	LOOK_COST = 2,       /* of a stream that is looked at for what is too old */
+	MEASURED_MAX = 1024, /* ready cursors; of more nobody knows who is furthest behind */
+	MISSED_PART = 8,     /* of a backlog that may come until those who were missed are found */
 };
 
 struct bound {
 	struct shard *shard;
 	uint64_t bytes_max, lag_max;
 	uint64_t before_ns;
-	bool begun; /* somebody has been dealt with in this part of the turn, */
-	bool spent; /* there is no time to deal with more, */
-	bool left;  /* and there were more */
 };
 
-static void overtake(struct subscription *sub, struct bound *bound)
+static void overtake(struct subscription *sub, const struct bound *bound)
 {
-	struct reactor *r = &bound->shard->reactor;
-
-	if (bound->spent) {
-		bound->left = true;
-		return;
-	}
-	if (!bound->begun)
-		reactor_part(r, PART_CLIENTS);
-	bound->begun = true;
 	subscription_overtake(sub);
-	reactor_spend(r, OVERTAKE_COST);
-	bound->spent = reactor_spent(r);
+	reactor_spend(&bound->shard->reactor, OVERTAKE_COST);
 }
 
-static void measure(struct subscription *sub, void *argument)
+static bool too_old(const struct subscription *sub, const struct bound *bound)
+{
+	uint64_t since = cursor_behind_since(&sub->cursor);
+
+	return (since != 0 && since < bound->before_ns) ||
+	       (subscription_is(sub, SUBSCRIPTION_IN_FLIGHT) && !cursor_detached(&sub->cursor) &&
+		sub->connection->socket.sent_ns < bound->before_ns);
+}
+
+static void look(struct subscription *sub, void *argument)
 {
 	struct bound *bound = argument;
 	uint64_t lag = cursor_lag(sub->stream, &sub->cursor);
 
-	if (lag > bound->lag_max)
+	if (lag > bound->bytes_max || too_old(sub, bound))
+		overtake(sub, bound);
+	else if (lag > bound->lag_max)
 		bound->lag_max = lag;
 }
 
-static void bound_bytes(struct subscription *sub, void *argument)
+/* Those who have waited longest come first; of the others each has its turn soon, and is slow
+ * itself if it does not end. False: there are more than there is time for. */
+static bool let_old_ready_go(struct stream *stream, struct bound *bound)
 {
-	struct bound *bound = argument;
+	struct reactor *r = &bound->shard->reactor;
 
-	if (cursor_lag(sub->stream, &sub->cursor) > bound->bytes_max)
+	while (!list_empty(&stream->ready)) {
+		struct subscription *sub =
+			LIST_ENTRY(stream->ready.next, struct subscription, cursor.link);
+
+		if (!too_old(sub, bound))
+			return true;
 		overtake(sub, bound);
-	else
-		measure(sub, argument);
-}
-
-/* Deals with those who have more bytes of this stream before them than they may. True: there are
- * more than there is time for. */
-static bool bound_stream_bytes(struct stream *stream, struct bound *bound)
-{
-	const struct interest *i = stream->owner;
-
-	bound->bytes_max = i->settings->backlog_bytes;
-	bound->lag_max = 0;
-	if (!stream_overrun(stream, bound->bytes_max))
-		return false;
-	/* Those with a send in flight are slow themselves, and those who replay do not get to what
-	 * is live in time; the ready ones wait for us, and hold up what comes in
-	 * (audience_press). */
-	audience_each(&stream->busy, bound_bytes, bound);
-	audience_each(&stream->replaying, bound_bytes, bound);
-	if (bound->left)
-		return true;
-	/* Any of them may be the furthest behind, and be busy the next time. */
-	audience_each(&stream->ready, measure, bound);
-	stream_looked(stream,
-		      bound->lag_max < bound->bytes_max ? bound->lag_max : bound->bytes_max);
-	return false;
-}
-
-bool audience_bound_bytes(struct shard *s)
-{
-	struct bound bound = { .shard = s };
-	struct list *link;
-
-	while (!bound.left && (link = list_take(&s->audience.appended)) != NULL) {
-		struct stream *stream = LIST_ENTRY(link, struct stream, appended);
-		struct interest *i = stream->owner;
-
-		i->pins++;
-		if (bound_stream_bytes(stream, &bound))
-			list_append(&s->audience.appended, link);
-		i->pins--;
-		interests_let_go(s, i);
+		/* There was no memory to skip with. */
+		if (stream->ready.next == &sub->cursor.link)
+			return true;
+		if (reactor_spent(r))
+			return false;
 	}
-	return bound.left;
+	return true;
 }
 
-static void bound_time(struct subscription *sub, void *argument)
+/* Whether it is known how far behind the furthest of those is who wait for us. Any of them may be
+ * busy the next time. */
+static bool measure_ready(struct stream *stream, struct bound *bound)
 {
-	struct bound *bound = argument;
-	uint64_t since = cursor_behind_since(&sub->cursor);
+	unsigned n = 0;
 
-	if ((since != 0 && since < bound->before_ns) ||
-	    (subscription_is(sub, SUBSCRIPTION_IN_FLIGHT) && !cursor_detached(&sub->cursor) &&
-	     sub->connection->socket.sent_ns < bound->before_ns))
-		overtake(sub, bound);
+	for (struct list *l = stream->ready.next; l != &stream->ready; l = l->next) {
+		uint64_t lag = cursor_lag(stream, LIST_ENTRY(l, struct cursor, link));
+
+		if (++n > MEASURED_MAX)
+			return false;
+		if (lag > bound->lag_max)
+			bound->lag_max = lag;
+	}
+	return true;
 }
 
-/* True: there are more to be dealt with than there is time for. */
-static bool bound_stream_time(struct shard *s, struct stream *stream)
+/*
+ * Looks at all of a stream's cursors and deals with those who are too far behind, some in each
+ * turn. Those with a send in flight are slow themselves, and those who replay do not get to what is
+ * live in time; the ready ones wait for us, and hold up what comes in (audience_press). False:
+ * there are more than there is time for.
+ */
+static bool bound_stream(struct shard *s, struct stream *stream)
 {
 	const struct interest *i = stream->owner;
 	uint64_t now_ns = s->reactor.now_ns, limit_ns = i->settings->backlog_seconds * NS_PER_S;
 	struct bound bound = { .shard = s,
-			       .begun = true,
+			       .bytes_max = i->settings->backlog_bytes,
 			       .before_ns = now_ns > limit_ns ? now_ns - limit_ns : 0 };
-	uint64_t since = stream_behind_since(stream);
+	bool whole = !stream->rounding;
 
-	if (since != 0 && since < bound.before_ns)
-		audience_each(&stream->ready, bound_time, &bound);
-	audience_each(&stream->busy, bound_time, &bound);
-	if (now_ns - stream->appended_ns >= REST_AFTER_MS * NS_PER_MS && stream_rest(stream))
-		list_remove(&stream->active);
-	return bound.left;
+	if (whole)
+		audience_begin_round(stream);
+	stream->rounding = true;
+	if (!audience_go_round(s, stream, &stream->busy, look, &bound) ||
+	    !audience_go_round(s, stream, &stream->replaying, look, &bound) ||
+	    !let_old_ready_go(stream, &bound))
+		return false;
+	stream->rounding = false;
+	/* Over turns some may have been missed; they are looked for when some more has come. */
+	if (!whole || !measure_ready(stream, &bound))
+		bound.lag_max = bound.bytes_max - bound.bytes_max / MISSED_PART;
+	stream_looked(stream, bound.lag_max < bound.bytes_max ? bound.lag_max : bound.bytes_max);
+	return true;
+}
+
+bool audience_bound_bytes(struct shard *s)
+{
+	bool begun = false, left = false;
+	struct list *link;
+
+	while (!left && (link = list_take(&s->audience.appended)) != NULL) {
+		struct stream *stream = LIST_ENTRY(link, struct stream, appended);
+		struct interest *i = stream->owner;
+
+		if (!stream_overrun(stream, i->settings->backlog_bytes))
+			continue;
+		if (!begun)
+			reactor_part(&s->reactor, PART_CLIENTS);
+		begun = true;
+		i->pins++;
+		left = !bound_stream(s, stream);
+		if (left && list_empty(link))
+			list_append(&s->audience.appended, link);
+		i->pins--;
+		interests_let_go(s, i);
+	}
+	return left;
 }
 
 bool audience_bound_time(struct shard *s)
@@ -146,10 +158,13 @@ bool audience_bound_time_some(struct shard *s)
 		list_append(&s->audience.active, l);
 		/* Whoever is closed may take the interest with it. */
 		i->pins++;
-		left = bound_stream_time(s, stream);
+		left = !bound_stream(s, stream);
 		if (left) {
 			list_remove(l);
 			list_append(&s->audience.untimed, l);
+		} else if (s->reactor.now_ns - stream->appended_ns >= REST_AFTER_MS * NS_PER_MS &&
+			   stream_rest(stream)) {
+			list_remove(l);
 		}
 		i->pins--;
 		interests_let_go(s, i);

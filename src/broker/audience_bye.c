@@ -6,61 +6,116 @@
 #include "broker/connection.h"
 #include "broker/interests.h"
 #include "broker/letters.h"
+#include "broker/protocol.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
 #include "topic/interest.h"
 #include "topic/stream.h"
 
-enum { TELL_COST = 8, LOOK_COST = 1 };
+enum { TELL_COST = 8 };
 
-/* Its streams end in one step: whoever subscribes from now on comes into another one. */
+/* A stream ends in one step: whoever subscribes from now on comes into another one. at: where its
+ * interest has it. */
+static void end_stream(struct shard *s, struct interest *i, struct stream **at)
+{
+	struct stream *stream = *at;
+
+	*at = stream->next;
+	stream->next = i->ended;
+	i->ended = stream;
+	audience_begin_round(stream);
+	list_remove(&stream->appended);
+	list_append(&s->audience.ending, &stream->appended);
+	if (!deadline_running(&s->audience.backlog_deadline))
+		reactor_deadline(&s->reactor, &s->audience.backlog, &s->audience.backlog_deadline);
+}
+
 void audience_bye(struct shard *s, struct topic_letter *l)
 {
 	struct interest *i = interests_find(s, l->hash, l->name);
-	struct stream *stream;
 
 	free(l);
-	if (i == NULL)
-		return;
-	while ((stream = i->streams) != NULL) {
-		i->streams = stream->next;
-		stream->next = i->ended;
-		i->ended = stream;
-		stream->round = 1;
-		list_remove(&stream->appended);
-		list_append(&s->audience.ending, &stream->appended);
-	}
-	if (!list_empty(&s->audience.ending) && !deadline_running(&s->audience.backlog_deadline))
-		reactor_deadline(&s->reactor, &s->audience.backlog, &s->audience.backlog_deadline);
+	while (i != NULL && i->streams != NULL)
+		end_stream(s, i, &i->streams);
 }
+
+/* ---- gaps ---- */
+
+/* All who read it speak the same protocol, for no two have a format in common. */
+static bool promises_nothing(struct stream *stream)
+{
+	struct list *const lists[] = { &stream->idle, &stream->ready, &stream->replaying,
+				       &stream->busy };
+
+	for (unsigned i = 0; i < 4; i++)
+		if (!list_empty(lists[i]))
+			return LIST_ENTRY(lists[i]->next, struct subscription, cursor.link)
+				->connection->protocol->promises_nothing;
+	return true;
+}
+
+/* Whether it goes on: it has words for it, or nobody who waits for any. */
+static bool tell_gap(struct shard *s, struct stream *stream, const struct gap_letter *l)
+{
+	uint64_t receivers = stream->cursors;
+
+	if (receivers == 0)
+		return true;
+	if (stream_tell_gap(stream, l->epoch, l->number + 1, l->seq + 1, s->reactor.now_ns)) {
+		s->counters.matched += receivers;
+		audience_appended(s, stream);
+		return true;
+	}
+	if (!promises_nothing(stream))
+		return false;
+	s->counters.matched += receivers;
+	s->counters.dropped[DROP_GAP] += receivers;
+	return true;
+}
+
+void audience_gap(struct shard *s, struct gap_letter *l)
+{
+	struct interest *i = interests_find(s, l->hash, l->name);
+
+	if (i != NULL && i->live) {
+		struct stream **at = &i->streams;
+
+		i->epoch = l->epoch;
+		i->number = l->number;
+		while (*at != NULL) {
+			if (tell_gap(s, *at, l)) {
+				at = &(*at)->next;
+				continue;
+			}
+			(*at)->gap = true;
+			end_stream(s, i, at);
+		}
+	}
+	free(l);
+}
+
+/* ---- those who are told ---- */
 
 static bool told(const struct subscription *sub)
 {
 	return sub->cursor.last_count != 0 || sub->connection->state != CONNECTION_OPEN;
 }
 
-/* Goes once round the cursors in a list, as far as there is time: whoever has been looked at stands
- * behind those who have not. Whether there was nobody left. */
-static bool go_round(struct shard *s, struct stream *stream, struct list *list, bool *any)
-{
-	while (!list_empty(list)) {
-		struct subscription *sub = LIST_ENTRY(list->next, struct subscription, cursor.link);
+struct telling {
+	struct shard *shard;
+	void (*tell)(struct connection *);
+	bool any;
+};
 
-		if (sub->cursor.round == stream->round)
-			return true;
-		sub->cursor.round = stream->round;
-		list_remove(&sub->cursor.link);
-		list_append(list, &sub->cursor.link);
-		reactor_spend(&s->reactor, LOOK_COST);
-		if (!told(sub)) {
-			*any = true;
-			reactor_spend(&s->reactor, TELL_COST);
-			s->audience.events->bye(sub->connection);
-		}
-		if (reactor_spent(&s->reactor))
-			return false;
-	}
-	return true;
+static void tell(struct subscription *sub, void *argument)
+{
+	struct telling *t = argument;
+
+	if (told(sub))
+		return;
+	t->any = true;
+	reactor_spend(&t->shard->reactor, TELL_COST);
+	t->tell(sub->connection);
 }
 
 /* Whether all have been told: but for those who came to stand behind one that had been looked at,
@@ -69,13 +124,15 @@ static bool tell_some(struct shard *s, struct stream *stream)
 {
 	struct list *const lists[] = { &stream->idle, &stream->ready, &stream->replaying,
 				       &stream->busy };
-	bool any = false;
+	struct telling t = { .shard = s,
+			     .tell = stream->gap ? s->audience.events->gap
+						 : s->audience.events->bye };
 
 	for (unsigned i = 0; i < 4; i++)
-		if (!go_round(s, stream, lists[i], &any))
+		if (!audience_go_round(s, stream, lists[i], tell, &t))
 			return false;
-	stream->round++;
-	return !any;
+	audience_begin_round(stream);
+	return !t.any;
 }
 
 static bool left_by_all(const struct stream *stream)

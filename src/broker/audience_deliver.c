@@ -2,14 +2,12 @@
 
 #include <stdlib.h>
 
-#include "broker/connection.h"
 #include "broker/groups.h"
 #include "broker/interests.h"
 #include "broker/latency.h"
 #include "broker/letters.h"
 #include "broker/members.h"
 #include "broker/patterns.h"
-#include "broker/protocol.h"
 #include "broker/shard.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
@@ -19,55 +17,6 @@ static void appended(struct shard *s, struct stream *stream, const struct block 
 {
 	latency_appended(stream, b, s->reactor.now_ns);
 	audience_appended(s, stream);
-}
-
-/* Its stream has no words for it. */
-static void say_gap(struct subscription *sub, void *argument)
-{
-	struct connection *c = sub->connection;
-	struct shard *s = argument;
-
-	if (sub->cursor.last_count != 0 || c->state != CONNECTION_OPEN)
-		return;
-	if (!c->protocol->promises_nothing) {
-		s->audience.events->gap(c);
-		return;
-	}
-	s->counters.matched++;
-	s->counters.dropped[DROP_GAP]++;
-}
-
-static void tell_gap(struct shard *s, struct stream *stream, const struct gap_letter *l)
-{
-	uint64_t receivers = stream->cursors;
-
-	if (receivers > 0 &&
-	    stream_tell_gap(stream, l->epoch, l->number + 1, l->seq + 1, s->reactor.now_ns)) {
-		s->counters.matched += receivers;
-		audience_appended(s, stream);
-		return;
-	}
-	audience_each(&stream->idle, say_gap, s);
-	audience_each(&stream->ready, say_gap, s);
-	audience_each(&stream->replaying, say_gap, s);
-	audience_each(&stream->busy, say_gap, s);
-}
-
-void audience_gap(struct shard *s, struct gap_letter *l)
-{
-	struct interest *i = interests_find(s, l->hash, l->name);
-
-	if (i != NULL && i->live) {
-		i->epoch = l->epoch;
-		i->number = l->number;
-		/* It must outlive its subscribers' leaving here. */
-		i->pins++;
-		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next)
-			tell_gap(s, stream, l);
-		i->pins--;
-		interests_let_go(s, i);
-	}
-	free(l);
 }
 
 /* In pieces that end where somebody has enough: nothing that is appended is for them then. */

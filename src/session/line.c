@@ -20,6 +20,8 @@ enum {
 	REST_BYTES = 2 << 10,           /* copied, rather than hold the block that they are in */
 	LARGE_BYTES = 64 << 10,         /* received in place at a time, unless more is expected */
 	TOGETHER_BYTES_MAX = 256 << 10, /* received before it is looked at, while more is there */
+	EVENT_COST = 1,                 /* of a command, or what comes together */
+	COST_MESSAGES = 16,             /* written anew in about a quarter of a microsecond */
 };
 
 #define LINE_ERROR_TEXT(reason) "ERROR " reason "\r\n"
@@ -204,6 +206,7 @@ static void publish_uneven(struct connection *c, struct span raw, const struct l
 {
 	struct block *b = block_of_uneven(line_publisher(c), raw, e);
 
+	reactor_spend(&c->shard->reactor, e->messages / COST_MESSAGES);
 	if (b != NULL)
 		publish(c, line_publisher(c), b);
 	else
@@ -394,6 +397,7 @@ static struct span take(struct connection *c, struct span bytes, struct block *i
 			in = NULL;
 		}
 		handle(c, &e);
+		reactor_spend(&c->shard->reactor, EVENT_COST);
 	}
 	if (in != NULL)
 		block_unref(in);
@@ -428,16 +432,18 @@ static char *room_for_unread(struct publisher *p, size_t len)
 	return block_body(b) + b->len + p->unread;
 }
 
-/* The next receive goes straight into the block that it becomes. */
+/* The next receive goes straight into the block that it becomes: no more of it than is looked at
+ * together, for however large the message is whose rest is expected, it may be many small ones. */
 static bool receive_in_place(struct connection *c)
 {
 	struct publisher *p = line_publisher(c);
 	char *room = room_for_unread(p, 0);
+	size_t max = TOGETHER_BYTES_MAX - p->unread, left;
 
 	if (room == NULL)
 		return false;
-	socket_receive_into(&c->shard->sockets, &c->socket, room,
-			    p->carry->capacity - p->carry->len - p->unread);
+	left = p->carry->capacity - p->carry->len - p->unread;
+	socket_receive_into(&c->shard->sockets, &c->socket, room, left < max ? left : max);
 	return true;
 }
 

@@ -12,8 +12,15 @@
 #include "base/config.h"
 #include "broker/broker.h"
 #include "broker/connection.h"
+#include "broker/home.h"
 #include "broker/latency.h"
+#include "broker/listener.h"
+#include "broker/protocol.h"
 #include "broker/shard.h"
+#include "broker/subscription.h"
+#include "broker/tap.h"
+#include "topic/stream.h"
+#include "topic/topic.h"
 
 /* What a turn of whole brokers does at most, and how long messages are in them, in the simulation's
  * world (test_world.c). */
@@ -291,6 +298,184 @@ static void goodbyes_are_said_over_turns_to_those_who_were_there(void **state)
 	world_end();
 }
 
+/* ---- gaps ---- */
+
+static void a_gap_is_said_over_turns_to_those_whose_format_has_no_words_for_it(void **state)
+{
+	struct client *subscribers[GOODBYES], *events, *nats, *publisher;
+	const struct span name = SPAN("t");
+	struct shard *s = begin(no_pace, 1);
+	struct topic *t;
+
+	(void)state;
+	sim.broker.listeners[0].protocols |= CONFIG_PROTOCOL_NATS;
+	for (unsigned i = 0; i < GOODBYES; i++)
+		subscribers[i] = client_who_says("SUBSCRIBE t\r\n");
+	events = client_who_says("GET /subscribe/t HTTP/1.1\r\nHost: x\r\n"
+				 "Accept: text/event-stream\r\n\r\n");
+	nats = client_who_says("CONNECT {\"verbose\":false}\r\nSUB t 1\r\nPING\r\n");
+	publisher = client_who_says("PUBLISH t\r\nbefore\r\n");
+	t = home_topic(s, topic_hash(name), name);
+	assert_non_null(t);
+	home_gap(s, t, t->epoch + 1, 7);
+	while (leaving(s) < GOODBYES) {
+		unsigned before = leaving(s);
+		uint64_t turns = s->reactor.stats.turns;
+
+		world_step();
+		assert_true(leaving(s) <=
+			    before + GOODBYES_IN_A_TURN * (s->reactor.stats.turns - turns + 1));
+	}
+	say(publisher, "after\r\n");
+	for (unsigned i = 0; i < GOODBYES; i++) {
+		const struct client *c = subscribers[i];
+
+		assert_true(c->line_n > 20);
+		assert_memory_equal(c->line, "OK\r\nbefore\r\nERROR gap\r\n", 23);
+		assert_null(memmem(c->line, c->line_n, "after", 5));
+	}
+	assert_non_null(memmem(events->line, events->line_n, "event: gap\n", 11));
+	assert_non_null(memmem(events->line, events->line_n, "data: after\n", 12));
+	assert_non_null(memmem(nats->line, nats->line_n, "after\r\n", 7));
+	assert_int_equal(s->counters.dropped[DROP_GAP], 1);
+	leave(events);
+	leave(nats);
+	leave(publisher);
+	world_end();
+}
+
+/* ---- who is too far behind ---- */
+
+enum { BUSY = 200, LOOKS_IN_A_TURN = 12 };
+
+static void small_backlogs(struct config *c)
+{
+	no_pace(c);
+	c->topics.backlog_bytes = 64 << 10;
+	for (size_t i = 0; i < c->topic_n; i++)
+		c->topic[i].backlog_bytes = 64 << 10;
+}
+
+static unsigned looked_at(struct stream *stream)
+{
+	unsigned n = 0;
+
+	for (struct list *l = stream->busy.next; l != &stream->busy; l = l->next)
+		n += LIST_ENTRY(l, struct cursor, link)->round == stream->round;
+	return n;
+}
+
+static void stall(struct client *c)
+{
+	c->stalled = true;
+	c->wire.out.max = 64;
+}
+
+/* A message of so many bytes. */
+static const char *text_of(size_t bytes)
+{
+	static char text[4096];
+
+	memset(text, 'm', bytes - 2);
+	memcpy(text + bytes - 2, "\r\n", 2);
+	return text;
+}
+
+static void say_much(struct client *publisher, unsigned messages, size_t bytes)
+{
+	for (unsigned i = 0; i < messages; i++) {
+		client_say(publisher, text_of(bytes), bytes);
+		world_rest();
+	}
+}
+
+/* While others are far behind, but not too far. */
+static void those_who_are_busy_are_looked_at_over_turns(void **state)
+{
+	struct client *busy[BUSY], *first, *publisher;
+	struct shard *s = begin(small_backlogs, 1);
+	struct stream *stream;
+	unsigned most = 0;
+
+	(void)state;
+	first = client_who_says("SUBSCRIBE t\r\n");
+	stream = connection_subscription(
+			 LIST_ENTRY(s->clients.connections.next, struct connection, link))
+			 ->stream;
+	publisher = client_who_says("PUBLISH t\r\n");
+	stall(first);
+	say_much(publisher, 20, 2048);
+	for (unsigned i = 0; i < BUSY; i++) {
+		busy[i] = client_who_says("SUBSCRIBE t\r\n");
+		stall(busy[i]);
+	}
+	/* There is time for next to nothing in a turn. */
+	s->reactor.params.turn_us = 1;
+	for (unsigned i = 0; i < 20 && !first->over; i++) {
+		uint64_t published = s->counters.published;
+
+		client_say(publisher, text_of(2048), 2048);
+		while (s->counters.published == published || !list_empty(&s->audience.appended)) {
+			unsigned before = looked_at(stream);
+			uint16_t round = stream->round;
+			uint64_t turns = s->reactor.stats.turns;
+
+			world_step();
+			if (stream->round != round)
+				before = 0;
+			assert_true(looked_at(stream) <=
+				    before +
+					    LOOKS_IN_A_TURN * (s->reactor.stats.turns - turns + 1));
+			if (looked_at(stream) > most)
+				most = looked_at(stream);
+		}
+	}
+	/* All of them were, and one went. */
+	assert_true(most >= BUSY);
+	assert_int_equal(stream->cursors, BUSY);
+	for (unsigned i = 0; i < BUSY; i++)
+		leave(busy[i]);
+	leave(first);
+	leave(publisher);
+	world_end();
+}
+
+/* ---- lines ---- */
+
+/* As if its client had said all of that at once; then it does say the line. */
+static int64_t take(struct shard *s, struct client *client, const char *line, size_t lines)
+{
+	struct connection *c = LIST_ENTRY(s->clients.connections.prev, struct connection, link);
+	size_t n = strlen(line);
+	char *text = malloc(lines * n);
+	int64_t before = s->reactor.turn.unlooked, spent;
+
+	assert_non_null(text);
+	/* A receive of its own is under way. */
+	c->socket.paused = true;
+	for (size_t i = 0; i < lines; i++)
+		memcpy(text + i * n, line, n);
+	c->protocol->received(c, (struct span){ text, lines * n });
+	spent = before - s->reactor.turn.unlooked;
+	c->socket.paused = false;
+	free(text);
+	say(client, line);
+	return spent;
+}
+
+/* A completion that brought thousands of commands is not one unit of work. */
+static void what_lines_take_is_taken_off_the_turn(void **state)
+{
+	struct client *subscriber;
+	struct shard *s = begin(no_pace, 1);
+
+	(void)state;
+	subscriber = client_who_says("SUBSCRIBE t\r\n");
+	assert_true(take(s, subscriber, "PING\n", 1000) >= 1000);
+	leave(subscriber);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -299,6 +484,10 @@ int main(void)
 		cmocka_unit_test(who_takes_long_is_counted_as_long),
 		cmocka_unit_test(sections_that_have_changed_begin_anew),
 		cmocka_unit_test(goodbyes_are_said_over_turns_to_those_who_were_there),
+		cmocka_unit_test(
+			a_gap_is_said_over_turns_to_those_whose_format_has_no_words_for_it),
+		cmocka_unit_test(those_who_are_busy_are_looked_at_over_turns),
+		cmocka_unit_test(what_lines_take_is_taken_off_the_turn),
 		cmocka_unit_test(a_pass_whose_sends_take_long_goes_on_in_the_next_turn),
 	};
 
