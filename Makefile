@@ -314,7 +314,7 @@ sim: $(BUILD)/sim ## Play SEEDS=1000 simulated brokers, and the seeds that ever 
 
 # A failing test leaves its broker's log in the report, and the stack of the call that failed.
 .PHONY: faults
-faults: ## Let every allocation and every request of the broker fail, one by one
+faults: ## Let every allocation, request and call of OpenSSL of the broker fail, one by one
 	@FAULTS=all $(MAKE) INTEGRATION='test_faults*.py' integration
 
 .PHONY: cluster-faults

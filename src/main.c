@@ -900,7 +900,10 @@ static int make_token(void)
 		fputs("broker: there are no random bytes\n", stderr);
 		return EXIT_FAILED;
 	}
-	digest_of(span_of(token), &digest);
+	if (!digest_of(span_of(token), &digest)) {
+		fputs("broker: out of memory\n", stderr);
+		return EXIT_FAILED;
+	}
 	digest_print(&digest, hash);
 	printf("token: %s\ntoken_hash: %s\n", token, hash);
 	return EXIT_CLEAN;

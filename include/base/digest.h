@@ -20,11 +20,11 @@ struct digest {
  * False: out of memory, and none of it may be used. */
 bool digest_init(void);
 
-/* SHA-256. */
-void digest_of(struct span bytes, struct digest *out);
+/* SHA-256. False, of this and the next: libcrypto failed, and there is nothing in out. */
+bool digest_of(struct span bytes, struct digest *out);
 /* SHA-1, for the protocol that names it (RFC 6455, 1.3); no secret may depend on it. */
 enum { DIGEST_SHA1_BYTES = 20 };
-void digest_sha1(struct span bytes, unsigned char out[DIGEST_SHA1_BYTES]);
+bool digest_sha1(struct span bytes, unsigned char out[DIGEST_SHA1_BYTES]);
 /* HMAC with SHA-256. False: libcrypto failed. */
 bool digest_keyed(struct span key, struct span bytes, struct digest *out);
 /* "sha256:" and 64 hexadecimal digits. */

@@ -35,14 +35,14 @@ bool digest_init(void)
 	return SHA1((const unsigned char *)"", 0, digest) != NULL;
 }
 
-void digest_sha1(struct span bytes, unsigned char out[DIGEST_SHA1_BYTES])
+bool digest_sha1(struct span bytes, unsigned char out[DIGEST_SHA1_BYTES])
 {
-	(void)SHA1((const unsigned char *)bytes.data, bytes.len, out);
+	return SHA1((const unsigned char *)bytes.data, bytes.len, out) != NULL;
 }
 
-void digest_of(struct span bytes, struct digest *out)
+bool digest_of(struct span bytes, struct digest *out)
 {
-	(void)SHA256((const unsigned char *)bytes.data, bytes.len, out->bytes);
+	return SHA256((const unsigned char *)bytes.data, bytes.len, out->bytes) != NULL;
 }
 
 bool digest_keyed(struct span key, struct span bytes, struct digest *out)
@@ -193,6 +193,15 @@ static struct signature_key *secret_key_new(struct span file, const char **wrong
 	return key;
 }
 
+void signature_key_free(struct signature_key *key)
+{
+	if (key == NULL)
+		return;
+	EVP_PKEY_free(key->public);
+	bytes_forget(key->secret, key->secret_len);
+	free(key);
+}
+
 struct signature_key *signature_key_new(struct span file, bool secret_allowed, const char **wrong)
 {
 	bool pem = memmem(file.data, file.len, "-----BEGIN ", 11) != NULL;
@@ -217,18 +226,11 @@ struct signature_key *signature_key_new(struct span file, bool secret_allowed, c
 			key->public = public;
 		}
 	}
-	if (key != NULL)
-		digest_of(file, &key->print);
-	return key;
-}
-
-void signature_key_free(struct signature_key *key)
-{
-	if (key == NULL)
-		return;
-	EVP_PKEY_free(key->public);
-	bytes_forget(key->secret, key->secret_len);
-	free(key);
+	if (key == NULL || digest_of(file, &key->print))
+		return key;
+	signature_key_free(key);
+	*wrong = "out of memory";
+	return NULL;
 }
 
 enum key_algorithm signature_key_algorithm(const struct signature_key *key)

@@ -251,6 +251,17 @@ static bool may_glob(struct connection *c, struct span glob)
 	return may(c, ACCESS_SUBSCRIBE, (struct span){ m.text, m.len }, m.kind == GLOB_NATIVE);
 }
 
+/* "a.>" of MQTT's is for "a", too. */
+static bool may_level_before(struct connection *c, const struct pattern *p)
+{
+	struct span level = p->text;
+
+	if (p->kind != PATTERN_MQTT || level.len < 3 || level.data[level.len - 1] != '>')
+		return true;
+	level.len -= 2;
+	return may(c, ACCESS_SUBSCRIBE, level, pattern_wild(level));
+}
+
 bool access_still_may(struct connection *c, const struct subscription *sub)
 {
 	const struct interest *i = subscription_interest(sub);
@@ -260,7 +271,8 @@ bool access_still_may(struct connection *c, const struct subscription *sub)
 		return may(c, ACCESS_SUBSCRIBE, name, false);
 	if (i->wild->pattern.kind == PATTERN_GLOB)
 		return may_glob(c, name);
-	return may(c, ACCESS_SUBSCRIBE, name, pattern_wild(name));
+	return may(c, ACCESS_SUBSCRIBE, name, pattern_wild(name)) &&
+	       may_level_before(c, &i->wild->pattern);
 }
 
 void access_expel(struct connection *c, const char *why)

@@ -157,8 +157,8 @@ bool identity_may(const struct identity *i, enum access_action action, struct sp
 
 /* ---- credentials ---- */
 
-/* Apart from all tokens, which are known by the digest of what is shown. */
-static void key_of(const char *kind, struct span text, struct digest *out)
+/* Apart from all tokens, which are known by the digest of what is shown. False: out of memory. */
+static bool key_of(const char *kind, struct span text, struct digest *out)
 {
 	char all[1024];
 	int n = snprintf(all, sizeof(all), "%s\n", kind);
@@ -166,7 +166,7 @@ static void key_of(const char *kind, struct span text, struct digest *out)
 	if (text.len > sizeof(all) - (size_t)n)
 		text.len = sizeof(all) - (size_t)n;
 	memcpy(all + n, text.data, text.len);
-	digest_of((struct span){ all, (size_t)n + text.len }, out);
+	return digest_of((struct span){ all, (size_t)n + text.len }, out);
 }
 
 static struct span bytes_of(const struct digest *d)
@@ -199,8 +199,7 @@ struct identity *identity_of_token(const struct identities *all, struct span tok
 {
 	struct digest key;
 
-	digest_of(token, &key);
-	return find(all, HOW_TOKEN, &key);
+	return digest_of(token, &key) ? find(all, HOW_TOKEN, &key) : NULL;
 }
 
 static bool key_known(const struct identities *all, const struct digest *print)
@@ -234,8 +233,8 @@ struct identity *identity_of_certificate(const struct identities *all, struct sp
 {
 	struct digest key;
 
-	key_of("certificate", name, &key);
-	return name.len > 0 ? find(all, HOW_CERTIFICATE, &key) : NULL;
+	return name.len > 0 && key_of("certificate", name, &key) ? find(all, HOW_CERTIFICATE, &key)
+								 : NULL;
 }
 
 struct identity *identity_of_uid(const struct identities *all, uint32_t uid)
@@ -244,8 +243,7 @@ struct identity *identity_of_uid(const struct identities *all, uint32_t uid)
 	char text[16];
 
 	snprintf(text, sizeof(text), "%u", (unsigned)uid);
-	key_of("uid", span_of(text), &key);
-	return find(all, HOW_UID, &key);
+	return key_of("uid", span_of(text), &key) ? find(all, HOW_UID, &key) : NULL;
 }
 
 static struct user *find_user(const struct identities *all, struct span name)
@@ -403,13 +401,14 @@ static int add_password(struct identities *all, struct user *u, const struct con
 {
 	struct digest key;
 	char *text;
+	bool made;
 	int err;
 
 	if (asprintf(&text, "%s\n%s", c->name, c->password_hash) < 0)
 		return -ENOMEM;
-	key_of("password", span_of(text), &key);
+	made = key_of("password", span_of(text), &key);
 	free(text);
-	u->password_hash = strdup(c->password_hash);
+	u->password_hash = made ? strdup(c->password_hash) : NULL;
 	err = u->password_hash != NULL
 		      ? add_credential(all, HOW_PASSWORD, u->rights, &key, &u->password)
 		      : -ENOMEM;
@@ -432,8 +431,9 @@ static int add_credentials(struct identities *all, struct user *u, const struct 
 	}
 	if (*c->certificate != '\0' && err == 0) {
 		what = "certificate";
-		key_of("certificate", span_of(c->certificate), &key);
-		err = add_credential(all, HOW_CERTIFICATE, u->rights, &key, NULL);
+		err = key_of("certificate", span_of(c->certificate), &key)
+			      ? add_credential(all, HOW_CERTIFICATE, u->rights, &key, NULL)
+			      : -ENOMEM;
 		all->any_certificate = true;
 	}
 	if (*c->uid != '\0' && err == 0) {
@@ -441,8 +441,9 @@ static int add_credentials(struct identities *all, struct user *u, const struct 
 
 		what = "uid";
 		snprintf(text, sizeof(text), "%lu", strtoul(c->uid, NULL, 10));
-		key_of("uid", span_of(text), &key);
-		err = add_credential(all, HOW_UID, u->rights, &key, NULL);
+		err = key_of("uid", span_of(text), &key)
+			      ? add_credential(all, HOW_UID, u->rights, &key, NULL)
+			      : -ENOMEM;
 		all->any_uid = true;
 	}
 	if (err == -EEXIST)

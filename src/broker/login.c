@@ -438,10 +438,10 @@ static const char *look_at_token(struct shard *s, struct span token, struct iden
 	known = memory_new_zeroed(sizeof(*known));
 	if (known == NULL)
 		return NULL;
-	digest_of(token, &key);
 	known->identity = identity_hold(*identity);
 	/* It stays until others take its place, or who there is changes. */
-	if (memo_add(&s->logins.tokens, &known->entry, key.bytes, UINT64_MAX) != 0)
+	if (!digest_of(token, &key) ||
+	    memo_add(&s->logins.tokens, &known->entry, key.bytes, UINT64_MAX) != 0)
 		forget_token(&known->entry);
 	return NULL;
 }
@@ -451,7 +451,8 @@ static struct identity *known(struct shard *s, struct span token)
 	const struct known_token *k;
 	struct digest key;
 
-	digest_of(token, &key);
+	if (!digest_of(token, &key))
+		return NULL;
 	k = (const struct known_token *)(void *)memo_find(&s->logins.tokens, key.bytes, 0);
 	return k != NULL && now_s() < k->identity->expires_s ? k->identity : NULL;
 }

@@ -56,17 +56,23 @@ static long bio_ctrl(BIO *bio, int command, long number, void *pointer)
 	return command == BIO_CTRL_FLUSH;
 }
 
-static BIO_METHOD *method;
-static pthread_once_t method_once = PTHREAD_ONCE_INIT;
-
-static void make_method(void)
+/* All connections' and all reactors'; whoever finds none makes it. NULL: out of memory, now. */
+static BIO_METHOD *method(void)
 {
-	method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "broker");
-	if (method == NULL)
-		return;
-	BIO_meth_set_read_ex(method, bio_read);
-	BIO_meth_set_write_ex(method, bio_write);
-	BIO_meth_set_ctrl(method, bio_ctrl);
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	static BIO_METHOD *made;
+	BIO_METHOD *m;
+
+	pthread_mutex_lock(&lock);
+	if (made == NULL &&
+	    (made = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "broker")) != NULL) {
+		(void)BIO_meth_set_read_ex(made, bio_read);
+		(void)BIO_meth_set_write_ex(made, bio_write);
+		(void)BIO_meth_set_ctrl(made, bio_ctrl);
+	}
+	m = made;
+	pthread_mutex_unlock(&lock);
+	return m;
 }
 
 /* ---- what the library tells ---- */
@@ -170,9 +176,9 @@ struct cipher *cipher_new(struct keyring *keyring, const char *server, cipher_ou
 			  void *context)
 {
 	struct cipher *c = memory_new_zeroed(sizeof(*c));
+	BIO_METHOD *m = method();
 	BIO *bio = NULL;
 
-	pthread_once(&method_once, make_method);
 	if (c == NULL)
 		return NULL;
 	c->keyring = keyring_ref(keyring);
@@ -180,8 +186,9 @@ struct cipher *cipher_new(struct keyring *keyring, const char *server, cipher_ou
 	c->context = context;
 	c->allows = keyring_choices(keyring);
 	c->ssl = SSL_new(keyring_library(keyring));
-	if (c->ssl != NULL && method != NULL && (server == NULL || set_server(c->ssl, server)))
-		bio = BIO_new(method);
+	if (c->ssl != NULL && m != NULL && SSL_set_app_data(c->ssl, c) == 1 &&
+	    (server == NULL || set_server(c->ssl, server)))
+		bio = BIO_new(m);
 	if (bio == NULL) {
 		ERR_clear_error();
 		cipher_free(c);
@@ -190,7 +197,6 @@ struct cipher *cipher_new(struct keyring *keyring, const char *server, cipher_ou
 	BIO_set_data(bio, c);
 	BIO_set_init(bio, 1);
 	SSL_set_bio(c->ssl, bio, bio);
-	SSL_set_app_data(c->ssl, c);
 	SSL_set_msg_callback(c->ssl, heard);
 	SSL_set_msg_callback_arg(c->ssl, c);
 	if (server == NULL)
@@ -215,8 +221,8 @@ static enum cipher_result know_peer(struct cipher *c)
 
 	if (certificate == NULL || !SSL_is_server(c->ssl))
 		return CIPHER_DONE;
-	/* A session that goes on is not looked at again by the library. */
-	if (c->resumed && X509_cmp_current_time(X509_get0_notAfter(certificate)) < 0) {
+	/* A session that goes on is not looked at again by the library. 0: it cannot tell. */
+	if (c->resumed && X509_cmp_current_time(X509_get0_notAfter(certificate)) <= 0) {
 		c->failure = CIPHER_FAILURE_CERTIFICATE;
 		return CIPHER_FAILED;
 	}

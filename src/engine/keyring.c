@@ -160,6 +160,14 @@ static const char *library_says(void)
 	return text != NULL ? text : "it cannot be read";
 }
 
+/* What a call has to bring about that fails for want of memory only, or not at all: without it
+ * this would be TLS of another kind than the one that was asked for. */
+static void demand(struct loading *l, const char *key, bool done)
+{
+	if (!done && !l->failed)
+		complain(l, key, "the library fails (%s), try again", library_says());
+}
+
 /* ---- files ---- */
 
 /* A file in memory; NULL: it was complained about. */
@@ -181,15 +189,18 @@ static BIO *file_open(struct loading *l, const char *key, const char *path, stru
 	while (memory != NULL && total <= FILE_BYTES_MAX &&
 	       (n = BIO_read(file, bytes, sizeof(bytes))) > 0) {
 		total += (size_t)n;
-		if (BIO_write(memory, bytes, n) != n)
+		if (BIO_write(memory, bytes, n) != n) {
 			n = -1;
+			break;
+		}
 	}
 	BIO_free(file);
 	OPENSSL_cleanse(bytes, sizeof(bytes));
 	if (memory != NULL && n >= 0 && total <= FILE_BYTES_MAX)
 		return memory;
 	BIO_free(memory);
-	complain(l, key, "%s cannot be read, name a file of up to %d bytes", path, FILE_BYTES_MAX);
+	complain(l, key, "%s cannot be read (%s), name a file of up to %d bytes", path,
+		 total > FILE_BYTES_MAX ? "it is longer" : library_says(), FILE_BYTES_MAX);
 	return NULL;
 }
 
@@ -284,7 +295,19 @@ static int64_t seconds_of(const ASN1_TIME *at)
 
 static const char *name_of(const X509 *certificate, char *buf, int size)
 {
-	return X509_NAME_oneline(X509_get_subject_name(certificate), buf, size);
+	const char *name = X509_NAME_oneline(X509_get_subject_name(certificate), buf, size);
+
+	return name != NULL ? name : "it";
+}
+
+static bool is_over(struct loading *l, const char *key, const char *path, const ASN1_TIME *at)
+{
+	int order = X509_cmp_current_time(at);
+
+	if (order == 0)
+		complain(l, key, "%s: its time cannot be read (%s), renew it", path,
+			 library_says());
+	return order < 0;
 }
 
 /* Each signed by the next, and none of them out of its time. */
@@ -296,10 +319,10 @@ static void check_chain(struct loading *l, const char *path, STACK_OF(X509) * ch
 		X509 *one = sk_X509_value(chain, i);
 		X509 *next = i + 1 < sk_X509_num(chain) ? sk_X509_value(chain, i + 1) : NULL;
 
-		if (X509_cmp_current_time(X509_get0_notAfter(one)) < 0)
+		if (is_over(l, l->chain, path, X509_get0_notAfter(one)))
 			complain(l, l->chain, "%s: %s has expired, renew it", path,
 				 name_of(one, name, sizeof(name)));
-		if (X509_cmp_current_time(X509_get0_notBefore(one)) > 0)
+		if (!is_over(l, l->chain, path, X509_get0_notBefore(one)))
 			complain(l, l->chain, "%s: the time of %s has not begun, look at the clock",
 				 path, name_of(one, name, sizeof(name)));
 		if (next != NULL && X509_check_issued(next, one) != X509_V_OK)
@@ -333,8 +356,9 @@ static bool add_name(struct certificate *c, const unsigned char *data, int len)
 /* The names of hosts that it is for, those without a NUL in them. */
 static bool names_read(struct certificate *c, const X509 *leaf)
 {
-	GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, NULL, NULL);
-	bool ok = true;
+	int critical = 0;
+	GENERAL_NAMES *names = X509_get_ext_d2i(leaf, NID_subject_alt_name, &critical, NULL);
+	bool ok = names != NULL || critical == -1; /* there are none */
 
 	for (int i = 0; ok && i < sk_GENERAL_NAME_num(names); i++) {
 		const GENERAL_NAME *name = sk_GENERAL_NAME_value(names, i);
@@ -398,11 +422,13 @@ static int choose_certificate(SSL *ssl, int *alert, void *argument)
 	const char *name = SSL_get_servername(ssl, TLSEXT_NAMETYPE_host_name);
 	const struct certificate *found = name != NULL ? find(c, name) : NULL;
 
-	(void)alert;
 	if (found == NULL)
 		return SSL_TLSEXT_ERR_NOACK;
-	if (found->library != SSL_get_SSL_CTX(ssl))
-		SSL_set_SSL_CTX(ssl, found->library);
+	if (found->library != SSL_get_SSL_CTX(ssl) &&
+	    SSL_set_SSL_CTX(ssl, found->library) == NULL) {
+		*alert = SSL_AD_INTERNAL_ERROR;
+		return SSL_TLSEXT_ERR_ALERT_FATAL;
+	}
 	return SSL_TLSEXT_ERR_OK;
 }
 
@@ -583,14 +609,15 @@ static void revocations_read(struct loading *l, X509_STORE *store, const char *p
 	struct stat st;
 	BIO *file = file_open(l, "client_crl", path, &st);
 	X509_CRL *crl;
-	int n = 0;
+	int n = 0, added = 0;
 
 	while (file != NULL &&
 	       (crl = PEM_read_bio_X509_CRL(file, NULL, no_password, NULL)) != NULL) {
 		const ASN1_TIME *until = X509_CRL_get0_nextUpdate(crl);
 
-		n += X509_STORE_add_crl(store, crl);
-		if (until != NULL && X509_cmp_current_time(until) < 0)
+		n++;
+		added += X509_STORE_add_crl(store, crl) == 1;
+		if (until != NULL && is_over(l, "client_crl", path, until))
 			complain(l, "client_crl",
 				 "%s: its time is over, and nobody would be let in: fetch the next "
 				 "one",
@@ -599,34 +626,38 @@ static void revocations_read(struct loading *l, X509_STORE *store, const char *p
 	}
 	if (file != NULL &&
 	    (n == 0 || ERR_GET_REASON(ERR_peek_last_error()) != PEM_R_NO_START_LINE))
-		complain(l, "client_crl", "%s has no list that can be read, use one in PEM", path);
+		complain(l, "client_crl", "%s has no list that can be read (%s), use one in PEM",
+			 path, library_says());
 	ERR_clear_error();
 	BIO_free(file);
-	X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK);
+	demand(l, "client_crl",
+	       added == n && X509_STORE_set_flags(store, X509_V_FLAG_CRL_CHECK) == 1);
 }
 
 /* What sessions are for: with others who are trusted, they begin anew. */
-static void make_context(struct keyring *c, const struct config_tls *config)
+static void make_context(struct loading *l, struct keyring *c, const struct config_tls *config)
 {
 	EVP_MD_CTX *md = EVP_MD_CTX_new();
+	const char *const keys[] = { "client_ca", "client_crl" };
 	const char *const files[] = { config->client_ca, config->client_crl };
 	unsigned n = 0;
+	bool done = md != NULL && EVP_DigestInit_ex(md, EVP_sha256(), NULL) == 1 &&
+		    EVP_DigestUpdate(md, &config->client_auth, sizeof(config->client_auth)) == 1;
 
-	if (md == NULL)
-		return;
-	EVP_DigestInit_ex(md, EVP_sha256(), NULL);
-	EVP_DigestUpdate(md, &config->client_auth, sizeof(config->client_auth));
-	for (size_t i = 0; config->client_auth != CLIENT_AUTH_NONE && i < 2; i++) {
-		BIO *file = *files[i] != 0 ? BIO_new_file(files[i], "r") : NULL;
+	for (size_t i = 0; config->client_auth != CLIENT_AUTH_NONE && done && i < 2; i++) {
+		struct stat st;
+		BIO *file = *files[i] != 0 ? file_open(l, keys[i], files[i], &st) : NULL;
 		char bytes[4096];
-		int len;
+		int len = 0;
 
-		while (file != NULL && (len = BIO_read(file, bytes, sizeof(bytes))) > 0)
-			EVP_DigestUpdate(md, bytes, (size_t)len);
-		EVP_DigestUpdate(md, "", 1);
+		while (file != NULL && done && (len = BIO_read(file, bytes, sizeof(bytes))) > 0)
+			done = EVP_DigestUpdate(md, bytes, (size_t)len) == 1;
+		/* A text in memory that has come to its end says -1. */
+		done = done && (file == NULL || BIO_pending(file) == 0) &&
+		       EVP_DigestUpdate(md, "", 1) == 1;
 		BIO_free(file);
 	}
-	EVP_DigestFinal_ex(md, c->context, &n);
+	demand(l, "client_ca", done && EVP_DigestFinal_ex(md, c->context, &n) == 1);
 	EVP_MD_CTX_free(md);
 	ERR_clear_error();
 }
@@ -640,7 +671,7 @@ static void trust_read(struct loading *l, struct keyring *c, const struct config
 		return;
 	all = certificates_read(l, "client_ca", config->client_ca);
 	for (int i = 0; i < sk_X509_num(all); i++)
-		(void)X509_STORE_add_cert(c->trusted, sk_X509_value(all, i));
+		demand(l, "client_ca", X509_STORE_add_cert(c->trusted, sk_X509_value(all, i)) == 1);
 	sk_X509_pop_free(all, X509_free);
 	if (*config->client_crl != 0)
 		revocations_read(l, c->trusted, config->client_crl);
@@ -652,10 +683,9 @@ bool keyring_trust(const struct keyring *c, X509 *certificate, STACK_OF(X509) * 
 	bool good = false;
 
 	if (check != NULL && c->ask != CLIENT_AUTH_NONE &&
-	    X509_STORE_CTX_init(check, c->trusted, certificate, chain) == 1) {
-		(void)X509_STORE_CTX_set_default(check, "ssl_client");
-		good = X509_verify_cert(check) == 1;
-	}
+	    X509_STORE_CTX_init(check, c->trusted, certificate, chain) == 1)
+		good = X509_STORE_CTX_set_default(check, "ssl_client") == 1 &&
+		       X509_verify_cert(check) == 1;
 	X509_STORE_CTX_free(check);
 	ERR_clear_error();
 	return good;
@@ -711,6 +741,7 @@ static void check_ciphers(struct loading *l, SSL_CTX *library, const char *text)
 {
 	STACK_OF(SSL_CIPHER) *all = SSL_CTX_get_ciphers(library);
 
+	demand(l, "ciphers", all != NULL);
 	for (int i = 0; i < sk_SSL_CIPHER_num(all); i++) {
 		const SSL_CIPHER *one = sk_SSL_CIPHER_value(all, i);
 		int auth = SSL_CIPHER_get_auth_nid(one);
@@ -729,10 +760,10 @@ static void check_ciphers(struct loading *l, SSL_CTX *library, const char *text)
 }
 
 /* Of either side. */
-static void set_basics(SSL_CTX *library)
+static void set_basics(struct loading *l, SSL_CTX *library)
 {
 	SSL_CTX_set_security_level(library, SECURITY_LEVEL);
-	(void)SSL_CTX_set_min_proto_version(library, TLS1_2_VERSION);
+	demand(l, "tls", SSL_CTX_set_min_proto_version(library, TLS1_2_VERSION) == 1);
 	SSL_CTX_set_options(library, SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION);
 	SSL_CTX_set_mode(library, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_NO_AUTO_CHAIN |
 					  SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
@@ -741,11 +772,12 @@ static void set_basics(SSL_CTX *library)
 
 static void set_protocol(struct loading *l, SSL_CTX *library, const struct config_tls *config)
 {
-	set_basics(library);
-	(void)SSL_CTX_set_min_proto_version(
-		library, config->min_version == MIN_VERSION_1_3 ? TLS1_3_VERSION : TLS1_2_VERSION);
+	set_basics(l, library);
+	demand(l, "min_version",
+	       config->min_version != MIN_VERSION_1_3 ||
+		       SSL_CTX_set_min_proto_version(library, TLS1_3_VERSION) == 1);
 	SSL_CTX_set_options(library, SSL_OP_CIPHER_SERVER_PREFERENCE | SSL_OP_PRIORITIZE_CHACHA);
-	(void)SSL_CTX_set_max_early_data(library, 0);
+	demand(l, "tls", SSL_CTX_set_max_early_data(library, 0) == 1);
 	if (SSL_CTX_set_cipher_list(library, config->ciphers) != 1)
 		complain(l, "ciphers",
 			 "\"%s\" names none that is known, use "
@@ -763,36 +795,37 @@ static void set_protocol(struct loading *l, SSL_CTX *library, const struct confi
 			 config->groups);
 }
 
-static void set_clients(SSL_CTX *library, struct keyring *c)
+static void set_clients(struct loading *l, SSL_CTX *library, struct keyring *c)
 {
 	STACK_OF(X509_OBJECT) *all = X509_STORE_get0_objects(c->trusted);
 	int mode = SSL_VERIFY_PEER | SSL_VERIFY_CLIENT_ONCE;
 
-	(void)SSL_CTX_set_session_id_context(library, c->context, sizeof(c->context));
+	demand(l, "client_ca",
+	       SSL_CTX_set_session_id_context(library, c->context, sizeof(c->context)) == 1);
 	if (c->ask == CLIENT_AUTH_NONE)
 		return;
 	if (c->ask == CLIENT_AUTH_REQUIRED)
 		mode |= SSL_VERIFY_FAIL_IF_NO_PEER_CERT;
 	SSL_CTX_set_verify(library, mode, NULL);
-	(void)SSL_CTX_set1_verify_cert_store(library, c->trusted);
+	demand(l, "client_ca", SSL_CTX_set1_verify_cert_store(library, c->trusted) == 1);
 	for (int i = 0; i < sk_X509_OBJECT_num(all); i++) {
 		X509 *one = X509_OBJECT_get0_X509(sk_X509_OBJECT_value(all, i));
 
-		if (one != NULL)
-			(void)SSL_CTX_add_client_CA(library, one);
+		demand(l, "client_ca", one == NULL || SSL_CTX_add_client_CA(library, one) == 1);
 	}
 }
 
-static void set_tickets(SSL_CTX *library, const struct config_tls *config)
+static void set_tickets(struct loading *l, SSL_CTX *library, const struct config_tls *config)
 {
 	if (config->ticket_seconds == 0) {
 		SSL_CTX_set_options(library, SSL_OP_NO_TICKET);
-		(void)SSL_CTX_set_num_tickets(library, 0);
+		demand(l, "ticket_seconds", SSL_CTX_set_num_tickets(library, 0) == 1);
 		return;
 	}
 	(void)SSL_CTX_set_timeout(library, config->ticket_seconds);
-	(void)SSL_CTX_set_num_tickets(library, 1);
-	(void)SSL_CTX_set_tlsext_ticket_key_evp_cb(library, use_ticket);
+	demand(l, "ticket_seconds",
+	       SSL_CTX_set_num_tickets(library, 1) == 1 &&
+		       SSL_CTX_set_tlsext_ticket_key_evp_cb(library, use_ticket) == 1);
 }
 
 static void set_certificate(struct loading *l, SSL_CTX *library,
@@ -817,6 +850,7 @@ static void set_certificate(struct loading *l, SSL_CTX *library,
 			 config->key, config->chain);
 	if (leaf != NULL && !l->failed) {
 		one->expires_s = seconds_of(X509_get0_notAfter(leaf));
+		demand(l, l->chain, one->expires_s > 0);
 		if (SSL_CTX_use_certificate(library, leaf) != 1)
 			complain(l, l->chain,
 				 "%s: %s, use a certificate with RSA from 2048 bits or "
@@ -851,14 +885,15 @@ static bool certificate_load(struct loading *l, struct keyring *c, const struct 
 		return false;
 	}
 	strcpy(one->title, certificate->title);
-	SSL_CTX_set_app_data(library, c);
 	look_at(l, &config->where, "tls");
+	demand(l, "tls", SSL_CTX_set_app_data(library, c) == 1);
 	set_protocol(l, library, config);
-	set_clients(library, c);
-	set_tickets(library, config);
+	set_clients(l, library, c);
+	set_tickets(l, library, config);
 	SSL_CTX_set_alpn_select_cb(library, choose_protocol, c);
-	(void)SSL_CTX_set_tlsext_servername_callback(library, choose_certificate);
-	(void)SSL_CTX_set_tlsext_servername_arg(library, c);
+	demand(l, "certificate",
+	       SSL_CTX_set_tlsext_servername_callback(library, choose_certificate) == 1 &&
+		       SSL_CTX_set_tlsext_servername_arg(library, c) == 1);
 	look_at(l, &certificate->where, "certificate");
 	set_certificate(l, library, certificate, one);
 	check_names(l, c, certificate, one);
@@ -925,7 +960,7 @@ int keyring_load(const struct config_tls *config, unsigned choices,
 		memory_new_zeroed((config->certificates_n + 1) * sizeof(*c->certificates));
 	memory = c->protocols != NULL && c->certificates != NULL;
 	if (memory && !l.failed) {
-		make_context(c, config);
+		make_context(&l, c, config);
 		trust_read(&l, c, config);
 		c->tickets = tickets_new(&l, config, before);
 		memory = c->trusted != NULL && c->tickets != NULL;
@@ -955,7 +990,7 @@ static void trust_servers(struct loading *l, SSL_CTX *library,
 	}
 	all = certificates_read(l, "ca", config->ca);
 	for (int i = 0; i < sk_X509_num(all); i++)
-		(void)X509_STORE_add_cert(trusted, sk_X509_value(all, i));
+		demand(l, "ca", X509_STORE_add_cert(trusted, sk_X509_value(all, i)) == 1);
 	sk_X509_pop_free(all, X509_free);
 }
 
@@ -973,6 +1008,8 @@ int keyring_load_client(const struct config_upstream_tls *config, struct keyring
 		one->library = SSL_CTX_new(TLS_client_method());
 	if (c == NULL || one == NULL || one->library == NULL) {
 		memory_free(c);
+		if (one != NULL)
+			SSL_CTX_free(one->library);
 		memory_free(one);
 		fputs("tls: out of memory, free some\n", errors);
 		return -ENOMEM;
@@ -981,7 +1018,7 @@ int keyring_load_client(const struct config_upstream_tls *config, struct keyring
 	c->certificates = one;
 	c->certificates_n = 1;
 	look_at(&l, &config->where, "upstream.tls");
-	set_basics(one->library);
+	set_basics(&l, one->library);
 	trust_servers(&l, one->library, config);
 	if (*config->certificate != 0)
 		set_certificate(&l, one->library, &shown, one);

@@ -24,7 +24,8 @@ bool websocket_accept(struct span key, char out[WEBSOCKET_ACCEPT_BYTES])
 		return false;
 	memcpy(text, key.data, KEY_BYTES);
 	memcpy(text + KEY_BYTES, guid, sizeof(guid) - 1);
-	digest_sha1((struct span){ text, sizeof(text) }, digest);
+	if (!digest_sha1((struct span){ text, sizeof(text) }, digest))
+		return false;
 	base64_put(out, (struct span){ (const char *)digest, sizeof(digest) });
 	return true;
 }

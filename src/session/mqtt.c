@@ -476,8 +476,9 @@ void mqtt_session_stop_publishing(struct connection *c, bool receipt)
 	if (will == NULL)
 		return;
 	m->will = NULL;
-	/* Not when it is the broker that ends. */
-	if (c->shard->drain.draining || m->state != MQTT_CONNECTED) {
+	/* Not when it is the broker that ends, nor what its client may not say any more. */
+	if (c->shard->drain.draining || m->state != MQTT_CONNECTED || c->expelled ||
+	    !access_may(c, ACCESS_PUBLISH, block_name(will), false)) {
 		block_unref(will);
 		return;
 	}

@@ -559,7 +559,7 @@ static void consumer_told(struct upstream *u, struct upstream_topic *ut, struct 
 	ut->consumer[name.len] = 0;
 }
 
-/* Other hosts have the same one. */
+/* Other hosts have the same one. 0: out of memory. */
 static uint64_t epoch_of(const struct upstream *u)
 {
 	char text[sizeof(u->stream.created) + sizeof(u->stream.description) + 256];
@@ -568,7 +568,8 @@ static uint64_t epoch_of(const struct upstream *u)
 	int n = snprintf(text, sizeof(text), "%s\n%s\n%s", u->config->stream, u->stream.created,
 			 u->stream.description);
 
-	digest_of((struct span){ text, (size_t)n }, &digest);
+	if (!digest_of((struct span){ text, (size_t)n }, &digest))
+		return 0;
 	for (size_t i = 0; i < sizeof(epoch); i++)
 		epoch = epoch << 8 | digest.bytes[i];
 	epoch ^= u->salt;
@@ -603,6 +604,10 @@ static void stream_told(struct upstream *u, struct span json)
 		return;
 	}
 	epoch = epoch_of(u);
+	if (epoch == 0) {
+		u->lose(u, "out of memory");
+		return;
+	}
 	if (!first && epoch != u->epoch) {
 		u->lose(u, "the stream is another one");
 		return;

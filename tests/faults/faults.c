@@ -8,6 +8,8 @@
  * multishot request is over, as it is when the kernel refuses it.
  */
 
+#include "faults.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <execinfo.h>
@@ -18,19 +20,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-enum kind {
-	KIND_MEMORY,   /* an allocation, a mapping of memory, a thread */
-	KIND_ENTER,    /* an io_uring_enter that submits or waits */
-	KIND_SETUP,    /* an io_uring_setup */
-	KIND_REGISTER, /* a registration of receive buffers */
-	KIND_REQUEST,  /* and one for each opcode from here on */
-	KINDS = KIND_REQUEST + IORING_OP_LAST,
-};
+enum { KINDS = KIND_REQUEST + IORING_OP_LAST };
 
 /* Where the first call that failed came from: offsets into the executable, innermost first. */
 enum { FRAMES_MAX = 24, SITES_MAX = 12 };
@@ -90,8 +84,7 @@ static void tell_site(void *const *frames, int n)
 			control->sites[sites++] = (uint64_t)((char *)frames[i] - executable) - 1;
 }
 
-/* The error that this call has to fail with; 0: none. */
-static int refuse(enum kind kind)
+int refuse(enum kind kind)
 {
 	static __thread bool inside;
 	struct fault *f;
@@ -137,8 +130,7 @@ __attribute__((constructor)) static void begin(void)
 		control = at;
 }
 
-/* The next definition of a function, which is the one that the broker would have called. */
-static void *next(const char *name)
+void *next(const char *name)
 {
 	void *f = dlsym(RTLD_NEXT, name);
 
@@ -146,14 +138,6 @@ static void *next(const char *name)
 		abort();
 	return f;
 }
-
-/* ISO C knows no conversion between pointers to objects and to functions. */
-#define NEXT(f, name)                                                                              \
-	do {                                                                                       \
-		void *found = f == NULL ? next(name) : NULL;                                       \
-		if (found != NULL)                                                                 \
-			memcpy(&f, &found, sizeof(f));                                             \
-	} while (0)
 
 /* ---- memory ---- */
 

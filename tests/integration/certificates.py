@@ -1,5 +1,10 @@
-"""Certificates for tests, made with openssl(1)."""
+"""Certificates and signed tokens for tests, made with openssl(1)."""
 
+import base64
+import hashlib
+import hmac
+import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -64,3 +69,50 @@ class Authority:
         out = self.directory / f"{self.name}.crl"
         openssl("ca", "-config", self.directory / "ca.cnf", "-gencrl", "-out", out)
         return out
+
+
+def letters(data):
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+class Issuer:
+    """Signs tokens with a key, by openssl where it is not a secret."""
+
+    def __init__(self, directory, algorithm, name="main"):
+        self.algorithm, self.name = algorithm, name
+        self.private = directory / f"{name}.private"
+        self.public = directory / f"{name}.pem"
+        if algorithm == "HS256":
+            self.public.write_bytes(os.urandom(32))
+            self.public.chmod(0o600)
+            return
+        how = {"RS256": ["rsa", "-pkeyopt", "rsa_keygen_bits:2048"], "ES256": ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
+               "EdDSA": ["ed25519"]}[algorithm]
+        self.openssl("genpkey", "-algorithm", *how, "-out", self.private)
+        self.openssl("pkey", "-in", self.private, "-pubout", "-out", self.public)
+
+    @staticmethod
+    def openssl(*args, stdin=b""):
+        return subprocess.run(["openssl", *map(str, args)], input=stdin, check=True, capture_output=True).stdout
+
+    def signature(self, text):
+        if self.algorithm == "HS256":
+            return hmac.new(self.public.read_bytes(), text, hashlib.sha256).digest()
+        if self.algorithm == "EdDSA":
+            path = self.private.with_suffix(".text")
+            path.write_bytes(text)
+            return self.openssl("pkeyutl", "-sign", "-inkey", self.private, "-rawin", "-in", path)
+        der = self.openssl("dgst", "-sha256", "-sign", self.private, stdin=text)
+        if self.algorithm == "RS256":
+            return der
+        r_len = der[3]
+        r, s = der[4:4 + r_len], der[6 + r_len:]
+        return b"".join(number.lstrip(b"\0").rjust(32, b"\0") for number in (r, s))
+
+    def token(self, head=None, **claims):
+        head = {"alg": self.algorithm, "typ": "JWT", **(head or {})}
+        text = f"{letters(json.dumps(head).encode())}.{letters(json.dumps(claims).encode())}"
+        return f"{text}.{letters(self.signature(text.encode()))}"
+
+    def config(self, **more):
+        return {"jwt": {"algorithms": [self.algorithm], "keys": [str(self.public)], **more}}

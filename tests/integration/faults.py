@@ -3,25 +3,34 @@
 Clients here take what comes: an answer, an error, a close. What they insist on is that something comes.
 """
 
+import base64
 import contextlib
 import errno
+import hashlib
 import mmap
 import os
+import re
 import signal
 import socket
 import ssl
 import struct
 import subprocess
+import time
+import warnings
 
-from certificates import Authority
+from certificates import Authority, Issuer
 from harness import BROKER, LISTENING, ROOT, SANITIZER, Broker, numbered
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import crypt
 
 SUPPRESSIONS = ROOT / "tests" / "lsan.supp"
 
-# As in tests/faults/faults.c.
+# As in tests/faults/faults.h.
 CONTROL_BYTES = 4096
 SITES = 12
-MEMORY, ENTER, SETUP, REGISTER, REQUEST = range(5)
+MEMORY, ENTER, SETUP, REGISTER, LIBRARY, REQUEST = range(6)
 OPCODES = {
     "SENDMSG": 9,
     "TIMEOUT": 11,
@@ -31,6 +40,7 @@ OPCODES = {
     "RECV": 27,
     "MSG_RING": 40,
 }
+INTERNAL_ERROR, NO_MEMORY = 1, 2  # of a call of the library's
 EVER = 1 << 62
 
 # A sweep takes every so many'th call; with FAULTS=all, every one.
@@ -101,7 +111,7 @@ class Faulty(Broker):
         self.faults = Faults(directory / "faults")
         if arm:
             arm(self.faults)
-        uses_libcrypto = arm or "secure" in config.get("listen", {})
+        uses_libcrypto = arm or "secure" in config.get("listen", {}) or "user" in config
         environment = self.faults.environment() | (self.faults.libcrypto() if uses_libcrypto else {})
         super().__init__(directory, preexec, environment, **config)
 
@@ -137,6 +147,10 @@ class Faulty(Broker):
         reply = self.ask("POST", "/publish/still.works", b"yes")
         self.ended(reply)
         assert reply.buffer.startswith(b"HTTP/1.1 200 "), reply
+        if len(self.addresses) > 1:
+            client = self.connect(1, context=trusting(self.config_path.parent.parent))
+            client.send("SUBSCRIBE secure.again\r\n")
+            assert client.take(1) == [b"OK"]
         self.close_clients()
         self.loop.wait(lambda: self.descriptors() <= descriptors, "every descriptor is closed")
 
@@ -260,10 +274,16 @@ def reload(broker):
         assert "stays" in said
 
 
+def trusting(directory):
+    context = ssl.create_default_context(cafile=directory / "authority-authority.pem")
+    context.load_cert_chain(directory / "authority-client.pem", directory / "authority-client.key")
+    return context
+
+
 def secure(broker):
     """TLS: handshakes, one of them with a ticket, messages small and large, keys read again, ends of all kinds."""
     yield
-    context = ssl.create_default_context(cafile=broker.config_path.parent.parent / "authority-authority.pem")
+    context = trusting(broker.config_path.parent.parent)
     subscribers = [broker.connect(1, context=context) for _ in range(2)]
     for i, client in enumerate(subscribers):
         client.send(f"SUBSCRIBE secure.{i}\r\n")
@@ -291,9 +311,63 @@ def secure(broker):
     broker.ended(*subscribers)
 
 
-SCENARIOS = {f.__name__: f for f in (line, http, replay, large, waiting, pages, reload, secure)}
+def users(broker):
+    """Credentials of every kind, a socket for browsers, a ticket, and a reload that changes who there is."""
+    yield
+    directory = broker.config_path.parent.parent
+    tokens = [(directory / f"{kind}.token").read_text() for kind in ("HS256", "ES256", "EdDSA")]
+    clients = [broker.say(f"AUTH {shown}\r\nSUBSCRIBE users.a\r\n") for shown in ("token", "user password", *tokens)]
+    for client in clients:
+        broker.settle(client, 2)
+    basic = base64.b64encode(b"user:password").decode()
+    broker.ended(broker.ask("POST", "/publish/users.a", b"one", f"Authorization: Basic {basic}\r\n"))
+    ticket = broker.ask("POST", "/ticket", b'{"subscribe":["users.a"]}', f"Authorization: Bearer {tokens[0]}\r\n")
+    broker.ended(ticket)
+    found = re.search(rb'"ticket":"([^"]*)"', ticket.buffer)
+    stream = broker.stream("/subscribe/users.a" + ("?ticket=" + found.group(1).decode() if found else ""))
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+    socket = broker.say(f"GET /ws HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer token\r\n{upgrade}\r\n")
+    for client in (stream, socket):
+        broker.settle(client)
+    since = broker.log_size()
+    broker.configure(user={"user": {**USER, "token_hash": [token_hash("other")]}})
+    broker.send_signal(signal.SIGHUP)
+    broker.says(r"reload: .* (is in force|the old configuration stays in force)", since)
+    for client in clients:
+        client.send(b"BYE\r\n")
+    for client in (stream, socket):
+        client.half_close()
+    broker.ended(*clients, stream, socket)
+
+
+SCENARIOS = {f.__name__: f for f in (line, http, replay, large, waiting, pages, reload, secure, users)}
 
 LISTEN = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}}
+
+
+def token_hash(token):
+    return "sha256:" + hashlib.sha256(token.encode()).hexdigest()
+
+
+USER = {
+    "password_hash": crypt.crypt("password", "$6$rounds=1000$saltsalt$"),
+    "token_hash": [token_hash("token")],
+    "certificate": "client.example",
+    "uid": "99999",
+    "publish": ["users.>"],
+    "subscribe": ["users.>"],
+}
+
+
+def trusted(directory):
+    """A user with all that a user can have, and tokens of three kinds by somebody else."""
+    kinds = ("HS256", "ES256", "EdDSA")
+    issuers = [Issuer(directory, kind, kind) for kind in kinds] if not (directory / "EdDSA.token").exists() else []
+    for issuer in issuers:
+        text = issuer.token(sub=issuer.name, exp=int(time.time()) + 3600, broker={"subscribe": ["users.>"]})
+        (directory / f"{issuer.name}.token").write_text(text)
+    keys = [str(directory / f"{kind}.pem") for kind in kinds]
+    return {"user": {"user": USER}, "auth": {"failures": 1000, "jwt": {"algorithms": list(kinds), "keys": keys}}}
 
 
 def configuration(directory, scenario, reactors):
@@ -305,11 +379,15 @@ def configuration(directory, scenario, reactors):
         (objects / "large.bin").write_bytes(bytes(100_000))
     listen = dict(LISTEN)
     if scenario == "secure":
-        if not (directory / "authority-server.pem").exists():
-            Authority(directory).issue("server", "DNS:localhost")
+        if not (directory / "authority.crl").exists():
+            authority = Authority(directory)
+            authority.issue("server", "DNS:localhost")
+            authority.issue("client", "DNS:client.example")
+            authority.revocations()
         pair = {"chain": directory / "authority-server.pem", "key": directory / "authority-server.key"}
-        listen["secure"] = {**LISTEN["main"], "tls": {"certificate": {"main": pair}}}
-    return {
+        trust = {"client_auth": "optional", "client_ca": directory / "authority-authority.pem", "client_crl": directory / "authority.crl"}
+        listen["secure"] = {**LISTEN["main"], "tls": {"certificate": {"main": pair}, **trust}}
+    return (trusted(directory) if scenario == "users" else {}) | {
         "reactors": reactors,
         "sandbox": False,  # it allows no NOP
         "listen": listen,

@@ -13,7 +13,8 @@ import warnings
 
 import pytest
 
-from certificates import Authority
+import mqtt_wire
+from certificates import Authority, Issuer, letters
 from harness import BROKER, TEST_SECONDS, at_most, dial, release_only, run
 from test_http import HTTP, events, open, publish  # noqa: F401 (a fixture)
 from test_tls import connect, context, say, secure
@@ -291,53 +292,6 @@ def test_a_user_has_so_many_connections_at_a_time(start):
 # --- tokens of others -------------------------------------------------------------------------------
 
 
-def letters(data):
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-class Issuer:
-    """Signs tokens with a key, by openssl where it is not a secret."""
-
-    def __init__(self, directory, algorithm, name="main"):
-        self.algorithm, self.name = algorithm, name
-        self.private = directory / f"{name}.private"
-        self.public = directory / f"{name}.pem"
-        if algorithm == "HS256":
-            self.public.write_bytes(os.urandom(32))
-            self.public.chmod(0o600)
-            return
-        how = {"RS256": ["rsa", "-pkeyopt", "rsa_keygen_bits:2048"], "ES256": ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
-               "EdDSA": ["ed25519"]}[algorithm]
-        self.openssl("genpkey", "-algorithm", *how, "-out", self.private)
-        self.openssl("pkey", "-in", self.private, "-pubout", "-out", self.public)
-
-    @staticmethod
-    def openssl(*args, stdin=b""):
-        return subprocess.run(["openssl", *map(str, args)], input=stdin, check=True, capture_output=True).stdout
-
-    def signature(self, text):
-        if self.algorithm == "HS256":
-            return hmac.new(self.public.read_bytes(), text, hashlib.sha256).digest()
-        if self.algorithm == "EdDSA":
-            path = self.private.with_suffix(".text")
-            path.write_bytes(text)
-            return self.openssl("pkeyutl", "-sign", "-inkey", self.private, "-rawin", "-in", path)
-        der = self.openssl("dgst", "-sha256", "-sign", self.private, stdin=text)
-        if self.algorithm == "RS256":
-            return der
-        r_len = der[3]
-        r, s = der[4:4 + r_len], der[6 + r_len:]
-        return b"".join(number.lstrip(b"\0").rjust(32, b"\0") for number in (r, s))
-
-    def token(self, head=None, **claims):
-        head = {"alg": self.algorithm, "typ": "JWT", **(head or {})}
-        text = f"{letters(json.dumps(head).encode())}.{letters(json.dumps(claims).encode())}"
-        return f"{text}.{letters(self.signature(text.encode()))}"
-
-    def config(self, **more):
-        return {"jwt": {"algorithms": [self.algorithm], "keys": [str(self.public)], **more}}
-
-
 @pytest.mark.parametrize("algorithm", ["HS256", "RS256", "ES256", "EdDSA"])
 def test_a_token_of_every_algorithm_is_taken(open, tmp_path, algorithm):
     issuer = Issuer(tmp_path, algorithm)
@@ -592,6 +546,50 @@ def test_what_a_reload_takes_away_ends_within_a_second(open, change):
     assert kept.take(1) == [b"still here"]
 
 
+def mqtt_client(broker, level=4, **said):
+    return mqtt_wire.Client(broker.address(0), level, user="", password=TOKEN, **said)
+
+
+@pytest.mark.parametrize("left", ["parent", "children"])
+def test_a_filter_of_mqtt_ends_when_a_reload_takes_the_level_before_it(start, left):
+    """"a/#" is for "a", too."""
+    device = {"token_hash": [token_hash(TOKEN)], "subscribe": ["a", "a.>"], "publish": ["a"]}
+    broker = start(listen={"main": {"address": "127.0.0.1:0", "protocols": ["mqtt"]}}, user={"device": device})
+    taken, kept = mqtt_client(broker).subscribe("a/#"), mqtt_client(broker).subscribe("a")
+    if left == "parent":
+        broker.configure(user={"device": {**device, "subscribe": ["a"]}})
+    else:
+        broker.configure(user={"device": {**device, "subscribe": ["a.>"], "deny_subscribe": ["b"]}})
+    reload(broker)
+    assert taken.rest() == []
+    broker.says("revoked user=device reason=topic")
+    if left == "parent":
+        kept.send(mqtt_wire.publish(4, "a", b"still"))
+        assert kept.message()[3] == b"still"
+
+
+@pytest.mark.parametrize("gone", ["permission", "user"])
+def test_a_will_that_may_not_be_published_any_more_is_not(start, gone):
+    """Neither when its client goes afterwards nor when it is made to go."""
+    device = {"token_hash": [token_hash(TOKEN)], "publish": ["will", "other"]}
+    watcher = {"token_hash": [token_hash("watcher")], "subscribe": ["will"], "publish": ["will"]}
+    listen = {"main": {"address": "127.0.0.1:0", "protocols": ["mqtt", "line"]}}
+    broker = start(reactors=1, listen=listen, user={"device": device, "watcher": watcher})
+    client = mqtt_client(broker, will=("will", "gone", 0, b""))
+    reader, writer = broker.say("AUTH watcher\r\nSUBSCRIBE will\r\n"), broker.say("AUTH watcher\r\nPUBLISH will\r\n")
+    assert reader.take(2) == writer.take(2) == [b"OK", b"OK"]
+    rest = {"watcher": watcher}
+    broker.configure(user=rest if gone == "user" else {**rest, "device": {**device, "publish": ["other"]}})
+    reload(broker)
+    if gone == "user":
+        assert client.rest() == []
+    else:
+        client.send(b"\x00\x00")
+        assert client.rest() == []
+    writer.send(b"after\r\n")
+    assert reader.take(1) == [b"after"]
+
+
 def test_a_reload_that_takes_nothing_away_is_not_noticed(open):
     broker = open(user=USERS)
     reader, stranger = broker.connect(), broker.connect()
@@ -746,7 +744,6 @@ def test_what_clients_are_called_cannot_forge_a_line_of_the_log(start, name):
 
 def test_an_mqtt_filter_is_permitted_with_the_level_that_it_stands_for_too(start):
     """`a/#` matches `a` as well: who may subscribe to what is below it alone is refused."""
-    import mqtt_wire
 
     users = {"below": {"token_hash": [token_hash("below")], "subscribe": ["a.>"]},
              "all": {"token_hash": [token_hash("all")], "subscribe": ["a", "a.>"]}}

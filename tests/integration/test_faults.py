@@ -16,7 +16,11 @@ import pytest
 from faults import (
     ENTER,
     EVER,
+    INTERNAL_ERROR,
+    LIBRARY,
     MEMORY,
+    MESSAGES,
+    NO_MEMORY,
     OPCODES,
     REGISTER,
     REQUEST,
@@ -26,7 +30,7 @@ from faults import (
     Faulty,
     configuration,
 )
-from harness import SANITIZER, limit_files, release_only
+from harness import SANITIZER, TEST_SECONDS, limit_files, release_only
 
 pytestmark = pytest.mark.skipif(SANITIZER == "tsan", reason="its allocator cannot be put behind another")
 
@@ -45,6 +49,7 @@ def sweep(tmp_path, record_property):
             assert nth < SWEEP_MAX, f"still something to fail after {SWEEP_MAX} calls"
             directory = tmp_path / f"{nth}-{len(hits)}"
             directory.mkdir()
+            signal.setitimer(signal.ITIMER_REAL, TEST_SECONDS)  # no case hangs
             hits.append(play(directory, nth))
             nth = hits[-1] + step if hits[-1] else nth
         record_property("cases", len(hits))
@@ -57,7 +62,7 @@ def started(directory, arm=None, scenario="", reactors=2):
     return Faulty(directory, arm, **configuration(directory.parent, scenario, reactors))
 
 
-CAUSE = re.compile(r"memory|cannot|io_uring|ERROR|started", re.I)
+CAUSE = re.compile(r"memory|cannot|internal error|io_uring|ERROR|started", re.I)
 
 
 def start(directory, kind, nth, many, error, codes, scenario=""):
@@ -80,9 +85,9 @@ def start(directory, kind, nth, many, error, codes, scenario=""):
     return hit
 
 
-def disturbed(directory, scenario, reactors, kind, nth, many=1, error=errno.ENOMEM, early=False):
-    """A scenario with faults, early: they are there when the broker starts; afterwards everything is as it should be.
-    Returns which call failed first."""
+def disturbed(directory, scenario, reactors, kind, nth, many=1, error=errno.ENOMEM, early=False, beside=False):
+    """A scenario with faults, early: they are there when the broker starts; afterwards everything is as it should be,
+    and meanwhile, too, for a pair beside it. Returns which call failed first."""
     arm = (lambda faults: faults.fail(kind, nth, many, error)) if early else None
     broker = started(directory, arm, scenario, reactors)
     faults = broker.faults
@@ -91,10 +96,14 @@ def disturbed(directory, scenario, reactors, kind, nth, many=1, error=errno.ENOM
         next(acts)
         broker.recovers(1000)
         descriptors = broker.descriptors()
+        pair = (broker.subscribe("beside"), broker.publisher("beside")) if beside else ()
         if not early:
             faults.fail(kind, nth, many, error)
         for _ in acts:
             pass
+        if pair:
+            pair[1].send_lines(*MESSAGES)
+            assert pair[0].take(len(MESSAGES)) == MESSAGES
         if many == EVER:
             broker.is_quiet()
         faults.off(kind)
@@ -120,12 +129,30 @@ def test_a_secure_start_without_memory_is_refused_with_a_reason(sweep, many):
     sweep(lambda directory, nth: start(directory, MEMORY, nth, many, errno.ENOMEM, (1, 2, 3), "secure"), step=60 * STEP)
 
 
+# Both at once are enough where time is short.
+LIBRARY_FAILURES = [(INTERNAL_ERROR, 1), (NO_MEMORY, EVER)] + ([(INTERNAL_ERROR, EVER), (NO_MEMORY, 1)] if STEP == 1 else [])
+
+
+@pytest.mark.parametrize("error, many", LIBRARY_FAILURES)
+@pytest.mark.parametrize("scenario", ["secure", "users"])
+def test_a_start_without_the_library_is_refused_with_a_reason(sweep, scenario, error, many):
+    sweep(lambda directory, nth: start(directory, LIBRARY, nth, many, error, (1, 2, 3), scenario), step=3 * STEP if STEP > 1 else 1)
+
+
+@pytest.mark.parametrize("many", [1, EVER], ids=["once", "ever"])
+@pytest.mark.parametrize("scenario", ["secure", "users"])
+def test_any_call_of_the_library_may_fail(sweep, scenario, many):
+    """Of OpenSSL: in a handshake, in traffic, in a reload. Whoever has no need of it notices nothing."""
+    step = 4 * STEP if STEP > 1 else 1
+    sweep(lambda directory, nth: disturbed(directory, scenario, 1, LIBRARY, nth, many, INTERNAL_ERROR, beside=True), step)
+
+
 @pytest.mark.parametrize("many", [1, EVER], ids=["once", "ever"])
 @pytest.mark.parametrize("reactors", [1, 2])
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_any_allocation_may_fail(sweep, scenario, reactors, many):
     # The library of TLS makes thousands.
-    step = 20 * STEP if scenario == "secure" else STEP
+    step = {"secure": 40 * STEP, "users": (10 if STEP == 1 else 200) * STEP}.get(scenario, STEP)
     sweep(lambda directory, nth: disturbed(directory, scenario, reactors, MEMORY, nth, many), step)
 
 
