@@ -106,7 +106,7 @@ LDFLAGS_ALL  := -pie -Wl,-z,relro,-z,now -Wl,--as-needed $(SANITIZE) -pthread $(
 # ---- files ------------------------------------------------------------------------------------
 
 ROOMS      := base engine topic protocol broker session admin
-LIB_SRCS   := $(sort $(wildcard $(ROOMS:%=src/%/*.c)))
+LIB_SRCS   := $(sort $(wildcard $(ROOMS:%=src/%/*.c) $(ROOMS:%=src/%/*/*.c)))
 LOAD_SRCS  := $(sort $(wildcard bench/load/*.c))
 FUZZ_SRCS  := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 SIM_SRCS   := $(sort $(wildcard tests/sim/*.c))

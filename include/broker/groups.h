@@ -10,36 +10,11 @@
  * anew. The shard's thread only.
  */
 
-#include <stdbool.h>
-#include <stdint.h>
-
-#include "base/span.h"
-#include "topic/letter.h"
+#include "broker/pattern_letters.h"
 
 struct block;
 struct reach;
 struct shard;
-struct pattern;
-
-/* Messages of a block, from the first-th on. */
-struct dealt {
-	uint32_t first, n;
-};
-
-/* LETTER_DEAL, and LETTER_DEAL_AGAIN: messages of one block for members of one pattern, each lot
- * for another one. */
-struct deal_letter {
-	struct letter letter;
-	struct block *block; /* held */
-	unsigned shard;      /* AGAIN: from where it comes back, */
-	bool refused;        /* since nobody there takes it now */
-	uint8_t tries;       /* how often that has happened */
-	bool matched;        /* it has been counted as that */
-	uint64_t hash;
-	struct span key; /* of the pattern */
-	uint32_t lots_n;
-	struct dealt lots[]; /* then the key */
-};
 
 /* Most times that what is refused for want of somebody better is dealt anew. */
 enum {
@@ -47,11 +22,6 @@ enum {
 	/* By shards whose last member has just left: as many as may do so at about one time. */
 	DEAL_REFUSALS_MAX = 64,
 };
-
-/* NULL: out of memory. Room for so many lots; takes a hold of the block. */
-struct deal_letter *deal_letter_new(const struct pattern *pattern, struct block *block,
-				    uint32_t lots);
-void deal_letter_free(struct deal_letter *letter);
 
 /* Deals a block's messages to the groups among those that it reaches. */
 void groups_deal(struct shard *shard, const struct reach *reach, struct block *block);

@@ -10,34 +10,6 @@
 
 enum { LOTS_MAX = 64 };
 
-/* ---- letters ---- */
-
-struct deal_letter *deal_letter_new(const struct pattern *p, struct block *b, uint32_t lots)
-{
-	struct span key = p->named.name;
-	struct deal_letter *l = malloc(sizeof(*l) + lots * sizeof(l->lots[0]) + key.len);
-	char *bytes;
-
-	if (l == NULL)
-		return NULL;
-	bytes = (char *)&l->lots[lots];
-	memcpy(bytes, key.data, key.len);
-	*l = (struct deal_letter){ .letter = { LETTER_DEAL },
-				   .block = b,
-				   .hash = p->named.hash,
-				   .key = { bytes, key.len } };
-	block_ref(b, 1);
-	return l;
-}
-
-void deal_letter_free(struct deal_letter *l)
-{
-	block_unref(l->block);
-	free(l);
-}
-
-/* ---- dealing ---- */
-
 /* Messages that are shared out among the members of one group. */
 struct deal {
 	struct shard *shard;
