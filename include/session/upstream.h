@@ -231,13 +231,13 @@ void upstream_free(struct connection *connection);
 /* ---- between its parts ---- */
 
 uint64_t upstream_now(const struct upstream *upstream);
-/* A server that says nothing for so long is given up. */
-uint64_t upstream_deaf_ns(const struct upstream *upstream);
 
 /* Cut off for so long that nobody waits for its end. */
 bool upstream_gives_up(const struct upstream *upstream);
 
 /* upstream_servers.c */
+/* A server that says nothing for so long is given up. */
+uint64_t upstream_deaf_ns(const struct upstream *upstream);
 
 void upstream_servers_init(struct upstream *upstream);
 /* Of the server that is, or was, dialled: as it is named; whether it must speak TLS; the name that

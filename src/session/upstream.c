@@ -18,7 +18,6 @@
 
 enum {
 	LINE_BYTES_MAX = 32 << 10, /* INFO names all servers of a cluster */
-	DEAF_PINGS = 5,            /* halves: not heard for so long, it is gone */
 	OUT_BYTES_MIN = 4 << 10,
 	OUT_BYTES_KEPT = 256 << 10, /* of memory, when it is empty */
 };
@@ -42,11 +41,6 @@ static void become(struct upstream *u, enum upstream_state state)
 static struct upstream *upstream_of(const struct connection *c)
 {
 	return session_shared(c->shard)->upstream;
-}
-
-uint64_t upstream_deaf_ns(const struct upstream *u)
-{
-	return u->config->ping_seconds * NS_PER_S / 2 * DEAF_PINGS;
 }
 
 /* ---- what is said ---- */

@@ -18,6 +18,13 @@
 
 static const uint64_t look_ns = 5 * NS_PER_MS; /* so often whether a name is known */
 
+enum { DEAF_PINGS = 5 }; /* halves: not heard for so long, it is gone */
+
+uint64_t upstream_deaf_ns(const struct upstream *u)
+{
+	return u->config->ping_seconds * NS_PER_S / 2 * DEAF_PINGS;
+}
+
 static const struct server *server_of(const struct upstream *u)
 {
 	return &u->servers[u->server];
