@@ -41,4 +41,15 @@ unsigned host_check(const char *root, const struct host_wants *wants, host_warn 
 /* A line "warning: ..." for each on this host, for the plan that would run. */
 void host_print(FILE *out, const struct config *config, const struct placement *placement);
 
+/* How many files connections need, or as many of them as there may be: then that is said. */
+rlim_t host_files(const struct config *config);
+
+/*
+ * As many files as connections need, and the process's table of them as large as it will get. The
+ * kernel doubles that table when it is full, and while there are threads each that opens a file
+ * waits for a grace period of RCU then (fs/file.c, expand_fdtable): tens of ms in which a reactor
+ * serves nobody. Called before the first thread starts.
+ */
+void host_prepare_files(const struct config *config);
+
 #endif

@@ -11,6 +11,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "engine/placement.h"
+
 struct config;
 
 enum { MACHINE_SHARE_PERCENT = 60 }; /* what limits.memory_bytes = "auto" takes of it */
@@ -26,6 +28,11 @@ struct machine_memory machine_memory(const char *root);
 /* What limits.memory_bytes comes down to: as configured, or 60 % of what the machine has; 0: no
  * limit, because that is not known. */
 uint64_t machine_budget(const struct config *config, const struct machine_memory *memory);
+
+/* From here on "auto" is a number. */
+void machine_set_budget(struct config *config);
+
+enum placement_mode machine_placement(const struct config *config);
 
 /* What so many reactors have before the first client comes, which no eviction gives back. */
 uint64_t machine_base(const struct config *config, unsigned reactors);

@@ -1,6 +1,7 @@
 #include "admin/host.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -8,10 +9,12 @@
 #include <unistd.h>
 
 #include "base/config.h"
+#include "base/log.h"
 #include "engine/placement.h"
 
 enum {
-	SPARE_FDS = 64, /* beside those of connections */
+	SPARE_FDS = 64,           /* beside those of connections: rings, listeners, log */
+	FILES_AT_START = 1 << 20, /* at most, that the table of files has places for: 8 MiB */
 	LISTEN_BACKLOG = 4096,
 	SQE_BYTES = 64,
 	CQE_BYTES = 16,
@@ -419,4 +422,36 @@ void host_print(FILE *out, const struct config *config, const struct placement *
 		(uint64_t)placement->slots_n * e->recv_buffers * CQE_BYTES;
 	host_check("", &wants, print_warning, out);
 	free(cpus);
+}
+
+rlim_t host_files(const struct config *config)
+{
+	rlim_t wanted = (rlim_t)config->limits.connections + SPARE_FDS;
+	struct rlimit limit;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+		return wanted;
+	log_warn("limits.connections is %u but RLIMIT_NOFILE allows %llu files: raise it "
+		 "(ulimit -n, LimitNOFILE=)",
+		 config->limits.connections, (unsigned long long)limit.rlim_cur);
+	return limit.rlim_cur;
+}
+
+void host_prepare_files(const struct config *config)
+{
+	struct rlimit limit;
+	rlim_t wanted;
+	int last;
+
+	if (getrlimit(RLIMIT_NOFILE, &limit) != 0)
+		return;
+	if (limit.rlim_cur < limit.rlim_max) {
+		limit.rlim_cur = limit.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &limit);
+	}
+	wanted = host_files(config);
+	last = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC,
+		     (int)(wanted < FILES_AT_START ? wanted : FILES_AT_START) - 1);
+	if (last >= 0)
+		close(last);
 }

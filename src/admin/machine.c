@@ -136,3 +136,19 @@ bool machine_base_fits(const struct config *config, unsigned reactors, uint64_t 
 		 budget, objects_bytes, base, reactors);
 	return false;
 }
+
+void machine_set_budget(struct config *config)
+{
+	const struct machine_memory memory = machine_memory("");
+
+	config->limits.memory_bytes = machine_budget(config, &memory);
+}
+
+enum placement_mode machine_placement(const struct config *config)
+{
+	static const enum placement_mode modes[] = { [PLACEMENT_CORES] = PLACE_CORES,
+						     [PLACEMENT_THREADS] = PLACE_THREADS,
+						     [PLACEMENT_NONE] = PLACE_NONE };
+
+	return modes[config->placement];
+}
