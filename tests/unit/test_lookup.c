@@ -197,12 +197,6 @@ static bool flush(void *context)
 	return false;
 }
 
-uint64_t upstream_deaf_ns(const struct upstream *u)
-{
-	(void)u;
-	return 5 * NS_PER_S;
-}
-
 /* Dials this server; whatever address of its is first. */
 static int dial(char *server, unsigned first)
 {
@@ -214,7 +208,9 @@ static int dial(char *server, unsigned first)
 							 .recv_buffers = 4,
 							 .recv_buffer_bytes = 1024 } };
 	char *servers[] = { server };
-	const struct config_upstream config = { .servers = servers, .servers_n = 1 };
+	const struct config_upstream config = { .servers = servers,
+						.servers_n = 1,
+						.ping_seconds = 2 };
 	uint64_t next_ns = UINT64_MAX;
 
 	broker.names = workers_new();
@@ -262,7 +258,9 @@ static void a_server_that_another_names_is_certified_as_that(void **state)
 {
 	char a[] = "tls://a.test:4222", b[] = "nats://10.0.0.1";
 	char *servers[] = { a, b };
-	const struct config_upstream config = { .servers = servers, .servers_n = 2 };
+	const struct config_upstream config = { .servers = servers,
+						.servers_n = 2,
+						.ping_seconds = 2 };
 	static const char *const expected[][2] = { { "a.test", "a.test" },
 						   { "10.0.0.1", "10.0.0.1" },
 						   { "10.0.0.7", "a.test" },
