@@ -6,8 +6,8 @@
  * beside the history, exempt from its count and age, until another takes its place, an empty one
  * removes it, it is over, or memory is short and no shard has any history left. A topic that has
  * one is not forgotten. Whoever subscribes to a topic gets it with the home's answer
- * (REPLAY_RETAINED); whoever subscribes to a pattern asks each home for those that match, some at a
- * time. The home's thread only.
+ * (REPLAY_RETAINED); whoever is subscribed to it asks its home again; whoever subscribes to a
+ * pattern asks each home for those that match, some at a time. The home's thread only.
  */
 
 #include <stdbool.h>
@@ -23,8 +23,9 @@ struct topic;
 
 enum { RETAINED_AT_ONCE = 32 };
 
-/* LETTER_RETAIN_FETCH, shard -> home, and LETTER_RETAINED, back: some of the topics that match. To
- * be sent again, as it is but for the blocks, until `whole`. */
+/* LETTER_RETAIN_FETCH, shard -> home, and LETTER_RETAINED, back: some of the topics that match, or
+ * that of one topic (PATTERN_NONE). To be sent again, as it is but for the blocks, until `whole`.
+ */
 struct retained_letter {
 	struct letter letter;
 	unsigned shard, home;

@@ -131,6 +131,8 @@ void subscription_sent(struct subscription *subscription, size_t bytes);
 void subscription_queue(struct subscription *subscription);
 /* The same where there is something of it to be sent. */
 void subscription_queue_if_behind(struct subscription *subscription);
+/* A new one gets what is its only when it is queued, or when its connection ends. */
+void subscription_hold(struct subscription *subscription);
 /* Ends it; nothing of it may be in flight. Messages it has not got are dropped for this reason. */
 void subscription_free(struct subscription *subscription, enum drop_reason reason);
 /* It is none of its connection's any more, and nobody's as far as limits go. */

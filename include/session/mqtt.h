@@ -116,6 +116,7 @@ void mqtt_session_refused(struct connection *connection, void *session, enum rea
 void mqtt_session_sequenced(struct connection *connection, const struct sequenced_letter *letter);
 const char *mqtt_session_say(struct connection *connection, enum reason reason);
 const char *mqtt_session_farewell(const struct connection *connection, bool bye);
+void mqtt_session_missed(struct connection *connection, struct subscription *subscription);
 void mqtt_session_resume(struct connection *connection);
 bool mqtt_session_silent(const struct connection *connection);
 uint64_t mqtt_session_held(const struct connection *connection);

@@ -227,30 +227,42 @@ void mqtt_give(struct mqtt_session *m)
 		giving_free(m);
 }
 
-/* Asks each home for those that match a pattern which stands: what is published from now on comes
- * by itself. Without memory there are none. */
-static void ask_for_retained(struct mqtt_session *m, struct span filter)
+/* False: out of memory. */
+static bool ask_home(struct mqtt_session *m, unsigned home, enum pattern_kind kind,
+		     struct span text)
 {
-	char room[MQTT_NATIVE_MAX];
-	struct span pattern;
-	bool wild;
 	struct connection *c = mqtt_connection(m);
 	struct shard *s = c->shard;
-	struct mqtt_giving *g = giving_of(m);
+	struct retained_letter *l = retained_letter_new(kind, text);
 
-	(void)mqtt_filter(filter, room, &pattern, &wild);
-	for (unsigned home = 0; g != NULL && home < s->broker->shards_n; home++) {
-		struct retained_letter *l = retained_letter_new(PATTERN_MQTT, pattern);
+	if (l == NULL)
+		return false;
+	l->shard = s->id;
+	l->home = home;
+	l->slot = c->socket.slot;
+	l->generation = socket_generation(&s->sockets, &c->socket);
+	m->giving->letters_n++;
+	shard_post(s, home, LANE_FREE, &l->letter);
+	return true;
+}
 
-		if (l == NULL)
+/* Asks the home of a topic, or each for those that match a pattern, when it stands: what is
+ * published from now on comes by itself. Without memory there are none. */
+static void ask_for_retained(struct mqtt_session *m, struct span filter)
+{
+	const struct shard *s = mqtt_connection(m)->shard;
+	char room[MQTT_NATIVE_MAX];
+	struct span text;
+	bool wild;
+
+	if (giving_of(m) == NULL)
+		return;
+	(void)mqtt_filter(filter, room, &text, &wild);
+	if (!wild)
+		(void)ask_home(m, shard_home(s, topic_hash(text)), PATTERN_NONE, text);
+	for (unsigned home = 0; wild && home < s->broker->shards_n; home++)
+		if (!ask_home(m, home, PATTERN_MQTT, text))
 			break;
-		l->shard = s->id;
-		l->home = home;
-		l->slot = c->socket.slot;
-		l->generation = socket_generation(&s->sockets, &c->socket);
-		g->letters_n++;
-		shard_post(s, home, LANE_FREE, &l->letter);
-	}
 }
 
 void mqtt_retained_came(struct shard *s, struct retained_letter *l)
@@ -283,8 +295,17 @@ void mqtt_retained_came(struct shard *s, struct retained_letter *l)
 
 /* ---- SUBSCRIBE ---- */
 
+/* It has its turn, whatever its stream waits for. */
+static void hurry(struct mqtt_session *m, struct subscription *sub)
+{
+	if (subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))
+		return;
+	subscription_queue(sub);
+	connection_turn(mqtt_connection(m));
+}
+
 /* One that another has taken the place of still gets what it had before it: it is ended when it
- * has. */
+ * has, and the other one has its turn. */
 static void end_before(struct mqtt_session *m, struct mqtt_subscription *s)
 {
 	if (s->before == NULL)
@@ -292,6 +313,15 @@ static void end_before(struct mqtt_session *m, struct mqtt_subscription *s)
 	subscription_end(s->before);
 	s->before = NULL;
 	m->leaving_n--;
+	hurry(m, s->subscription);
+}
+
+static void end_before_if_done(struct mqtt_session *m, struct mqtt_subscription *s)
+{
+	if (subscription_done(s->before))
+		end_before(m, s);
+	else
+		hurry(m, s->before);
 }
 
 void mqtt_end_left(struct mqtt_session *m)
@@ -300,9 +330,56 @@ void mqtt_end_left(struct mqtt_session *m)
 	     l = l->next) {
 		struct mqtt_subscription *s = LIST_ENTRY(l, struct mqtt_subscription, link);
 
-		if (s->before != NULL && !s->asked && subscription_done(s->before))
-			end_before(m, s);
+		if (s->before != NULL && !s->asked)
+			end_before_if_done(m, s);
 	}
+}
+
+void mqtt_session_missed(struct connection *c, struct subscription *sub)
+{
+	const struct mqtt_subscription *s = sub->session;
+
+	if (mqtt_of(c)->leaving_n == 0)
+		return;
+	/* It goes on behind the other one all the same. */
+	if (s != NULL && s->before != NULL && s->subscription == sub)
+		subscription_hold(sub);
+	/* There may be nothing left of the other one that will be sent. */
+	c->resumes = true;
+	connection_turn(c);
+}
+
+/* The core may have ended one of a connection that ends. */
+static bool has(const struct connection *c, const struct subscription *sub)
+{
+	const struct subscription *one = c->subscriptions;
+
+	for (uint32_t n = c->subscriptions_n; n > 0; n--, one = subscription_next(one))
+		if (one == sub)
+			return true;
+	return false;
+}
+
+/* From here on what comes is for this one, behind what is the other one's. */
+static void take_place_of(struct mqtt_session *m, struct mqtt_subscription *s)
+{
+	const struct connection *c = mqtt_connection(m);
+	struct subscription *before = s->before;
+
+	if (c->state == CONNECTION_OPEN) {
+		m->leaving_n++;
+		subscription_leave(before);
+		subscription_hold(s->subscription);
+		end_before_if_done(m, s);
+		return;
+	}
+	/* The core ends both. */
+	s->before = NULL;
+	if (!has(c, before))
+		return;
+	hurry(m, before);
+	subscription_leave(before);
+	subscription_hold(s->subscription);
 }
 
 void mqtt_session_subscribed(struct connection *c, struct subscription *sub,
@@ -313,15 +390,8 @@ void mqtt_session_subscribed(struct connection *c, struct subscription *sub,
 
 	s->subscription = sub;
 	s->asked = false;
-	/* Of one that ends the core has ended what it had, or will. */
-	if (c->state != CONNECTION_OPEN)
-		s->before = NULL;
-	if (s->before != NULL) {
-		m->leaving_n++;
-		subscription_leave(s->before);
-		if (subscription_done(s->before))
-			end_before(m, s);
-	}
+	if (s->before != NULL)
+		take_place_of(m, s);
 	m->pending->outstanding--;
 	if (l != NULL && l->retained != NULL)
 		give_later(m, l->retained);
@@ -422,10 +492,20 @@ static void ask(struct mqtt_session *m, struct mqtt_subscription *s, const struc
 		refused(m, s, MQTT_QUOTA);
 }
 
+/* What it has stays, for what is on its way would come behind what is new
+ * [MQTT-3.8.4-3]; the retained messages come once more. */
+static unsigned keep(struct mqtt_session *m, struct mqtt_subscription *s, const struct asked *a,
+		     bool retained)
+{
+	if (retained && a->group.len == 0)
+		ask_for_retained(m, s->named.name);
+	return MQTT_SUCCESS;
+}
+
 static unsigned subscribe(struct mqtt_session *m, const struct mqtt_filter *f)
 {
 	struct mqtt_subscription *s = find(m, f->filter);
-	bool retained, same;
+	bool retained;
 	struct asked a;
 	unsigned reason = look_at(m, f->filter, &a);
 
@@ -433,11 +513,9 @@ static unsigned subscribe(struct mqtt_session *m, const struct mqtt_filter *f)
 		return m->level == MQTT_5 ? reason : MQTT_UNSPECIFIED;
 	/* 3.8.3.1, Retain Handling */
 	retained = f->retain_handling == 0 || (f->retain_handling == 1 && s == NULL);
-	same = s != NULL && s->no_local == f->no_local &&
-	       s->retain_as_published == f->retain_as_published;
-	/* Twice in one packet, or nothing that would be another. */
-	if (s != NULL && (s->asked || s->before != NULL || (same && !retained)))
-		return MQTT_SUCCESS;
+	if (s != NULL && s->no_local == f->no_local &&
+	    s->retain_as_published == f->retain_as_published)
+		return keep(m, s, &a, retained);
 	if (s == NULL)
 		s = subscription_for(m, f->filter);
 	if (s == NULL)
@@ -489,11 +567,19 @@ size_t mqtt_take_subscribe(struct mqtt_session *m, const struct mqtt_head *head,
 	return (size_t)(s.filters.data - in.data);
 }
 
+/* Whether it has been asked for in this packet, or still takes another one's place. */
+static bool in_between(const struct mqtt_session *m, struct span filter)
+{
+	const struct mqtt_subscription *s = find(m, filter);
+
+	return s != NULL && (s->asked || s->before != NULL);
+}
+
 bool mqtt_go_on_with_pending(struct mqtt_session *m, struct span in, size_t *used)
 {
 	struct mqtt_pending *p = m->pending;
-	bool options = p->type == MQTT_SUBACK;
-	struct span filters = { in.data, p->left };
+	bool options = p->type == MQTT_SUBACK, waits = false;
+	struct span left = { in.data, p->left }, filters = left;
 	struct mqtt_filter f;
 
 	*used = 0;
@@ -504,17 +590,22 @@ bool mqtt_go_on_with_pending(struct mqtt_session *m, struct span in, size_t *use
 		return true;
 	}
 	for (unsigned n = 0; n < FILTERS_AT_ONCE && mqtt_next_filter(&filters, options, &f); n++) {
-		unsigned code = options ? subscribe(m, &f) : unsubscribe(m, f.filter);
+		unsigned code;
 
+		waits = options && in_between(m, f.filter);
+		if (waits)
+			break;
+		code = options ? subscribe(m, &f) : unsubscribe(m, f.filter);
 		if (mqtt_connection(m)->state != CONNECTION_OPEN)
 			return true;
 		set_code(p, p->at, code);
 		p->at++;
+		left = filters;
 	}
-	*used = p->left - filters.len;
-	p->left = filters.len;
+	*used = p->left - left.len;
+	p->left = left.len;
 	answer_if_done(m);
-	return true;
+	return !waits;
 }
 
 void mqtt_subscriptions_free(struct mqtt_session *m)

@@ -119,6 +119,7 @@ const struct protocol mqtt_protocol = {
 	.say = mqtt_session_say,
 	.farewell = mqtt_session_farewell,
 	.logged_in = mqtt_session_logged_in,
+	.missed = mqtt_session_missed,
 	.resume = mqtt_session_resume,
 	.silent = mqtt_session_silent,
 	.held = mqtt_session_held,

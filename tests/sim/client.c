@@ -145,24 +145,6 @@ size_t client_text(unsigned publisher, unsigned number, char *text, bool *encoda
 	return len;
 }
 
-/* Drawn apart, so that the others are who they were. */
-static void become_many(struct client *c)
-{
-	struct random r = random_for(sim.params.seed, 2, c->id);
-
-	if (c->role > ROLE_READER || !random_one_in(&r, 3))
-		return;
-	c->speech = SPEAKS_RESP;
-	if (c->ending == END_TOO_LONG)
-		c->ending = END_CLOSE;
-	if (c->role == ROLE_PUBLISHER) {
-		c->ending = c->ending == END_BYE ? END_FIN : c->ending;
-		return;
-	}
-	c->role = ROLE_MANY;
-	c->messages = random_size(&r, 60);
-}
-
 void client_init(struct client *c, unsigned id)
 {
 	static const enum ending endings[] = { END_BYE,  END_BYE,  END_FIN,
@@ -201,8 +183,8 @@ void client_init(struct client *c, unsigned id)
 		c->role = ROLE_READER;
 		c->messages = random_size(&c->random, 30);
 	}
-	if (sim.params.many)
-		become_many(c);
+	if (sim.params.many > 0)
+		many_init(c);
 	wild_init(c);
 	if (faults & 1u << FAULT_BUDGET) {
 		if (c->role == ROLE_PUBLISHER)
@@ -250,8 +232,11 @@ static void say_command(struct client *c)
 	int n = 0;
 
 	c->commanded = true;
-	if (c->speech == SPEAKS_RESP)
+	if (c->talk != NULL) {
+		if (c->talk->connect != NULL)
+			c->talk->connect(c);
 		return;
+	}
 	if (c->speech != SPEAKS_LINE) {
 		http_say_command(c);
 		return;
@@ -333,7 +318,7 @@ static bool think(struct client *c)
 		return true;
 	}
 	if (c->role == ROLE_MANY)
-		return resp_think(c);
+		return many_think(c);
 	if (!c->commanded) {
 		say_command(c);
 		return true;
@@ -356,8 +341,8 @@ static bool think(struct client *c)
 		bool encodable;
 		size_t n = client_text(c->id, c->generated++, text, &encodable);
 
-		if (c->speech == SPEAKS_RESP)
-			resp_say_message(c, text, n);
+		if (c->talk != NULL)
+			c->talk->message(c, c->generated - 1, text, n);
 		else if (c->speech != SPEAKS_LINE)
 			http_say_message(c, text, n);
 		else
@@ -367,6 +352,9 @@ static bool think(struct client *c)
 		return true;
 	if (c->ending == END_STAY &&
 	    sim.calm < (c->role == ROLE_PUBLISHER ? CALM_PUBLISHERS : CALM_ALL))
+		return false;
+	/* Behind its end nothing is acknowledged any more. */
+	if (c->talk != NULL && c->talk->acknowledged && c->answered < c->messages)
 		return false;
 	c->said_all = true;
 	if (c->speech != SPEAKS_LINE) {
@@ -438,7 +426,7 @@ static bool speak(struct client *c)
 
 bool client_wants(const struct client *c, const struct entry *e)
 {
-	if (c->speech == SPEAKS_EVENTS || c->speech == SPEAKS_RESP)
+	if (c->speech == SPEAKS_EVENTS || c->talk != NULL)
 		return true;
 	return c->speech == SPEAKS_LINE ? e->encodable : !e->empty;
 }
@@ -462,6 +450,13 @@ static bool is_next(struct client *c, size_t index)
 		return false;
 	n = client_text(o->entries[index].publisher, o->entries[index].number, text, &encodable);
 	return n == c->line_n && memcmp(text, c->line, n) == 0;
+}
+
+bool client_hears_frames(struct sim_tcp *wire)
+{
+	const struct client *c = LIST_ENTRY(wire, struct client, wire);
+
+	return c->talk != NULL && c->talk->frames;
 }
 
 bool client_may_miss(const struct client *c)
@@ -626,9 +621,8 @@ static void hear_end(struct client *c)
 	/* Nobody has read what it says yet: no OK, so no receipt. */
 	if (!c->ok && (sim.params.faults & (1u << FAULT_DRAIN | 1u << FAULT_TIME)))
 		return;
-	/* In RESP a refusal for now is a close. */
-	if (c->speech == SPEAKS_RESP &&
-	    (sim.params.faults & (1u << FAULT_LIMITS | 1u << FAULT_BUDGET)))
+	/* There a refusal for now is a close. */
+	if (c->talk != NULL && (sim.params.faults & (1u << FAULT_LIMITS | 1u << FAULT_BUDGET)))
 		return;
 	/* The close is the publisher's receipt. */
 	if (c->speech != SPEAKS_LINE && c->answered != c->messages && c->ending == END_FIN &&
@@ -666,8 +660,8 @@ static bool listen(struct client *c)
 		n = random_size(&c->random, sizeof(data));
 	n = pipe_read(&w->out, data, n);
 	if (n > 0) {
-		if (c->speech == SPEAKS_RESP)
-			resp_hear(c, data, n);
+		if (c->talk != NULL)
+			many_hear_bytes(c, data, n);
 		else if (c->speech != SPEAKS_LINE)
 			http_hear(c, data, n);
 		else if (c->role <= ROLE_SUBSCRIBER)

@@ -320,7 +320,7 @@ void __wrap_topic_sequence(struct topic *t, struct block *b, struct history_tota
 			struct span payload = record_payload(body);
 
 			sequenced((unsigned)topic, publisher, payload, false);
-			body = span_skip(body, RECORD_HEAD_BYTES + payload.len);
+			body = span_skip(body, (size_t)(payload.data - body.data) + payload.len);
 		}
 	}
 	if (messages != b->messages)
@@ -525,7 +525,7 @@ int __wrap_stream_join(struct stream *stream, struct cursor *cursor)
 	}
 
 	if (err == 0 && client >= 0 && topic >= 0 && sim.clients[client].role == ROLE_MANY)
-		resp_place(&sim.clients[client], (unsigned)topic,
+		many_place(&sim.clients[client], (unsigned)topic,
 			   orders[topic].delivered[connection->shard->id]);
 	else if (err == 0 && client >= 0 && topic >= 0 && !sim.clients[client].asked)
 		sim.clients[client].next = orders[topic].delivered[connection->shard->id];

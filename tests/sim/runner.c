@@ -29,7 +29,7 @@ enum {
 static const char usage[] =
 	"Usage: sim [--seeds N] [--first S] [--jobs J] [--regressions FILE]\n"
 	"       sim --seed S [--shards N] [--clients N] [--steps N] [--faults none|kind,kind...]\n"
-	"           [--many 0|1] [--events N]\n"
+	"           [--many N] [--events N]\n"
 	"\n"
 	"The first plays N seeds and, before them, those of the file; the second plays one and "
 	"shows\n"
@@ -95,7 +95,10 @@ static void print_command(FILE *out, const struct sim_params *p)
 		fprintf(out, "%s%s", any ? "," : "", fault_names[i]);
 		any = true;
 	}
-	fprintf(out, "%s%s\n", any ? "" : "none", p->many ? " --many 1" : "");
+	fprintf(out, "%s", any ? "" : "none");
+	if (p->many > 0)
+		fprintf(out, " --many %u", p->many);
+	fputc('\n', out);
 }
 
 /* The options of one seed; false: this is none of them. */
@@ -113,7 +116,7 @@ static bool parse_option(struct options *o, const char *name, const char *value)
 	} else if (strcmp(name, "--steps") == 0) {
 		o->overrides.steps = number;
 	} else if (strcmp(name, "--many") == 0) {
-		o->overrides.many = number > 0;
+		o->overrides.many = number < MANY_MAX ? number : MANY_MAX;
 	} else if (strcmp(name, "--faults") == 0) {
 		o->faults_given = true;
 		return parse_faults(value, &o->overrides.faults);
@@ -279,7 +282,7 @@ static struct sim_params params_at(const struct options *o, uint64_t index)
 		return regressions[index];
 	one.seed = o->first + index - regressions_n;
 	/* The file's lines are what they were before there were such clients. */
-	one.overrides.many = one.seed & 1;
+	one.overrides.many = one.seed & 1 ? MANY_MAX : 0;
 	return params_of(&one);
 }
 

@@ -11,6 +11,7 @@
  *   client.c     what clients do, and the check of every byte they get
  *   http.c       those of them that speak HTTP
  *   wild.c       those that subscribe to patterns, or are in a queue group
+ *   many.c       those with many subscriptions: resp.c, mqtt.c
  *   oracle.c     what the broker decided (order, places of joining), listened to at its own calls
  *   sim_ring.c   include/engine/ring.h: sockets, requests and completions in memory
  *   sim_cipher.c include/engine/cipher.h, and the client's side of that
@@ -102,7 +103,9 @@ struct sim_params {
 	uint64_t schedule; /* what the kernel, the reactors and the engine's sizes are drawn from */
 	unsigned shards, clients, steps;
 	uint32_t faults;
-	bool many; /* some clients speak RESP, and have many subscriptions */
+	/* How many protocols of many subscriptions some clients speak, of those of many.c in their
+	 * order; 0: all have one subscription. */
+	unsigned many;
 };
 
 /* CALM_NONE: faults happen. CALM_PUBLISHERS: none any more, and publishers end. CALM_ALL:
@@ -310,14 +313,17 @@ enum role {
 	ROLE_RAW,
 };
 /* A publisher that speaks HTTP is SPEAKS_CHUNKED. */
-enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS, SPEAKS_RESP };
+enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS, SPEAKS_RESP, SPEAKS_MQTT };
 enum ending { END_BYE, END_FIN, END_CLOSE, END_RESET, END_STAY, END_TOO_LONG };
+
+enum { MANY_MAX = SPEAKS_MQTT - SPEAKS_RESP + 1, MANY_AT_ONCE = 3, MQTT_ASKED_MAX = 64 };
 
 struct client {
 	unsigned id;
 	enum role role;
 	enum ending ending;
 	enum speech speech;
+	const struct talk *talk; /* how, in a protocol of many subscriptions; or NULL */
 	unsigned topic, start;
 	bool probe; /* begun after all faults */
 	bool begun, said_all, over, stalled, slow;
@@ -358,6 +364,11 @@ struct client {
 		size_t begin; /* where the last subscription has begun */
 		size_t next;
 	} heard[SIM_TOPICS_MAX];
+	/* Of MQTT: what it has asked for, by the packet's identifier. */
+	struct mqtt_asked {
+		unsigned n, topics[MANY_AT_ONCE];
+		bool on; /* SUBSCRIBE */
+	} mqtt_asked[MQTT_ASKED_MAX];
 	/* subscriber to a pattern, or in a group (wild.c) */
 	const char *pattern; /* NULL: to its topic */
 	unsigned group;      /* 0: none */
@@ -378,6 +389,8 @@ void client_release(struct client *c);
 bool client_step(struct client *c);
 /* From now on it reads and ends as it should. */
 void client_calm(struct client *c);
+/* Whether what the client of this wire hears is no text: any byte may end a message. */
+bool client_hears_frames(struct sim_tcp *wire);
 /* Whether messages may be missing in between. */
 bool client_may_miss(const struct client *c);
 /* The message that is in c->line is the one that must come now, or it fails. */
@@ -410,13 +423,40 @@ void http_say_message(struct client *c, const char *text, size_t n);
 void http_say_fetch(struct client *c);
 void http_hear(struct client *c, const char *data, size_t n);
 
-/* The same for one that speaks RESP. resp_think: says the next command of one with many
- * subscriptions; false: for now none. resp_place: its subscription begins there. */
-void resp_say_message(struct client *c, const char *text, size_t n);
-bool resp_think(struct client *c);
-void resp_hear(struct client *c, const char *data, size_t n);
-void resp_place(struct client *c, unsigned topic, size_t next);
-void resp_check(const struct client *c, const char *when);
+/* One that speaks a protocol of many subscriptions. */
+struct talk {
+	bool acknowledged; /* it waits for word of what it has published before it ends */
+	bool early;        /* messages may come before word of the subscription */
+	bool frames;       /* it is no text */
+	void (*connect)(struct client *c); /* says what comes first; NULL: nothing does */
+	void (*message)(struct client *c, unsigned number, const char *text, size_t n);
+	/* Wants these topics (on), or does not want them any more. */
+	void (*ask)(struct client *c, bool on, const unsigned *topics, unsigned n);
+	void (*ping)(struct client *c);
+	void (*quit)(struct client *c);
+	/* Takes one reply off; returns how long it is, or 0: it is not all there, and so much is
+	 * needed (c->body_left). */
+	size_t (*hear)(struct client *c, struct span in);
+};
+extern const struct talk resp_talk, mqtt_talk;
+
+/* Whether it becomes one of them. */
+void many_init(struct client *c);
+/* Says the next command of one with many subscriptions; false: for now none. */
+bool many_think(struct client *c);
+void many_hear_bytes(struct client *c, const char *data, size_t n);
+/* Its subscription begins there. */
+void many_place(struct client *c, unsigned topic, size_t next);
+/* When all is calm it has got what it is subscribed to. */
+void many_check(const struct client *c, const char *when);
+/* What they hear: a topic of this name, or -1; it has it from now on, or not any more; the message
+ * that comes next; or any that there is. */
+int many_topic_named(struct span name);
+void many_confirmed(struct client *c, unsigned topic, bool on);
+void many_hear(struct client *c, int topic, struct span message);
+void many_hear_any(struct client *c, int topic, struct span message);
+/* Whether it may be refused. */
+bool many_may_fail(void);
 
 /* The n-th message of a publisher. */
 size_t client_text(unsigned publisher, unsigned number, char *text, bool *encodable);

@@ -20,10 +20,12 @@
 #include "broker/identity.h"
 #include "broker/listener.h"
 #include "broker/objects.h"
+#include "broker/retained.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
 #include "engine/mailbox.h"
 #include "session/http_answer.h"
+#include "session/intake.h"
 #include "session/shared.h"
 #include "session/registry.h"
 #include "sim.h"
@@ -393,8 +395,8 @@ static void start_broker(void)
 	if (b->listeners == NULL)
 		abort();
 	b->listeners_n = 1;
-	b->listeners[0].protocols =
-		CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP | CONFIG_PROTOCOL_RESP;
+	b->listeners[0].protocols = CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP |
+				    CONFIG_PROTOCOL_RESP | CONFIG_PROTOCOL_MQTT;
 	b->listeners[0].secure = sim.params.faults & 1u << FAULT_TLS;
 	b->listeners[0].fds = calloc(b->shards_n, sizeof(int));
 	if (b->listeners[0].fds == NULL)
@@ -488,17 +490,19 @@ static unsigned publishers_n(void)
 /*
  * Beyond where nothing more is taken in there is only what was under way then: of each publisher
  * the rest of the message that it is in the middle of and one receive, which all of them may have
- * had in one turn; and what each shard is just making of such a receive, published and encoded.
+ * had in one turn; and what each shard is just making of such a receive, published and encoded, or
+ * of all that has waited behind a command.
  * Those who only listen add nothing. While a broker drains all of it must go out.
  */
 static void check_budget(void)
 {
 	uint64_t limit = budget_limit(&sim.broker), publishers = publishers_n(), most;
+	uint64_t made = ROOM_BYTES + (sim.params.many > 0 ? INTAKE_WAITING_BYTES : 0);
 
 	sim.budget_max = limit > sim.budget_max ? limit : sim.budget_max;
 	most = sim.budget_max / 100 * EVICTION_PERCENT +
 	       publishers * (ROOM_BYTES + newest->limits.message_bytes) +
-	       (publishers < sim.params.shards ? publishers : sim.params.shards) * ROOM_BYTES;
+	       (publishers < sim.params.shards ? publishers : sim.params.shards) * made;
 	if (limit > 0 && !draining && memory_used() > most)
 		sim_fail("%" PRIu64 " bytes of %" PRIu64 " are used, beyond %" PRIu64,
 			 memory_used(), limit, most);
@@ -791,7 +795,7 @@ static void check_received(const char *when)
 
 		if (c->role == ROLE_MANY && !c->over && !c->error && !c->wire.reset &&
 		    !c->wire.broker_fin && !c->wire.waiting)
-			resp_check(c, when);
+			many_check(c, when);
 		if (c->role != ROLE_SUBSCRIBER || client_wild(c) || !c->ok || c->over || c->error ||
 		    c->bye || c->wire.reset || c->wire.broker_fin ||
 		    (sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_RELOAD)))
@@ -821,6 +825,7 @@ static struct client *new_client(enum role role, unsigned topic, enum speech spe
 	c->messages = PROBE_MESSAGES;
 	c->replay_kind = 0;
 	c->speech = speech;
+	c->talk = NULL;
 	c->patient = c->slow = false;
 	c->pattern = NULL;
 	c->group = 0;
@@ -915,9 +920,13 @@ static void forget_past(struct shard *s)
 	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
 		struct topic *t = (struct topic *)(void *)n;
 
-		if (t->idle_ns == 0 || t->history.blocks_n == 0)
+		/* Idle, and kept for what it has had. */
+		if (t->retained == NULL && (t->idle_ns == 0 || t->history.blocks_n == 0))
+			continue;
+		if (t->publishers > 0 || t->shards_n > 0)
 			continue;
 		table_remove(&s->home.topics, n);
+		retained_release(s, t);
 		topic_free(t, &s->home.history);
 		at = 0;
 	}
@@ -977,7 +986,8 @@ static void check_empty(long before)
 			sim_fail("shard %u still knows patterns", i);
 		kept += kept_by_patterns(s);
 		kept += (s->sockets.slots != NULL) + (s->home.topics.slots != NULL) +
-			slots_of(&s->audience.interests);
+			slots_of(&s->audience.interests) +
+			slots_of(&session_shared(s)->mqtt.identities);
 		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 			for (unsigned to = 0; to < sim.broker.shards_n; to++)
 				kept += s->mail.lanes[lane].to[to].own != NULL;

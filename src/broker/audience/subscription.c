@@ -308,6 +308,11 @@ void subscription_queue_if_behind(struct subscription *sub)
 		subscription_queue(sub);
 }
 
+void subscription_hold(struct subscription *sub)
+{
+	stream_hold(sub->stream, &sub->cursor);
+}
+
 void subscription_free(struct subscription *sub, enum drop_reason reason)
 {
 	struct connection *c = sub->connection;

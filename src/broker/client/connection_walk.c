@@ -35,6 +35,8 @@ static void visit(struct connection *c, struct subscription *sub)
 			subscription_cut(sub, (enum drop_reason)c->reason);
 		else if (subscription_done(sub))
 			subscription_free(sub, (enum drop_reason)c->reason);
+		else if (c->subscriptions_n > 1)
+			subscription_queue_if_behind(sub); /* nobody else does it for a held one */
 		break;
 	case WALK_PART:
 		if (!flies)

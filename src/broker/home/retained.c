@@ -121,11 +121,33 @@ static struct tree_entry *first_from(const struct tree *tree, uint64_t number)
 	return found;
 }
 
+static void answer(struct shard *s, struct retained_letter *l)
+{
+	l->letter.kind = LETTER_RETAINED;
+	shard_post(s, l->shard, LANE_FREE, &l->letter);
+}
+
+static void fetch_of_one(struct shard *s, struct retained_letter *l)
+{
+	struct span name = l->pattern.text;
+	struct topic *t =
+		(struct topic *)(void *)table_find(&s->home.topics, topic_hash(name), name);
+
+	l->blocks[0] = t != NULL ? retained_of(s, t) : NULL;
+	l->n = l->blocks[0] != NULL;
+	l->whole = true;
+	answer(s, l);
+}
+
 void retained_fetch(struct shard *s, struct retained_letter *l)
 {
 	struct tree_entry *e;
 	unsigned looked = 0;
 
+	if (l->pattern.kind == PATTERN_NONE) {
+		fetch_of_one(s, l);
+		return;
+	}
 	/* What is published from now on comes to the subscriber as it is. */
 	if (l->until == 0)
 		l->until = s->home.retained_n;
@@ -143,6 +165,5 @@ void retained_fetch(struct shard *s, struct retained_letter *l)
 	}
 	l->whole = e == NULL || e->key[0] > l->until;
 	reactor_spend(&s->reactor, looked * LOOK_COST);
-	l->letter.kind = LETTER_RETAINED;
-	shard_post(s, l->shard, LANE_FREE, &l->letter);
+	answer(s, l);
 }
