@@ -45,8 +45,26 @@ struct http_upgrade {
 	void (*switched)(struct connection *connection);
 };
 
+/* What there is of it as long as requests are read; from malloc(3). */
+struct http_reading {
+	struct http_decoder *decoder;
+	struct connection *connection;
+	size_t input_at;      /* where in the connection's input the next request begins */
+	struct list runnable; /* there is more to look at, when it is its turn */
+	/* of the request that is being answered */
+	uint8_t login;            /* enum http_login_state */
+	uint64_t receiving_bytes; /* of its whole body; 0: not known, or none */
+	char *origin;             /* that may read the answer, or NULL */
+	char *fields;             /* If-None-Match, Range and If-Range, each with a NUL, or NULL */
+	struct span head;         /* its bytes, while they are handled */
+	char *kept;               /* the same while it waits for its login, or NULL */
+	size_t kept_len;
+	/* What becomes of its body; NULL: it is published. */
+	void (*whole)(struct connection *connection, struct block *body);
+};
+
 struct http_session {
-	struct http_decoder *decoder; /* NULL when nothing will be read any more */
+	struct http_reading *reading; /* NULL when nothing will be read any more */
 	uint8_t state;                /* enum http_state */
 	bool running;                 /* its input is being worked through */
 	bool answered_any;
@@ -57,23 +75,11 @@ struct http_session {
 	bool events;                  /* it is for an event stream */
 	bool publishing;              /* a message, whose number is still to come */
 	bool pipelined;               /* something had come behind it already */
+	uint8_t looks;                /* since it had taken something */
 	uint32_t ticket;              /* tells a late answer from the one that is waited for */
-	char *origin;                 /* that may read the answer, or NULL */
 	struct http_upgrade *upgrade; /* to another protocol, still to be granted; or NULL */
-	char *fields;     /* If-None-Match, Range and If-Range, each with a NUL, or NULL */
-	uint8_t login;    /* enum http_login_state */
-	struct span head; /* its bytes, while they are handled */
-	char *kept;       /* the same while it waits for its login, or NULL */
-	size_t kept_len;
-	/* What becomes of its body; NULL: it is published. */
-	void (*whole)(struct connection *connection, struct block *body);
-	struct block *receiving;  /* the kernel may write to it until the socket is closed */
-	uint64_t receiving_bytes; /* of its whole body; 0: not known, or none */
-	size_t input_at;          /* where in the connection's input the next request begins */
-	struct list runnable;     /* there is more to look at, when it is its turn */
-	struct connection *connection;
-	uint64_t taken; /* by its reader, when that was last looked at */
-	uint8_t looks;  /* since it had taken something */
+	struct block *receiving;      /* the kernel may write to it until the socket is closed */
+	uint64_t taken;               /* by its reader, when that was last looked at */
 };
 
 /* Behind a pointer in the connection; NULL: nothing has come yet. */

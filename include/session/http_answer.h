@@ -50,6 +50,12 @@ void http_error(struct connection *connection, unsigned status, const char *reas
 void http_abandon_body(struct connection *connection);
 /* No more requests after this one. */
 void http_close_after(struct connection *connection);
+/* Forgets the request's head that was kept until it is known whose it is. */
+void http_forget_head(struct connection *connection);
+/* Frees what there was for reading requests. */
+void http_free_reading(struct connection *connection);
+/* Nothing more is read, for the connection is a stream: it has no reason to wait any more. */
+void http_stop_reading(struct connection *connection);
 /* The session waits for another shard's word from now on; returns the ticket. */
 uint32_t http_wait(struct connection *connection);
 /* The connection that waits with this ticket, its wait over; NULL: it has gone, or waits no more.

@@ -23,8 +23,6 @@ bool http_login(struct connection *connection, const struct http_request *reques
 void http_login_refused(struct connection *connection, enum access_result result);
 /* The answer to what is not permitted: 401 where a credential could help, else 403. */
 void http_not_permitted(struct connection *connection, const char *reason);
-/* Frees what waits. */
-void http_login_forget(struct connection *connection);
 
 /* POST /ticket: the answer follows when its body is there. */
 void http_ticket_begin(struct connection *connection, const struct http_request *request,

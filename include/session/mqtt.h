@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/few.h"
 #include "base/list.h"
 #include "base/span.h"
 #include "base/table.h"
@@ -48,44 +49,54 @@ enum mqtt_state {
 	MQTT_CONNECTED,
 };
 
+/* What there is of it only while something is to be done. */
+struct mqtt_work {
+	struct intake intake;           /* first */
+	size_t skip;                    /* bytes of a packet that are to be passed over */
+	struct mqtt_opening *opening;   /* what CONNECT said, until it is answered; or NULL */
+	struct mqtt_pending *pending;   /* a SUBSCRIBE or UNSUBSCRIBE that is not done; or NULL */
+	struct mqtt_giving *giving;     /* retained messages that it is to get; or NULL */
+	struct mqtt_incoming *incoming; /* what waits for receipts; NULL: nothing did */
+};
+
+_Static_assert(sizeof(struct mqtt_work) <= INTAKE_BYTES_MAX, "it is one of the shard's");
+
 struct mqtt_session {
-	struct intake intake;
+	struct connection *connection;
+	union {
+		struct intake *intake;
+		struct mqtt_work *work;
+	};
 	const struct mqtt_transport *transport;
 	struct list alive; /* in the shard's wheel of those that may not be silent for ever */
 	uint64_t heard_ns;
-	uint8_t level;            /* enum mqtt_level; 0: not known yet */
-	uint8_t state;            /* enum mqtt_state */
-	bool says_why;            /* its client wants to be told more than a code */
-	bool expires;             /* CONNECT asked for a session that stays */
-	bool told;                /* that a message was refused: in the log */
-	bool retaining;           /* the block that goes out now is to be retained */
-	uint16_t silence_seconds; /* that it may be silent; 0: for ever. 1.5 times its keep alive,
-				     rounded up */
-	uint32_t maximum_packet;  /* that it takes; 0: any */
-	size_t skip;              /* bytes of a packet that are to be passed over */
-	struct block *will;       /* or NULL */
+	struct block *will;               /* or NULL */
 	struct identity_letter *identity; /* the claim to it, for its end; NULL: not claimed, or
 					     under way */
-	struct mqtt_opening *opening;     /* what CONNECT said, until it is answered; or NULL */
-	struct mqtt_incoming *incoming;   /* what waits for receipts; NULL: nothing ever did */
-	struct mqtt_pending *pending;     /* a SUBSCRIBE or UNSUBSCRIBE that is not done; or NULL */
-	struct list subscriptions;        /* struct mqtt_subscription */
-	struct table by_filter;           /* the same, when there are more than a few */
-	uint32_t subscriptions_n;
-	uint32_t leaving_n;         /* of them, others than which still get what they had before */
-	struct mqtt_giving *giving; /* retained messages that it is to get; or NULL */
+	struct few subscriptions;         /* struct mqtt_subscription, by filter */
+	uint32_t maximum_packet;          /* that it takes; 0: any */
+	uint32_t leaving_n;       /* subscriptions, others than which still get what they had before
+				   */
+	uint16_t silence_seconds; /* that it may be silent; 0: for ever. 1.5 times its keep alive,
+				     rounded up */
+	uint8_t level;            /* enum mqtt_level; 0: not known yet */
+	uint8_t state;            /* enum mqtt_state */
+	bool says_why : 1;        /* its client wants to be told more than a code */
+	bool expires : 1;         /* CONNECT asked for a session that stays */
+	bool told : 1;            /* that a message was refused: in the log */
+	bool retaining : 1;       /* the block that goes out now is to be retained */
+	bool wrapped : 1;         /* what comes has been in frames */
 };
 
 /* What it keeps of a subscription, which refers to it. */
 struct mqtt_subscription {
-	struct named named; /* first; by filter, as the client writes it */
-	struct list link;
+	struct named named;                /* first; by filter, as the client writes it */
 	struct subscription *subscription; /* NULL: it does not stand yet */
 	struct subscription *before;       /* that it takes the place of; or NULL */
 	uint32_t code;                     /* where in the SUBACK */
-	bool asked;                        /* it has not been decided */
-	bool gives; /* a pattern's, whose retained messages are wanted when it stands */
-	bool no_local, retain_as_published;
+	bool asked : 1;                    /* it has not been decided */
+	bool gives : 1; /* a pattern's, whose retained messages are wanted when it stands */
+	bool no_local : 1, retain_as_published : 1;
 	char filter[];
 };
 
@@ -96,7 +107,7 @@ static inline struct mqtt_session *mqtt_of(const struct connection *c)
 
 static inline struct connection *mqtt_connection(const struct mqtt_session *m)
 {
-	return m->intake.connection;
+	return m->connection;
 }
 
 /* ---- what struct protocol has of it; MQTT in WebSocket's frames calls them, too ---- */
@@ -147,6 +158,8 @@ void mqtt_publishing(struct connection *connection, struct block *block);
 /* A block of this one message. *reason: why there is none: NULL and MQTT_SUCCESS: out of memory. */
 struct block *mqtt_will(struct mqtt_session *session, const struct mqtt_publish *will,
 			unsigned *reason);
+/* Whether nothing is waited for, and nothing has to be remembered. */
+bool mqtt_incoming_idle(const struct mqtt_session *session);
 void mqtt_incoming_free(struct mqtt_session *session);
 uint64_t mqtt_incoming_held(const struct mqtt_session *session);
 
@@ -160,6 +173,8 @@ bool mqtt_go_on_with_pending(struct mqtt_session *session, struct span in, size_
 void mqtt_give(struct mqtt_session *session);
 /* Ends those that have got what was theirs before another took their place. */
 void mqtt_end_left(struct mqtt_session *session);
+/* Lets go of what it has of the session's work. */
+void mqtt_work_free(struct mqtt_session *session);
 void mqtt_subscriptions_free(struct mqtt_session *session);
 /* LETTER_RETAINED: some of those that match a filter; takes the letter over. */
 void mqtt_retained_came(struct shard *shard, struct retained_letter *letter);
@@ -167,17 +182,18 @@ void mqtt_retained_came(struct shard *shard, struct retained_letter *letter);
 /* ---- identifiers (mqtt_identity.c) ---- */
 
 /*
- * The home of an identifier, found as that of a topic of this name, knows which connection has it.
- * A claim goes there; from there, where another connection has it, to that one's shard, which ends
- * it; and back to who claims it. It is kept for the end, which must not fail for want of memory.
+ * The home of an identifier, found as that of a topic of this name, knows which connection has it:
+ * a claim goes there, and is in its table from then on; from there, where another connection has
+ * it, to that one's shard, which ends it; and back to who claims it. What the home looks at of a
+ * claim in its table stays as it is. It is kept for the end, which must not fail for want of
+ * memory: then it goes home again, out of the table, and is no more.
  */
 struct identity_letter {
 	struct letter letter;
+	int error;                        /* -ENOMEM: the home has no room for it */
+	struct named named;               /* the identifier */
 	uint32_t shard, slot, generation; /* who claims it */
 	uint32_t old_slot, old_generation;
-	int error; /* -ENOMEM: the home has no room for it */
-	uint64_t hash;
-	struct span id;
 	char bytes[];
 };
 
@@ -201,7 +217,7 @@ void mqtt_taken_over(struct mqtt_session *session);
 enum { MQTT_WHEEL_SLOTS = 256 }; /* seconds */
 
 struct mqtt_clients {
-	struct table identities; /* whose home this shard is */
+	struct table identities; /* struct identity_letter, whose home this shard is */
 	/* Those that may not be silent for ever, by the second in which that is to be looked at,
 	 * or 256 seconds or a multiple of them before. */
 	struct list wheel[MQTT_WHEEL_SLOTS];

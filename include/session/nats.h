@@ -15,14 +15,16 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/few.h"
 #include "base/span.h"
-#include "base/table.h"
 #include "broker/connection.h"
+#include "broker/subscription.h"
+#include "broker/wild.h"
 #include "protocol/nats.h"
 #include "session/intake.h"
+#include "topic/interest.h"
 
 struct block;
-struct nats_inbox;
 struct nats_inboxes;
 struct sequenced_letter;
 struct shard;
@@ -31,14 +33,12 @@ struct subscription;
 
 /* A SUB, known by its sid. */
 struct nats_subscription {
-	struct named named; /* first; the name is the sid, at the end of the parameter */
+	struct named named;                /* first; the name is the sid */
 	struct subscription *subscription; /* NULL: it has ended */
-	bool grouped;
-	uint32_t max;             /* messages that it is to get since SUB; 0: all */
-	uint64_t joined;          /* in its stream's count */
-	struct nats_inbox *inbox; /* session/nats_inboxes.h */
-	uint8_t subject_len;
-	char parameter[]; /* of its wire; behind it the subject */
+	uint64_t joined;                   /* in its stream's count */
+	uint32_t max;                      /* messages that it is to get since SUB; 0: all */
+	bool answers;                      /* replies may be for it (session/nats_inboxes.h) */
+	char sid[];
 };
 
 /* What has been published, as far as commands may have to wait for it. */
@@ -47,30 +47,41 @@ struct nats_sent {
 	bool requests;   /* some, which may be told that nobody is there */
 };
 
-struct nats_session {
-	struct intake intake;
-	struct table subscriptions; /* struct nats_subscription */
-	uint64_t client_id;
-	size_t discarded;  /* bytes still to come of a payload that nobody wants, with its end */
-	uint32_t pings;    /* to be answered, but for */
-	uint32_t barred;   /* those that the barrier under way is for */
-	uint8_t pings_out; /* of ours */
-	bool framed;       /* over WebSocket */
-	bool heard;        /* something has come since the last look */
-	bool connected;    /* a command has come: what it says from here on is timed by pings */
-	bool logging_in;
-	bool draining;
-	const char *failed; /* what its end is to say, behind what comes before it; or NULL */
-	bool greeted;       /* its first PING has been answered: it takes INFO from now on */
-	bool told_lame;     /* what the last INFO said, */
-	uint64_t told_payload;
-	bool verbose, no_echo, headers, no_responders, newer; /* newer: of protocol 1 */
+/* What there is of it only while something is to be done. */
+struct nats_work {
+	struct intake intake; /* first */
+	size_t discarded;     /* bytes still to come of a payload that nobody wants, with its end */
+	uint32_t pings;       /* to be answered, but for */
+	uint32_t barred;      /* those that the barrier under way is for */
+	const char *failed;   /* what its end is to say, behind what comes before it; or NULL */
 	/* Since the last barrier began, and before that while it is under way. */
 	struct nats_sent published, awaited;
 	bool asks; /* a message of the block that is put together wants an answer */
+};
+
+_Static_assert(sizeof(struct nats_work) <= INTAKE_BYTES_MAX, "it is one of the shard's");
+
+struct nats_session {
+	union {
+		struct intake *intake;
+		struct nats_work *work;
+	};
+	struct few subscriptions; /* struct nats_subscription */
+	uint64_t client_id;
+	uint64_t told_payload; /* what the last INFO said, */
+	bool told_lame;
+	uint8_t pings_out;  /* of ours */
+	bool framed : 1;    /* over WebSocket */
+	bool heard : 1;     /* something has come since the last look */
+	bool connected : 1; /* a command has come: what it says from here on is timed by pings */
+	bool logging_in : 1;
+	bool draining : 1;
+	bool greeted : 1; /* its first PING has been answered: it takes INFO from now on */
+	bool verbose : 1, no_echo : 1, headers : 1, no_responders : 1;
+	bool newer : 1;                  /* of protocol 1 */
+	uint32_t inboxes_n;              /* subscriptions that replies may be for */
 	struct nats_subscription *inbox; /* that a reply has last been found to be for, or NULL */
 	struct nats_inboxes *inboxes;    /* session/nats_inboxes.h; NULL: not made */
-	uint32_t inboxes_n;              /* subscriptions that replies may be for */
 };
 
 /* Behind a pointer in the connection; NULL: there was no memory for it, and it is closed. */
@@ -82,16 +93,20 @@ static inline struct nats_session *nats_of(const struct connection *c)
 	return nats;
 }
 
+/* Of one that has not ended. */
 static inline struct span nats_subject_of(const struct nats_subscription *ns)
 {
-	return (struct span){ ns->parameter + NATS_FRAME_HEAD + ns->named.name.len,
-			      ns->subject_len };
+	const struct interest *i = subscription_interest(ns->subscription);
+
+	return i->wild != NULL ? i->wild->pattern.text : i->named.name;
 }
 
 /* Whether something is still to come of its commands: a PONG, or what it has published. */
 static inline bool nats_owes(const struct nats_session *nats)
 {
-	return nats->pings > 0 || (nats->published.topics | nats->awaited.topics) != 0;
+	const struct nats_work *w = nats->work;
+
+	return w != NULL && (w->pings > 0 || (w->published.topics | w->awaited.topics) != 0);
 }
 
 /* Adds to what it has to say, in a frame if it speaks in some. */

@@ -19,12 +19,13 @@ struct nats_subscription;
 /* Makes more of the trie, if there is to be one. 0: an inbox can be looked for; 1: more is to be
  * made first; -ENOMEM. */
 int nats_inboxes_make(struct connection *connection);
-/* A new subscription, or one that goes. -ENOMEM: it has not been added. */
+/* A new subscription that is in no group, or one that goes: before it has ended. -ENOMEM: answers
+ * would not come to it. */
 int nats_inboxes_add(struct nats_session *nats, struct nats_subscription *subscription);
 void nats_inboxes_remove(struct nats_session *nats, struct nats_subscription *subscription);
 /* The subscription that an answer with this subject would come to; or NULL. */
 struct nats_subscription *nats_inbox(struct connection *connection, struct span reply);
-/* Before its subscriptions are freed. */
+/* Its subscriptions may have ended. */
 void nats_inboxes_release(struct nats_session *nats);
 
 #endif

@@ -14,9 +14,9 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "base/few.h"
 #include "base/list.h"
 #include "base/span.h"
-#include "base/table.h"
 #include "broker/access.h"
 #include "broker/connection.h"
 #include "broker/protocol.h"
@@ -64,8 +64,9 @@ struct resp_published {
 	bool sequenced;
 };
 
-struct resp_client {
-	struct intake intake;
+/* What there is of it only while something is to be done. */
+struct resp_work {
+	struct intake intake; /* first */
 	struct resp_decoder decoder;
 
 	/* The command that is worked on; NULL: none. */
@@ -74,43 +75,58 @@ struct resp_client {
 	uint32_t bytes;                /* in the intake */
 	uint32_t end;                  /* of its words */
 	uint32_t at, words;            /* where the next words are, and how many are left */
-	uint8_t step;                  /* the command's own, 0 at first; */
-	uint8_t asked;                 /* so many words have been asked for, */
 	uint32_t looked, looked_bytes; /* so many, of so many bytes, looked at before, */
 	uint32_t told;                 /* so many bytes of an answer been told, */
-	enum resp_done (*run)(struct connection *connection,
-			      struct resp_words words); /* or its
-							   second word's */
-	bool allowed;                                   /* it has been looked at and may be done */
-
-	uint8_t version; /* enum resp_version */
-	uint8_t login;   /* enum access_result, once it has come */
-	bool spoken;     /* a command has come */
-	bool ends;       /* error is to be told when all is answered */
-	bool lost;       /* for want of memory it is not known what is to be answered */
-	enum resp_error error;
+	uint8_t step;                  /* the command's own, 0 at first; */
+	uint8_t asked;                 /* so many words have been asked for */
+	uint8_t login;                 /* enum access_result, once it has come */
+	bool allowed;                  /* it has been looked at and may be done */
+	bool ends;                     /* error is to be told when all is answered */
+	bool lost; /* for want of memory it is not known what is to be answered */
 	char got;
-	char *name; /* or NULL */
-	uint64_t id;
-
-	struct table names;           /* struct resp_subscription */
-	struct list of[RESP_PUSHES];  /* by kind */
-	uint32_t counts[RESP_PUSHES]; /* those that have been confirmed */
+	enum resp_error error;
+	uint32_t ticket; /* of what was asked last, to know its answer by */
+	/* It, or its second word's. */
+	enum resp_done (*run)(struct connection *connection, struct resp_words words);
+	struct census_letter *census; /* an answer that is being told */
 
 	/* Receipts to be answered, round: slots_n is a power of two. */
 	struct resp_published *published;
 	uint32_t published_first, published_n, published_slots_n;
-
-	uint32_t ticket;              /* of what was asked last, to know its answer by */
-	struct census_letter *census; /* an answer that is being told */
 };
+
+_Static_assert(sizeof(struct resp_work) <= INTAKE_BYTES_MAX, "it is one of the shard's");
+
+struct resp_subscribed {
+	struct list *of[RESP_PUSHES]; /* one of those of a kind, which form a ring; or NULL */
+	uint32_t counts[RESP_PUSHES]; /* those that have been confirmed */
+};
+
+/* In the connection. */
+struct resp_client {
+	union {
+		struct intake *intake; /* NULL: nothing is to be done */
+		struct resp_work *work;
+	};
+	struct few names;                   /* struct resp_subscription */
+	struct resp_subscribed *subscribed; /* NULL: nothing has come yet */
+	char *name;                         /* or NULL */
+	uint32_t id;                        /* its lower and upper bits */
+	uint16_t id_upper;
+	uint8_t version; /* enum resp_version */
+	bool spoken;     /* a command has come */
+};
+
+_Static_assert(sizeof(struct resp_client) <= SESSION_BYTES, "it lies in the connection");
 
 static inline struct resp_client *resp_of(const struct connection *c)
 {
-	struct resp_client *r;
+	return (struct resp_client *)(void *)(uintptr_t)c->session;
+}
 
-	memcpy(&r, c->session, sizeof(r));
-	return r;
+static inline uint64_t resp_id(const struct resp_client *r)
+{
+	return (uint64_t)r->id_upper << 32 | r->id;
 }
 
 /* ---- what all commands need: resp_client.c ---- */
@@ -155,8 +171,9 @@ void resp_go_on(struct connection *connection);
  */
 static inline uint32_t resp_count(const struct resp_client *r, enum resp_push push)
 {
-	return push == RESP_SMESSAGE ? r->counts[RESP_SMESSAGE]
-				     : r->counts[RESP_MESSAGE] + r->counts[RESP_PMESSAGE];
+	return push == RESP_SMESSAGE
+		       ? r->subscribed->counts[RESP_SMESSAGE]
+		       : r->subscribed->counts[RESP_MESSAGE] + r->subscribed->counts[RESP_PMESSAGE];
 }
 
 /* ---- commands: resp_pubsub.c, resp_census.c ---- */

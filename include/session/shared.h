@@ -9,6 +9,7 @@
 #include "broker/shard.h"
 #include "session/gather.h"
 #include "session/http_answer.h"
+#include "session/intake.h"
 #include "session/websocket.h"
 #include "session/mqtt.h"
 
@@ -16,7 +17,7 @@ struct upstream;
 
 struct session_shared {
 	struct http_clients http;
-	struct list intakes; /* with commands to do, first come first (session/intake.h) */
+	struct intakes intakes;
 	struct gather gather;
 	struct websockets websockets;
 	struct deadline_class hello;     /* session/opening.h */

@@ -28,15 +28,17 @@ struct websocket_topics;
 /* What the WebSockets of a shard share. */
 struct websockets {
 	struct deadline_class ping;
-	struct websocket_input *spare; /* for the next one that says something; or NULL */
+	struct websocket_reader *spare; /* for the next one that says something; or NULL */
 };
 
 /* What reads frames, from the first byte of a message to its last. */
 struct websocket_input {
-	struct intake intake;
+	struct intake intake; /* first */
 	struct websocket_reader *reader;
 	struct block *message; /* of which some is there, or NULL */
 };
+
+_Static_assert(sizeof(struct websocket_input) <= INTAKE_BYTES_MAX, "it is one of the shard's");
 
 struct websocket_use {
 	/* A part of a message. */
@@ -48,7 +50,10 @@ struct websocket_use {
 
 /* In the connection. */
 struct websocket_session {
-	struct websocket_input *input; /* NULL: nothing has begun */
+	union {
+		struct intake *intake;
+		struct websocket_input *input; /* NULL: nothing has begun */
+	};
 	const struct websocket_use *use;
 	struct websocket_topics *topics; /* session/websocket_topics.h */
 	struct websocket_query *query;   /* session/websocket_json.h; NULL: it has been asked for */

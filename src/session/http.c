@@ -27,16 +27,20 @@ enum {
 static bool begin(struct connection *c)
 {
 	struct http_session *http = memory_new_zeroed(sizeof(*http));
+	struct http_reading *reading = memory_new_zeroed(sizeof(*reading));
+	struct http_decoder *decoder = http_decoder_new();
 
-	if (http != NULL)
-		http->decoder = http_decoder_new();
-	if (http == NULL || http->decoder == NULL) {
+	if (http == NULL || reading == NULL || decoder == NULL) {
 		memory_free(http);
+		memory_free(reading);
+		http_decoder_free(decoder);
 		connection_close(c, DROP_MEMORY);
 		return false;
 	}
-	list_init(&http->runnable);
-	http->connection = c;
+	reading->decoder = decoder;
+	reading->connection = c;
+	list_init(&reading->runnable);
+	http->reading = reading;
 	http_set(c, http);
 	return true;
 }
@@ -70,9 +74,9 @@ static void receive_in_place(struct connection *c)
 
 	if (http->state != HTTP_RECEIVING || b == NULL || http->ended || c->input_len > 0 ||
 	    c->socket.paused || c->socket.recv_armed || c->socket.into != NULL ||
-	    http->receiving_bytes < b->len)
+	    http->reading->receiving_bytes < b->len)
 		return;
-	left = (size_t)http->receiving_bytes - b->len;
+	left = (size_t)http->reading->receiving_bytes - b->len;
 	if (left < c->shard->config->engine.recv_buffer_bytes)
 		return;
 	room = b->len > BODY_ROOM_BYTES ? b->len : BODY_ROOM_BYTES;
@@ -97,10 +101,10 @@ static void finish_body(struct connection *c)
 	/* The request is whole: its time is not the next one's. */
 	http->timing = false;
 	deadline_stop(&c->deadline);
-	if (http->whole != NULL) {
+	if (http->reading->whole != NULL) {
 		/* Nothing of the body is left to come. */
 		http->state = HTTP_READING;
-		http->whole(c, b);
+		http->reading->whole(c, b);
 		return;
 	}
 	receipt = calloc(1, sizeof(*receipt));
@@ -129,8 +133,8 @@ static void handle_head(struct connection *c, const struct http_request *r)
 	http->events = false;
 	http->chunked = false;
 	http->timing = false;
-	http->receiving_bytes = r->content_length;
-	http->whole = NULL;
+	http->reading->receiving_bytes = r->content_length;
+	http->reading->whole = NULL;
 	http->state = HTTP_READING;
 	if (r->has_body && r->verb & (HTTP_VERB_POST | HTTP_VERB_PUT))
 		http->state = HTTP_RECEIVING;
@@ -190,8 +194,8 @@ static void settle(struct connection *c)
 {
 	struct http_session *http = http_of(c);
 	struct shard *s = c->shard;
-	size_t kept = c->input_len - http->input_at;
-	bool waits = !list_empty(&http->runnable);
+	size_t kept = c->input_len - http->reading->input_at;
+	bool waits = !list_empty(&http->reading->runnable);
 
 	/* A head that is not whole is as long as it may be: the decoder sees to that. */
 	if (kept > INPUT_BYTES_MAX && (waits || !ready(c)))
@@ -235,8 +239,8 @@ static void keep(struct connection *c, struct span bytes, char *own)
 		bytes.data = own;
 	}
 	c->input = own;
-	http->input_at = (size_t)(bytes.data - own);
-	c->input_len = (uint32_t)(http->input_at + bytes.len);
+	http->reading->input_at = (size_t)(bytes.data - own);
+	c->input_len = (uint32_t)(http->reading->input_at + bytes.len);
 }
 
 static struct http_limits limits_of(const struct connection *c)
@@ -259,8 +263,8 @@ static struct span look_at(struct connection *c, struct span bytes)
 	size_t used;
 
 	while (ready(c)) {
-		http_decode(http->decoder, bytes, &limits, &e, &used);
-		http->head = (struct span){ bytes.data, used };
+		http_decode(http->reading->decoder, bytes, &limits, &e, &used);
+		http->reading->head = (struct span){ bytes.data, used };
 		bytes = span_skip(bytes, used);
 		if (e.kind == HTTP_EVENT_MORE)
 			break;
@@ -269,7 +273,7 @@ static struct span look_at(struct connection *c, struct span bytes)
 		reactor_spend(r, EVENT_COST);
 		if (++n < EVENTS_AT_ONCE && !reactor_spent(r))
 			continue;
-		list_append(&http_shared(c->shard)->runnable, &http->runnable);
+		list_append(&http_shared(c->shard)->runnable, &http->reading->runnable);
 		break;
 	}
 	return bytes;
@@ -282,11 +286,11 @@ static void run(struct connection *c, struct span bytes)
 	char *own = NULL;
 
 	if (c->input_len > 0) {
-		size_t kept = c->input_len - http->input_at;
+		size_t kept = c->input_len - http->reading->input_at;
 
-		if (bytes.len > 0 && http->input_at > 0) {
-			memmove(c->input, c->input + http->input_at, kept);
-			http->input_at = 0;
+		if (bytes.len > 0 && http->reading->input_at > 0) {
+			memmove(c->input, c->input + http->reading->input_at, kept);
+			http->reading->input_at = 0;
 		}
 		own = bytes.len > 0 ? memory_resize(c->input, kept + bytes.len) : c->input;
 		if (own == NULL) {
@@ -295,13 +299,13 @@ static void run(struct connection *c, struct span bytes)
 		}
 		if (bytes.len > 0)
 			memcpy(own + kept, bytes.data, bytes.len);
-		bytes = (struct span){ own + http->input_at, kept + bytes.len };
+		bytes = (struct span){ own + http->reading->input_at, kept + bytes.len };
 		c->input = NULL;
 		c->input_len = 0;
 	}
-	http->input_at = 0;
+	http->reading->input_at = 0;
 	http->running = true;
-	if (list_empty(&http->runnable))
+	if (list_empty(&http->reading->runnable))
 		bytes = look_at(c, bytes);
 	http->running = false;
 	keep(c, bytes, own);
@@ -312,13 +316,13 @@ static void run(struct connection *c, struct span bytes)
 		return;
 	}
 	if (http->state == HTTP_STREAMING) {
-		http_decoder_free(http->decoder);
-		http->decoder = NULL;
+		http_stop_reading(c);
+	} else {
+		settle(c);
+		receive_in_place(c);
 	}
-	settle(c);
-	receive_in_place(c);
 	/* Half a request at the end of everything is no request. */
-	if (http->ended && ready(c) && list_empty(&http->runnable)) {
+	if (http->ended && ready(c) && list_empty(&http->reading->runnable)) {
 		connection_goodbye(c);
 		return;
 	}
@@ -337,12 +341,12 @@ static void handle_kept(struct connection *c)
 	size_t used;
 
 	/* What it may be has changed with a reload, perhaps. */
-	if (limits.head_bytes < http->kept_len)
-		limits.head_bytes = http->kept_len;
+	if (limits.head_bytes < http->reading->kept_len)
+		limits.head_bytes = http->reading->kept_len;
 	limits.body_bytes = UINT64_MAX >> 1;
 	if (decoder != NULL)
-		http_decode(decoder, (struct span){ http->kept, http->kept_len }, &limits, &e,
-			    &used);
+		http_decode(decoder, (struct span){ http->reading->kept, http->reading->kept_len },
+			    &limits, &e, &used);
 	http_decoder_free(decoder);
 	if (e.kind != HTTP_EVENT_HEAD) {
 		connection_close(c, DROP_MEMORY);
@@ -358,15 +362,17 @@ static void handle_kept(struct connection *c)
 void http_session_logged_in(struct connection *c, enum access_result result)
 {
 	struct http_session *http = http_of(c);
-	bool waited = http->kept != NULL;
+	bool waited = http->reading->kept != NULL;
 
-	http->login = result == ACCESS_GRANTED ? HTTP_LOGIN_DONE : HTTP_LOGIN_NONE;
+	http->reading->login = result == ACCESS_GRANTED ? HTTP_LOGIN_DONE : HTTP_LOGIN_NONE;
 	if (result != ACCESS_GRANTED)
 		http_login_refused(c, result);
 	else if (waited)
 		handle_kept(c);
 	if (waited)
-		http_login_forget(c);
+		http_forget_head(c);
+	if (http->state == HTTP_STREAMING)
+		http_stop_reading(c);
 }
 
 void http_session_received(struct connection *c, struct span bytes)
@@ -389,7 +395,7 @@ void http_session_resume(struct connection *c)
 			connection_goodbye(c);
 		return;
 	}
-	if (!list_empty(&http->runnable))
+	if (!list_empty(&http->reading->runnable))
 		; /* when it is its turn */
 	else if (!http->running && ready(c) && (c->input_len > 0 || http->ended))
 		run(c, (struct span){ "", 0 });
@@ -406,7 +412,7 @@ bool http_sessions_go_on(struct shard *s)
 	reactor_part(&s->reactor, PART_CLIENTS);
 	do {
 		l = list_take(&http_shared(s)->runnable);
-		run(LIST_ENTRY(l, struct http_session, runnable)->connection,
+		run(LIST_ENTRY(l, struct http_reading, runnable)->connection,
 		    (struct span){ "", 0 });
 	} while (!list_empty(&http_shared(s)->runnable) && !reactor_spent(&s->reactor));
 	return !list_empty(&http_shared(s)->runnable);
@@ -455,14 +461,10 @@ void http_session_free(struct connection *c)
 
 	if (http == NULL)
 		return;
-	list_remove(&http->runnable);
-	http_decoder_free(http->decoder);
+	http_free_reading(c);
 	if (http->receiving != NULL)
 		block_unref(http->receiving);
-	free(http->origin);
-	free(http->fields);
 	free(http->upgrade);
-	http_login_forget(c);
 	memory_free(http);
 	http_set(c, NULL);
 }

@@ -9,12 +9,15 @@
 #include <time.h>
 
 #include "base/clock.h"
+#include "base/digest.h"
+#include "base/memory.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "session/http.h"
 #include "session/shared.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
+#include "protocol/http.h"
 #include "protocol/sse.h"
 #include "topic/block.h"
 #include "topic/interest.h"
@@ -136,13 +139,13 @@ static void add_first(struct connection *c, struct head *h, unsigned status, boo
 		add(h, "Vary: Origin%s\r\n", coded ? ", Accept-Encoding" : "");
 	else if (coded)
 		add(h, "Vary: Accept-Encoding\r\n");
-	if (http != NULL && http->origin != NULL)
+	if (http != NULL && http->reading != NULL && http->reading->origin != NULL)
 		add(h,
 		    "Access-Control-Allow-Origin: %s\r\n"
 		    "Access-Control-Allow-Credentials: true\r\n"
 		    "Access-Control-Expose-Headers: Content-Range, ETag, Retry-After, X-Gap, "
 		    "X-Version\r\n",
-		    http->origin);
+		    http->reading->origin);
 }
 
 /* ---- answers ---- */
@@ -157,9 +160,9 @@ static void answered(struct connection *c)
 		return;
 	http->publishing = false;
 	http->answered_any = true;
-	free(http->origin);
-	free(http->fields);
-	http->origin = http->fields = NULL;
+	free(http->reading->origin);
+	free(http->reading->fields);
+	http->reading->origin = http->reading->fields = NULL;
 	/* A body that was never read would be taken for the next request. */
 	if (http->state != HTTP_RECEIVING)
 		http->state = HTTP_READING;
@@ -289,6 +292,39 @@ void http_answer_body_went(struct connection *c, bool whole)
 
 /* ---- streams ---- */
 
+void http_forget_head(struct connection *c)
+{
+	struct http_reading *reading = http_of(c)->reading;
+
+	if (reading->kept != NULL)
+		bytes_forget(reading->kept, reading->kept_len);
+	memory_free(reading->kept);
+	reading->kept = NULL;
+}
+
+void http_free_reading(struct connection *c)
+{
+	struct http_session *http = http_of(c);
+	struct http_reading *reading = http->reading;
+
+	if (reading == NULL)
+		return;
+	http_forget_head(c);
+	http->reading = NULL;
+	list_remove(&reading->runnable);
+	http_decoder_free(reading->decoder);
+	free(reading->origin);
+	free(reading->fields);
+	memory_free(reading);
+}
+
+void http_stop_reading(struct connection *c)
+{
+	http_free_reading(c);
+	if (c->socket.paused && list_empty(&c->waiting))
+		socket_receive(&c->shard->sockets, &c->socket);
+}
+
 const char *http_answer_farewell(const struct connection *c, bool bye)
 {
 	const struct http_session *http = http_of(c);
@@ -317,7 +353,6 @@ void http_answer_subscribed(struct connection *c, struct subscription *sub,
 		return;
 	}
 	c->awaiting = false;
-	http->state = HTTP_STREAMING;
 	http->chunked = format == &sse_format || format == &chunked_format;
 	if (!http->chunked)
 		http->close = true;
@@ -331,8 +366,9 @@ void http_answer_subscribed(struct connection *c, struct subscription *sub,
 	add(&h, "\r\n");
 	if (!connection_reply(c, (struct span){ h.text, h.len }))
 		return;
-	free(http->origin);
-	http->origin = NULL;
+	http->state = HTTP_STREAMING;
+	if (!http->running)
+		http_stop_reading(c);
 	if (events) {
 		/* Before the first message that it gets, or where it comes in. */
 		uint64_t seq = l != NULL ? l->after : i->number;

@@ -159,13 +159,13 @@ static void wait_for_login(struct connection *c)
 {
 	struct http_session *http = http_of(c);
 
-	http->kept = memory_new(http->head.len);
-	if (http->kept == NULL) {
+	http->reading->kept = memory_new(http->reading->head.len);
+	if (http->reading->kept == NULL) {
 		connection_close(c, DROP_MEMORY);
 		return;
 	}
-	memcpy(http->kept, http->head.data, http->head.len);
-	http->kept_len = http->head.len;
+	memcpy(http->reading->kept, http->reading->head.data, http->reading->head.len);
+	http->reading->kept_len = http->reading->head.len;
 	http->state = HTTP_WAITING;
 	http->ticket++;
 }
@@ -175,8 +175,8 @@ bool http_login(struct connection *c, const struct http_request *r, bool proven)
 	struct http_session *http = http_of(c);
 	struct shown shown;
 
-	if (http->login == HTTP_LOGIN_DONE) {
-		http->login = HTTP_LOGIN_NONE;
+	if (http->reading->login == HTTP_LOGIN_DONE) {
+		http->reading->login = HTTP_LOGIN_NONE;
 		return true;
 	}
 	if (shown_in_address(r->query)) {
@@ -194,18 +194,18 @@ bool http_login(struct connection *c, const struct http_request *r, bool proven)
 	default:
 		break;
 	}
-	http->login = HTTP_LOGIN_ASKED;
+	http->reading->login = HTTP_LOGIN_ASKED;
 	access_login(c, &shown.credentials);
 	bytes_forget(shown.text, sizeof(shown.text));
 	if (c->state != CONNECTION_OPEN)
 		return false;
-	if (http->login == HTTP_LOGIN_ASKED) {
+	if (http->reading->login == HTTP_LOGIN_ASKED) {
 		wait_for_login(c);
 		return false;
 	}
-	if (http->login != HTTP_LOGIN_DONE)
+	if (http->reading->login != HTTP_LOGIN_DONE)
 		return false;
-	http->login = HTTP_LOGIN_NONE;
+	http->reading->login = HTTP_LOGIN_NONE;
 	return true;
 }
 
@@ -217,16 +217,6 @@ void http_login_refused(struct connection *c, enum access_result result)
 	}
 	http_close_after(c);
 	answer_401(c, "not permitted");
-}
-
-void http_login_forget(struct connection *c)
-{
-	struct http_session *http = http_of(c);
-
-	if (http->kept != NULL)
-		bytes_forget(http->kept, http->kept_len);
-	memory_free(http->kept);
-	http->kept = NULL;
 }
 
 /* ---- tickets ---- */
@@ -308,5 +298,5 @@ void http_ticket_begin(struct connection *c, const struct http_request *r, struc
 		return;
 	}
 	http_of(c)->receiving = b;
-	http_of(c)->whole = give_ticket;
+	http_of(c)->reading->whole = give_ticket;
 }

@@ -157,7 +157,7 @@ bool http_conditions_keep(struct connection *c, const struct http_request *r)
 	at = malloc(n + KEPT_FIELDS + 1);
 	if (at == NULL)
 		return false;
-	http_of(c)->fields = at;
+	http_of(c)->reading->fields = at;
 	/* An empty If-Match is one that nothing matches. */
 	*at++ = matching;
 	for (int i = 0; i < KEPT_LISTS; i++) {
@@ -184,7 +184,7 @@ static struct span next_kept(const char **at)
 struct http_conditions http_conditions_kept(const struct connection *c)
 {
 	struct http_conditions k = { .range = { NULL, 0 } };
-	const char *at = http_of(c)->fields;
+	const char *at = http_of(c)->reading->fields;
 	bool matching;
 
 	if (at == NULL)

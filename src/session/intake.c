@@ -87,6 +87,68 @@ void intake_release(struct intake *in)
 	in->block = NULL;
 }
 
+static struct intakes *intakes_of(const struct connection *c)
+{
+	return &session_shared(c->shard)->intakes;
+}
+
+bool intake_take(struct intake **place, struct connection *c, const struct intake_use *use)
+{
+	struct intakes *all = intakes_of(c);
+	void *memory = all->spare;
+
+	if (*place != NULL)
+		return true;
+	if (memory != NULL) {
+		all->spare = *(void **)memory;
+		all->spare_n--;
+		memset(memory, 0, INTAKE_BYTES_MAX);
+	} else {
+		memory = memory_new_zeroed(INTAKE_BYTES_MAX);
+	}
+	if (memory == NULL) {
+		connection_close(c, DROP_MEMORY);
+		return false;
+	}
+	*place = memory;
+	intake_init(*place, c, use);
+	(*place)->place = place;
+	return true;
+}
+
+void intake_give_back(struct intake *in)
+{
+	struct intakes *all;
+
+	if (in == NULL)
+		return;
+	all = intakes_of(in->connection);
+	if (in->use->release != NULL)
+		in->use->release(in);
+	intake_release(in);
+	*in->place = NULL;
+	if (all->spare_n == INTAKES_SPARE_MAX) {
+		memory_free(in);
+		return;
+	}
+	*(void **)in = all->spare;
+	all->spare = in;
+	all->spare_n++;
+}
+
+/* A client who has to wait, or has sent its last, has one until that is over. */
+static void give_back_if_idle(struct intake *in)
+{
+	const struct connection *c = in->connection;
+
+	if (in->place == NULL || in->running || in->held || in->ended || kept_n(in) > 0 ||
+	    in->block != NULL || !list_empty(&in->runnable) || c->socket.paused ||
+	    !list_empty(&c->waiting))
+		return;
+	if (in->use->idle == NULL || in->use->idle(c))
+		intake_give_back(in);
+}
+
 void intake_hold(struct intake *in)
 {
 	in->held = true;
@@ -234,7 +296,7 @@ static struct span work(struct intake *in, struct span bytes)
 		bytes = span_skip(bytes, used);
 		reactor_spend(r, TAKE_COST);
 		if (reactor_spent(r) && more) {
-			list_append(&session_shared(in->connection->shard)->intakes, &in->runnable);
+			list_append(&intakes_of(in->connection)->runnable, &in->runnable);
 			break;
 		}
 	}
@@ -283,6 +345,7 @@ static void run(struct intake *in, struct span bytes)
 void intake_received(struct intake *in, struct span bytes)
 {
 	run(in, bytes);
+	give_back_if_idle(in);
 }
 
 void intake_ended(struct intake *in)
@@ -293,6 +356,8 @@ void intake_ended(struct intake *in)
 
 void intake_resume(struct intake *in)
 {
+	if (in == NULL)
+		return;
 	in->held = false;
 	if (in->running || !list_empty(&in->runnable) || in->connection->state != CONNECTION_OPEN)
 		return;
@@ -300,11 +365,7 @@ void intake_resume(struct intake *in)
 		run(in, (struct span){ "", 0 });
 	else
 		settle(in);
-}
-
-bool intake_idle(const struct intake *in)
-{
-	return kept_n(in) == 0 && in->block == NULL;
+	give_back_if_idle(in);
 }
 
 uint64_t intake_held(const struct intake *in)
@@ -312,16 +373,33 @@ uint64_t intake_held(const struct intake *in)
 	return in->room + (in->block != NULL ? block_bytes(in->block) : 0);
 }
 
+void intakes_init(struct shard *s)
+{
+	list_init(&session_shared(s)->intakes.runnable);
+}
+
+void intakes_release(struct shard *s)
+{
+	struct intakes *all = &session_shared(s)->intakes;
+	void *next;
+
+	for (void *memory = all->spare; memory != NULL; memory = next) {
+		next = *(void **)memory;
+		memory_free(memory);
+	}
+	*all = (struct intakes){ .spare = NULL };
+}
+
 bool intakes_go_on(struct shard *s)
 {
-	struct list *runnable = &session_shared(s)->intakes, *l;
+	struct list *runnable = &session_shared(s)->intakes.runnable, *l;
 
 	if (list_empty(runnable))
 		return false;
 	reactor_part(&s->reactor, PART_CLIENTS);
 	do {
 		l = list_take(runnable);
-		run(LIST_ENTRY(l, struct intake, runnable), (struct span){ "", 0 });
+		intake_received(LIST_ENTRY(l, struct intake, runnable), (struct span){ "", 0 });
 	} while (!list_empty(runnable) && !reactor_spent(&s->reactor));
 	return !list_empty(runnable);
 }

@@ -164,10 +164,10 @@ static void welcome(struct mqtt_session *m)
 {
 	struct connection *c = mqtt_connection(m);
 	char out[MQTT_CONNACK_MAX];
-	size_t n = mqtt_put_connack(m->level, MQTT_SUCCESS, &m->opening->connack, out);
+	size_t n = mqtt_put_connack(m->level, MQTT_SUCCESS, &m->work->opening->connack, out);
 
-	memory_free(m->opening);
-	m->opening = NULL;
+	memory_free(m->work->opening);
+	m->work->opening = NULL;
 	m->state = MQTT_CONNECTED;
 	m->heard_ns = c->shard->reactor.now_ns;
 	connection_limit_silence(c);
@@ -189,7 +189,7 @@ static void identified(struct mqtt_session *m, int error)
 		return;
 	}
 	welcome(m);
-	intake_resume(&m->intake);
+	intake_resume(m->intake);
 }
 
 void mqtt_claimed_came(struct shard *s, struct identity_letter *l)
@@ -198,7 +198,7 @@ void mqtt_claimed_came(struct shard *s, struct identity_letter *l)
 
 	if (m == NULL) {
 		l->letter.kind = LETTER_UNCLAIM;
-		shard_post(s, shard_home(s, l->hash), LANE_FREE, &l->letter);
+		shard_post(s, shard_home(s, l->named.hash), LANE_FREE, &l->letter);
 		return;
 	}
 	assert(m->identity == NULL);
@@ -238,14 +238,14 @@ static unsigned take_will(struct mqtt_session *m, const struct mqtt_connect *k)
 
 static void identify(struct mqtt_session *m)
 {
-	if (m->opening->id.len == 0) {
+	if (m->work->opening->id.len == 0) {
 		if (m->level == MQTT_5)
-			assign_id(m->opening);
+			assign_id(m->work->opening);
 		welcome(m);
 		return;
 	}
 	m->state = MQTT_IDENTIFYING;
-	if (mqtt_claim(m, m->opening->id) != 0)
+	if (mqtt_claim(m, m->work->opening->id) != 0)
 		mqtt_refuse(m, MQTT_QUOTA);
 }
 
@@ -292,12 +292,12 @@ static void take_connect(struct mqtt_session *m, const struct mqtt_head *head, s
 	m->says_why = k.properties.request_problem != 0;
 	m->expires = k.properties.session_expiry > 0;
 	m->maximum_packet = k.properties.maximum_packet;
-	m->opening = opening_new(k.client_id);
-	if (m->opening == NULL) {
+	m->work->opening = opening_new(k.client_id);
+	if (m->work->opening == NULL) {
 		mqtt_refuse(m, MQTT_QUOTA);
 		return;
 	}
-	m->opening->connack = (struct mqtt_connack){
+	m->work->opening->connack = (struct mqtt_connack){
 		.maximum_packet =
 			(uint32_t)(packet_max(m) < MQTT_REMAINING_MAX ? packet_max(m)
 								      : MQTT_REMAINING_MAX),
@@ -378,7 +378,7 @@ static size_t take_packet(struct mqtt_session *m, const struct mqtt_head *head, 
 	if (head->type == MQTT_PUBLISH && m->state == MQTT_CONNECTED)
 		return mqtt_take_publish(m, head, in);
 	if (in.len < whole) {
-		intake_need(&m->intake, whole);
+		intake_need(m->intake, whole);
 		return 0;
 	}
 	body = (struct span){ in.data + head->bytes, head->remaining };
@@ -398,19 +398,19 @@ static size_t take(struct connection *c, struct span in)
 	size_t used = 0;
 	int got;
 
-	if (m->skip > 0) {
-		used = m->skip < in.len ? m->skip : in.len;
-		m->skip -= used;
+	if (m->work->skip > 0) {
+		used = m->work->skip < in.len ? m->work->skip : in.len;
+		m->work->skip -= used;
 		return used;
 	}
-	if (m->pending != NULL) {
+	if (m->work->pending != NULL) {
 		if (!mqtt_go_on_with_pending(m, in, &used))
-			intake_hold(&m->intake);
+			intake_hold(m->intake);
 		return used;
 	}
 	if (c->asked > 0 || m->state == MQTT_IDENTIFYING || m->state == MQTT_LOGGING_IN ||
-	    m->giving != NULL) {
-		intake_hold(&m->intake);
+	    m->work->giving != NULL) {
+		intake_hold(m->intake);
 		return 0;
 	}
 	got = mqtt_head(m->level, in, &head);
@@ -428,9 +428,30 @@ static size_t take(struct connection *c, struct span in)
 	return take_packet(m, &head, in);
 }
 
+static bool idle(const struct connection *c)
+{
+	const struct mqtt_session *m = mqtt_of(c);
+	const struct mqtt_work *w = m->work;
+
+	return w->skip == 0 && w->opening == NULL && w->pending == NULL && w->giving == NULL &&
+	       mqtt_incoming_idle(m);
+}
+
+/* Most have said all that they had to when they have subscribed. */
+static void release(struct intake *in)
+{
+	struct mqtt_session *m = mqtt_of(in->connection);
+
+	memory_free(m->work->opening);
+	mqtt_incoming_free(m);
+	mqtt_work_free(m);
+}
+
 static const struct intake_use use = { .take = take,
 				       .collected = mqtt_collected,
-				       .publishing = mqtt_publishing };
+				       .publishing = mqtt_publishing,
+				       .idle = idle,
+				       .release = release };
 
 /* ---- what struct protocol has of it ---- */
 
@@ -442,27 +463,32 @@ bool mqtt_session_open(struct connection *c, const struct mqtt_transport *transp
 		connection_close(c, DROP_MEMORY);
 		return false;
 	}
+	m->connection = c;
 	m->transport = transport;
+	m->wrapped = wrapped;
 	list_init(&m->alive);
-	list_init(&m->subscriptions);
-	intake_init(&m->intake, c, &use);
-	m->intake.wrapped = wrapped;
 	c->session[0] = (uint64_t)(uintptr_t)m;
 	return true;
 }
 
 void mqtt_session_received(struct connection *c, struct span bytes)
 {
+	struct mqtt_session *m;
+
 	if (mqtt_of(c) == NULL && !mqtt_session_open(c, &mqtt_plain, false))
 		return;
-	mqtt_of(c)->heard_ns = c->shard->reactor.now_ns;
-	intake_received(&mqtt_of(c)->intake, bytes);
+	m = mqtt_of(c);
+	m->heard_ns = c->shard->reactor.now_ns;
+	if (!intake_take(&m->intake, c, &use))
+		return;
+	m->intake->wrapped = m->wrapped;
+	intake_received(m->intake, bytes);
 }
 
 void mqtt_session_ended(struct connection *c)
 {
-	if (mqtt_of(c) != NULL)
-		intake_ended(&mqtt_of(c)->intake);
+	if (mqtt_of(c) != NULL && mqtt_of(c)->intake != NULL)
+		intake_ended(mqtt_of(c)->intake);
 	else
 		connection_goodbye(c);
 }
@@ -496,10 +522,10 @@ void mqtt_session_resume(struct connection *c)
 		return;
 	if (m->leaving_n > 0)
 		mqtt_end_left(m);
-	if (m->giving != NULL)
+	if (m->work != NULL && m->work->giving != NULL)
 		mqtt_give(m);
 	if (c->state == CONNECTION_OPEN)
-		intake_resume(&m->intake);
+		intake_resume(m->intake);
 }
 
 uint64_t mqtt_session_held(const struct connection *c)
@@ -508,7 +534,7 @@ uint64_t mqtt_session_held(const struct connection *c)
 
 	if (m == NULL)
 		return 0;
-	return intake_held(&m->intake) + mqtt_incoming_held(m) +
+	return (m->work != NULL ? intake_held(m->intake) + mqtt_incoming_held(m) : 0) +
 	       (m->will != NULL ? block_bytes(m->will) : 0);
 }
 
@@ -524,10 +550,8 @@ void mqtt_session_free(struct connection *c)
 	mqtt_unclaim(m);
 	if (m->will != NULL)
 		block_unref(m->will);
-	memory_free(m->opening);
-	mqtt_incoming_free(m);
+	intake_give_back(m->intake);
 	mqtt_subscriptions_free(m);
-	intake_release(&m->intake);
 	memory_free(m);
 	c->session[0] = 0;
 }

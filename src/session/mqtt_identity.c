@@ -9,28 +9,17 @@
 #include "session/mqtt.h"
 #include "session/shared.h"
 
-/* At its home: which connection has an identifier. */
-struct claim {
-	struct named named; /* first */
-	uint32_t shard, slot, generation;
-	char id[];
-};
-
 static struct table *identities_of(const struct shard *s)
 {
 	return &session_shared(s)->mqtt.identities;
 }
 
-static struct claim *find(const struct shard *s, const struct identity_letter *l)
+/* The claim of the connection that has it. */
+static struct identity_letter *find(const struct shard *s, const struct named *id)
 {
-	return (struct claim *)(void *)table_find(identities_of(s), l->hash, l->id);
-}
+	struct named *n = table_find(identities_of(s), id->hash, id->name);
 
-static void set(struct claim *i, const struct identity_letter *l)
-{
-	i->shard = l->shard;
-	i->slot = l->slot;
-	i->generation = l->generation;
+	return n != NULL ? LIST_ENTRY(n, struct identity_letter, named) : NULL;
 }
 
 struct mqtt_session *mqtt_session_at(struct shard *s, uint32_t slot, uint32_t generation)
@@ -49,17 +38,17 @@ static void post(struct shard *s, unsigned to, enum letter_kind kind, struct ide
 int mqtt_claim(struct mqtt_session *m, struct span id)
 {
 	struct connection *c = mqtt_connection(m);
-	struct identity_letter *l = memory_new_zeroed(sizeof(*l) + id.len);
+	struct identity_letter *l =
+		memory_new_zeroed(offsetof(struct identity_letter, bytes) + id.len);
 
 	if (l == NULL)
 		return -ENOMEM;
 	memcpy(l->bytes, id.data, id.len);
-	l->id = (struct span){ l->bytes, id.len };
-	l->hash = hash_bytes(id.data, id.len);
+	l->named = (struct named){ hash_bytes(id.data, id.len), { l->bytes, id.len } };
 	l->shard = c->shard->id;
 	l->slot = c->socket.slot;
 	l->generation = socket_generation(&c->shard->sockets, &c->socket);
-	post(c->shard, shard_home(c->shard, l->hash), LETTER_CLAIM, l);
+	post(c->shard, shard_home(c->shard, l->named.hash), LETTER_CLAIM, l);
 	return 0;
 }
 
@@ -70,41 +59,23 @@ void mqtt_unclaim(struct mqtt_session *m)
 
 	m->identity = NULL;
 	if (l != NULL)
-		post(s, shard_home(s, l->hash), LETTER_UNCLAIM, l);
-}
-
-static struct claim *claim_new(struct shard *s, const struct identity_letter *l)
-{
-	struct claim *i = memory_new_zeroed(sizeof(*i) + l->id.len);
-
-	if (i == NULL)
-		return NULL;
-	memcpy(i->id, l->id.data, l->id.len);
-	i->named = (struct named){ l->hash, { i->id, l->id.len } };
-	if (table_add(identities_of(s), &i->named) == 0)
-		return i;
-	memory_free(i);
-	return NULL;
+		post(s, shard_home(s, l->named.hash), LETTER_UNCLAIM, l);
 }
 
 void mqtt_claim_came(struct shard *s, struct identity_letter *l)
 {
-	struct claim *i = find(s, l);
-	unsigned old;
+	struct identity_letter *old = find(s, &l->named);
 
-	if (i == NULL) {
-		i = claim_new(s, l);
-		l->error = i != NULL ? 0 : -ENOMEM;
-		if (i != NULL)
-			set(i, l);
-		post(s, l->shard, LETTER_CLAIMED, l);
-		return;
+	if (old != NULL) {
+		l->old_slot = old->slot;
+		l->old_generation = old->generation;
+		table_remove(identities_of(s), &old->named);
 	}
-	old = i->shard;
-	l->old_slot = i->slot;
-	l->old_generation = i->generation;
-	set(i, l);
-	post(s, old, LETTER_TAKE_OVER, l);
+	l->error = table_add(identities_of(s), &l->named);
+	/* It has the other one's place. */
+	assert(old == NULL || l->error == 0);
+	post(s, old != NULL ? old->shard : l->shard,
+	     old != NULL ? LETTER_TAKE_OVER : LETTER_CLAIMED, l);
 }
 
 void mqtt_take_over_came(struct shard *s, struct identity_letter *l)
@@ -119,22 +90,14 @@ void mqtt_take_over_came(struct shard *s, struct identity_letter *l)
 
 void mqtt_unclaim_came(struct shard *s, struct identity_letter *l)
 {
-	struct claim *i = find(s, l);
-
 	/* Somebody else may have it by now. */
-	if (i != NULL && i->shard == l->shard && i->slot == l->slot &&
-	    i->generation == l->generation) {
-		table_remove(identities_of(s), &i->named);
-		memory_free(i);
-	}
+	if (find(s, &l->named) == l)
+		table_remove(identities_of(s), &l->named);
 	memory_free(l);
 }
 
 void mqtt_clients_release(struct shard *s)
 {
-	struct named *n;
-
-	for (size_t at = 0; (n = table_next(identities_of(s), &at)) != NULL;)
-		memory_free(n);
+	/* The claims are their connections', which have gone. */
 	table_release(identities_of(s));
 }

@@ -47,24 +47,32 @@ struct mqtt_incoming {
 
 static struct mqtt_incoming *incoming_of(struct mqtt_session *m)
 {
-	if (m->incoming == NULL)
-		m->incoming = memory_new_zeroed(sizeof(*m->incoming));
-	return m->incoming;
+	if (m->work->incoming == NULL)
+		m->work->incoming = memory_new_zeroed(sizeof(*m->work->incoming));
+	return m->work->incoming;
 }
 
 void mqtt_incoming_free(struct mqtt_session *m)
 {
-	if (m->incoming == NULL)
+	if (m->work->incoming == NULL)
 		return;
-	memory_free(m->incoming->acks);
-	memory_free(m->incoming->ids);
-	memory_free(m->incoming);
-	m->incoming = NULL;
+	memory_free(m->work->incoming->acks);
+	memory_free(m->work->incoming->ids);
+	memory_free(m->work->incoming);
+	m->work->incoming = NULL;
+}
+
+bool mqtt_incoming_idle(const struct mqtt_session *m)
+{
+	const struct mqtt_incoming *in = m->work->incoming;
+
+	return in == NULL ||
+	       (in->n == 0 && in->in_block == 0 && in->collecting.id == 0 && in->ids == NULL);
 }
 
 uint64_t mqtt_incoming_held(const struct mqtt_session *m)
 {
-	const struct mqtt_incoming *in = m->incoming;
+	const struct mqtt_incoming *in = m->work->incoming;
 
 	return in == NULL ? 0 : in->room * sizeof(*in->acks) + (in->ids != NULL ? IDS_BYTES : 0);
 }
@@ -75,7 +83,7 @@ uint64_t mqtt_incoming_held(const struct mqtt_session *m)
 static void answer(struct mqtt_session *m)
 {
 	struct connection *c = mqtt_connection(m);
-	struct mqtt_incoming *in = m->incoming;
+	struct mqtt_incoming *in = m->work->incoming;
 	char out[ANSWERS_AT_ONCE * MQTT_ANSWER_MAX];
 	size_t n = 0;
 
@@ -122,7 +130,7 @@ static bool make_room(struct mqtt_incoming *in)
 /* The room has been made. */
 void mqtt_answer_now(struct mqtt_session *m, enum mqtt_type type, uint16_t id, unsigned reason)
 {
-	struct mqtt_incoming *in = m->incoming;
+	struct mqtt_incoming *in = m->work->incoming;
 
 	in->acks[in->n++] = (struct ack){ .block = in->block,
 					  .id = id,
@@ -140,7 +148,7 @@ static enum mqtt_type answer_to(unsigned qos)
 /* One of a message that is in the next block that goes out. */
 static void answer_later(struct mqtt_session *m, uint16_t id, enum mqtt_type type)
 {
-	struct mqtt_incoming *in = m->incoming;
+	struct mqtt_incoming *in = m->work->incoming;
 
 	in->acks[in->n++] = (struct ack){ .block = in->block, .id = id, .type = (uint8_t)type };
 	in->in_block++;
@@ -149,7 +157,7 @@ static void answer_later(struct mqtt_session *m, uint16_t id, enum mqtt_type typ
 void mqtt_publishing(struct connection *c, struct block *b)
 {
 	struct mqtt_session *m = mqtt_of(c);
-	struct mqtt_incoming *in = m->incoming;
+	struct mqtt_incoming *in = m->work->incoming;
 	struct sequenced_letter *receipt;
 
 	b->retain = m->retaining;
@@ -169,7 +177,7 @@ void mqtt_publishing(struct connection *c, struct block *b)
 void mqtt_session_sequenced(struct connection *c, const struct sequenced_letter *l)
 {
 	struct mqtt_session *m = mqtt_of(c);
-	struct mqtt_incoming *in = m != NULL ? m->incoming : NULL;
+	struct mqtt_incoming *in = m != NULL && m->work != NULL ? m->work->incoming : NULL;
 	bool was_full;
 
 	if (in == NULL || c->state > CONNECTION_FINISHING)
@@ -183,7 +191,7 @@ void mqtt_session_sequenced(struct connection *c, const struct sequenced_letter 
 	}
 	answer(m);
 	if (c->state == CONNECTION_OPEN && was_full)
-		intake_resume(&m->intake);
+		intake_resume(m->intake);
 	if (!c->socket.sending && c->output != NULL)
 		connection_flush(c);
 }
@@ -217,8 +225,8 @@ void mqtt_take_answer(struct mqtt_session *m, const struct mqtt_head *head,
 	unsigned reason = MQTT_NO_SUCH_PACKET_ID;
 
 	if (head->type == MQTT_PUBREL) {
-		if (id_known(m->incoming, a->id)) {
-			forget_id(m->incoming, a->id);
+		if (id_known(m->work->incoming, a->id)) {
+			forget_id(m->work->incoming, a->id);
 			reason = MQTT_SUCCESS;
 		}
 		mqtt_answer_now(m, MQTT_PUBCOMP, a->id, reason);
@@ -351,7 +359,7 @@ static void pass_over(struct mqtt_session *m, const struct mqtt_publish *p, unsi
 	/* 3.1.1 can say nothing but that it has come: it would come again and again. */
 	if (m->level != MQTT_5)
 		reason = MQTT_SUCCESS;
-	if (p->qos == 2 && reason == MQTT_SUCCESS && !remember_id(m->incoming, p->id)) {
+	if (p->qos == 2 && reason == MQTT_SUCCESS && !remember_id(m->work->incoming, p->id)) {
 		connection_error(c, REASON_MEMORY);
 		return;
 	}
@@ -402,16 +410,16 @@ static bool collect(struct mqtt_session *m, const struct mqtt_publish *p, struct
 		return false;
 	b->retain = p->retain;
 	if (p->qos > 0)
-		m->incoming->collecting =
+		m->work->incoming->collecting =
 			(struct ack){ .id = p->id, .type = (uint8_t)answer_to(p->qos) };
-	intake_collect(&m->intake, b, payload);
+	intake_collect(m->intake, b, payload);
 	return true;
 }
 
 void mqtt_collected(struct connection *c, struct block *b)
 {
 	struct mqtt_session *m = mqtt_of(c);
-	struct mqtt_incoming *in = m->incoming;
+	struct mqtt_incoming *in = m->work->incoming;
 	bool retain = b->retain;
 
 	gather_flush(c);
@@ -438,7 +446,7 @@ bool mqtt_may_answer(struct mqtt_session *m)
 	}
 	if (in->n - in->at < ACKS_MAX)
 		return true;
-	intake_hold(&m->intake);
+	intake_hold(m->intake);
 	return false;
 }
 
@@ -503,23 +511,23 @@ size_t mqtt_take_publish(struct mqtt_session *m, const struct mqtt_head *head, s
 		mqtt_fail(m, reason == MQTT_MALFORMED ? reason : MQTT_BAD_TOPIC, "topic name");
 		return 0;
 	}
-	known = p.qos == 2 && id_known(m->incoming, p.id);
+	known = p.qos == 2 && id_known(m->work->incoming, p.id);
 	if (known || reason != MQTT_SUCCESS) {
 		pass_over(m, &p, known ? MQTT_SUCCESS : reason);
-		m->skip = payload;
+		m->work->skip = payload;
 		return begins;
 	}
 	if (payload > WHOLE_BYTES && in.len < begins + payload) {
-		if ((p.qos == 2 && !remember_id(m->incoming, p.id)) ||
+		if ((p.qos == 2 && !remember_id(m->work->incoming, p.id)) ||
 		    !collect(m, &p, topic, payload))
 			connection_error(mqtt_connection(m), REASON_MEMORY);
 		return begins;
 	}
 	if (in.len < begins + payload) {
-		intake_need(&m->intake, begins + payload);
+		intake_need(m->intake, begins + payload);
 		return 0;
 	}
-	if ((p.qos == 2 && !remember_id(m->incoming, p.id)) ||
+	if ((p.qos == 2 && !remember_id(m->work->incoming, p.id)) ||
 	    !publish(m, &p, topic, (struct span){ in.data + begins, payload }))
 		connection_error(mqtt_connection(m), REASON_MEMORY);
 	if (p.qos == 0 && !p.retain && p.properties.all.len == 0 &&

@@ -19,7 +19,6 @@
 
 enum {
 	FILTERS_AT_ONCE = 32,
-	FEW = 8,               /* subscriptions of one client that are found without a table */
 	GIVE_BYTES = 64 << 10, /* of retained messages that wait to be sent */
 	BLOCKS_MIN = 8,
 };
@@ -51,51 +50,21 @@ static void set_code(struct mqtt_pending *p, uint32_t at, unsigned code)
 
 static struct mqtt_subscription *find(const struct mqtt_session *m, struct span filter)
 {
-	if (m->by_filter.slots_n > 0)
-		return (struct mqtt_subscription *)(void *)table_find(
-			&m->by_filter, hash_bytes(filter.data, filter.len), filter);
-	for (struct list *l = m->subscriptions.next; l != &m->subscriptions; l = l->next) {
-		struct mqtt_subscription *s = LIST_ENTRY(l, struct mqtt_subscription, link);
-
-		if (span_equal(s->named.name, filter))
-			return s;
-	}
-	return NULL;
-}
-
-/* Whether it is found from now on. */
-static bool enter(struct mqtt_session *m, struct mqtt_subscription *s)
-{
-	bool all = m->by_filter.slots_n == 0;
-	int err = 0;
-
-	list_append(&m->subscriptions, &s->link);
-	m->subscriptions_n++;
-	if (all && m->subscriptions_n <= FEW)
-		return true;
-	for (struct list *l = all ? m->subscriptions.next : &s->link;
-	     err == 0 && l != &m->subscriptions; l = l->next)
-		err = table_add(&m->by_filter,
-				&LIST_ENTRY(l, struct mqtt_subscription, link)->named);
-	if (err == 0)
-		return true;
-	if (all)
-		table_release(&m->by_filter);
-	list_remove(&s->link);
-	m->subscriptions_n--;
-	return false;
+	return (struct mqtt_subscription *)(void *)few_find(
+		&m->subscriptions, hash_bytes(filter.data, filter.len), filter);
 }
 
 static struct mqtt_subscription *subscription_for(struct mqtt_session *m, struct span filter)
 {
-	struct mqtt_subscription *s = memory_new_zeroed(sizeof(*s) + filter.len);
+	struct mqtt_subscription *s =
+		memory_new_zeroed(offsetof(struct mqtt_subscription, filter) + filter.len);
 
 	if (s == NULL)
 		return NULL;
 	memcpy(s->filter, filter.data, filter.len);
 	s->named.name = (struct span){ s->filter, filter.len };
 	s->named.hash = hash_bytes(filter.data, filter.len);
-	if (enter(m, s))
+	if (few_add(&m->subscriptions, &s->named) == 0)
 		return s;
 	memory_free(s);
 	return NULL;
@@ -103,10 +72,7 @@ static struct mqtt_subscription *subscription_for(struct mqtt_session *m, struct
 
 static void forget(struct mqtt_session *m, struct mqtt_subscription *s)
 {
-	if (m->by_filter.slots_n > 0)
-		table_remove(&m->by_filter, &s->named);
-	list_remove(&s->link);
-	m->subscriptions_n--;
+	few_remove(&m->subscriptions, &s->named);
 	memory_free(s);
 }
 
@@ -114,7 +80,7 @@ static void forget(struct mqtt_session *m, struct mqtt_subscription *s)
 
 static void answer_if_done(struct mqtt_session *m)
 {
-	struct mqtt_pending *p = m->pending;
+	struct mqtt_pending *p = m->work->pending;
 	size_t codes = m->level == MQTT_5 || p->type == MQTT_SUBACK ? p->n : 0, n;
 	char head[MQTT_SUBACK_HEAD_MAX], *at;
 
@@ -123,9 +89,9 @@ static void answer_if_done(struct mqtt_session *m)
 	n = mqtt_put_suback(m->level, (enum mqtt_type)p->type, p->id, p->n, head);
 	at = p->bytes + MQTT_SUBACK_HEAD_MAX - n;
 	memcpy(at, head, n);
-	m->pending = NULL;
+	m->work->pending = NULL;
 	if (m->transport->reply(mqtt_connection(m), (struct span){ at, n + codes }) &&
-	    m->giving != NULL)
+	    m->work->giving != NULL)
 		mqtt_give(m);
 	memory_free(p);
 }
@@ -134,9 +100,9 @@ static void answer_if_done(struct mqtt_session *m)
 
 static struct mqtt_giving *giving_of(struct mqtt_session *m)
 {
-	if (m->giving == NULL)
-		m->giving = memory_new_zeroed(sizeof(*m->giving));
-	return m->giving;
+	if (m->work->giving == NULL)
+		m->work->giving = memory_new_zeroed(sizeof(*m->work->giving));
+	return m->work->giving;
 }
 
 /* Holds the block, or lets it be where there is no memory for it. */
@@ -162,7 +128,7 @@ static void give_later(struct mqtt_session *m, struct block *b)
 
 static void giving_free(struct mqtt_session *m)
 {
-	struct mqtt_giving *g = m->giving;
+	struct mqtt_giving *g = m->work->giving;
 
 	if (g == NULL)
 		return;
@@ -174,7 +140,7 @@ static void giving_free(struct mqtt_session *m)
 	}
 	memory_free(g->blocks);
 	memory_free(g);
-	m->giving = NULL;
+	m->work->giving = NULL;
 }
 
 static void give(struct mqtt_session *m, struct block *b)
@@ -196,7 +162,7 @@ static void give(struct mqtt_session *m, struct block *b)
 static void ask_again(struct mqtt_session *m)
 {
 	struct shard *s = mqtt_connection(m)->shard;
-	struct mqtt_giving *g = m->giving;
+	struct mqtt_giving *g = m->work->giving;
 
 	for (struct retained_letter *l; (l = g->letters) != NULL; g->letters_n++) {
 		g->letters = l->next;
@@ -208,9 +174,9 @@ static void ask_again(struct mqtt_session *m)
 void mqtt_give(struct mqtt_session *m)
 {
 	struct connection *c = mqtt_connection(m);
-	struct mqtt_giving *g = m->giving;
+	struct mqtt_giving *g = m->work->giving;
 
-	if (m->pending != NULL)
+	if (m->work->pending != NULL)
 		return;
 	while (g->at < g->n && output_unsaid(c->output) < GIVE_BYTES &&
 	       c->state == CONNECTION_OPEN) {
@@ -241,7 +207,7 @@ static bool ask_home(struct mqtt_session *m, unsigned home, enum pattern_kind ki
 	l->home = home;
 	l->slot = c->socket.slot;
 	l->generation = socket_generation(&s->sockets, &c->socket);
-	m->giving->letters_n++;
+	m->work->giving->letters_n++;
 	shard_post(s, home, LANE_FREE, &l->letter);
 	return true;
 }
@@ -271,11 +237,11 @@ void mqtt_retained_came(struct shard *s, struct retained_letter *l)
 	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
 	struct mqtt_session *m = c != NULL && c->state == CONNECTION_OPEN ? mqtt_of(c) : NULL;
 
-	if (m == NULL || m->giving == NULL) {
+	if (m == NULL || m->work == NULL || m->work->giving == NULL) {
 		retained_letter_free(l);
 		return;
 	}
-	m->giving->letters_n--;
+	m->work->giving->letters_n--;
 	for (; l->n > 0; l->n--) {
 		give_later(m, l->blocks[l->n - 1]);
 		block_unref(l->blocks[l->n - 1]);
@@ -283,12 +249,12 @@ void mqtt_retained_came(struct shard *s, struct retained_letter *l)
 	if (l->whole) {
 		retained_letter_free(l);
 	} else {
-		l->next = m->giving->letters;
-		m->giving->letters = l;
+		l->next = m->work->giving->letters;
+		m->work->giving->letters = l;
 	}
 	mqtt_give(m);
-	if (c->state == CONNECTION_OPEN && m->giving == NULL)
-		intake_resume(&m->intake);
+	if (c->state == CONNECTION_OPEN && m->work->giving == NULL)
+		intake_resume(m->intake);
 	if (!c->socket.sending && c->output != NULL)
 		connection_flush(c);
 }
@@ -326,9 +292,10 @@ static void end_before_if_done(struct mqtt_session *m, struct mqtt_subscription 
 
 void mqtt_end_left(struct mqtt_session *m)
 {
-	for (struct list *l = m->subscriptions.next; m->leaving_n > 0 && l != &m->subscriptions;
-	     l = l->next) {
-		struct mqtt_subscription *s = LIST_ENTRY(l, struct mqtt_subscription, link);
+	struct named *n;
+
+	for (size_t at = 0; m->leaving_n > 0 && (n = few_next(&m->subscriptions, &at)) != NULL;) {
+		struct mqtt_subscription *s = (struct mqtt_subscription *)(void *)n;
 
 		if (s->before != NULL && !s->asked)
 			end_before_if_done(m, s);
@@ -392,7 +359,7 @@ void mqtt_session_subscribed(struct connection *c, struct subscription *sub,
 	s->asked = false;
 	if (s->before != NULL)
 		take_place_of(m, s);
-	m->pending->outstanding--;
+	m->work->pending->outstanding--;
 	if (l != NULL && l->retained != NULL)
 		give_later(m, l->retained);
 	if (s->gives)
@@ -402,7 +369,7 @@ void mqtt_session_subscribed(struct connection *c, struct subscription *sub,
 
 static void refused(struct mqtt_session *m, struct mqtt_subscription *s, unsigned reason)
 {
-	struct mqtt_pending *p = m->pending;
+	struct mqtt_pending *p = m->work->pending;
 
 	set_code(p, s->code, m->level == MQTT_5 ? reason : MQTT_UNSPECIFIED);
 	p->outstanding--;
@@ -486,7 +453,7 @@ static void ask(struct mqtt_session *m, struct mqtt_subscription *s, const struc
 	s->gives = retained && a->pattern && a->group.len == 0;
 	s->before = s->subscription;
 	s->subscription = NULL;
-	m->pending->outstanding++;
+	m->work->pending->outstanding++;
 	err = subscription_new(c, &wanted, &made);
 	if (err != 0)
 		refused(m, s, MQTT_QUOTA);
@@ -520,12 +487,12 @@ static unsigned subscribe(struct mqtt_session *m, const struct mqtt_filter *f)
 		s = subscription_for(m, f->filter);
 	if (s == NULL)
 		return m->level == MQTT_5 ? MQTT_QUOTA : MQTT_UNSPECIFIED;
-	s->code = m->pending->at;
+	s->code = m->work->pending->at;
 	s->no_local = f->no_local;
 	s->retain_as_published = f->retain_as_published;
-	set_code(m->pending, s->code, MQTT_SUCCESS);
+	set_code(m->work->pending, s->code, MQTT_SUCCESS);
 	ask(m, s, &a, f, retained);
-	return (unsigned char)m->pending->bytes[MQTT_SUBACK_HEAD_MAX + m->pending->at];
+	return (unsigned char)m->work->pending->bytes[MQTT_SUBACK_HEAD_MAX + m->work->pending->at];
 }
 
 static unsigned unsubscribe(struct mqtt_session *m, struct span filter)
@@ -563,7 +530,7 @@ size_t mqtt_take_subscribe(struct mqtt_session *m, const struct mqtt_head *head,
 	p->type = head->type + 1;
 	p->n = s.filters_n;
 	p->left = s.filters.len;
-	m->pending = p;
+	m->work->pending = p;
 	return (size_t)(s.filters.data - in.data);
 }
 
@@ -577,7 +544,7 @@ static bool in_between(const struct mqtt_session *m, struct span filter)
 
 bool mqtt_go_on_with_pending(struct mqtt_session *m, struct span in, size_t *used)
 {
-	struct mqtt_pending *p = m->pending;
+	struct mqtt_pending *p = m->work->pending;
 	bool options = p->type == MQTT_SUBACK, waits = false;
 	struct span left = { in.data, p->left }, filters = left;
 	struct mqtt_filter f;
@@ -586,7 +553,7 @@ bool mqtt_go_on_with_pending(struct mqtt_session *m, struct span in, size_t *use
 	if (p->at == p->n)
 		return false;
 	if (in.len < p->left) {
-		intake_need(&m->intake, p->left);
+		intake_need(m->intake, p->left);
 		return true;
 	}
 	for (unsigned n = 0; n < FILTERS_AT_ONCE && mqtt_next_filter(&filters, options, &f); n++) {
@@ -608,13 +575,17 @@ bool mqtt_go_on_with_pending(struct mqtt_session *m, struct span in, size_t *use
 	return !waits;
 }
 
+void mqtt_work_free(struct mqtt_session *m)
+{
+	giving_free(m);
+	memory_free(m->work->pending);
+}
+
 void mqtt_subscriptions_free(struct mqtt_session *m)
 {
-	struct list *l;
+	struct named *n;
 
-	giving_free(m);
-	memory_free(m->pending);
-	table_release(&m->by_filter);
-	while ((l = list_take(&m->subscriptions)) != NULL)
-		memory_free(LIST_ENTRY(l, struct mqtt_subscription, link));
+	for (size_t at = 0; (n = few_next(&m->subscriptions, &at)) != NULL;)
+		memory_free(n);
+	few_release(&m->subscriptions);
 }

@@ -221,7 +221,7 @@ static void take_options(struct connection *c, struct span json)
 static void ping(struct connection *c)
 {
 	gather_flush(c);
-	nats_of(c)->pings++;
+	nats_of(c)->work->pings++;
 	if (!connection_barred(c))
 		nats_barrier(c);
 }
@@ -232,23 +232,23 @@ void nats_session_barrier(struct connection *c)
 	struct nats_session *nats = nats_of(c);
 
 	if (nats->framed) {
-		for (uint32_t i = 0; i < nats->barred; i++)
+		for (uint32_t i = 0; i < nats->work->barred; i++)
 			nats_say(c, SPAN("PONG\r\n"));
 	} else {
 		char pongs[6 * PONGS_AT_ONCE];
 
 		for (size_t at = 0; at < sizeof(pongs); at += 6)
 			memcpy(pongs + at, "PONG\r\n", 6);
-		for (uint32_t left = nats->barred, n; left > 0; left -= n) {
+		for (uint32_t left = nats->work->barred, n; left > 0; left -= n) {
 			n = left < PONGS_AT_ONCE ? left : PONGS_AT_ONCE;
 			if (!connection_reply(c, (struct span){ pongs, 6 * (size_t)n }))
 				return;
 		}
 	}
-	nats->awaited = (struct nats_sent){ .topics = 0 };
-	nats->pings -= nats->barred;
-	nats->greeted |= nats->barred > 0;
-	nats->barred = 0;
+	nats->work->awaited = (struct nats_sent){ .topics = 0 };
+	nats->work->pings -= nats->work->barred;
+	nats->greeted |= nats->work->barred > 0;
+	nats->work->barred = 0;
 	nats_session_news(c);
 }
 
@@ -278,7 +278,7 @@ static bool must_wait(const struct connection *c, const struct nats_event *e)
 {
 	const struct nats_session *nats = nats_of(c);
 
-	if (nats->logging_in || nats->draining || nats->failed != NULL)
+	if (nats->logging_in || nats->draining || nats->work->failed != NULL)
 		return true;
 	switch (e->kind) {
 	case NATS_PUBLISH:
@@ -288,7 +288,7 @@ static bool must_wait(const struct connection *c, const struct nats_event *e)
 	case NATS_ERROR:
 	case NATS_CONNECT:
 	case NATS_SUBSCRIBE: /* which may be refused */
-		return nats->pings > 0;
+		return nats->work->pings > 0;
 	case NATS_PING:
 	case NATS_PONG:
 	case NATS_UNSUBSCRIBE:
@@ -297,7 +297,7 @@ static bool must_wait(const struct connection *c, const struct nats_event *e)
 		break;
 	}
 	/* What is confirmed is so in order. */
-	return nats->verbose && nats->pings > 0;
+	return nats->verbose && nats->work->pings > 0;
 }
 
 static size_t take(struct connection *c, struct span in)
@@ -306,13 +306,13 @@ static size_t take(struct connection *c, struct span in)
 	struct nats_event e;
 	size_t used;
 
-	if (nats->discarded > 0)
+	if (nats->work->discarded > 0)
 		return nats_discard(c, in);
 	nats_decode(in, c->shard->config->limits.command_bytes, &e, &used);
 	if (e.kind == NATS_MORE)
 		return 0;
 	if (must_wait(c, &e)) {
-		intake_hold(&nats->intake);
+		intake_hold(nats->intake);
 		return 0;
 	}
 	if (!nats->connected && e.kind != NATS_ERROR) {
@@ -351,9 +351,29 @@ static size_t take(struct connection *c, struct span in)
 	return used;
 }
 
-static const struct intake_use use = { .take = take,
-				       .collected = nats_collected,
-				       .publishing = nats_publishing };
+/* Nothing is owed, and nothing waits for an answer. */
+static bool idle(const struct connection *c)
+{
+	const struct nats_session *nats = nats_of(c);
+
+	return !nats_owes(nats) && !connection_barred(c) && nats->work->failed == NULL &&
+	       nats->work->discarded == 0;
+}
+
+static const struct intake_use use = {
+	.take = take, .collected = nats_collected, .publishing = nats_publishing, .idle = idle
+};
+
+/* False: out of memory, the connection is closed. */
+static bool begin_work(struct connection *c)
+{
+	struct nats_session *nats = nats_of(c);
+
+	if (!intake_take(&nats->intake, c, &use))
+		return false;
+	nats->intake->wrapped = nats->framed;
+	return true;
+}
 
 /* ---- a connection's life ---- */
 
@@ -369,8 +389,6 @@ static bool begin(struct connection *c, bool framed)
 	nats->verbose = true;
 	nats->framed = framed;
 	nats->client_id = ++session_shared(s)->nats_clients * s->broker->shards_n + s->id;
-	intake_init(&nats->intake, c, &use);
-	nats->intake.wrapped = framed;
 	memcpy(c->session, &nats, sizeof(nats));
 	say_info(c);
 	return c->state != CONNECTION_CLOSED;
@@ -395,32 +413,37 @@ void nats_session_secured(struct connection *c)
 void nats_session_received(struct connection *c, struct span bytes)
 {
 	nats_of(c)->heard = true;
-	if (!is_secure(c) || c->socket.tls != NULL || nats_of(c)->framed)
-		intake_received(&nats_of(c)->intake, bytes);
-	else if (bytes.data[0] == CLIENT_HELLO)
+	if (!is_secure(c) || c->socket.tls != NULL || nats_of(c)->framed) {
+		if (begin_work(c))
+			intake_received(nats_of(c)->intake, bytes);
+	} else if (bytes.data[0] == CLIENT_HELLO) {
 		connection_secure(c, bytes);
-	else
+	} else {
 		connection_fail(c, nats_last_word(c, NATS_NOT_SECURE));
+	}
 }
 
 void nats_session_ended(struct connection *c)
 {
-	intake_ended(&nats_of(c)->intake);
+	if (nats_of(c)->intake != NULL)
+		intake_ended(nats_of(c)->intake);
+	else
+		connection_goodbye(c);
 }
 
 void nats_session_resume(struct connection *c)
 {
 	struct nats_session *nats = nats_of(c);
 
-	if (nats == NULL)
+	if (nats == NULL || nats->work == NULL)
 		return;
 	if (c->state == CONNECTION_OPEN && !connection_barred(c)) {
-		if (nats->failed != NULL && !nats_owes(nats))
-			connection_fail(c, nats_last_word(c, nats->failed));
-		else if (nats->failed != NULL || nats->pings > 0)
+		if (nats->work->failed != NULL && !nats_owes(nats))
+			connection_fail(c, nats_last_word(c, nats->work->failed));
+		else if (nats->work->failed != NULL || nats->work->pings > 0)
 			nats_barrier(c);
 	}
-	intake_resume(&nats->intake);
+	intake_resume(nats->intake);
 }
 
 /* What it says from now on would come to homes that have ended: nothing of it is done any more. */
@@ -442,7 +465,8 @@ bool nats_session_silent(const struct connection *c)
 
 uint64_t nats_session_held(const struct connection *c)
 {
-	return nats_of(c) != NULL ? intake_held(&nats_of(c)->intake) : 0;
+	return nats_of(c) != NULL && nats_of(c)->intake != NULL ? intake_held(nats_of(c)->intake)
+								: 0;
 }
 
 void nats_session_free(struct connection *c)
@@ -452,7 +476,7 @@ void nats_session_free(struct connection *c)
 	if (nats == NULL)
 		return;
 	nats_subscriptions_release(nats);
-	intake_release(&nats->intake);
+	intake_give_back(nats->intake);
 	memory_free(nats);
 }
 

@@ -28,18 +28,22 @@ struct nats_inboxes {
 	uint32_t n;
 };
 
-/* Nobody is answered through a group, nor under a sid that is longer than an answer may be. */
-static bool is_one(const struct nats_subscription *ns)
+/* Of one that has not ended. */
+static struct pattern *find(const struct nats_inboxes *all, const struct nats_subscription *ns,
+			    struct pattern_key *key)
 {
-	return !ns->grouped && ns->named.name.len <= PATTERN_GROUP_MAX;
+	pattern_key_make(key, PATTERN_NATIVE, ns->named.name, nats_subject_of(ns));
+	return patterns_find(&all->patterns, key);
 }
 
+/* Unless it is there. -ENOMEM. */
 static int put(struct nats_inboxes *all, struct nats_subscription *ns)
 {
 	struct pattern_key key;
 	struct nats_inbox *inbox;
 
-	pattern_key_make(&key, PATTERN_NATIVE, ns->named.name, nats_subject_of(ns));
+	if (find(all, ns, &key) != NULL)
+		return 0;
 	inbox = memory_new_zeroed(sizeof(*inbox) + key.len);
 	if (inbox == NULL)
 		return -ENOMEM;
@@ -49,32 +53,40 @@ static int put(struct nats_inboxes *all, struct nats_subscription *ns)
 		memory_free(inbox);
 		return -ENOMEM;
 	}
-	ns->inbox = inbox;
 	all->n++;
 	return 0;
 }
 
+static void take_out(struct nats_inboxes *all, struct pattern *pattern)
+{
+	patterns_remove(&all->patterns, pattern);
+	memory_free(pattern);
+	all->n--;
+}
+
 int nats_inboxes_add(struct nats_session *nats, struct nats_subscription *ns)
 {
-	if (!is_one(ns))
+	/* Nobody is answered under a sid that is longer than an answer may be. */
+	if (ns->named.name.len > PATTERN_GROUP_MAX)
 		return 0;
+	ns->answers = true;
 	nats->inboxes_n++;
 	return nats->inboxes != NULL ? put(nats->inboxes, ns) : 0;
 }
 
 void nats_inboxes_remove(struct nats_session *nats, struct nats_subscription *ns)
 {
-	if (!is_one(ns))
+	struct pattern_key key;
+	struct pattern *pattern;
+
+	if (!ns->answers)
 		return;
 	nats->inboxes_n--;
 	if (nats->inbox == ns)
 		nats->inbox = NULL;
-	if (ns->inbox == NULL)
-		return;
-	patterns_remove(&nats->inboxes->patterns, &ns->inbox->pattern);
-	nats->inboxes->n--;
-	memory_free(ns->inbox);
-	ns->inbox = NULL;
+	pattern = nats->inboxes != NULL ? find(nats->inboxes, ns, &key) : NULL;
+	if (pattern != NULL)
+		take_out(nats->inboxes, pattern);
 }
 
 int nats_inboxes_make(struct connection *c)
@@ -82,17 +94,17 @@ int nats_inboxes_make(struct connection *c)
 	struct nats_session *nats = nats_of(c);
 	struct nats_inboxes *all = nats->inboxes;
 
-	if (all == NULL && nats->subscriptions.entries_n <= FEW)
+	if (all == NULL && few_n(&nats->subscriptions) <= FEW)
 		return 0;
 	if (all == NULL)
 		all = nats->inboxes = memory_new_zeroed(sizeof(*all));
 	if (all == NULL)
 		return -ENOMEM;
 	while (all->n < nats->inboxes_n) {
-		struct nats_subscription *ns = (struct nats_subscription *)(void *)table_step(
+		struct nats_subscription *ns = (struct nats_subscription *)(void *)few_step(
 			&nats->subscriptions, &all->at);
 
-		if (ns != NULL && ns->inbox == NULL && is_one(ns) && put(all, ns) != 0)
+		if (ns != NULL && ns->answers && put(all, ns) != 0)
 			return -ENOMEM;
 		reactor_spend(&c->shard->reactor, ADD_COST);
 		if (reactor_spent(&c->shard->reactor))
@@ -130,10 +142,10 @@ struct nats_subscription *nats_inbox(struct connection *c, struct span reply)
 	if (nats->inboxes != NULL) {
 		patterns_match(&nats->inboxes->patterns, reply, found, &ns);
 	} else {
-		for (size_t at = 0; ns == NULL && (n = table_next(&nats->subscriptions, &at));) {
+		for (size_t at = 0; ns == NULL && (n = few_next(&nats->subscriptions, &at));) {
 			struct nats_subscription *other = (struct nats_subscription *)(void *)n;
 
-			if (is_one(other) && takes(other, reply))
+			if (other->answers && takes(other, reply))
 				ns = other;
 		}
 	}
@@ -144,13 +156,18 @@ struct nats_subscription *nats_inbox(struct connection *c, struct span reply)
 
 void nats_inboxes_release(struct nats_session *nats)
 {
-	struct named *n;
+	struct nats_inboxes *all = nats->inboxes;
+	size_t at = 0;
 
-	if (nats->inboxes == NULL)
+	if (all == NULL)
 		return;
-	for (size_t at = 0; (n = table_next(&nats->subscriptions, &at)) != NULL;)
-		nats_inboxes_remove(nats, (struct nats_subscription *)(void *)n);
-	patterns_release(&nats->inboxes->patterns);
-	memory_free(nats->inboxes);
+	while (all->n > 0) {
+		struct named *n = table_step(&all->patterns.keys, &at);
+
+		if (n != NULL)
+			take_out(all, (struct pattern *)(void *)n);
+	}
+	patterns_release(&all->patterns);
+	memory_free(all);
 	nats->inboxes = NULL;
 }

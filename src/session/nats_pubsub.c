@@ -27,14 +27,14 @@ enum may { MAY, MAY_NOT, MAY_LATER };
 
 static struct nats_subscription *find(const struct nats_session *nats, struct span sid)
 {
-	return (struct nats_subscription *)(void *)table_find(&nats->subscriptions,
-							      hash_bytes(sid.data, sid.len), sid);
+	return (struct nats_subscription *)(void *)few_find(&nats->subscriptions,
+							    hash_bytes(sid.data, sid.len), sid);
 }
 
 static void forget(struct nats_session *nats, struct nats_subscription *ns)
 {
 	nats_inboxes_remove(nats, ns);
-	table_remove(&nats->subscriptions, &ns->named);
+	few_remove(&nats->subscriptions, &ns->named);
 	memory_free(ns);
 }
 
@@ -43,9 +43,9 @@ void nats_subscriptions_release(struct nats_session *nats)
 	struct named *n;
 
 	nats_inboxes_release(nats);
-	for (size_t at = 0; (n = table_next(&nats->subscriptions, &at)) != NULL;)
+	for (size_t at = 0; (n = few_next(&nats->subscriptions, &at)) != NULL;)
 		memory_free(n);
-	table_release(&nats->subscriptions);
+	few_release(&nats->subscriptions);
 }
 
 static void not_permitted(struct connection *c, const struct nats_event *e)
@@ -80,18 +80,16 @@ static bool may_look(struct connection *c, struct span topic)
 	       connection_local(c);
 }
 
-static struct nats_subscription *new_subscription(struct span sid, struct span subject,
-						  const struct nats_frame *frame)
+static struct nats_subscription *new_subscription(struct span sid)
 {
 	struct nats_subscription *ns =
-		memory_new_zeroed(sizeof(*ns) + NATS_FRAME_HEAD + sid.len + subject.len);
+		memory_new_zeroed(offsetof(struct nats_subscription, sid) + sid.len);
 
 	if (ns == NULL)
 		return NULL;
-	memcpy(ns->parameter + nats_parameter(frame, ns->parameter), subject.data, subject.len);
-	ns->subject_len = (uint8_t)subject.len;
+	memcpy(ns->sid, sid.data, sid.len);
 	ns->named.hash = hash_bytes(sid.data, sid.len);
-	ns->named.name = (struct span){ ns->parameter + NATS_FRAME_HEAD, sid.len };
+	ns->named.name = (struct span){ ns->sid, sid.len };
 	return ns;
 }
 
@@ -113,41 +111,40 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 				    .ids = replay->kind != NATS_REPLAY_NONE,
 				    .framed = nats->framed,
 				    .sid = e->sid };
-	struct nats_subscription *ns;
-	struct subscription *made;
+	struct nats_subscription *ns = new_subscription(e->sid);
+	char *parameter = memory_new(NATS_FRAME_HEAD + e->sid.len);
 	int err;
 
 	if (nats->no_echo)
 		frame.except =
 			(struct run_publisher){ c->shard->id, c->socket.slot,
 						socket_generation(&c->shard->sockets, &c->socket) };
-	ns = new_subscription(e->sid, name, &frame);
-	if (ns == NULL || table_add(&nats->subscriptions, &ns->named) != 0) {
+	if (ns == NULL || parameter == NULL || few_add(&nats->subscriptions, &ns->named) != 0) {
 		memory_free(ns);
+		memory_free(parameter);
 		connection_error(c, REASON_MEMORY);
 		return;
 	}
-	ns->grouped = e->queue.len > 0;
-	err = nats_inboxes_add(nats, ns);
-	if (err == 0)
-		err = subscription_new(
-			c,
-			&(struct subscription_wanted){
-				.name = name,
-				.pattern = name_valid(name) ? PATTERN_NONE : PATTERN_NATIVE,
-				.group = e->queue,
-				.wire = { &nats_format,
-					  { ns->parameter, NATS_FRAME_HEAD + e->sid.len } },
-				.replay = replay_of(replay),
-				.session = ns,
-			},
-			&made);
+	err = subscription_new(
+		c,
+		&(struct subscription_wanted){
+			.name = name,
+			.pattern = name_valid(name) ? PATTERN_NONE : PATTERN_NATIVE,
+			.group = e->queue,
+			.wire = { &nats_format, { parameter, nats_parameter(&frame, parameter) } },
+			.replay = replay_of(replay),
+			.session = ns,
+		},
+		&ns->subscription);
+	memory_free(parameter);
+	if (err == 0 && ns->subscription != NULL && e->queue.len == 0)
+		err = nats_inboxes_add(nats, ns);
 	if (err == 0) {
-		ns->subscription = made;
 		nats_ok(c);
 		return;
 	}
-	forget(nats, ns);
+	if (ns->subscription == NULL)
+		forget(nats, ns);
 	if (err == -ENOSPC)
 		nats_say_error(c, NATS_SUBSCRIPTIONS, SPAN(""), "");
 	else
@@ -163,13 +160,13 @@ static bool fenced(struct connection *c, struct span subject)
 	uint64_t sent;
 
 	gather_flush(c);
-	sent = nats->published.topics | nats->awaited.topics;
-	answers = nats->published.requests || nats->awaited.requests;
+	sent = nats->work->published.topics | nats->work->awaited.topics;
+	answers = nats->work->published.requests || nats->work->awaited.requests;
 	topic = nats_subject(subject) == NATS_SUBJECT_TOPIC;
 	if (!answers && (nats->no_echo || sent == 0 ||
 			 (topic && !(sent & UINT64_C(1) << topic_hash(subject) % 64))))
 		return false;
-	intake_hold(&nats->intake);
+	intake_hold(nats->intake);
 	if (!connection_barred(c))
 		nats_barrier(c);
 	return true;
@@ -202,7 +199,7 @@ size_t nats_subscribe(struct connection *c, const struct nats_event *e, size_t u
 		not_permitted(c, e);
 	else if (find(nats, e->sid) != NULL)
 		nats_ok(c);
-	else if (nats->subscriptions.entries_n >=
+	else if (few_n(&nats->subscriptions) >=
 		 c->shard->config->limits.subscriptions_per_connection)
 		nats_say_error(c, NATS_SUBSCRIPTIONS, SPAN(""), "");
 	else
@@ -235,7 +232,7 @@ void nats_session_subscribed(struct connection *c, struct subscription *sub,
 
 void nats_session_refused(struct connection *c, void *session, enum reason reason)
 {
-	forget(nats_of(c), session);
+	((struct nats_subscription *)session)->subscription = NULL;
 	connection_error(c, reason);
 }
 
@@ -243,6 +240,7 @@ size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t
 {
 	struct nats_session *nats = nats_of(c);
 	struct nats_subscription *ns = find(nats, e->sid);
+	struct subscription *sub;
 
 	if (ns != NULL && ns->subscription != NULL && fenced(c, nats_subject_of(ns)))
 		return 0;
@@ -255,9 +253,10 @@ size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t
 			(void)subscription_limit(ns->subscription, ns->joined + ns->max);
 		return used;
 	}
-	if (ns->subscription != NULL)
-		subscription_end(ns->subscription);
+	sub = ns->subscription;
 	forget(nats, ns);
+	if (sub != NULL)
+		subscription_end(sub);
 	return used;
 }
 
@@ -269,11 +268,11 @@ void nats_publishing(struct connection *c, struct block *b)
 	struct nats_session *nats = nats_of(c);
 	struct sequenced_letter *receipt;
 
-	nats->published.topics |= UINT64_C(1) << b->hash % 64;
-	if (!nats->asks)
+	nats->work->published.topics |= UINT64_C(1) << b->hash % 64;
+	if (!nats->work->asks)
 		return;
-	nats->asks = false;
-	nats->published.requests = true;
+	nats->work->asks = false;
+	nats->work->published.requests = true;
 	receipt = calloc(1, sizeof(*receipt));
 	/* Without memory for it nothing is said. */
 	if (receipt != NULL)
@@ -313,8 +312,8 @@ static enum may may_publish(struct connection *c, struct span subject)
 	struct nats_session *nats = nats_of(c);
 	enum nats_subject kind = nats_subject(subject);
 
-	if (nats->pings > 0 && (kind != NATS_SUBJECT_TOPIC || !access_open(c))) {
-		intake_hold(&nats->intake);
+	if (nats->work->pings > 0 && (kind != NATS_SUBJECT_TOPIC || !access_open(c))) {
+		intake_hold(nats->intake);
 		return MAY_LATER;
 	}
 	if (kind == NATS_SUBJECT_TOPIC && !topic_internal(subject) &&
@@ -374,7 +373,7 @@ static void publish(struct connection *c, const struct nats_event *e, struct spa
 		connection_error(c, REASON_MEMORY);
 		return;
 	}
-	nats->asks |= wants_answer(nats, r.reply);
+	nats->work->asks |= wants_answer(nats, r.reply);
 	nats_ok(c);
 }
 
@@ -390,7 +389,7 @@ static size_t collect(struct connection *c, const struct nats_event *e, struct s
 	struct block *b;
 
 	if (in.len < used + e->header_bytes) {
-		intake_need(&nats->intake, used + e->header_bytes);
+		intake_need(nats->intake, used + e->header_bytes);
 		return 0;
 	}
 	b = block_new(e->subject, topic_hash(e->subject), before);
@@ -404,8 +403,8 @@ static size_t collect(struct connection *c, const struct nats_event *e, struct s
 	}
 	b->messages = 1;
 	gather_flush(c);
-	nats->asks = wants_answer(nats, r.reply);
-	intake_collect(&nats->intake, b, payload_bytes + END_BYTES);
+	nats->work->asks = wants_answer(nats, r.reply);
+	intake_collect(nats->intake, b, payload_bytes + END_BYTES);
 	return used + e->header_bytes;
 }
 
@@ -427,7 +426,7 @@ static bool inboxes_made(struct connection *c)
 	int err = nats_inboxes_make(c);
 
 	if (err > 0)
-		intake_again(&nats_of(c)->intake);
+		intake_again(nats_of(c)->intake);
 	else if (err < 0)
 		connection_error(c, REASON_MEMORY);
 	return err == 0;
@@ -451,14 +450,14 @@ size_t nats_publish(struct connection *c, const struct nats_event *e, struct spa
 		return 0;
 	/* What it published last it may still publish to. */
 	if (in.len < whole && e->bytes < COLLECT_BYTES) {
-		intake_need(&nats->intake, whole);
+		intake_need(nats->intake, whole);
 		return 0;
 	}
 	if (!gather_goes_to(c, e->subject)) {
 		enum may may = may_publish(c, e->subject);
 
 		if (may == MAY_NOT)
-			nats->discarded = e->bytes + END_BYTES;
+			nats->work->discarded = e->bytes + END_BYTES;
 		if (may != MAY)
 			return may == MAY_NOT ? used : 0;
 	}
@@ -476,18 +475,18 @@ size_t nats_publish(struct connection *c, const struct nats_event *e, struct spa
 size_t nats_discard(struct connection *c, struct span in)
 {
 	struct nats_session *nats = nats_of(c);
-	size_t n = nats->discarded - END_BYTES;
+	size_t n = nats->work->discarded - END_BYTES;
 
 	if (n > 0) {
 		n = n < in.len ? n : in.len;
-		nats->discarded -= n;
+		nats->work->discarded -= n;
 		return n;
 	}
 	if (in.len < END_BYTES) {
-		intake_need(&nats->intake, END_BYTES);
+		intake_need(nats->intake, END_BYTES);
 		return 0;
 	}
-	nats->discarded = 0;
+	nats->work->discarded = 0;
 	if (memcmp(in.data, "\r\n", END_BYTES) != 0)
 		nats_fail(c, NATS_UNKNOWN);
 	return END_BYTES;

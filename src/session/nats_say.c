@@ -112,8 +112,8 @@ void nats_fail(struct connection *c, const char *text)
 		connection_fail(c, nats_last_word(c, text));
 		return;
 	}
-	nats->failed = text;
-	intake_hold(&nats->intake);
+	nats->work->failed = text;
+	intake_hold(nats->intake);
 	if (!connection_barred(c))
 		nats_barrier(c);
 }
@@ -128,8 +128,8 @@ void nats_barrier(struct connection *c)
 {
 	struct nats_session *nats = nats_of(c);
 
-	nats->barred = nats->pings;
-	nats->awaited = nats->published;
-	nats->published = (struct nats_sent){ .topics = 0 };
+	nats->work->barred = nats->work->pings;
+	nats->work->awaited = nats->work->published;
+	nats->work->published = (struct nats_sent){ .topics = 0 };
 	connection_barrier(c);
 }

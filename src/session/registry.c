@@ -190,7 +190,7 @@ static int init(struct shard *s)
 	s->sessions = memory_new_zeroed(sizeof(struct session_shared));
 	if (s->sessions == NULL)
 		return -ENOMEM;
-	list_init(&session_shared(s)->intakes);
+	intakes_init(s);
 	deadline_class_init(&session_shared(s)->hello, s->config->nats.hello_ms * NS_PER_MS);
 	reactor_watch(&s->reactor, &session_shared(s)->hello, undecided_is_silent, s);
 	nats_sessions_init(s);
@@ -210,6 +210,7 @@ static void release(struct shard *s)
 	routes_release(s);
 	websockets_release(s);
 	mqtt_clients_release(s);
+	intakes_release(s);
 	memory_free(s->sessions);
 }
 

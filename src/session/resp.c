@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/hash.h"
 #include "base/memory.h"
+#include "broker/census.h"
 #include "broker/shard.h"
 #include "engine/ring.h"
 #include "session/gather.h"
@@ -32,8 +33,6 @@ enum {
 
 #define NOAUTH "-NOAUTH Authentication required."
 #define WRONGPASS "-WRONGPASS invalid username-password pair or user is disabled."
-
-_Static_assert(sizeof(struct resp_client *) <= SESSION_BYTES, "it lies in the connection");
 
 /* ---- replies ---- */
 
@@ -103,32 +102,32 @@ static void set_name(struct connection *c, struct span name)
 	r->name = own;
 }
 
-/* Asks whether a user and a password are right. DONE: r->login says so. */
+/* Asks whether a user and a password are right. DONE: r->work->login says so. */
 static enum resp_done login(struct connection *c, struct span user, struct span secret)
 {
 	struct resp_client *r = resp_of(c);
 
-	if (r->step == 1)
+	if (r->work->step == 1)
 		return RESP_DONE;
-	r->step = 1;
+	r->work->step = 1;
 	if (access_open(c)) {
-		r->login = resp_is(user, "default") ? ACCESS_GRANTED : ACCESS_WRONG;
+		r->work->login = resp_is(user, "default") ? ACCESS_GRANTED : ACCESS_WRONG;
 		return RESP_DONE;
 	}
 	/* A token is nobody's by name. */
 	if (resp_is(user, "default"))
 		user.len = 0;
-	r->step = 2;
+	r->work->step = 2;
 	access_login(c, &(struct credentials){ .user = user, .secret = secret });
-	return r->step == 1 ? RESP_DONE : RESP_WAITS;
+	return r->work->step == 1 ? RESP_DONE : RESP_WAITS;
 }
 
 void resp_session_logged_in(struct connection *c, enum access_result result)
 {
 	struct resp_client *r = resp_of(c);
 
-	r->login = (uint8_t)result;
-	r->step = 1;
+	r->work->login = (uint8_t)result;
+	r->work->step = 1;
 }
 
 /* Whether it has come in; else it has been told. Where credentials are asked for, whoever has wrong
@@ -137,9 +136,9 @@ static bool is_in(struct connection *c)
 {
 	struct resp_client *r = resp_of(c);
 
-	if (r->login == ACCESS_GRANTED)
+	if (r->work->login == ACCESS_GRANTED)
 		return true;
-	if (r->login == ACCESS_WRONG)
+	if (r->work->login == ACCESS_WRONG)
 		resp_error(c, WRONGPASS);
 	if (!access_open(c) && c->state == CONNECTION_OPEN)
 		connection_finish(c, NULL);
@@ -182,7 +181,7 @@ static void tell_hello(struct connection *c)
 	at = resp_put_bulk(at, SPAN("proto"));
 	at = resp_put_head(at, ':', r->version);
 	at = resp_put_bulk(at, SPAN("id"));
-	at = resp_put_head(at, ':', r->id);
+	at = resp_put_head(at, ':', resp_id(r));
 	at = resp_put_bulk(at, SPAN("mode"));
 	at = resp_put_bulk(at, SPAN("standalone"));
 	at = resp_put_bulk(at, SPAN("role"));
@@ -358,8 +357,9 @@ static void tell_client(struct connection *c)
 	n = snprintf(text, sizeof(text),
 		     "id=%" PRIu64 " addr=%s:0 name=%s db=0 sub=%" PRIu32 " psub=%" PRIu32
 		     " ssub=%" PRIu32 " resp=%u\n",
-		     r->id, address, r->name != NULL ? r->name : "", r->counts[RESP_MESSAGE],
-		     r->counts[RESP_PMESSAGE], r->counts[RESP_SMESSAGE], r->version);
+		     resp_id(r), address, r->name != NULL ? r->name : "",
+		     r->subscribed->counts[RESP_MESSAGE], r->subscribed->counts[RESP_PMESSAGE],
+		     r->subscribed->counts[RESP_SMESSAGE], r->version);
 	bulk(c, (struct span){ text, (size_t)n });
 }
 
@@ -398,7 +398,7 @@ static enum resp_done run_client(struct connection *c, struct resp_words words)
 	} else if (resp_is(what, "getname")) {
 		nothing(c);
 	} else if (resp_is(what, "id")) {
-		number(c, r->id);
+		number(c, resp_id(r));
 	} else if (resp_is(what, "setinfo")) {
 		ok(c);
 	} else {
@@ -543,19 +543,19 @@ static void begin(struct connection *c, struct span words, uint32_t n, const cha
 	struct resp_client *r = resp_of(c);
 	struct span rest = words;
 
-	r->verb = find(resp_next(&rest));
-	r->words = n - 1;
-	if (r->verb == &unknown) {
+	r->work->verb = find(resp_next(&rest));
+	r->work->words = n - 1;
+	if (r->work->verb == &unknown) {
 		rest = words;
-		r->words = n;
+		r->work->words = n;
 	}
-	r->at = (uint32_t)(rest.data - base);
-	r->bytes = (uint32_t)bytes;
-	r->end = (uint32_t)(words.data + words.len - base);
-	r->run = NULL;
-	r->step = r->asked = 0;
-	r->looked = r->looked_bytes = 0;
-	r->allowed = false;
+	r->work->at = (uint32_t)(rest.data - base);
+	r->work->bytes = (uint32_t)bytes;
+	r->work->end = (uint32_t)(words.data + words.len - base);
+	r->work->run = NULL;
+	r->work->step = r->work->asked = 0;
+	r->work->looked = r->work->looked_bytes = 0;
+	r->work->allowed = false;
 	if (!r->spoken) {
 		r->spoken = true;
 		connection_limit_silence(c);
@@ -564,9 +564,9 @@ static void begin(struct connection *c, struct span words, uint32_t n, const cha
 
 static void end(struct resp_client *r)
 {
-	r->verb = NULL;
-	memory_free(r->line);
-	r->line = NULL;
+	r->work->verb = NULL;
+	memory_free(r->work->line);
+	r->work->line = NULL;
 }
 
 /* The rest of a long payload goes where it belongs. Returns the bytes that are done with. */
@@ -590,8 +590,8 @@ static size_t collect(struct connection *c, const struct resp_event *e)
 	b = block_new(topic, hash_bytes(topic.data, topic.len), room);
 	if (b == NULL)
 		return 0;
-	r->decoder = (struct resp_decoder){ .words = 0 };
-	intake_collect(&r->intake, b, e->payload_bytes + END_BYTES);
+	r->work->decoder = (struct resp_decoder){ .words = 0 };
+	intake_collect(r->intake, b, e->payload_bytes + END_BYTES);
 	return e->payload_at;
 }
 
@@ -615,14 +615,15 @@ static void begin_line(struct connection *c, struct span line, size_t bytes)
 	int words;
 	size_t len;
 
-	r->line = memory_new(resp_array_of_line_max(line));
-	if (r->line == NULL) {
+	r->work->line = memory_new(resp_array_of_line_max(line));
+	if (r->work->line == NULL) {
 		connection_close(c, DROP_MEMORY);
 		return;
 	}
-	words = resp_array_of_line(line, r->line, &len);
+	words = resp_array_of_line(line, r->work->line, &len);
 	if (words > 0) {
-		begin(c, (struct span){ r->line, len }, (uint32_t)words, r->line, bytes);
+		begin(c, (struct span){ r->work->line, len }, (uint32_t)words, r->work->line,
+		      bytes);
 		return;
 	}
 	end(r);
@@ -638,7 +639,7 @@ static size_t read_command(struct connection *c, struct span bytes)
 	struct resp_event e;
 	size_t used;
 
-	resp_decode(&r->decoder, bytes, &limits, &e, &used);
+	resp_decode(&r->work->decoder, bytes, &limits, &e, &used);
 	switch (e.kind) {
 	case RESP_NOTHING:
 		return used;
@@ -661,8 +662,9 @@ static size_t read_command(struct connection *c, struct span bytes)
 static enum resp_done go_on(struct connection *c, struct span bytes)
 {
 	struct resp_client *r = resp_of(c);
-	const char *base = r->line != NULL ? r->line : bytes.data;
-	struct resp_words words = { { base + r->at, r->end - r->at }, r->words };
+	const char *base = r->work->line != NULL ? r->work->line : bytes.data;
+	struct resp_words words = { { base + r->work->at, r->work->end - r->work->at },
+				    r->work->words };
 	char text[ERROR_BYTES_MAX];
 	const char *why;
 
@@ -670,19 +672,19 @@ static enum resp_done go_on(struct connection *c, struct span bytes)
 		connection_refuse(c);
 		return RESP_DONE;
 	}
-	if (!r->verb->publishes && !resp_caught_up(c))
+	if (!r->work->verb->publishes && !resp_caught_up(c))
 		return RESP_WAITS;
-	if (!r->allowed) {
-		why = refused(c, r->verb, words, text);
+	if (!r->work->allowed) {
+		why = refused(c, r->work->verb, words, text);
 		if (why != NULL && !resp_caught_up(c))
 			return RESP_WAITS;
 		if (why != NULL) {
 			resp_error(c, why);
 			return RESP_DONE;
 		}
-		r->allowed = true;
+		r->work->allowed = true;
 	}
-	return r->verb->run(c, words);
+	return r->work->verb->run(c, words);
 }
 
 static size_t take(struct connection *c, struct span bytes)
@@ -690,80 +692,104 @@ static size_t take(struct connection *c, struct span bytes)
 	struct resp_client *r = resp_of(c);
 	size_t used;
 
-	if (r->lost) {
+	if (r->work->lost) {
 		connection_close(c, DROP_MEMORY);
 		return 0;
 	}
-	if (r->ends) {
-		intake_hold(&r->intake);
+	if (r->work->ends) {
+		intake_hold(r->intake);
 		return 0;
 	}
-	if (r->verb == NULL) {
+	if (r->work->verb == NULL) {
 		used = read_command(c, bytes);
-		if (r->verb == NULL)
+		if (r->work->verb == NULL)
 			return used;
 	}
 	switch (go_on(c, bytes)) {
 	case RESP_AGAIN:
-		intake_again(&r->intake);
+		intake_again(r->intake);
 		return 0;
 	case RESP_WAITS:
-		intake_hold(&r->intake);
+		intake_hold(r->intake);
 		return 0;
 	case RESP_DONE:
 	default:
 		break;
 	}
-	used = r->bytes;
-	if (r->verb->publishes && r->allowed && r->line == NULL && c->state == CONNECTION_OPEN)
-		used += resp_publish_alike(
-			c, bytes, used,
-			(struct resp_words){ { bytes.data + r->at, r->end - r->at }, r->words });
+	used = r->work->bytes;
+	if (r->work->verb->publishes && r->work->allowed && r->work->line == NULL &&
+	    c->state == CONNECTION_OPEN)
+		used += resp_publish_alike(c, bytes, used,
+					   (struct resp_words){ { bytes.data + r->work->at,
+								  r->work->end - r->work->at },
+								r->work->words });
 	end(r);
 	return used;
 }
 
 /* ---- the connection ---- */
 
+/* All that was said has been answered. */
+static bool idle(const struct connection *c)
+{
+	const struct resp_work *w = resp_of(c)->work;
+
+	return w->verb == NULL && w->published_n == 0 && !w->ends && !w->lost &&
+	       w->decoder.words == 0;
+}
+
+static void release(struct intake *in)
+{
+	struct resp_work *w = (struct resp_work *)(void *)in;
+
+	memory_free(w->line);
+	memory_free(w->published);
+	if (w->census != NULL)
+		census_letter_free(w->census);
+}
+
 static const struct intake_use use = { .take = take,
 				       .collected = collected,
-				       .publishing = resp_publishing };
+				       .publishing = resp_publishing,
+				       .idle = idle,
+				       .release = release };
 
 static bool open_session(struct connection *c)
 {
-	struct resp_client *r = memory_new_zeroed(sizeof(*r));
+	struct resp_client *r = resp_of(c);
+	uint64_t id;
 
-	if (r == NULL) {
+	r->subscribed = memory_new_zeroed(sizeof(*r->subscribed));
+	if (r->subscribed == NULL) {
 		connection_close(c, DROP_MEMORY);
 		return false;
 	}
-	memcpy(c->session, &r, sizeof(r));
+	id = 1 + atomic_fetch_add(&c->shard->broker->client_ids, 1);
+	r->id = (uint32_t)id;
+	r->id_upper = (uint16_t)(id >> 32);
 	r->version = RESP_2;
-	r->id = 1 + atomic_fetch_add(&c->shard->broker->client_ids, 1);
-	for (size_t i = 0; i < RESP_PUSHES; i++)
-		list_init(&r->of[i]);
-	intake_init(&r->intake, c, &use);
 	return true;
 }
 
 void resp_session_received(struct connection *c, struct span bytes)
 {
-	if (resp_of(c) != NULL || open_session(c))
-		intake_received(&resp_of(c)->intake, bytes);
+	struct resp_client *r = resp_of(c);
+
+	if ((r->subscribed != NULL || open_session(c)) && intake_take(&r->intake, c, &use))
+		intake_received(r->intake, bytes);
 }
 
 void resp_session_ended(struct connection *c)
 {
-	if (resp_of(c) != NULL)
-		intake_ended(&resp_of(c)->intake);
+	if (resp_of(c)->intake != NULL)
+		intake_ended(resp_of(c)->intake);
 	else
 		connection_goodbye(c);
 }
 
 void resp_session_resume(struct connection *c)
 {
-	if (resp_of(c) != NULL)
-		intake_resume(&resp_of(c)->intake);
+	intake_resume(resp_of(c)->intake);
 }
 
 /* Who is refused at the door is told so, in words that clients know, for he has said something and
@@ -786,26 +812,22 @@ const char *resp_session_farewell(const struct connection *c, bool bye)
 
 bool resp_session_silent(const struct connection *c)
 {
-	return resp_of(c) != NULL && resp_of(c)->spoken;
+	return resp_of(c)->spoken;
 }
 
 uint64_t resp_session_held(const struct connection *c)
 {
 	const struct resp_client *r = resp_of(c);
 
-	return r == NULL ? 0 : sizeof(*r) + intake_held(&r->intake);
+	return r->intake != NULL ? intake_held(r->intake) : 0;
 }
 
 void resp_session_free(struct connection *c)
 {
 	struct resp_client *r = resp_of(c);
 
-	if (r == NULL)
-		return;
-	intake_release(&r->intake);
+	intake_give_back(r->intake);
 	resp_subscriptions_free(r);
-	end(r);
 	memory_free(r->name);
-	memory_free(r->published);
-	memory_free(r);
+	r->name = NULL;
 }

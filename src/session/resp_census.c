@@ -37,7 +37,7 @@ static enum resp_done take_census(struct connection *c, struct census_letter *l)
 	}
 	l->slot = c->socket.slot;
 	l->generation = socket_generation(&c->shard->sockets, &c->socket);
-	l->ticket = ++r->ticket;
+	l->ticket = ++r->work->ticket;
 	census_ask(c->shard, l);
 	return RESP_WAITS;
 }
@@ -48,18 +48,19 @@ void resp_census_taken(struct shard *s, struct census_letter *l)
 	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
 	struct resp_client *r = c != NULL ? resp_of(c) : NULL;
 
-	if (c == NULL || c->state != CONNECTION_OPEN || r->ticket != l->ticket) {
+	if (c == NULL || c->state != CONNECTION_OPEN || r->work == NULL ||
+	    r->work->ticket != l->ticket) {
 		census_letter_free(l);
 		return;
 	}
-	r->census = l;
+	r->work->census = l;
 	resp_go_on(c);
 }
 
 static void census_done(struct resp_client *r)
 {
-	census_letter_free(r->census);
-	r->census = NULL;
+	census_letter_free(r->work->census);
+	r->work->census = NULL;
 }
 
 enum { CENSUS_BEGINS, CENSUS_ASKED, CENSUS_SIFTS, CENSUS_TELLS };
@@ -83,24 +84,24 @@ static bool may_know(const struct connection *c, struct span name)
 static bool sift(const struct connection *c)
 {
 	struct resp_client *r = resp_of(c);
-	struct census_letter *l = r->census;
-	uint32_t until = r->told + SIFTED_BYTES;
+	struct census_letter *l = r->work->census;
+	uint32_t until = r->work->told + SIFTED_BYTES;
 
-	while (r->told < l->names_len && r->told < until) {
-		size_t bytes = 1 + (size_t)(unsigned char)l->names[r->told];
+	while (r->work->told < l->names_len && r->work->told < until) {
+		size_t bytes = 1 + (size_t)(unsigned char)l->names[r->work->told];
 
-		if (may_know(c, (struct span){ l->names + r->told + 1, bytes - 1 })) {
-			memmove(l->names + r->looked_bytes, l->names + r->told, bytes);
-			r->looked_bytes += (uint32_t)bytes;
-			r->looked++;
+		if (may_know(c, (struct span){ l->names + r->work->told + 1, bytes - 1 })) {
+			memmove(l->names + r->work->looked_bytes, l->names + r->work->told, bytes);
+			r->work->looked_bytes += (uint32_t)bytes;
+			r->work->looked++;
 		}
-		r->told += (uint32_t)bytes;
+		r->work->told += (uint32_t)bytes;
 	}
 	reactor_spend(&c->shard->reactor, SIFTED_BYTES / 16);
-	if (r->told < l->names_len)
+	if (r->work->told < l->names_len)
 		return false;
-	l->topics = r->looked;
-	l->names_len = r->looked_bytes;
+	l->topics = r->work->looked;
+	l->names_len = r->work->looked_bytes;
 	return true;
 }
 
@@ -108,13 +109,13 @@ static enum resp_done channels(struct connection *c, struct resp_words words)
 {
 	struct resp_client *r = resp_of(c);
 	struct resp_replies o = { .connection = c };
-	struct census_letter *l = r->census;
+	struct census_letter *l = r->work->census;
 	bool given = words.n > 0;
 	struct span glob = given ? resp_word(&words) : (struct span){ NULL, 0 };
 	uint32_t until;
 
-	if (r->step == CENSUS_BEGINS) {
-		r->step = CENSUS_ASKED;
+	if (r->work->step == CENSUS_BEGINS) {
+		r->work->step = CENSUS_ASKED;
 		/* Nothing is called "", and nothing is what an empty class stands for. */
 		if (given && glob.len == 0)
 			glob = SPAN("[]");
@@ -128,29 +129,29 @@ static enum resp_done channels(struct connection *c, struct resp_words words)
 		census_done(r);
 		return RESP_DONE;
 	}
-	if (r->step == CENSUS_ASKED) {
-		r->step = CENSUS_SIFTS;
-		r->told = 0;
+	if (r->work->step == CENSUS_ASKED) {
+		r->work->step = CENSUS_SIFTS;
+		r->work->told = 0;
 	}
-	if (r->step == CENSUS_SIFTS) {
+	if (r->work->step == CENSUS_SIFTS) {
 		if (!access_open(c) && !sift(c))
 			return RESP_AGAIN;
 		resp_replies_put(&o, resp_put_head(resp_replies_room(&o, RESP_HEAD_BYTES_MAX), '*',
 						   l->topics));
-		r->step = CENSUS_TELLS;
-		r->told = 0;
+		r->work->step = CENSUS_TELLS;
+		r->work->told = 0;
 	}
-	until = r->told + ANSWER_BYTES;
-	while (r->told < l->names_len && r->told < until) {
-		size_t len = (unsigned char)l->names[r->told];
-		const struct span name = { l->names + r->told + 1, len };
+	until = r->work->told + ANSWER_BYTES;
+	while (r->work->told < l->names_len && r->work->told < until) {
+		size_t len = (unsigned char)l->names[r->work->told];
+		const struct span name = { l->names + r->work->told + 1, len };
 
 		resp_replies_put(&o,
 				 resp_put_bulk(resp_replies_room(&o, NAME_REPLY_BYTES_MAX), name));
-		r->told += 1 + (uint32_t)len;
+		r->work->told += 1 + (uint32_t)len;
 	}
 	resp_replies_flush(&o);
-	if (r->told < l->names_len)
+	if (r->work->told < l->names_len)
 		return RESP_AGAIN;
 	census_done(r);
 	return RESP_DONE;
@@ -162,7 +163,7 @@ static enum resp_done ask_counts(struct connection *c, struct resp_words words)
 	struct resp_client *r = resp_of(c);
 	struct census_letter *l = census_letter_new(CENSUS_COUNTS, (struct span){ NULL, 0 });
 
-	r->step = CENSUS_TELLS;
+	r->work->step = CENSUS_TELLS;
 	for (unsigned i = 0; l != NULL && i < CENSUS_COUNTS_MAX && words.n > 0; i++) {
 		struct span name = resp_word(&words);
 
@@ -181,30 +182,31 @@ static enum resp_done numsub(struct connection *c, struct resp_words words)
 	struct resp_words rest = words;
 	char *at;
 
-	if (r->step == CENSUS_BEGINS) {
+	if (r->work->step == CENSUS_BEGINS) {
 		at = resp_replies_room(&o, RESP_HEAD_BYTES_MAX);
 		resp_replies_put(&o, resp_put_head(at, '*', 2 * words.n));
 		resp_replies_flush(&o);
-		r->step = CENSUS_ASKED;
+		r->work->step = CENSUS_ASKED;
 	}
 	if (words.n == 0)
 		return RESP_DONE;
-	if (r->step == CENSUS_ASKED)
+	if (r->work->step == CENSUS_ASKED)
 		return ask_counts(c, words);
-	if (r->census == NULL)
+	if (r->work->census == NULL)
 		return RESP_WAITS;
-	for (unsigned i = 0; i < r->census->counts_n; i++) {
+	for (unsigned i = 0; i < r->work->census->counts_n; i++) {
 		struct span name = resp_word(&rest);
 
 		resp_replies_flush(&o);
 		if (!resp_bulk(c, name))
 			return RESP_DONE;
 		at = resp_replies_room(&o, RESP_HEAD_BYTES_MAX);
-		resp_replies_put(&o, resp_put_head(at, ':', r->census->counts[i].subscribers));
+		resp_replies_put(&o,
+				 resp_put_head(at, ':', r->work->census->counts[i].subscribers));
 	}
 	resp_replies_flush(&o);
 	census_done(r);
-	r->step = CENSUS_ASKED;
+	r->work->step = CENSUS_ASKED;
 	resp_go_behind(r, words, rest);
 	return rest.n > 0 ? RESP_AGAIN : RESP_DONE;
 }
@@ -216,14 +218,14 @@ static enum resp_done numpat(struct connection *c, struct resp_words words)
 	char *at;
 
 	(void)words;
-	if (r->step == CENSUS_BEGINS) {
-		r->step = CENSUS_ASKED;
+	if (r->work->step == CENSUS_BEGINS) {
+		r->work->step = CENSUS_ASKED;
 		return take_census(c, census_letter_new(CENSUS_TOTAL, (struct span){ NULL, 0 }));
 	}
-	if (r->census == NULL)
+	if (r->work->census == NULL)
 		return RESP_WAITS;
 	at = resp_replies_room(&o, RESP_HEAD_BYTES_MAX);
-	resp_replies_put(&o, resp_put_head(at, ':', r->census->patterns));
+	resp_replies_put(&o, resp_put_head(at, ':', r->work->census->patterns));
 	resp_replies_flush(&o);
 	census_done(r);
 	return RESP_DONE;
@@ -245,16 +247,16 @@ enum resp_done resp_pubsub(struct connection *c, struct resp_words words)
 	struct span what;
 	char text[200];
 
-	if (r->run != NULL)
-		return r->run(c, words);
+	if (r->work->run != NULL)
+		return r->work->run(c, words);
 	what = resp_word(&rest);
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++) {
 		if (!resp_is(what, known[i].name))
 			continue;
 		if (rest.n <= known[i].words_max) {
-			r->run = known[i].run;
+			r->work->run = known[i].run;
 			resp_go_behind(r, words, rest);
-			return r->run(c, rest);
+			return r->work->run(c, rest);
 		}
 		if (known[i].run == channels)
 			snprintf(text, sizeof(text),
@@ -297,11 +299,11 @@ enum resp_done resp_info(struct connection *c, struct resp_words words)
 	char text[INFO_BYTES], head[RESP_HEAD_BYTES_MAX];
 	size_t n = 0;
 
-	if (r->step == CENSUS_BEGINS) {
-		r->step = CENSUS_ASKED;
+	if (r->work->step == CENSUS_BEGINS) {
+		r->work->step = CENSUS_ASKED;
 		return take_census(c, census_letter_new(CENSUS_TOTAL, (struct span){ NULL, 0 }));
 	}
-	if (r->census == NULL)
+	if (r->work->census == NULL)
 		return RESP_WAITS;
 	if (asked_for("server", words))
 		n += (size_t)sprintf(text + n,
@@ -319,7 +321,7 @@ enum resp_done resp_info(struct connection *c, struct resp_words words)
 		n += (size_t)sprintf(text + n,
 				     "# Stats\r\npubsub_channels:%" PRIu64
 				     "\r\npubsub_patterns:%" PRIu64 "\r\n\r\n",
-				     r->census->topics, r->census->patterns);
+				     r->work->census->topics, r->work->census->patterns);
 	if (asked_for("replication", words))
 		n += (size_t)sprintf(text + n,
 				     "# Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n");

@@ -73,8 +73,8 @@ struct span resp_word(struct resp_words *words)
 
 void resp_go_behind(struct resp_client *r, struct resp_words before, struct resp_words now)
 {
-	r->at += (uint32_t)(now.rest.data - before.rest.data);
-	r->words = now.n;
+	r->work->at += (uint32_t)(now.rest.data - before.rest.data);
+	r->work->words = now.n;
 }
 
 /* ---- how far it is ---- */
@@ -82,13 +82,13 @@ void resp_go_behind(struct resp_client *r, struct resp_words before, struct resp
 bool resp_caught_up(struct connection *c)
 {
 	gather_flush(c);
-	return resp_of(c)->published_n == 0;
+	return resp_of(c)->work->published_n == 0;
 }
 
 static void tell_end(struct connection *c)
 {
 	const struct resp_client *r = resp_of(c);
-	const struct resp_event e = { .error = r->error, .got = r->got };
+	const struct resp_event e = { .error = r->work->error, .got = r->work->got };
 	char text[RESP_ERROR_BYTES_MAX];
 	size_t n = resp_put_error(text, &e);
 
@@ -100,10 +100,10 @@ void resp_give_up(struct connection *c, enum resp_error error, char got)
 {
 	struct resp_client *r = resp_of(c);
 
-	r->ends = true;
-	r->error = error;
-	r->got = got;
-	intake_hold(&r->intake);
+	r->work->ends = true;
+	r->work->error = error;
+	r->work->got = got;
+	intake_hold(r->intake);
 	if (resp_caught_up(c))
 		tell_end(c);
 }
@@ -112,8 +112,8 @@ void resp_go_on(struct connection *c)
 {
 	struct resp_client *r = resp_of(c);
 
-	if (!r->ends)
-		intake_resume(&r->intake);
-	else if (r->published_n == 0)
+	if (!r->work->ends)
+		intake_resume(r->intake);
+	else if (r->work->published_n == 0)
 		tell_end(c);
 }

@@ -113,16 +113,34 @@ static struct resp_subscription *find(const struct resp_client *r, enum resp_pus
 	if (name.len > NAME_BYTES_MAX)
 		return NULL;
 	make_key(&key, push, name);
-	return (struct resp_subscription *)(void *)table_find(&r->names, key.hash, key.name);
+	return (struct resp_subscription *)(void *)few_find(&r->names, key.hash, key.name);
 }
 
 static void forget(struct resp_client *r, struct resp_subscription *rs)
 {
 	if (rs->confirmed)
-		r->counts[rs->push]--;
-	table_remove(&r->names, &rs->named);
+		r->subscribed->counts[rs->push]--;
+	few_remove(&r->names, &rs->named);
+	if (r->subscribed->of[rs->push] == &rs->link)
+		r->subscribed->of[rs->push] = list_empty(&rs->link) ? NULL : rs->link.next;
 	list_remove(&rs->link);
 	memory_free(rs);
+}
+
+/* The last of its kind. */
+static void append(struct resp_client *r, struct resp_subscription *rs)
+{
+	struct list **all = &r->subscribed->of[rs->push];
+
+	if (*all == NULL)
+		*all = &rs->link;
+	else
+		list_append(*all, &rs->link);
+}
+
+static struct resp_subscription *first_of(const struct resp_client *r, enum resp_push push)
+{
+	return LIST_ENTRY(r->subscribed->of[push], struct resp_subscription, link);
 }
 
 /* Asks for what it has not yet. False: it cannot be, and the connection ends for that. */
@@ -139,7 +157,7 @@ static bool ask(struct connection *c, enum resp_push push, struct span name)
 	int err = -ENOMEM;
 
 	make_key(&key, push, name);
-	if (table_find(&r->names, key.hash, key.name) != NULL)
+	if (few_find(&r->names, key.hash, key.name) != NULL)
 		return true;
 	if (push == RESP_PMESSAGE) {
 		wanted.pattern = PATTERN_GLOB;
@@ -151,8 +169,8 @@ static bool ask(struct connection *c, enum resp_push push, struct span name)
 		rs->named = (struct named){ key.hash, { rs->bytes, key.name.len } };
 		rs->push = (uint8_t)push;
 		list_init(&rs->link);
-		if (table_add(&r->names, &rs->named) == 0) {
-			list_append(&r->of[push], &rs->link);
+		if (few_add(&r->names, &rs->named) == 0) {
+			append(r, rs);
 			wanted.session = rs;
 			err = subscription_new(c, &wanted, &rs->core);
 			if (err == 0)
@@ -191,7 +209,7 @@ static void confirm(struct resp_replies *o, const struct span *name, enum resp_p
 	char *at = resp_replies_room(o, CONFIRMATION_BYTES_MAX);
 
 	at = resp_put_head(at, r->version == RESP_3 ? '>' : '*', 3);
-	at = resp_put_bulk(at, span_of(r->verb->name));
+	at = resp_put_bulk(at, span_of(r->work->verb->name));
 	at = name != NULL ? resp_put_bulk(at, *name)
 			  : resp_put_null(at, (enum resp_version)r->version);
 	at = resp_put_head(at, ':', resp_count(r, push));
@@ -231,7 +249,7 @@ static bool begin(struct resp_replies *o, struct resp_subscription *rs)
 		return false;
 	}
 	rs->confirmed = true;
-	r->counts[rs->push]++;
+	r->subscribed->counts[rs->push]++;
 	return true;
 }
 
@@ -242,8 +260,8 @@ enum { SUBSCRIBE_LOOKS, SUBSCRIBE_ASKS, SUBSCRIBE_CONFIRMS };
 /* Where the look at all the words has come to. */
 static struct resp_words looked_to(const struct resp_client *r, struct resp_words words)
 {
-	words.rest = span_skip(words.rest, r->looked_bytes);
-	words.n -= r->looked;
+	words.rest = span_skip(words.rest, r->work->looked_bytes);
+	words.n -= r->work->looked;
 	return words;
 }
 
@@ -254,7 +272,7 @@ static enum resp_done look_at_some(struct connection *c, struct resp_words words
 							struct span))
 {
 	struct resp_client *r = resp_of(c);
-	enum resp_push push = (enum resp_push)r->verb->push;
+	enum resp_push push = (enum resp_push)r->work->verb->push;
 	struct resp_words rest = looked_to(r, words);
 
 	for (unsigned i = 0; i < LOOKS_AT_ONCE && rest.n > 0; i++) {
@@ -267,35 +285,35 @@ static enum resp_done look_at_some(struct connection *c, struct resp_words words
 	}
 	/* Two of them take about a quarter of a microsecond. */
 	reactor_spend(&c->shard->reactor, LOOKS_AT_ONCE / 2);
-	r->looked_bytes = (uint32_t)(rest.rest.data - words.rest.data);
-	r->looked = words.n - rest.n;
+	r->work->looked_bytes = (uint32_t)(rest.rest.data - words.rest.data);
+	r->work->looked = words.n - rest.n;
 	return rest.n > 0 ? RESP_AGAIN : RESP_WAITS;
 }
 
 enum resp_done resp_subscribe(struct connection *c, struct resp_words words)
 {
 	struct resp_client *r = resp_of(c);
-	enum resp_push push = (enum resp_push)r->verb->push;
+	enum resp_push push = (enum resp_push)r->work->verb->push;
 	struct resp_replies o = { .connection = c };
 	struct resp_words rest = words;
 
-	if (r->step == SUBSCRIBE_LOOKS) {
+	if (r->work->step == SUBSCRIBE_LOOKS) {
 		enum resp_done looked = look_at_some(c, words, not_subscribed);
 
 		if (looked != RESP_WAITS)
 			return looked;
 	}
-	if (r->step != SUBSCRIBE_CONFIRMS) {
-		r->asked = words.n < WORDS_AT_ONCE ? (uint8_t)words.n : WORDS_AT_ONCE;
-		r->step = SUBSCRIBE_CONFIRMS;
-		for (unsigned i = 0; i < r->asked; i++)
+	if (r->work->step != SUBSCRIBE_CONFIRMS) {
+		r->work->asked = words.n < WORDS_AT_ONCE ? (uint8_t)words.n : WORDS_AT_ONCE;
+		r->work->step = SUBSCRIBE_CONFIRMS;
+		for (unsigned i = 0; i < r->work->asked; i++)
 			if (!ask(c, push, resp_word(&rest)))
 				return RESP_DONE;
 		rest = words;
 	}
 	if (c->asked > 0)
 		return RESP_WAITS;
-	for (unsigned i = 0; i < r->asked; i++) {
+	for (unsigned i = 0; i < r->work->asked; i++) {
 		struct span name = resp_word(&rest);
 		struct resp_subscription *rs = find(r, push, name);
 
@@ -306,7 +324,7 @@ enum resp_done resp_subscribe(struct connection *c, struct resp_words words)
 		confirm(&o, &name, push);
 	}
 	resp_replies_flush(&o);
-	r->step = SUBSCRIBE_ASKS;
+	r->work->step = SUBSCRIBE_ASKS;
 	resp_go_behind(r, words, rest);
 	return rest.n > 0 ? RESP_AGAIN : RESP_DONE;
 }
@@ -357,13 +375,15 @@ static unsigned end_some(struct connection *c, enum resp_push push, struct resp_
 {
 	struct resp_client *r = resp_of(c);
 	struct homes homes = { .n = 0 };
-	struct list *all = &r->of[push];
+	struct list *first = r->subscribed->of[push], *l = first;
 	unsigned n = 0;
 
-	if (r->step == UNSUBSCRIBE_ALL)
-		for (struct list *l = all->next; l != all && n < WORDS_AT_ONCE; l = l->next, n++)
+	if (r->work->step == UNSUBSCRIBE_ALL)
+		do {
 			end_core(LIST_ENTRY(l, struct resp_subscription, link), &homes);
-	for (; r->step == UNSUBSCRIBE_NAMED && n < WORDS_AT_ONCE && words.n > 0; n++) {
+			l = l->next;
+		} while (++n < WORDS_AT_ONCE && l != first);
+	for (; r->work->step == UNSUBSCRIBE_NAMED && n < WORDS_AT_ONCE && words.n > 0; n++) {
 		struct resp_subscription *rs = find(r, push, resp_word(&words));
 
 		if (rs != NULL && rs->core != NULL)
@@ -391,40 +411,39 @@ static void confirm_end(struct resp_replies *o, enum resp_push push, struct span
 
 static struct span first_name(const struct resp_client *r, enum resp_push push)
 {
-	struct list *first = r->of[push].next;
-
-	return span_skip(LIST_ENTRY(first, struct resp_subscription, link)->named.name, 1);
+	return span_skip(first_of(r, push)->named.name, 1);
 }
 
 enum resp_done resp_unsubscribe(struct connection *c, struct resp_words words)
 {
 	struct resp_client *r = resp_of(c);
-	enum resp_push push = (enum resp_push)r->verb->push;
+	enum resp_push push = (enum resp_push)r->work->verb->push;
 	struct resp_replies o = { .connection = c };
 	struct resp_words rest = words;
 
-	if (r->step == UNSUBSCRIBE_LOOKS) {
+	if (r->work->step == UNSUBSCRIBE_LOOKS) {
 		enum resp_done looked = look_at_some(c, words, no_name);
 
 		if (looked != RESP_WAITS)
 			return looked;
-		r->step = words.n > 0 ? UNSUBSCRIBE_NAMED : UNSUBSCRIBE_ALL;
-		if (words.n == 0 && list_empty(&r->of[push])) {
+		r->work->step = words.n > 0 ? UNSUBSCRIBE_NAMED : UNSUBSCRIBE_ALL;
+		if (words.n == 0 && r->subscribed->of[push] == NULL) {
 			confirm(&o, NULL, push);
 			resp_replies_flush(&o);
 			return RESP_DONE;
 		}
 	}
-	if (r->asked == 0)
-		r->asked = (uint8_t)end_some(c, push, words);
+	if (r->work->asked == 0)
+		r->work->asked = (uint8_t)end_some(c, push, words);
 	if (c->syncs > 0)
 		return RESP_WAITS;
-	for (; r->asked > 0; r->asked--)
+	for (; r->work->asked > 0; r->work->asked--)
 		confirm_end(&o, push,
-			    r->step == UNSUBSCRIBE_NAMED ? resp_word(&rest) : first_name(r, push));
+			    r->work->step == UNSUBSCRIBE_NAMED ? resp_word(&rest)
+							       : first_name(r, push));
 	resp_replies_flush(&o);
-	if (r->step == UNSUBSCRIBE_ALL)
-		return list_empty(&r->of[push]) ? RESP_DONE : RESP_AGAIN;
+	if (r->work->step == UNSUBSCRIBE_ALL)
+		return r->subscribed->of[push] == NULL ? RESP_DONE : RESP_AGAIN;
 	resp_go_behind(r, words, rest);
 	return rest.n > 0 ? RESP_AGAIN : RESP_DONE;
 }
@@ -436,46 +455,48 @@ bool resp_end_subscriptions(struct connection *c)
 
 	if (c->syncs > 0)
 		return false;
-	while (push < RESP_PUSHES && list_empty(&r->of[push]))
+	while (push < RESP_PUSHES && r->subscribed->of[push] == NULL)
 		push++;
 	if (push == RESP_PUSHES)
 		return true;
-	r->step = UNSUBSCRIBE_ALL;
+	r->work->step = UNSUBSCRIBE_ALL;
 	n = end_some(c, (enum resp_push)push, (struct resp_words){ .n = 0 });
 	for (; n > 0; n--)
-		forget(r, LIST_ENTRY(r->of[push].next, struct resp_subscription, link));
+		forget(r, first_of(r, (enum resp_push)push));
 	return false;
 }
 
 void resp_subscriptions_free(struct resp_client *r)
 {
-	for (unsigned push = 0; push < RESP_PUSHES; push++)
-		while (!list_empty(&r->of[push]))
-			forget(r, LIST_ENTRY(r->of[push].next, struct resp_subscription, link));
-	table_release(&r->names);
+	for (unsigned push = 0; r->subscribed != NULL && push < RESP_PUSHES; push++)
+		while (r->subscribed->of[push] != NULL)
+			forget(r, first_of(r, (enum resp_push)push));
+	few_release(&r->names);
+	memory_free(r->subscribed);
+	r->subscribed = NULL;
 }
 
 /* ---- publishing ---- */
 
 static struct resp_published *published_at(const struct resp_client *r, uint32_t i)
 {
-	return &r->published[i & (r->published_slots_n - 1)];
+	return &r->work->published[i & (r->work->published_slots_n - 1)];
 }
 
 static bool published_grow(struct resp_client *r)
 {
-	uint32_t slots_n =
-		r->published_slots_n == 0 ? PUBLISHED_SLOTS_MIN : 2 * r->published_slots_n;
+	uint32_t slots_n = r->work->published_slots_n == 0 ? PUBLISHED_SLOTS_MIN
+							   : 2 * r->work->published_slots_n;
 	struct resp_published *slots = memory_new(slots_n * sizeof(*slots));
 
 	if (slots == NULL)
 		return false;
-	for (uint32_t i = 0; i < r->published_n; i++)
-		slots[(r->published_first + i) & (slots_n - 1)] =
-			*published_at(r, r->published_first + i);
-	memory_free(r->published);
-	r->published = slots;
-	r->published_slots_n = slots_n;
+	for (uint32_t i = 0; i < r->work->published_n; i++)
+		slots[(r->work->published_first + i) & (slots_n - 1)] =
+			*published_at(r, r->work->published_first + i);
+	memory_free(r->work->published);
+	r->work->published = slots;
+	r->work->published_slots_n = slots_n;
 	return true;
 }
 
@@ -484,14 +505,15 @@ void resp_publishing(struct connection *c, struct block *b)
 	struct resp_client *r = resp_of(c);
 	struct sequenced_letter *l = calloc(1, sizeof(*l));
 
-	if (l == NULL || (r->published_n == r->published_slots_n && !published_grow(r))) {
+	if (l == NULL ||
+	    (r->work->published_n == r->work->published_slots_n && !published_grow(r))) {
 		free(l);
-		r->lost = true;
+		r->work->lost = true;
 		return;
 	}
-	l->tag = r->published_first + r->published_n;
+	l->tag = r->work->published_first + r->work->published_n;
 	b->receipt = &l->letter;
-	*published_at(r, r->published_first + r->published_n++) =
+	*published_at(r, r->work->published_first + r->work->published_n++) =
 		(struct resp_published){ .messages = b->messages };
 }
 
@@ -503,7 +525,7 @@ enum resp_done resp_publish(struct connection *c, struct resp_words words)
 	/* Many in a row are for one topic. */
 	const char *why = gather_goes_on(c, topic) ? NULL : resp_not_published(c, topic);
 
-	if (r->published_n >= PUBLISHED_MAX || (why != NULL && !resp_caught_up(c)))
+	if (r->work->published_n >= PUBLISHED_MAX || (why != NULL && !resp_caught_up(c)))
 		return RESP_WAITS;
 	if (why != NULL)
 		resp_error(c, why);
@@ -539,7 +561,7 @@ size_t resp_publish_alike(struct connection *c, struct span in, size_t done,
 	struct span rest = span_skip(in, done), before, same = { in.data, 0 };
 	uint64_t max = c->shard->config->limits.message_bytes;
 
-	if (rest.len == 0 || payload.len == 0 || r->published_n >= PUBLISHED_MAX ||
+	if (rest.len == 0 || payload.len == 0 || r->work->published_n >= PUBLISHED_MAX ||
 	    !gather_goes_on(c, topic))
 		return 0;
 	/* Up to the digits of the payload's length. */
@@ -576,7 +598,7 @@ void resp_session_sequenced(struct connection *c, const struct sequenced_letter 
 	struct resp_client *r = resp_of(c);
 	struct resp_published *p = published_at(r, (uint32_t)l->tag);
 	struct resp_replies o = { .connection = c };
-	bool full = r->published_n >= PUBLISHED_MAX;
+	bool full = r->work->published_n >= PUBLISHED_MAX;
 
 	if (l->error != 0) {
 		connection_no_topic(c, l->error);
@@ -584,8 +606,8 @@ void resp_session_sequenced(struct connection *c, const struct sequenced_letter 
 	}
 	p->receivers = l->receivers.all;
 	p->sequenced = true;
-	for (; r->published_n > 0; r->published_first++, r->published_n--) {
-		p = published_at(r, r->published_first);
+	for (; r->work->published_n > 0; r->work->published_first++, r->work->published_n--) {
+		p = published_at(r, r->work->published_first);
 		if (!p->sequenced)
 			break;
 		answer(&o, p);
@@ -594,10 +616,10 @@ void resp_session_sequenced(struct connection *c, const struct sequenced_letter 
 	if (c->state == CONNECTION_CLOSED)
 		return;
 	connection_flush(c);
-	if (r->published_n == 0 && c->state == CONNECTION_FINISHING) {
+	if (r->work->published_n == 0 && c->state == CONNECTION_FINISHING) {
 		c->awaiting = false;
 		connection_answered(c);
-	} else if (r->published_n == 0 || (full && r->published_n < PUBLISHED_MAX)) {
+	} else if (r->work->published_n == 0 || (full && r->work->published_n < PUBLISHED_MAX)) {
 		resp_go_on(c);
 	}
 }
@@ -606,6 +628,6 @@ void resp_session_stop_publishing(struct connection *c, bool receipt)
 {
 	const struct resp_client *r = resp_of(c);
 
-	if (receipt && r != NULL && r->published_n > 0)
+	if (receipt && r->work != NULL && r->work->published_n > 0)
 		c->awaiting = true;
 }

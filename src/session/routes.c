@@ -596,7 +596,7 @@ static void answer_options(struct connection *c, const struct route *route)
 
 	list_methods(route != NULL ? route->methods : (unsigned)READING | WRITING, names);
 	n = snprintf(headers, sizeof(headers), "Allow: %s\r\n", names);
-	if (http_of(c)->origin != NULL)
+	if (http_of(c)->reading->origin != NULL)
 		snprintf(headers + n, sizeof(headers) - (size_t)n,
 			 "Access-Control-Allow-Methods: %s\r\n"
 			 "Access-Control-Allow-Headers: Authorization, Content-Encoding, "
@@ -642,7 +642,7 @@ void routes_dispatch(struct connection *c, const struct http_request *r)
 	http_of(c)->events = route != NULL && route->handle == handle_subscribe &&
 			     r->verb == HTTP_VERB_GET && wants_events(r);
 	if (foreign && origin_allowed(config, r->origin)) {
-		http_of(c)->origin = strndup(r->origin.data, r->origin.len);
+		http_of(c)->reading->origin = strndup(r->origin.data, r->origin.len);
 		foreign = browser = false;
 	}
 	/* A page of the broker's own, which browsers name with every POST. */

@@ -32,51 +32,20 @@ static struct span topic_of(const struct connection *c)
 
 /* ---- what reads ---- */
 
-static void input_free(struct websocket_input *in)
+/* What it reads with is the next one's. */
+static void release(struct intake *intake)
 {
-	if (in == NULL)
-		return;
-	intake_release(&in->intake);
-	websocket_reader_free(in->reader);
+	struct websocket_input *in = (struct websocket_input *)(void *)intake;
+	struct websockets *all = shared(intake->connection->shard);
+	bool good = intake->connection->state == CONNECTION_OPEN && in->reader != NULL &&
+		    websocket_reader_idle(in->reader);
+
 	if (in->message != NULL)
 		block_unref(in->message);
-	memory_free(in);
-}
-
-static struct websocket_input *input_new(struct shard *s)
-{
-	struct websocket_input *in = shared(s)->spare;
-
-	shared(s)->spare = NULL;
-	if (in != NULL)
-		return in;
-	in = memory_new_zeroed(sizeof(*in));
-	if (in == NULL)
-		return NULL;
-	list_init(&in->intake.runnable);
-	in->reader = websocket_reader_new();
-	if (in->reader == NULL) {
-		memory_free(in);
-		return NULL;
-	}
-	return in;
-}
-
-/* Whoever has said all that he has begun needs none. */
-static void give_back(struct connection *c)
-{
-	struct websocket_session *ws = websocket_of(c);
-	struct websocket_input *in = ws->input;
-
-	if (in == NULL || in->message != NULL || !intake_idle(&in->intake) ||
-	    !list_empty(&in->intake.runnable) || !websocket_reader_idle(in->reader))
-		return;
-	ws->input = NULL;
-	intake_release(&in->intake);
-	if (shared(c->shard)->spare == NULL)
-		shared(c->shard)->spare = in;
+	if (good && all->spare == NULL)
+		all->spare = in->reader;
 	else
-		input_free(in);
+		websocket_reader_free(in->reader);
 }
 
 /* ---- pings ---- */
@@ -234,11 +203,36 @@ static size_t take(struct connection *c, struct span bytes)
 	if (!must_wait(c))
 		read_frames(c, &slice);
 	if (c->state == CONNECTION_OPEN && must_wait(c))
-		intake_hold(&websocket_of(c)->input->intake);
+		intake_hold(websocket_of(c)->intake);
 	return n - slice.len;
 }
 
-static const struct intake_use intake_use = { .take = take };
+static bool idle(const struct connection *c)
+{
+	const struct websocket_input *in = websocket_of(c)->input;
+
+	return in->message == NULL && websocket_reader_idle(in->reader);
+}
+
+static const struct intake_use intake_use = { .take = take, .idle = idle, .release = release };
+
+/* False: out of memory, the connection is closed. */
+static bool begin_input(struct connection *c)
+{
+	struct websocket_session *ws = websocket_of(c);
+	struct websockets *all = shared(c->shard);
+
+	if (ws->input != NULL && ws->input->reader != NULL)
+		return true;
+	if (!intake_take(&ws->intake, c, &intake_use))
+		return false;
+	ws->input->reader = all->spare != NULL ? all->spare : websocket_reader_new();
+	all->spare = NULL;
+	if (ws->input->reader != NULL)
+		return true;
+	connection_close(c, DROP_MEMORY);
+	return false;
+}
 
 void websocket_received(struct connection *c, struct span bytes)
 {
@@ -249,16 +243,8 @@ void websocket_received(struct connection *c, struct span bytes)
 		return;
 	ws->pinged = false;
 	restart_ping(c);
-	if (ws->input == NULL) {
-		ws->input = input_new(c->shard);
-		if (ws->input == NULL) {
-			connection_close(c, DROP_MEMORY);
-			return;
-		}
-		intake_init(&ws->input->intake, c, &intake_use);
-	}
-	intake_received(&ws->input->intake, bytes);
-	give_back(c);
+	if (begin_input(c))
+		intake_received(ws->intake, bytes);
 }
 
 void websocket_ended(struct connection *c)
@@ -266,7 +252,7 @@ void websocket_ended(struct connection *c)
 	struct websocket_session *ws = websocket_of(c);
 
 	if (ws->input != NULL)
-		intake_ended(&ws->input->intake);
+		intake_ended(ws->intake);
 	else
 		connection_goodbye(c);
 }
@@ -288,8 +274,7 @@ void websocket_resume(struct connection *c)
 		read_frames(c, &nothing);
 		gather_end(c);
 	}
-	intake_resume(&ws->input->intake);
-	give_back(c);
+	intake_resume(ws->intake);
 }
 
 /* What has not been published is not to be any more. */
@@ -297,8 +282,7 @@ void websocket_drain(struct connection *c)
 {
 	struct websocket_session *ws = websocket_of(c);
 
-	input_free(ws->input);
-	ws->input = NULL;
+	intake_give_back(ws->intake);
 }
 
 /* ---- words ---- */
@@ -373,7 +357,7 @@ uint64_t websocket_held(const struct connection *c)
 
 void websocket_free(struct connection *c)
 {
-	input_free(websocket_of(c)->input);
+	intake_give_back(websocket_of(c)->intake);
 }
 
 const struct protocol websocket_protocol = {
@@ -399,7 +383,7 @@ void websockets_init(struct shard *s)
 
 void websockets_release(struct shard *s)
 {
-	input_free(shared(s)->spare);
+	websocket_reader_free(shared(s)->spare);
 }
 
 void websockets_configure(struct shard *s)

@@ -4,11 +4,11 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/few.h"
 #include "base/hash.h"
 #include "base/list.h"
 #include "base/memory.h"
 #include "base/name.h"
-#include "base/table.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/shard.h"
@@ -26,12 +26,14 @@ enum {
 	LOOK_AT_ONCE = 256, /* names; after more, the next command has to wait for its turn */
 };
 
-/* What is more of one that is a pattern or leaves something out. */
+/* What is more of one that is a pattern or leaves something out, or has missed something. */
 struct overlap {
 	struct wanted_topic *wanted;
 	struct list pattern;             /* among the patterns */
 	struct list leaving_out;         /* among those that leave something out, by their order */
 	struct subscription *takes_over; /* that is asked for anew; or NULL */
+	struct wanted_topic *missed;     /* the next of those that have to be told of a gap */
+	uint64_t goes_on;                /* with this number; 0: no gap is to be told of */
 };
 
 /* One that it has asked for, by its name; the subscription refers to it. */
@@ -39,22 +41,24 @@ struct wanted_topic {
 	struct named named;                /* first */
 	struct subscription *subscription; /* NULL: the home has not answered */
 	uint64_t order;                    /* they were asked for in */
-	struct overlap *overlap;           /* NULL: neither a pattern nor leaves it anything out */
-	struct wanted_topic *missed;       /* the next of those that have to be told of a gap */
-	uint64_t goes_on;                  /* with this number; 0: no gap is to be told of */
+	struct overlap *overlap;           /* NULL: there is nothing of that */
 	char name[];
 };
 
+/* One that goes when all that takes over stands; and then this is said. */
+struct going {
+	struct wanted_topic *wanted;
+	size_t word_len;
+	char word[];
+};
+
 struct websocket_topics {
-	struct table wanted; /* struct wanted_topic */
+	struct few wanted; /* struct wanted_topic */
 	struct list patterns, leaving_out;
 	unsigned leaving_out_n;
 	uint64_t order;
 	struct wanted_topic *missed;
-	/* It goes when all that takes over stands, and then this is said. */
-	struct wanted_topic *going;
-	size_t word_len;
-	char *word;
+	struct going *going; /* or NULL */
 };
 
 static struct websocket_topics *topics_of(const struct connection *c)
@@ -64,8 +68,8 @@ static struct websocket_topics *topics_of(const struct connection *c)
 
 static struct wanted_topic *find(const struct connection *c, struct span name)
 {
-	return (struct wanted_topic *)(void *)table_find(&topics_of(c)->wanted,
-							 hash_bytes(name.data, name.len), name);
+	return (struct wanted_topic *)(void *)few_find(&topics_of(c)->wanted,
+						       hash_bytes(name.data, name.len), name);
 }
 
 static struct wanted_topic *of_pattern(struct list *l)
@@ -76,6 +80,11 @@ static struct wanted_topic *of_pattern(struct list *l)
 static struct wanted_topic *of_leaving_out(struct list *l)
 {
 	return LIST_ENTRY(l, struct overlap, leaving_out)->wanted;
+}
+
+static bool goes(const struct websocket_topics *t, const struct wanted_topic *w)
+{
+	return t->going != NULL && t->going->wanted == w;
 }
 
 static bool leaves_out(const struct wanted_topic *w)
@@ -96,20 +105,40 @@ static void stop_leaving_out(struct websocket_topics *t, struct wanted_topic *w)
 	t->leaving_out_n--;
 }
 
+/* It has an overlap. */
+static void forget_missed(struct websocket_topics *t, const struct wanted_topic *w)
+{
+	struct wanted_topic **at = &t->missed;
+
+	while (w->overlap->goes_on != 0 && *at != NULL && *at != w)
+		at = &(*at)->overlap->missed;
+	if (w->overlap->goes_on != 0 && *at != NULL)
+		*at = w->overlap->missed;
+}
+
+/* False: out of memory. */
+static bool make_overlap(struct wanted_topic *w)
+{
+	if (w->overlap != NULL)
+		return true;
+	w->overlap = memory_new_zeroed(sizeof(*w->overlap));
+	if (w->overlap == NULL)
+		return false;
+	w->overlap->wanted = w;
+	list_init(&w->overlap->pattern);
+	list_init(&w->overlap->leaving_out);
+	return true;
+}
+
 static void forget(struct websocket_topics *t, struct wanted_topic *w)
 {
 	stop_leaving_out(t, w);
-	for (struct wanted_topic **at = &t->missed; w->goes_on != 0 && *at != NULL;
-	     at = &(*at)->missed) {
-		if (*at != w)
-			continue;
-		*at = w->missed;
-		break;
-	}
-	if (w->overlap != NULL)
+	if (w->overlap != NULL) {
+		forget_missed(t, w);
 		list_remove(&w->overlap->pattern);
+	}
 	memory_free(w->overlap);
-	table_remove(&t->wanted, &w->named);
+	few_remove(&t->wanted, &w->named);
 	memory_free(w);
 }
 
@@ -132,11 +161,11 @@ static bool leave_out_names(const struct websocket_topics *t, const struct wante
 {
 	struct named *n;
 
-	for (size_t at = 0; (n = table_next(&t->wanted, &at)) != NULL;) {
+	for (size_t at = 0; (n = few_next(&t->wanted, &at)) != NULL;) {
 		struct wanted_topic *other = (struct wanted_topic *)(void *)n;
 
 		/* What an earlier pattern brings, that pattern has it left out for. */
-		if (other->order >= w->order || other == t->going || is_pattern(other) ||
+		if (other->order >= w->order || goes(t, other) || is_pattern(other) ||
 		    leaves_out(other) || !name_matches(w->named.name, n->name))
 			continue;
 		if (l->names_n == LEFT_OUT_NAMES_MAX)
@@ -156,7 +185,7 @@ static bool leave_out(struct connection *c, const struct wanted_topic *w, struct
 	for (struct list *at = t->patterns.next; at != &t->patterns; at = at->next, n++) {
 		const struct wanted_topic *other = of_pattern(at);
 
-		if (other->order >= w->order || other == t->going ||
+		if (other->order >= w->order || goes(t, other) ||
 		    !name_patterns_overlap(other->named.name, w->named.name))
 			continue;
 		if (l->patterns_n == LEFT_OUT_PATTERNS_MAX)
@@ -164,7 +193,7 @@ static bool leave_out(struct connection *c, const struct wanted_topic *w, struct
 		l->patterns[l->patterns_n++] = other->named.name;
 	}
 	if (is_pattern(w))
-		n += t->wanted.entries_n;
+		n += few_n(&t->wanted);
 	looked(c, n);
 	return !is_pattern(w) || leave_out_names(t, w, l);
 }
@@ -236,17 +265,11 @@ static struct wanted_topic *wanted_new(struct websocket_topics *t, struct span n
 	w->named.name = (struct span){ w->name, name.len };
 	w->named.hash = hash_bytes(name.data, name.len);
 	w->order = ++t->order;
-	if (pattern || !list_empty(&t->patterns)) {
-		w->overlap = memory_new_zeroed(sizeof(*w->overlap));
-		if (w->overlap == NULL) {
-			memory_free(w);
-			return NULL;
-		}
-		w->overlap->wanted = w;
-		list_init(&w->overlap->pattern);
-		list_init(&w->overlap->leaving_out);
+	if ((pattern || !list_empty(&t->patterns)) && !make_overlap(w)) {
+		memory_free(w);
+		return NULL;
 	}
-	if (table_add(&t->wanted, &w->named) != 0) {
+	if (few_add(&t->wanted, &w->named) != 0) {
 		memory_free(w->overlap);
 		memory_free(w);
 		return NULL;
@@ -320,11 +343,10 @@ void websocket_topics_subscribed(struct connection *c, struct subscription *sub,
 static void stay(struct connection *c, enum reason reason)
 {
 	struct websocket_topics *t = topics_of(c);
-	struct wanted_topic *going = t->going;
+	const struct wanted_topic *going = t->going->wanted;
 
+	memory_free(t->going);
 	t->going = NULL;
-	memory_free(t->word);
-	t->word = NULL;
 	for (struct list *l = t->leaving_out.next; l != &t->leaving_out; l = l->next) {
 		struct overlap *o = of_leaving_out(l)->overlap;
 
@@ -370,7 +392,7 @@ static void leave(struct subscription *sub)
 
 /* Asks anew for those that have left out what this one brought, to be begun together. Returns how
  * many there are. */
-static unsigned ask_anew(struct connection *c, struct wanted_topic *going)
+static unsigned ask_anew(struct connection *c, const struct wanted_topic *going)
 {
 	static const struct replay nothing = { .kind = REPLAY_NONE };
 	const struct wire wire = { .format = &websocket_json_format };
@@ -378,7 +400,6 @@ static unsigned ask_anew(struct connection *c, struct wanted_topic *going)
 	enum reason reason = REASON_NONE;
 	unsigned n = 0;
 
-	t->going = going;
 	for (struct list *l = t->leaving_out.next; l != &t->leaving_out && reason == REASON_NONE;
 	     l = l->next) {
 		struct wanted_topic *w = of_leaving_out(l);
@@ -402,16 +423,16 @@ enum reason websocket_topics_unsubscribe(struct connection *c, struct span name,
 	size_t n = websocket_answer("unsubscribed", name, 0, 0, ref, out);
 
 	if (w != NULL && t->leaving_out_n > 0) {
-		t->word = memory_new(n);
-		if (t->word == NULL)
+		t->going = memory_new(sizeof(*t->going) + n);
+		if (t->going == NULL)
 			return REASON_MEMORY;
-		memcpy(t->word, out, n);
-		t->word_len = n;
+		t->going->wanted = w;
+		t->going->word_len = n;
+		memcpy(t->going->word, out, n);
 		if (ask_anew(c, w) > 0)
 			return REASON_NONE;
+		memory_free(t->going);
 		t->going = NULL;
-		memory_free(t->word);
-		t->word = NULL;
 	}
 	if (w != NULL) {
 		subscription_end(w->subscription);
@@ -448,7 +469,7 @@ static int take_over(struct connection *c, struct wanted_topic *w)
 void websocket_topics_settle(struct connection *c)
 {
 	struct websocket_topics *t = topics_of(c);
-	struct wanted_topic *going = t->going;
+	struct going *going = t->going;
 	struct list *next;
 
 	if (going == NULL)
@@ -462,12 +483,11 @@ void websocket_topics_settle(struct connection *c)
 			return;
 		}
 	}
-	leave(going->subscription);
 	t->going = NULL;
-	forget(t, going);
-	websocket_json_say(c, t->word, t->word_len);
-	memory_free(t->word);
-	t->word = NULL;
+	leave(going->wanted->subscription);
+	forget(t, going->wanted);
+	websocket_json_say(c, going->word, going->word_len);
+	memory_free(going);
 }
 
 /* ---- gaps ---- */
@@ -479,11 +499,15 @@ void websocket_topics_missed(struct connection *c, struct subscription *sub)
 
 	if (w == NULL || w->subscription != sub)
 		return;
-	if (w->goes_on == 0) {
-		w->missed = t->missed;
+	if (!make_overlap(w)) {
+		connection_error(c, REASON_MEMORY);
+		return;
+	}
+	if (w->overlap->goes_on == 0) {
+		w->overlap->missed = t->missed;
 		t->missed = w;
 	}
-	w->goes_on = subscription_interest(sub)->number + 1;
+	w->overlap->goes_on = subscription_interest(sub)->number + 1;
 	connection_interject(c);
 }
 
@@ -495,13 +519,13 @@ void websocket_topics_interject(struct connection *c)
 	while (t->missed != NULL && c->state == CONNECTION_OPEN) {
 		struct wanted_topic *w = t->missed;
 
-		t->missed = w->missed;
+		t->missed = w->overlap->missed;
 		websocket_json_say(
 			c, out,
 			websocket_answer_gap(w->named.name,
 					     subscription_interest(w->subscription)->epoch,
-					     w->goes_on, out));
-		w->goes_on = 0;
+					     w->overlap->goes_on, out));
+		w->overlap->goes_on = 0;
 	}
 }
 
@@ -524,13 +548,13 @@ void websocket_topics_free(struct websocket_topics *t)
 
 	if (t == NULL)
 		return;
-	for (size_t at = 0; (n = table_next(&t->wanted, &at)) != NULL;) {
+	for (size_t at = 0; (n = few_next(&t->wanted, &at)) != NULL;) {
 		struct wanted_topic *w = (struct wanted_topic *)(void *)n;
 
 		memory_free(w->overlap);
 		memory_free(w);
 	}
-	table_release(&t->wanted);
-	memory_free(t->word);
+	few_release(&t->wanted);
+	memory_free(t->going);
 	memory_free(t);
 }

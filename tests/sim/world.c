@@ -642,7 +642,7 @@ static void check_awake(void)
 			sim_fail("shard %u sleeps with publishers paused for no reason", i);
 		if (!list_empty(&http_shared(s)->runnable))
 			sim_fail("shard %u sleeps with requests to look at", i);
-		if (!list_empty(&session_shared(s)->intakes))
+		if (!list_empty(&session_shared(s)->intakes.runnable))
 			sim_fail("shard %u sleeps with commands to do", i);
 		if (s->audience.pressed != 0 || !list_empty(&s->audience.appended))
 			sim_fail("shard %u sleeps and takes less in than it could", i);
@@ -985,6 +985,7 @@ static void check_empty(long before)
 		if (!patterns_empty(&s->home.known.table))
 			sim_fail("shard %u still knows patterns", i);
 		kept += kept_by_patterns(s);
+		kept += session_shared(s)->intakes.spare_n;
 		kept += (s->sockets.slots != NULL) + (s->home.topics.slots != NULL) +
 			slots_of(&s->audience.interests) +
 			slots_of(&session_shared(s)->mqtt.identities);

@@ -15,8 +15,10 @@
 #include "base/hash.h"
 #include "base/histogram.h"
 #include "base/list.h"
+#include "base/memory.h"
 #include "base/pool.h"
 #include "base/spare.h"
+#include "base/few.h"
 #include "base/table.h"
 #include "base/tree.h"
 #include "base/wire.h"
@@ -295,6 +297,65 @@ static void play_table(unsigned hash_bits, unsigned rounds)
 	}
 	check_table(&t, entries);
 	table_release(&t);
+	free(entries);
+}
+
+/* As a table, with few and with many in it. */
+static void few_hold_what_was_added_and_not_removed(void **state)
+{
+	struct entry *entries = calloc(NAMES, sizeof(*entries));
+	struct few f = { 0 };
+	unsigned crowd = 2;
+	size_t in = 0;
+
+	(void)state;
+	assert_non_null(entries);
+	make_entries(entries, 0);
+	for (unsigned round = 0; round < 20000; round++) {
+		struct entry *e = &entries[next_random() % crowd];
+		size_t seen = 0, at = 0;
+		struct named *n;
+
+		if (e->in)
+			few_remove(&f, &e->named);
+		else
+			assert_int_equal(few_add(&f, &e->named), 0);
+		e->in = !e->in;
+		in = e->in ? in + 1 : in - 1;
+		assert_int_equal(few_n(&f), in);
+		assert_ptr_equal(few_find(&f, e->named.hash, e->named.name),
+				 e->in ? &e->named : NULL);
+		while (round % 101 == 0 && (n = few_next(&f, &at)) != NULL) {
+			assert_true(((struct entry *)(void *)n)->in);
+			seen++;
+		}
+		assert_true(round % 101 != 0 || seen == in);
+		if (round % 1000 == 0)
+			crowd = 1 + (unsigned)(next_random() % (round % 2000 == 0 ? 3 : 40));
+	}
+	few_release(&f);
+	assert_int_equal(few_n(&f), 0);
+	free(entries);
+}
+
+static void one_name_takes_no_memory_but_its_own(void **state)
+{
+	struct entry *entries = calloc(NAMES, sizeof(*entries));
+	struct few f = { 0 };
+	uint64_t before = memory_used();
+	size_t at = 0;
+
+	(void)state;
+	assert_non_null(entries);
+	make_entries(entries, 0);
+	assert_int_equal(few_add(&f, &entries[0].named), 0);
+	assert_int_equal(memory_used(), before);
+	assert_ptr_equal(few_step(&f, &at), &entries[0].named);
+	assert_int_equal(few_add(&f, &entries[1].named), 0);
+	assert_true(memory_used() > before);
+	few_remove(&f, &entries[0].named);
+	few_remove(&f, &entries[1].named);
+	assert_int_equal(memory_used(), before);
 	free(entries);
 }
 
@@ -687,6 +748,8 @@ int main(void)
 		cmocka_unit_test(merged_is_as_if_added_to_one_and_since_takes_it_apart),
 		cmocka_unit_test(hash_is_siphash_1_3),
 		cmocka_unit_test(seeds_and_unique_numbers_differ),
+		cmocka_unit_test(few_hold_what_was_added_and_not_removed),
+		cmocka_unit_test(one_name_takes_no_memory_but_its_own),
 		cmocka_unit_test(table_holds_what_was_added_and_not_removed),
 		cmocka_unit_test(table_does_so_when_runs_of_entries_wrap_around),
 		cmocka_unit_test(a_large_table_grows_a_little_with_each_entry),

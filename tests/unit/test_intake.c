@@ -33,7 +33,7 @@ static struct shard shard;
 static struct session_shared shared;
 static struct config config;
 static struct connection connection;
-static struct intake intake;
+static struct intake *intake;
 
 static char told[2 << 20]; /* what the session did */
 static size_t told_n;
@@ -155,11 +155,11 @@ static size_t take_publish(struct connection *c, struct span line, size_t used, 
 		struct block *b = block_new(topic, hash_bytes(topic.data, topic.len), 0);
 
 		b->messages = 1;
-		intake_collect(&intake, b, n);
+		intake_collect(intake, b, n);
 		return used;
 	}
 	if (bytes.len < used + n) {
-		intake_need(&intake, used + n);
+		intake_need(intake, used + n);
 		return 0;
 	}
 	r.payload.data = bytes.data + used;
@@ -189,10 +189,10 @@ static size_t take(struct connection *c, struct span bytes)
 		gather_flush(c);
 		tell("said ", span_skip(line, 4));
 	} else if (span_equal(line, SPAN("hold"))) {
-		intake_hold(&intake);
+		intake_hold(intake);
 	} else if (span_equal(line, SPAN("in pieces")) && ++pieces < 3) {
 		tell("a piece", (struct span){ "", 0 });
-		intake_again(&intake);
+		intake_again(intake);
 		return 0;
 	} else if (span_equal(line, SPAN("in pieces"))) {
 		pieces = 0;
@@ -219,7 +219,7 @@ static void begin(void)
 	shard.config = &config;
 	shard.sessions = &shared;
 	config.engine.recv_buffer_bytes = 16 << 10;
-	list_init(&shared.intakes);
+	intakes_init(&shard);
 	list_init(&shard.clients.paused);
 	list_init(&connection.waiting);
 	connection.shard = &shard;
@@ -231,17 +231,29 @@ static void begin(void)
 	congested = spent = false;
 	collect_from = 100;
 	shard.reactor.turn.unlooked = 1 << 30;
-	intake_init(&intake, &connection, &use);
+	assert_true(intake_take(&intake, &connection, &use));
 }
 
 static void end(void)
 {
-	intake_release(&intake);
+	intake_give_back(intake);
+	intakes_release(&shard);
+}
+
+static void receive(const char *bytes, size_t n)
+{
+	assert_true(intake_take(&intake, &connection, &use));
+	intake_received(intake, (struct span){ bytes, n });
+}
+
+static uint64_t held(void)
+{
+	return intake != NULL ? intake_held(intake) : 0;
 }
 
 static void say(const char *text)
 {
-	intake_received(&intake, span_of(text));
+	receive(text, strlen(text));
 }
 
 static void expect(const char *text)
@@ -262,13 +274,12 @@ static void commands_are_done_in_order_however_they_come(void **state)
 	for (size_t first = 1; first < len; first++)
 		for (size_t second = first; second < len; second++) {
 			begin();
-			intake_received(&intake, (struct span){ text, first });
+			receive(text, first);
 			if (second > first)
-				intake_received(&intake,
-						(struct span){ text + first, second - first });
-			intake_received(&intake, (struct span){ text + second, len - second });
+				receive(text + first, second - first);
+			receive(text + second, len - second);
 			expect("said a\nsaid b\npublished xyz\nsaid c\n");
-			assert_true(intake_idle(&intake));
+			assert_null(intake);
 			end();
 		}
 }
@@ -281,10 +292,74 @@ static void what_was_kept_before_it_was_known_for_whom_comes_first(void **state)
 	connection.input = memory_new(4);
 	memcpy(connection.input, "say ", 4);
 	connection.input_len = 4;
-	intake_init(&intake, &connection, &use);
+	assert_true(intake_take(&intake, &connection, &use));
 	assert_null(connection.input);
 	say("hello\n");
 	expect("said hello\n");
+	end();
+}
+
+static void an_intake_that_is_of_no_use_is_the_next_ones(void **state)
+{
+	struct intake *first;
+
+	(void)state;
+	begin();
+	first = intake;
+	say("say a\n");
+	assert_null(intake);
+	say("sa");
+	assert_ptr_equal(intake, first);
+	assert_int_equal(shared.intakes.spare_n, 0);
+	say("y b\n");
+	assert_null(intake);
+	assert_int_equal(shared.intakes.spare_n, 1);
+	expect("said a\nsaid b\n");
+	end();
+}
+
+static bool needed;
+
+static bool not_needed(const struct connection *c)
+{
+	(void)c;
+	return !needed;
+}
+
+static void what_its_session_keeps_there_stays_as_long_as_that_needs_it(void **state)
+{
+	static const struct intake_use needy = { .take = take, .idle = not_needed };
+
+	(void)state;
+	begin();
+	end();
+	needed = true;
+	assert_true(intake_take(&intake, &connection, &needy));
+	say("say a\n");
+	assert_non_null(intake);
+	needed = false;
+	intake_resume(intake);
+	assert_null(intake);
+	expect("said a\n");
+	end();
+}
+
+static void who_waits_keeps_it(void **state)
+{
+	(void)state;
+	begin();
+	say("hold\n");
+	assert_non_null(intake);
+	intake_resume(intake);
+	assert_null(intake);
+	congested = true;
+	say("pub a 1\n1");
+	assert_true(connection.socket.paused);
+	assert_non_null(intake);
+	list_remove(&connection.waiting);
+	intake_resume(intake);
+	assert_false(connection.socket.paused);
+	assert_null(intake);
 	end();
 }
 
@@ -296,7 +371,7 @@ static void what_stands_behind_a_hold_waits_for_a_resume(void **state)
 	expect("said a\n");
 	say("y c\n");
 	expect("");
-	intake_resume(&intake);
+	intake_resume(intake);
 	expect("said b\nsaid c\n");
 	end();
 }
@@ -318,11 +393,10 @@ static void a_client_whose_commands_have_to_wait_is_not_received_from(void **sta
 	}
 	say(text);
 	assert_true(connection.socket.paused);
-	assert_true(intake_held(&intake) >= INTAKE_WAITING_BYTES);
-	intake_resume(&intake);
+	assert_true(held() >= INTAKE_WAITING_BYTES);
+	intake_resume(intake);
 	assert_false(connection.socket.paused);
-	assert_true(intake_idle(&intake));
-	assert_int_equal(intake_held(&intake), 0);
+	assert_null(intake);
 	end();
 }
 
@@ -335,9 +409,9 @@ static void a_long_beginning_of_a_command_does_not_stop_the_rest_of_it(void **st
 	memset(text, 'x', 300000);
 	memcpy(text, "say ", 4);
 	text[299999] = '\n';
-	intake_received(&intake, (struct span){ text, 200000 });
+	receive(text, 200000);
 	assert_false(connection.socket.paused);
-	intake_received(&intake, (struct span){ text + 200000, 100000 });
+	receive(text + 200000, 100000);
 	assert_int_equal(told_n, 300000 + 1);
 	free(text);
 	end();
@@ -349,7 +423,7 @@ static void what_comes_behind_the_end_is_thrown_away(void **state)
 	begin();
 	say("say a\nend\nsay b\n");
 	expect("said a\n");
-	assert_int_equal(intake_held(&intake), 0);
+	assert_int_equal(held(), 0);
 	end();
 }
 
@@ -361,7 +435,7 @@ static void a_client_that_takes_no_replies_gets_nothing_done(void **state)
 	say("say a\n");
 	expect("");
 	connection.output = NULL;
-	intake_resume(&intake);
+	intake_resume(intake);
 	expect("said a\n");
 	end();
 }
@@ -371,17 +445,17 @@ static void goodbye_comes_behind_everything(void **state)
 	(void)state;
 	begin();
 	say("hold\nsay a\nsay");
-	intake_ended(&intake);
+	intake_ended(intake);
 	assert_int_equal(goodbyes, 1); /* intake_ended resumes what was held */
 	expect("said a\n");
 	end();
 	begin();
 	connection.output = &(struct output){ .len = 256 << 10 };
 	say("say a\n");
-	intake_ended(&intake);
+	intake_ended(intake);
 	assert_int_equal(goodbyes, 0);
 	connection.output = NULL;
-	intake_resume(&intake);
+	intake_resume(intake);
 	assert_int_equal(goodbyes, 1);
 	expect("said a\n");
 	end();
@@ -417,7 +491,7 @@ static void a_command_may_take_several_turns(void **state)
 	shard.reactor.turn.unlooked = 0;
 	say("ces\nsay b\n");
 	expect("a piece\n");
-	intake_resume(&intake);
+	intake_resume(intake);
 	expect("");
 	spent = false;
 	assert_false(intakes_go_on(&shard));
@@ -432,7 +506,7 @@ static void goodbye_waits_for_what_has_its_turn_later(void **state)
 	spent = true;
 	shard.reactor.turn.unlooked = 0;
 	say("say a\nsay b\n");
-	intake_ended(&intake);
+	intake_ended(intake);
 	assert_int_equal(goodbyes, 0);
 	spent = false;
 	assert_false(intakes_go_on(&shard));
@@ -452,7 +526,7 @@ static void publishing_that_has_to_wait_holds_the_rest_back(void **state)
 	list_remove(&connection.waiting);
 	connection.socket.paused = false;
 	congested = false;
-	intake_resume(&intake);
+	intake_resume(intake);
 	expect("published zw\n");
 	end();
 }
@@ -470,7 +544,7 @@ static void bytes_that_come_one_by_one_are_not_moved_each_time(void **state)
 	snprintf(text, BYTES, "pub t %d\n", BYTES - 12);
 	memset(text + 12, 'p', BYTES - 12);
 	for (size_t i = 0; i < BYTES; i++)
-		intake_received(&intake, (struct span){ text + i, 1 });
+		receive(text + i, 1);
 	assert_int_equal(messages, 1);
 	/* The line byte by byte, and then once for all of the rest. */
 	assert_int_equal(takes, 13);
@@ -487,14 +561,14 @@ static void little_is_joined_to_the_beginning_of_a_command(void **state)
 	begin();
 	while (n + 40 < sizeof(text))
 		n += (size_t)snprintf(text + n, sizeof(text) - n, "pub t 20\n%020zu", n);
-	intake_received(&intake, (struct span){ text, 5 });
+	receive(text, 5);
 	taken_most = 0;
 	given = 0;
-	intake_received(&intake, (struct span){ text + 5, n - 5 });
+	receive(text + 5, n - 5);
 	assert_true(taken_most > 256 + 5);
 	assert_int_equal(blocks, 1);
 	assert_true(messages > 500);
-	assert_int_equal(intake_held(&intake), 0);
+	assert_int_equal(held(), 0);
 	end();
 }
 
@@ -509,14 +583,14 @@ static void a_payload_is_collected_as_it_comes(void **state)
 	memset(payload, 'p', 5000);
 	payload[5000] = 0;
 	say("pub t 5000\n");
-	assert_non_null(intake.block);
+	assert_non_null(intake->block);
 	for (unsigned i = 0; i < 5000; i += 1000) {
-		assert_false(intake_idle(&intake));
-		intake_received(&intake, (struct span){ payload + i, 1000 });
+		assert_non_null(intake);
+		receive(payload + i, 1000);
 	}
 	assert_int_equal(messages, 1);
 	assert_int_equal(told_n, 5000 + 11);
-	assert_true(intake_idle(&intake));
+	assert_null(intake);
 	say("say a\n");
 	assert_int_equal(told_n, 5000 + 11 + 7);
 	end();
@@ -531,7 +605,7 @@ static void what_is_announced_costs_nothing_before_it_comes(void **state)
 	begin();
 	memset(payload, 'p', sizeof(payload));
 	say("pub t 60000000\n");
-	assert_true(intake_held(&intake) < 256 << 10);
+	assert_true(held() < 256 << 10);
 	while (come < sizeof(payload)) {
 		size_t n = connection.socket.into != NULL ? connection.socket.into_len : 16 << 10;
 		char *into = connection.socket.into;
@@ -540,9 +614,9 @@ static void what_is_announced_costs_nothing_before_it_comes(void **state)
 		connection.socket.into = NULL;
 		if (into != NULL)
 			memcpy(into, payload + come, n);
-		intake_received(&intake, (struct span){ into != NULL ? into : payload + come, n });
+		receive(into != NULL ? into : payload + come, n);
 		come += n;
-		assert_true(intake_held(&intake) <= 2 * come + (256 << 10));
+		assert_true(held() <= 2 * come + (256 << 10));
 	}
 	end();
 }
@@ -564,7 +638,7 @@ static void a_long_payload_is_received_where_it_belongs(void **state)
 		assert_true(n <= left);
 		memset(into, 'p', n);
 		connection.socket.into = NULL;
-		intake_received(&intake, (struct span){ into, n });
+		receive(into, n);
 		left -= n;
 		if (left < config.engine.recv_buffer_bytes)
 			break;
@@ -582,7 +656,7 @@ static void what_comes_wrapped_is_not_received_in_place(void **state)
 {
 	(void)state;
 	begin();
-	intake.wrapped = true;
+	intake->wrapped = true;
 	say("pub t 1048576\n");
 	assert_null(connection.socket.into);
 	end();
@@ -608,8 +682,8 @@ static void random_commands_in_random_pieces_do_the_same(void **state)
 				text[n++] = (char)('0' + (int)below(60));
 		}
 		begin();
-		intake_received(&intake, (struct span){ text, n });
-		assert_true(intake_idle(&intake));
+		receive(text, n);
+		assert_null(intake);
 		end();
 		whole_n = told_n;
 		memcpy(whole, told, told_n);
@@ -619,14 +693,14 @@ static void random_commands_in_random_pieces_do_the_same(void **state)
 			piece = piece < n - at ? piece : n - at;
 			spent = below(3) == 0;
 			shard.reactor.turn.unlooked = (int64_t)below(50);
-			intake_received(&intake, (struct span){ text + at, piece });
+			receive(text + at, piece);
 			spent = false;
 			if (below(3) == 0)
 				(void)intakes_go_on(&shard);
 		}
 		while (intakes_go_on(&shard))
 			;
-		assert_true(intake_idle(&intake));
+		assert_null(intake);
 		assert_int_equal(told_n, whole_n);
 		assert_memory_equal(told, whole, told_n);
 		end();
@@ -654,7 +728,7 @@ static void publish_many(size_t bytes, unsigned n)
 		memset(at, 'p', bytes);
 		at += bytes;
 	}
-	intake_received(&intake, (struct span){ text, (size_t)(at - text) });
+	receive(text, (size_t)(at - text));
 	free(text);
 }
 
@@ -708,6 +782,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(commands_are_done_in_order_however_they_come),
 		cmocka_unit_test(what_was_kept_before_it_was_known_for_whom_comes_first),
+		cmocka_unit_test(an_intake_that_is_of_no_use_is_the_next_ones),
+		cmocka_unit_test(what_its_session_keeps_there_stays_as_long_as_that_needs_it),
+		cmocka_unit_test(who_waits_keeps_it),
 		cmocka_unit_test(what_stands_behind_a_hold_waits_for_a_resume),
 		cmocka_unit_test(a_client_whose_commands_have_to_wait_is_not_received_from),
 		cmocka_unit_test(a_long_beginning_of_a_command_does_not_stop_the_rest_of_it),

@@ -1904,7 +1904,7 @@ static void the_names_of_one_command_are_looked_at_over_turns(void **state)
 		assert_int_equal(pipe_write(&c->wire.in, text, n), n);
 		while (!hears(c, "-ERR bad topic")) {
 			world_step();
-			if (!list_empty(&session_shared(s)->intakes) && !waited) {
+			if (!list_empty(&session_shared(s)->intakes.runnable) && !waited) {
 				waited = true;
 				say(other, "*2\r\n$4\r\nECHO\r\n$3\r\nhow\r\n");
 			}
