@@ -314,18 +314,24 @@ static void reload(void)
 {
 	struct reload *shared = calloc(1, sizeof(*shared));
 	const struct config *before = newest;
+	struct identities *identities;
+	char problem[100];
 
 	if (shared == NULL || draining || version >= RELOADS_MAX) {
 		free(shared);
 		return;
 	}
 	newest = make_config(++version);
+	identities = identities_new(newest, problem, sizeof(problem));
+	if (identities == NULL)
+		abort();
+	identities_let_go(sim.broker.identities);
+	sim.broker.identities = identities;
 	budget_set_limit(&sim.broker, newest->limits.memory_bytes);
 	shared->before = (struct config *)(uintptr_t)before;
 	atomic_init(&shared->left, sim.broker.shards_n);
 	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
-		struct reload_letter *l =
-			reload_letter_new(newest, NULL, sim.broker.identities, shared);
+		struct reload_letter *l = reload_letter_new(newest, NULL, identities, shared);
 
 		if (l == NULL)
 			abort();
