@@ -60,6 +60,15 @@ bool http_host_literal(struct span host);
 /* Whether an Origin, by http or https, is the one of this very Host. */
 bool http_same_origin(struct span origin, struct span host);
 
+/* The value of the first cookie of that name (RFC 6265, 5.4), without quotes around it. False:
+ * there is none, or an empty one. */
+bool http_cookie(struct span cookies, struct span name, struct span *value);
+/* What Authorization shows, the scheme in any case of letters: "Bearer <token>", which has no user,
+ * or "Basic <user:password in Base64>" (RFC 7617), which is decoded into the room; without a user
+ * it is a token too. False: neither, or there is no secret in it. */
+bool http_authorization(struct span field, char *room, size_t room_bytes, struct span *user,
+			struct span *secret);
+
 enum http_range { HTTP_RANGE_NONE, HTTP_RANGE_PART, HTTP_RANGE_UNSATISFIABLE };
 
 /* What a Range field asks for of len bytes. Several ranges and other units count as none. */

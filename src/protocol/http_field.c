@@ -3,6 +3,8 @@
 #include <arpa/inet.h>
 #include <strings.h>
 
+#include "base/base64.h"
+
 struct span http_trim(struct span s)
 {
 	while (s.len > 0 && (s.data[0] == ' ' || s.data[0] == '\t'))
@@ -333,4 +335,57 @@ bool http_version_parse(struct span text, uint64_t version[2])
 	version[1] = UINT64_MAX;
 	return http_number(major, &version[0]) &&
 	       (dot == NULL || http_number(span_skip(text, major.len + 1), &version[1]));
+}
+
+/* ---- credentials ---- */
+
+bool http_cookie(struct span cookies, struct span name, struct span *value)
+{
+	while (cookies.len > 0) {
+		const char *end = memchr(cookies.data, ';', cookies.len);
+		struct span one = { cookies.data,
+				    end != NULL ? (size_t)(end - cookies.data) : cookies.len };
+
+		cookies = span_skip(cookies, one.len + (end != NULL));
+		one = http_trim(one);
+		if (one.len <= name.len || one.data[name.len] != '=' ||
+		    memcmp(one.data, name.data, name.len) != 0)
+			continue;
+		*value = span_skip(one, name.len + 1);
+		if (value->len >= 2 && value->data[0] == '"' && value->data[value->len - 1] == '"')
+			*value = (struct span){ value->data + 1, value->len - 2 };
+		return value->len > 0;
+	}
+	return false;
+}
+
+static bool basic_of(struct span letters, char *room, size_t room_bytes, struct span *user,
+		     struct span *secret)
+{
+	ptrdiff_t n = letters.len / 4 * 3 <= room_bytes ? base64_get(letters, room) : -1;
+	const char *colon = n > 0 ? memchr(room, ':', (size_t)n) : NULL;
+
+	if (colon == NULL)
+		return false;
+	*user = (struct span){ room, (size_t)(colon - room) };
+	*secret = span_skip((struct span){ room, (size_t)n }, user->len + 1);
+	return secret->len > 0;
+}
+
+bool http_authorization(struct span field, char *room, size_t room_bytes, struct span *user,
+			struct span *secret)
+{
+	const char *space = field.len > 0 ? memchr(field.data, ' ', field.len) : NULL;
+	struct span scheme, rest;
+
+	if (space == NULL)
+		return false;
+	scheme = (struct span){ field.data, (size_t)(space - field.data) };
+	rest = http_trim(span_skip(field, scheme.len));
+	if (http_equal(scheme, SPAN("Basic")))
+		return basic_of(rest, room, room_bytes, user, secret);
+	*user = (struct span){ NULL, 0 };
+	*secret = rest;
+	return http_equal(scheme, SPAN("Bearer")) && rest.len > 0 &&
+	       memchr(rest.data, ' ', rest.len) == NULL;
 }

@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/base64.h"
 #include "base/config.h"
 #include "base/digest.h"
 #include "base/memory.h"
@@ -30,59 +29,6 @@ struct shown {
 	struct credentials credentials;
 	char text[SECRET_BYTES_MAX];
 };
-
-/* "name=value; other=value" (RFC 6265, 5.4). */
-static bool cookie_of(struct span cookies, struct span name, struct span *value)
-{
-	while (cookies.len > 0) {
-		const char *end = memchr(cookies.data, ';', cookies.len);
-		struct span one = { cookies.data,
-				    end != NULL ? (size_t)(end - cookies.data) : cookies.len };
-
-		cookies = span_skip(cookies, one.len + (end != NULL));
-		one = http_trim(one);
-		if (one.len <= name.len || one.data[name.len] != '=' ||
-		    memcmp(one.data, name.data, name.len) != 0)
-			continue;
-		*value = span_skip(one, name.len + 1);
-		if (value->len >= 2 && value->data[0] == '"' && value->data[value->len - 1] == '"')
-			*value = (struct span){ value->data + 1, value->len - 2 };
-		return value->len > 0;
-	}
-	return false;
-}
-
-/* "user:password" in Base64 (RFC 7617); without a user it is a token. */
-static bool basic_of(struct span letters, struct shown *out)
-{
-	ptrdiff_t n =
-		letters.len / 4 * 3 <= sizeof(out->text) ? base64_get(letters, out->text) : -1;
-	const char *colon = n > 0 ? memchr(out->text, ':', (size_t)n) : NULL;
-
-	if (colon == NULL)
-		return false;
-	out->credentials.user = (struct span){ out->text, (size_t)(colon - out->text) };
-	out->credentials.secret =
-		span_skip((struct span){ out->text, (size_t)n }, out->credentials.user.len + 1);
-	return out->credentials.secret.len > 0;
-}
-
-/* "Bearer ..." or "Basic ...", the word in any case. */
-static bool authorization_of(struct span field, struct shown *out)
-{
-	const char *space = memchr(field.data, ' ', field.len);
-	struct span scheme, rest;
-
-	if (space == NULL)
-		return false;
-	scheme = (struct span){ field.data, (size_t)(space - field.data) };
-	rest = http_trim(span_skip(field, scheme.len));
-	if (http_equal(scheme, SPAN("Basic")))
-		return basic_of(rest, out);
-	out->credentials.secret = rest;
-	return http_equal(scheme, SPAN("Bearer")) && rest.len > 0 &&
-	       memchr(rest.data, ' ', rest.len) == NULL;
-}
 
 static bool ticket_of(struct span query, struct shown *out)
 {
@@ -115,13 +61,16 @@ static enum showing shown_by(const struct connection *c, const struct http_reque
 
 	out->credentials = (struct credentials){ .ticket = false };
 	if (r->authorization.data != NULL)
-		return authorization_of(r->authorization, out) ? SHOWS_SOMETHING : SHOWS_NONSENSE;
+		return http_authorization(r->authorization, out->text, sizeof(out->text),
+					  &out->credentials.user, &out->credentials.secret)
+			       ? SHOWS_SOMETHING
+			       : SHOWS_NONSENSE;
 	if (r->verb & (HTTP_VERB_GET | HTTP_VERB_HEAD) &&
 	    http_query(r->query, SPAN("ticket")).data != NULL)
 		return ticket_of(r->query, out) ? SHOWS_SOMETHING : SHOWS_NONSENSE;
 	/* A browser sends it with requests of any page: only a proven one's counts. */
 	if (cookie.len > 0 && proven && r->cookie.data != NULL &&
-	    cookie_of(r->cookie, cookie, &out->credentials.secret))
+	    http_cookie(r->cookie, cookie, &out->credentials.secret))
 		return SHOWS_SOMETHING;
 	return SHOWS_NOTHING;
 }

@@ -1,6 +1,7 @@
 #include <inttypes.h>
 #include <strings.h>
 
+#include "base/base64.h"
 #include "fuzz.h"
 #include "protocol/http.h"
 #include "protocol/http_field.h"
@@ -262,6 +263,104 @@ static void check_origin(struct span host)
 	free(origin.data);
 }
 
+/* ---- credentials ---- */
+
+/* From each ';' on, by hand: the first one with that name, whatever its value. */
+static void check_cookie(struct span cookies, struct span name)
+{
+	struct span value = { NULL, 0 }, expected = { NULL, 0 };
+	bool found = false;
+
+	if (name.len == 0)
+		return;
+	for (size_t at = 0; at <= cookies.len && !found; at++) {
+		struct span one;
+
+		if (at > 0 && cookies.data[at - 1] != ';')
+			continue;
+		one = until(span_skip(cookies, at), ';');
+		while (one.len > 0 && (*one.data == ' ' || *one.data == '\t'))
+			one = span_skip(one, 1);
+		while (one.len > 0 && strchr(" \t", one.data[one.len - 1]) != NULL &&
+		       one.data[one.len - 1] != 0)
+			one.len--;
+		if (one.len > name.len && one.data[name.len] == '=' &&
+		    span_equal((struct span){ one.data, name.len }, name)) {
+			found = true;
+			expected = span_skip(one, name.len + 1);
+		}
+	}
+	if (expected.len > 1 && *expected.data == '"' && expected.data[expected.len - 1] == '"')
+		expected = (struct span){ expected.data + 1, expected.len - 2 };
+	check(http_cookie(cookies, name, &value) == (expected.len > 0), "http_cookie differs");
+	check(expected.len == 0 || (value.data == expected.data && value.len == expected.len),
+	      "http_cookie is another");
+}
+
+/* Bytes that these letters are the way to write; -1: there are none. */
+static ptrdiff_t unletter(struct span letters, char *out)
+{
+	static const char alphabet[] =
+		"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+	char *again = malloc(letters.len + 4);
+	size_t n = 0;
+	bool same;
+
+	check(again != NULL, "out of memory");
+	for (size_t bit = 0; bit + 8 <= 6 * letters.len; bit += 8) {
+		unsigned byte = 0;
+		bool padded = false;
+
+		for (size_t b = bit; b < bit + 8; b++) {
+			char c = letters.data[b / 6];
+			const char *at = c != 0 ? strchr(alphabet, c) : NULL;
+
+			padded |= c == '=';
+			byte = byte << 1 |
+			       (at != NULL ? (unsigned)(at - alphabet) >> (5 - b % 6) & 1 : 0);
+		}
+		if (!padded)
+			out[n++] = (char)byte;
+	}
+	same = letters.len % 4 == 0 &&
+	       (size_t)(base64_put(again, (struct span){ out, n }) - again) == letters.len &&
+	       memcmp(again, letters.data, letters.len) == 0;
+	free(again);
+	return same ? (ptrdiff_t)n : -1;
+}
+
+static void check_authorization(struct span field)
+{
+	char *room = malloc(field.len + 4), *decoded = malloc(field.len + 4);
+	struct span user, secret, scheme = until(field, ' '), rest = span_skip(field, scheme.len);
+	bool taken, basic = scheme.len == 5 && strncasecmp(scheme.data, "basic", 5) == 0,
+		    bearer = scheme.len == 6 && strncasecmp(scheme.data, "bearer", 6) == 0;
+	ptrdiff_t n;
+	size_t colon = 0;
+
+	check(room != NULL && decoded != NULL, "out of memory");
+	taken = http_authorization(field, room, field.len + 4, &user, &secret);
+	rest = trimmed(rest);
+	n = basic && scheme.len < field.len ? unletter(rest, decoded) : -1;
+	while (n >= 0 && colon < (size_t)n && decoded[colon] != ':')
+		colon++;
+	if (bearer) {
+		check(taken == (rest.len > 0 && until(rest, ' ').len == rest.len),
+		      "http_authorization differs on a token");
+		check(!taken ||
+			      (user.len == 0 && secret.data == rest.data && secret.len == rest.len),
+		      "http_authorization is another token");
+	} else {
+		check(taken == (n >= 0 && colon + 1 < (size_t)n), "http_authorization differs");
+		check(!taken || (user.len == colon && secret.len == (size_t)n - colon - 1 &&
+				 memcmp(user.data, decoded, colon) == 0 &&
+				 memcmp(secret.data, decoded + colon + 1, secret.len) == 0),
+		      "http_authorization is another password");
+	}
+	free(room);
+	free(decoded);
+}
+
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
 	char *own = exact_copy(data, size);
@@ -280,6 +379,8 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 		check_query(rest, key);
 	check_choice(rest, trimmed(key));
 	check_origin(all);
+	check_cookie(rest, key);
+	check_authorization(all);
 	free(own);
 	return 0;
 }
