@@ -39,6 +39,7 @@ struct http_request {
 	struct span query;
 	struct span host, origin, content_type, last_event_id, range, if_range,
 		version;                        /* X-Version */
+	struct span idempotency_key;            /* draft-ietf-httpapi-idempotency-key-header */
 	struct span socket_key, socket_version; /* Sec-WebSocket-... */
 	struct span authorization, cookie, fetch_site;
 	struct http_list accept, accept_encoding, content_encoding, if_match, if_none_match;

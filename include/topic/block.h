@@ -26,6 +26,7 @@ struct block {
 	uint8_t type_len;      /* of its content type; 0: not known */
 	uint8_t version_len;   /* of what its publisher calls its version; 0: nothing */
 	uint8_t encoding_len;  /* of its content's codings; 0: none */
+	uint8_t key_len;       /* of what its repetitions are known by; 0: by nothing */
 	uint8_t form;          /* enum run_form: of the body */
 	bool retain;           /* one message, to be kept as the topic's retained one */
 	uint32_t travelled_ns; /* before it was stamped: from its receive on, up to four seconds */
@@ -43,17 +44,17 @@ struct block {
 	/* Where every BLOCK_INDEX_STEP-th message ends in the body, if somebody has asked for one
 	 * of many; made once, by whoever comes first. */
 	uint32_t *_Atomic ends;
-	char bytes[]; /* name, type, version, encoding, then body */
+	char bytes[]; /* name, type, version, encoding, key, then body */
 };
 
 /* An empty block for a topic with room for a body of this many bytes; the caller holds it. NULL:
  * out of memory. */
 struct block *block_new(struct span name, uint64_t hash, size_t capacity);
-/* The same with what its publisher says of it: content type, version, and the content's codings, of
- * at most BLOCK_LABEL_MAX bytes each; empty: nothing. */
+/* The same with what its publisher says of it: content type, version, the content's codings, and
+ * what a repetition of it is known by, of at most BLOCK_LABEL_MAX bytes each; empty: nothing. */
 enum { BLOCK_LABEL_MAX = 255 };
 struct block_labels {
-	struct span type, version, encoding;
+	struct span type, version, encoding, key;
 };
 struct block *block_new_labelled(struct span name, uint64_t hash, const struct block_labels *labels,
 				 size_t capacity);
@@ -88,6 +89,13 @@ static inline struct span block_encoding(const struct block *b)
 {
 	return (struct span){ b->bytes + b->name_len + b->type_len + b->version_len,
 			      b->encoding_len };
+}
+
+static inline struct span block_key(const struct block *b)
+{
+	return (struct span){
+		b->bytes + b->name_len + b->type_len + b->version_len + b->encoding_len, b->key_len
+	};
 }
 
 /* Its messages as a run: all; so many from the first-th on (0: the first). What comes before is not

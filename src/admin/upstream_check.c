@@ -85,6 +85,17 @@ static bool more(struct talk *t)
 	return true;
 }
 
+/* Why a server goes away behind the handshake; it may do so before its word has come. */
+static const char *upset(const struct cipher *cipher)
+{
+	const char *problem = cipher_problem(cipher);
+
+	/* What is said to nobody has no memory to go to. */
+	return problem != NULL && cipher->failure != CIPHER_FAILURE_MEMORY
+		       ? problem
+		       : "it has closed the connection: does it ask for a certificate?";
+}
+
 /* The handshake. NULL: it is well; else why not. */
 static const char *secure(struct talk *t, const struct server *server)
 {
@@ -105,7 +116,7 @@ static const char *secure(struct talk *t, const struct server *server)
 	/* Nothing is said behind a handshake but by the library itself. */
 	if (result == CIPHER_DONE && in.len > 0)
 		(void)cipher_read(t->cipher, &in, t->text, sizeof(t->text), &t->len);
-	return cipher_problem(t->cipher);
+	return result == CIPHER_DONE ? NULL : upset(t->cipher);
 }
 
 /* The next thing said, of which `used` bytes are to be dropped (drop) when it has been looked at.
@@ -234,15 +245,6 @@ static bool judge(const struct talk *t, const struct config_upstream *u, struct 
 			"been seen to let disagree when a leader is cut off; use one, or 2.11\n",
 			u->stream, s.replicas, t->info.version);
 	return true;
-}
-
-/* Why a server goes away behind the handshake; it may do so before its word has come. */
-static const char *upset(const struct cipher *cipher)
-{
-	const char *problem = cipher_problem(cipher);
-
-	return problem != NULL ? problem
-			       : "it has closed the connection: does it ask for a certificate?";
 }
 
 /* INFO has come, and nothing behind it: TLS where it is spoken, and who the broker is. */

@@ -316,6 +316,7 @@ static int on_value(parser *p, const char *data, size_t len)
 		FIELD("if-range", request.if_range),
 		FIELD("expect", expect),
 		FIELD("x-version", request.version),
+		FIELD("idempotency-key", request.idempotency_key),
 		FIELD("sec-websocket-key", request.socket_key),
 		FIELD("sec-websocket-version", request.socket_version),
 	};

@@ -134,7 +134,9 @@ static void handle_publish(struct connection *c, const struct http_request *r, s
 	size_t announced = r->chunked ? BODY_BYTES_MIN : (size_t)r->content_length;
 	/* It grows with what comes of more. */
 	size_t capacity = announced < BODY_BYTES_FIRST ? announced : BODY_BYTES_FIRST;
-	struct block_labels labels = { .type = r->content_type, .version = r->version };
+	struct block_labels labels = { .type = r->content_type,
+				       .version = r->version,
+				       .key = r->idempotency_key };
 	struct http_session *http = http_of(c);
 	char name[256], encoding[BLOCK_LABEL_MAX];
 	struct span topic;
@@ -154,6 +156,11 @@ static void handle_publish(struct connection *c, const struct http_request *r, s
 	if (r->version.data != NULL &&
 	    (r->version.len > BLOCK_LABEL_MAX || !http_version_parse(r->version, version))) {
 		http_error(c, 400, "malformed X-Version");
+		return;
+	}
+	if (r->idempotency_key.data != NULL &&
+	    (r->idempotency_key.len == 0 || r->idempotency_key.len > BLOCK_LABEL_MAX)) {
+		http_error(c, 400, "malformed Idempotency-Key");
 		return;
 	}
 	if (!encoding_of(r, encoding, &labels.encoding)) {
@@ -600,8 +607,8 @@ static void answer_options(struct connection *c, const struct route *route)
 		snprintf(headers + n, sizeof(headers) - (size_t)n,
 			 "Access-Control-Allow-Methods: %s\r\n"
 			 "Access-Control-Allow-Headers: Authorization, Content-Encoding, "
-			 "Content-Type, If-Match, If-None-Match, If-Range, Last-Event-ID, Range, "
-			 "X-Version\r\n"
+			 "Content-Type, Idempotency-Key, If-Match, If-None-Match, If-Range, "
+			 "Last-Event-ID, Range, X-Version\r\n"
 			 "Access-Control-Max-Age: 600\r\n",
 			 names);
 	http_answer(c, &(struct http_answer){ .status = 204, .headers = headers });

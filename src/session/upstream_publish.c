@@ -264,9 +264,10 @@ bool upstream_scratch(struct upstream *u, size_t bytes)
 	return true;
 }
 
-static struct span key_of(const struct record *r)
+/* What its publisher wants repetitions to be known by. */
+static struct span key_of(const struct block *b, const struct record *r)
 {
-	return nats_header(r->headers, SPAN("Nats-Msg-Id"));
+	return b->key_len > 0 ? block_key(b) : nats_header(r->headers, SPAN("Nats-Msg-Id"));
 }
 
 /* What its publisher says beside a message, as headers: its own, without the empty line at their
@@ -279,11 +280,13 @@ static struct span headers_up(struct upstream *u, const struct pending *p, const
 	struct span version = one ? block_version(b) : r->version,
 		    encoding = one ? block_encoding(b) : (struct span){ NULL, 0 };
 	struct span own = r->headers;
+	struct span key = key_of(b, r);
 	char text[ID_MAX];
 
 	if (own.len == 0 && r->type.len == 0 && version.len == 0 && encoding.len == 0 && !named)
 		return (struct span){ NULL, 0 };
-	if (!upstream_scratch(u, own.len + r->type.len + version.len + encoding.len + 256))
+	if (!upstream_scratch(u, own.len + r->type.len + version.len + encoding.len + b->key_len +
+					 256))
 		return (struct span){ NULL, 0 };
 	if (own.len >= 4) {
 		memcpy(u->scratch.data, own.data, own.len - 2);
@@ -295,8 +298,9 @@ static struct span headers_up(struct upstream *u, const struct pending *p, const
 		put_field(&u->scratch, "Content-Type", r->type);
 		put_field(&u->scratch, "X-Version", version);
 		put_field(&u->scratch, "Content-Encoding", encoding);
+		put_field(&u->scratch, "Nats-Msg-Id", block_key(b));
 	}
-	if (named && key_of(r).len == 0) {
+	if (named && key.len == 0) {
 		snprintf(text, sizeof(text), "%s-%" PRIu64, u->nonce, id);
 		put_field(&u->scratch, "Nats-Msg-Id", span_of(text));
 	}
@@ -336,13 +340,14 @@ static void write_message(struct upstream *u, const struct pending *p, const str
 /* Whether the server takes all of them. */
 static bool fits(const struct upstream *u, const struct block *b)
 {
+	size_t around = PAYLOAD_AROUND + b->key_len;
 	struct run run = block_run(b);
 	struct record r;
 
-	if (b->len + PAYLOAD_AROUND <= u->info.max_payload)
+	if (b->len + around <= u->info.max_payload)
 		return true;
 	while (run_next_record(&run, &r))
-		if (r.payload.len + r.headers.len + PAYLOAD_AROUND > u->info.max_payload)
+		if (r.payload.len + r.headers.len + around > u->info.max_payload)
 			return false;
 	return true;
 }
@@ -373,7 +378,7 @@ static void write_block(struct upstream *u, struct pending *p)
 	for (; u->state == UPSTREAM_UP && run_next_record(&run, &r); at++) {
 		if (is_set(p->bits, at) || is_set(acknowledged_of(p), at))
 			continue;
-		p->keyed |= key_of(&r).len > 0;
+		p->keyed |= key_of(p->block, &r).len > 0;
 		write_message(u, p, &r, p->id + at);
 	}
 }
@@ -482,7 +487,7 @@ static struct pending *find_key(struct upstream *u, const struct upstream_topic 
 			continue;
 		run = block_run(p->block);
 		for (*at = 0; run_next_record(&run, &r); ++*at)
-			if (!is_set(p->bits, *at) && span_equal(key_of(&r), key))
+			if (!is_set(p->bits, *at) && span_equal(key_of(p->block, &r), key))
 				return p;
 	}
 	return NULL;
@@ -550,6 +555,34 @@ static bool is_known(struct pending *p)
 	return true;
 }
 
+/* Somebody has published one with its key, to this topic or another one. */
+static bool is_repetition(const struct pending *p)
+{
+	return p->keyed && p->duplicate;
+}
+
+/* It has to come: if it does not, it is fetched. */
+static void expect(struct upstream *u, struct pending *p)
+{
+	struct upstream_topic *ut = p->topic;
+
+	/* The log's end of this topic says whether it is another one's. */
+	if (is_repetition(p)) {
+		if (u->stream.last < p->acknowledged_max)
+			u->stream.last = p->acknowledged_max;
+		list_remove(&ut->tail);
+		ut->tail_ns = 0;
+		list_append(u->tails.next, &ut->tail);
+		return;
+	}
+	if (p->acknowledged_max > ut->target)
+		ut->target = p->acknowledged_max;
+	if (list_empty(&ut->hole)) {
+		ut->hole_ns = upstream_now(u);
+		list_append(&u->holes, &ut->hole);
+	}
+}
+
 /* It has been on its way for a while. */
 static void look_after(struct upstream *u, struct pending *p)
 {
@@ -559,14 +592,9 @@ static void look_after(struct upstream *u, struct pending *p)
 		write_block(u, p);
 		return;
 	}
-	if (p->acknowledged_max > ut->number) {
-		/* It has to come: if it does not, it is fetched. */
-		if (p->acknowledged_max > ut->target)
-			ut->target = p->acknowledged_max;
-		if (list_empty(&ut->hole)) {
-			ut->hole_ns = upstream_now(u);
-			list_append(&u->holes, &ut->hole);
-		}
+	if (p->acknowledged_max > ut->number &&
+	    !(is_repetition(p) && p->acknowledged_max <= ut->confirmed)) {
+		expect(u, p);
 		p->sent_ns = upstream_now(u);
 		list_remove(&p->link);
 		list_append(&u->unanswered, &p->link);

@@ -208,7 +208,7 @@ static bool deliver_own(struct upstream *u, struct upstream_topic *ut,
 void upstream_take(struct upstream *u, struct upstream_topic *ut, const struct upstream_message *m)
 {
 	struct record r = { .payload = m->payload, .reply = m->reply };
-	struct block_labels labels;
+	struct block_labels labels = { .key = { NULL, 0 } };
 
 	/* Reading never waits for subscribers: what there is no memory for is not taken. */
 	if (budget_now(u->shard->broker) == BUDGET_EVICTION && !u->shard->drain.draining) {

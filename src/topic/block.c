@@ -24,11 +24,12 @@ static char *put(char *out, struct span label)
 struct block *block_new_labelled(struct span name, uint64_t hash, const struct block_labels *l,
 				 size_t capacity)
 {
-	size_t head_len = name.len + l->type.len + l->version.len + l->encoding.len;
+	size_t head_len = name.len + l->type.len + l->version.len + l->encoding.len + l->key.len;
 	struct block *b = memory_new(sizeof(*b) + head_len + capacity);
 
 	assert(name.len <= NAME_BYTES_MAX && l->type.len <= BLOCK_LABEL_MAX &&
-	       l->version.len <= BLOCK_LABEL_MAX && l->encoding.len <= BLOCK_LABEL_MAX);
+	       l->version.len <= BLOCK_LABEL_MAX && l->encoding.len <= BLOCK_LABEL_MAX &&
+	       l->key.len <= BLOCK_LABEL_MAX);
 	if (b == NULL)
 		return NULL;
 	*b = (struct block){ .letter = { LETTER_PUBLISH },
@@ -37,11 +38,12 @@ struct block *block_new_labelled(struct span name, uint64_t hash, const struct b
 			     .type_len = (uint8_t)l->type.len,
 			     .version_len = (uint8_t)l->version.len,
 			     .encoding_len = (uint8_t)l->encoding.len,
+			     .key_len = (uint8_t)l->key.len,
 			     .head_len = (uint32_t)head_len,
 			     .hash = hash,
 			     .capacity = capacity };
 	list_init(&b->age);
-	put(put(put(put(b->bytes, name), l->type), l->version), l->encoding);
+	put(put(put(put(put(b->bytes, name), l->type), l->version), l->encoding), l->key);
 	return b;
 }
 

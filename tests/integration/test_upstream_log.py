@@ -107,6 +107,24 @@ def test_each_host_has_the_same_ids_and_a_client_goes_on_on_any(log):
     assert get(b, "/topic/live.a/" + first.split(":")[1]) == (200, b"0")
 
 
+def test_a_post_with_a_key_is_one_message_and_one_answer_on_any_host(log):
+    log.log_servers()
+    a, b = log.log_host(), log.log_host()
+    subscriber = b.subscribe("live.a")
+    key, other = {"Idempotency-Key": "order 7"}, {"Idempotency-Key": "o" * 255}
+    answers = [post(host, "live.a", b"1", **key) for host in (a, a, b)]
+    assert answers[0][0] == 200 and answers == [answers[0]] * 3
+    assert post(b, "live.a", b"2", **other) == post(a, "live.a", b"2", **other) != answers[0]
+    # The stream knows a key whatever topic it comes with.
+    assert post(a, "live.b", b"1", **key)[1]["id"] == answers[0][1]["id"]
+    assert get(a, "/topic/live.b/last")[0] == 404
+    assert post(a, "live.a", b"3")[0] == 200
+    assert subscriber.take(3) == [b"1", b"2", b"3"]
+    assert [figure(host, "gaps_total") for host in (a, b)] == [0, 0]
+    for bad in ("", "x" * 256):
+        assert post(a, "live.a", b"x", **{"Idempotency-Key": bad}) == (400, {"error": "malformed Idempotency-Key"})
+
+
 def test_a_client_that_comes_from_another_host_gets_what_it_has_missed(log):
     """Whether or not the topic was ever asked for here, or stands by now without its past."""
     log.log_servers()
