@@ -35,7 +35,8 @@ struct pattern_letter {
 	int error; /* -ENOMEM; -E2BIG: too many globs */
 	uint32_t newest_n;
 	struct newest *newest; /* of each topic that matches, held, if that was asked for */
-	struct list link;      /* the home's walks */
+	struct list link;      /* the home's walks; before that the tap's, as long as it keeps it */
+	uint64_t ticket;       /* the tap's */
 };
 
 /* One question to all homes that a pattern concerns: made by who asks, who alone changes it while

@@ -62,6 +62,8 @@ uint64_t known_patterns_subscribers(const struct known_patterns *known, struct s
 
 /* LETTER_PATTERN, LETTER_PATTERN_COUNT: takes the letter over, and answers the former. */
 void home_pattern(struct shard *shard, struct pattern_letter *letter);
+/* The tap has kept it until now. */
+void home_pattern_stands(struct shard *shard, struct pattern_letter *letter);
 void home_pattern_count(struct shard *shard, struct pattern_count *letter);
 /* Looks for newest messages, as far as there is time. True: there is more to look at. */
 bool home_walk_some(struct shard *shard);

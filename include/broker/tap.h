@@ -13,6 +13,8 @@
 
 struct block;
 struct list;
+struct pattern;
+struct pattern_letter;
 struct shard;
 struct subscribe_letter;
 struct topic;
@@ -30,6 +32,12 @@ struct tap {
 	/* Whether a subscriber has to wait for home_stands: then the letter is his, or of others
 	 * that he has refused (home_refuse). */
 	bool (*keeps)(struct shard *shard, struct topic *topic, struct subscribe_letter *letter);
+	/* A pattern is wanted that was not before. -ENOMEM: it is not to be, and goes. */
+	int (*pattern_appeared)(struct shard *shard, const struct pattern *pattern);
+	/* It is not wanted any more. */
+	void (*pattern_gone)(struct shard *shard, const struct pattern *pattern);
+	/* Whether its subscriber has to wait for home_pattern_stands: then the letter is his. */
+	bool (*keeps_pattern)(struct shard *shard, struct pattern_letter *letter);
 	/* Whether what asks for a receipt has to wait: he hands it to home_receipt, or
 	 * home_refuse_receipt, when all that was published before has been sequenced. */
 	bool (*keeps_receipt)(struct shard *shard, struct topic_letter *letter);

@@ -24,6 +24,7 @@
  *
  * From top to bottom, none of which calls those above it: upstream.c has the connection,
  * upstream_servers.c whom to dial, upstream_topics.c the tap and what is subscribed to,
+ * upstream_patterns.c the same by patterns,
  * upstream_log.c the stream and what is missing, upstream_past.c what was before,
  * upstream_waiting.c subscribers that wait, upstream_receive.c makes blocks of what comes,
  * upstream_publish.c has what goes up. The shard's thread only.
@@ -36,6 +37,7 @@
 #include "base/list.h"
 #include "base/server.h"
 #include "base/span.h"
+#include "base/table.h"
 #include "broker/counters.h"
 #include "broker/protocol.h"
 #include "engine/dial.h"
@@ -47,6 +49,8 @@ struct block;
 struct config_upstream;
 struct connection;
 struct lookup;
+struct pattern;
+struct pattern_letter;
 struct shard;
 struct subscribe_letter;
 struct topic;
@@ -118,6 +122,12 @@ struct upstream {
 	struct list awaited;   /* whose subscribers wait for them to stand */
 	uint64_t sids;
 
+	/* Patterns, by their subjects, each in the list of its state; subscribers who wait for
+	 * theirs; how often one has gone. */
+	struct table patterns, patterns_by_sid;
+	struct list patterns_wanted, patterns_asked, patterns_standing, patterns_letters;
+	uint64_t patterns_left;
+
 	/* What was published here, and letters that wait behind it: all in order; and those that
 	 * have not been sent, or sent and not come back yet. */
 	struct list pending, unwritten, unanswered;
@@ -142,7 +152,9 @@ struct upstream {
 	unsigned repairs_n;
 	struct list pasts, pasts_asked; /* whose past somebody wants, and for which it is fetched */
 	unsigned pasts_n;
-	struct upstream_topic *past; /* what is taken is of its past */
+	struct upstream_topic *past;         /* what is taken is of its past */
+	uint64_t stream_last, stream_before; /* its last number when that was told, and the time
+						before */
 	struct list tails; /* that stand, by when their end was last compared with the log's */
 
 	/* Messages that have come back, of one topic, and are to be delivered together. */
@@ -166,9 +178,12 @@ struct upstream_topic {
 	bool idle;   /* it has no clients, since idle_ns */
 	bool missed; /* some messages, of which its subscribers have not been told, */
 	enum upstream_gap why;
-	uint64_t nth;  /* ASKED, STANDS: on which connection; on any other it is WANTED */
-	uint64_t sid;  /* of its subscription */
-	uint64_t ping; /* ASKED: it stands when so many have been answered */
+	uint64_t nth;    /* ASKED, STANDS: on which connection; on any other it is WANTED */
+	uint64_t sid;    /* of its subscription; STANDS: 0: it has none, but the bearer's */
+	uint64_t bearer; /* of a pattern's subscription that brings it until it stands with its own;
+			    0: none */
+	uint64_t left;   /* REST: patterns that had gone when it began */
+	uint64_t ping;   /* ASKED: it stands when so many have been answered */
 	uint64_t idle_ns;
 	struct list link;                      /* by its state */
 	struct list linger, held, awaited;     /* the upstream's */
@@ -274,6 +289,32 @@ bool upstream_topics_write(struct upstream *upstream);
 /* What is over by now; when the next will be: in *next_ns if that is earlier. */
 void upstream_topics_expire(struct upstream *upstream, uint64_t *next_ns);
 
+/* upstream_patterns.c */
+
+void upstream_patterns_init(struct upstream *upstream);
+void upstream_patterns_release(struct upstream *upstream);
+/* As in struct tap. */
+int upstream_pattern_appeared(struct upstream *upstream, const struct pattern *pattern);
+void upstream_pattern_gone(struct upstream *upstream, const struct pattern *pattern);
+bool upstream_pattern_keeps(struct upstream *upstream, struct pattern_letter *letter);
+/* True: there is more. */
+bool upstream_patterns_write(struct upstream *upstream);
+void upstream_patterns_answered(struct upstream *upstream);
+void upstream_patterns_lost(struct upstream *upstream);
+void upstream_patterns_expire(struct upstream *upstream);
+/* Whether a pattern's subscription, or any that matches this name, is there. */
+bool upstream_pattern_stands(const struct upstream *upstream, uint64_t sid);
+bool upstream_pattern_covers(const struct upstream *upstream, struct span name);
+/* The topic that a message is of which a pattern's subscription has brought; NULL: it is none, or
+ * another home's. And whether this is the copy of it that counts. */
+bool upstream_pattern_bears(struct upstream *upstream, struct upstream_topic *topic, uint64_t sid);
+struct upstream_topic *upstream_pattern_topic(struct upstream *upstream, uint64_t sid,
+					      struct span name);
+/* The topic, and the number, of what was fetched for a pattern, if nobody else asks for it. */
+struct upstream_topic *upstream_pattern_fetched(struct upstream *upstream, uint64_t sid,
+						struct span name, const struct nats_said *said,
+						uint64_t *number);
+
 /* upstream_log.c */
 
 void upstream_log_init(struct upstream *upstream);
@@ -294,6 +335,12 @@ void upstream_log_answer(struct upstream *upstream, struct span subject, struct 
 /* A message as the stream has republished it, or as a consumer has fetched it. */
 void upstream_log_live(struct upstream *upstream, struct upstream_topic *topic,
 		       const struct nats_said *said, struct span headers, struct span payload);
+/* A topic that has none of its own is to get, by a pattern's, what follows on this number: nobody
+ * has listened to it before. */
+void upstream_log_bear(struct upstream *upstream, struct upstream_topic *topic, uint64_t before);
+/* A message of such a topic's that was fetched for the pattern. */
+void upstream_log_bring(struct upstream *upstream, struct upstream_topic *topic, uint64_t number,
+			struct span headers, struct span payload);
 void upstream_log_fetched(struct upstream *upstream, struct upstream_topic *topic,
 			  const struct nats_said *said, struct span headers, struct span payload);
 /* True: there is more. */

@@ -511,6 +511,31 @@ static void pass_over(struct upstream *u, struct upstream_topic *ut, uint64_t ne
 	home_gap(u->shard, ut->topic, ut->epoch, newest);
 }
 
+void upstream_log_bear(struct upstream *u, struct upstream_topic *ut, uint64_t before)
+{
+	ut->asked_last = 0;
+	if (ut->epoch != u->epoch)
+		begin_topic(u, ut, before);
+	else if (ut->number < before)
+		pass_over(u, ut, before);
+	if (ut->state != UPSTREAM_STANDS)
+		return;
+	ut->tail_ns = upstream_now(u);
+	list_remove(&ut->tail);
+	list_append(&u->tails, &ut->tail);
+}
+
+void upstream_log_bring(struct upstream *u, struct upstream_topic *ut, uint64_t number,
+			struct span headers, struct span payload)
+{
+	const struct upstream_message m = { .number = number,
+					    .headers = headers,
+					    .payload = payload };
+
+	if (number > ut->number)
+		take(u, ut, &m);
+}
+
 static void newest_told(struct upstream *u, struct upstream_topic *ut, uint64_t newest)
 {
 	if (ut->epoch != u->epoch) {
@@ -523,7 +548,7 @@ static void newest_told(struct upstream *u, struct upstream_topic *ut, uint64_t 
 		/* All of it is too old by now, what came meanwhile perhaps, too. */
 		gap(u, ut, UPSTREAM_GAP_GONE);
 	} else if (newest > ut->number && ut->state == UPSTREAM_CATCHING &&
-		   ut->topic->shards_n == 0 && !upstream_past_wanted(ut) &&
+		   ut->topic->shards_n == 0 && ut->bearer == 0 && !upstream_past_wanted(ut) &&
 		   list_empty(&ut->unwritten)) {
 		pass_over(u, ut, newest);
 	}
@@ -614,6 +639,8 @@ static void stream_told(struct upstream *u, struct span json)
 	}
 	if (u->epoch != 0 && epoch != u->epoch)
 		u->shard->counters.upstream_log_changed++;
+	u->stream_before = u->epoch == epoch ? u->stream_last : 0;
+	u->stream_last = u->stream.last;
 	u->epoch = epoch;
 	u->stream_told_ns = upstream_now(u);
 }

@@ -35,11 +35,19 @@ static void leave_log(struct upstream *u, struct upstream_topic *ut)
 	upstream_past_leave(u, ut);
 }
 
-/* What was so on another connection is so no more. */
+/* What was so on another connection is so no more, nor with a pattern that has gone. */
 static struct upstream_topic *look(struct upstream *u, struct upstream_topic *ut)
 {
-	if (ut->state <= UPSTREAM_WANTED || (ut->nth == u->nth && u->state == UPSTREAM_UP))
+	bool borne = ut->state == UPSTREAM_STANDS && ut->sid == 0;
+	bool stands = ut->nth == u->nth && u->state == UPSTREAM_UP;
+
+	if (ut->state <= UPSTREAM_WANTED ||
+	    (stands && (!borne || upstream_pattern_stands(u, ut->bearer))))
 		return ut;
+	if (stands) {
+		list_remove(&ut->link);
+		list_append(&u->wanted, &ut->link);
+	}
 	ut->state = UPSTREAM_WANTED;
 	if (u->log)
 		leave_log(u, ut);
@@ -48,13 +56,43 @@ static struct upstream_topic *look(struct upstream *u, struct upstream_topic *ut
 	return ut;
 }
 
+/* Without a log: whether something may have come while nothing brought it here. */
+static bool missed_at_rest(const struct upstream *u, const struct upstream_topic *ut)
+{
+	return !u->log && ut->nth != 0 && (ut->left != u->patterns_left || ut->nth != u->nth);
+}
+
+static void linger(struct upstream *u, struct upstream_topic *ut)
+{
+	ut->idle_ns = u->shard->reactor.now_ns;
+	list_remove(&ut->linger);
+	list_append(&u->lingering, &ut->linger);
+}
+
 static void want(struct upstream *u, struct upstream_topic *ut)
 {
-	if (ut->state != UPSTREAM_REST)
+	/* One that a pattern bears gets its own. */
+	if (ut->state != UPSTREAM_REST && (ut->state != UPSTREAM_STANDS || ut->sid != 0))
 		return;
+	if (ut->state == UPSTREAM_REST) {
+		u->shard->counters.upstream_interests++;
+		ut->missed |= missed_at_rest(u, ut);
+	}
 	ut->state = UPSTREAM_WANTED;
+	list_remove(&ut->link);
 	list_append(&u->wanted, &ut->link);
+}
+
+/* Its messages come by a pattern's subscription. */
+static void bear(struct upstream *u, struct upstream_topic *ut)
+{
+	ut->missed |= missed_at_rest(u, ut);
+	ut->state = UPSTREAM_STANDS;
+	ut->sid = 0;
+	ut->nth = u->nth;
+	list_append(&u->standing, &ut->link);
 	u->shard->counters.upstream_interests++;
+	linger(u, ut);
 }
 
 static void rest(struct upstream *u, struct upstream_topic *ut)
@@ -65,14 +103,15 @@ static void rest(struct upstream *u, struct upstream_topic *ut)
 	list_remove(&ut->linger);
 	if (look(u, ut)->state == UPSTREAM_REST)
 		return;
-	if (ut->state > UPSTREAM_WANTED) {
+	ut->left = u->patterns_left;
+	if (ut->state > UPSTREAM_WANTED && ut->sid != 0) {
 		n = snprintf(text, sizeof(text), "UNSUB %" PRIu64 "\r\n", ut->sid);
 		/* Whoever comes back later has missed what comes from now on. */
-		ut->missed |= !u->log;
-		if (u->log)
-			leave_log(u, ut);
+		ut->missed |= !u->log && !upstream_pattern_covers(u, ut->topic->named.name);
 		upstream_put(u, (struct span){ text, (size_t)n });
 	}
+	if (ut->state > UPSTREAM_WANTED && u->log)
+		leave_log(u, ut);
 	ut->state = UPSTREAM_REST;
 	list_remove(&ut->link);
 	u->shard->counters.upstream_interests--;
@@ -135,8 +174,7 @@ static void weighed(struct shard *s, struct topic *t, bool idle)
 	if (!idle) {
 		want(u, ut);
 	} else if (ut->state != UPSTREAM_REST) {
-		ut->idle_ns = s->reactor.now_ns;
-		list_append(&u->lingering, &ut->linger);
+		linger(u, ut);
 	}
 }
 
@@ -171,6 +209,21 @@ static bool keeps(struct shard *s, struct topic *t, struct subscribe_letter *l)
 	return true;
 }
 
+static int pattern_appeared(struct shard *s, const struct pattern *p)
+{
+	return upstream_pattern_appeared(upstream_of(s), p);
+}
+
+static void pattern_gone(struct shard *s, const struct pattern *p)
+{
+	upstream_pattern_gone(upstream_of(s), p);
+}
+
+static bool keeps_pattern(struct shard *s, struct pattern_letter *l)
+{
+	return upstream_pattern_keeps(upstream_of(s), l);
+}
+
 static bool keeps_receipt(struct shard *s, struct topic_letter *l)
 {
 	return upstream_publish_keeps(upstream_of(s), l);
@@ -188,6 +241,9 @@ static const struct tap tap = { .appeared = appeared,
 				.weighed = weighed,
 				.publish = publish,
 				.keeps = keeps,
+				.pattern_appeared = pattern_appeared,
+				.pattern_gone = pattern_gone,
+				.keeps_pattern = keeps_pattern,
 				.keeps_receipt = keeps_receipt,
 				.drained = drained };
 
@@ -228,7 +284,8 @@ static bool write_subscriptions(struct upstream *u)
 		struct upstream_topic *ut =
 			look(u, LIST_ENTRY(u->wanted.next, struct upstream_topic, link));
 
-		if (ut->idle)
+		/* What a pattern brought of it has to be caught up with, whoever has gone. */
+		if (ut->idle && ut->bearer == 0)
 			rest(u, ut);
 		else
 			write_subscription(u, ut);
@@ -242,10 +299,11 @@ static bool write_subscriptions(struct upstream *u)
 bool upstream_topics_write(struct upstream *u)
 {
 	if (list_empty(&u->wanted) && list_empty(&u->unwritten) && list_empty(&u->asks) &&
-	    list_empty(&u->pasts))
+	    list_empty(&u->pasts) && list_empty(&u->patterns_wanted) &&
+	    list_empty(&u->patterns_letters))
 		return false;
 	reactor_part(&u->shard->reactor, PART_CLIENTS);
-	if (write_subscriptions(u))
+	if (upstream_patterns_write(u) || write_subscriptions(u))
 		return true;
 	return upstream_log_write(u) || upstream_publish_write(u) || upstream_past_write(u);
 }
@@ -253,6 +311,7 @@ bool upstream_topics_write(struct upstream *u)
 void upstream_topics_answered(struct upstream *u)
 {
 	upstream_publish_answered(u);
+	upstream_patterns_answered(u);
 	while (!list_empty(&u->asked)) {
 		struct upstream_topic *ut = LIST_ENTRY(u->asked.next, struct upstream_topic, link);
 
@@ -279,6 +338,7 @@ void upstream_topics_lost(struct upstream *u)
 		upstream_log_lost(u);
 		upstream_past_lost(u);
 	}
+	upstream_patterns_lost(u);
 	upstream_publish_lost(u);
 }
 
@@ -312,6 +372,48 @@ static struct upstream_topic *topic_of(struct upstream *u, struct span subject)
 	return ut != NULL && look(u, ut)->state > UPSTREAM_WANTED ? ut : NULL;
 }
 
+/* A message that a pattern's subscription has brought. False: it is none. */
+static bool take_borne(struct upstream *u, uint64_t sid, struct span subject,
+		       const struct nats_said *said, const struct upstream_message *m)
+{
+	struct upstream_topic *ut =
+		upstream_pattern_topic(u, sid, behind(subject, u->config->publish_prefix));
+	struct jetstream_place place = { 0 };
+	bool fresh;
+
+	if (ut == NULL || (u->log && !jetstream_place(m->headers, &place)) ||
+	    !upstream_pattern_bears(u, look(u, ut), sid))
+		return ut != NULL;
+	fresh = ut->state == UPSTREAM_REST;
+	if (fresh)
+		bear(u, ut);
+	else if (ut->sid == 0 && !list_empty(&ut->linger))
+		linger(u, ut);
+	if (!u->log) {
+		upstream_take(u, ut, m);
+		return true;
+	}
+	if (fresh || ut->epoch != u->epoch)
+		upstream_log_bear(u, ut, place.before > 0 ? place.before : place.number - 1);
+	upstream_log_live(u, ut, said, m->headers, m->payload);
+	return true;
+}
+
+/* Of a topic that nobody listens to but by a pattern, while the connection was gone. */
+static void take_fetched(struct upstream *u, uint64_t sid, const struct nats_said *said,
+			 const struct upstream_message *m)
+{
+	uint64_t number;
+	struct upstream_topic *ut = upstream_pattern_fetched(
+		u, sid, behind(said->subject, u->config->publish_prefix), said, &number);
+
+	if (ut == NULL || (ut->epoch == u->epoch && number <= ut->number))
+		return;
+	bear(u, ut);
+	upstream_log_bear(u, ut, ut->epoch == u->epoch ? ut->number : number - 1);
+	upstream_log_bring(u, ut, number, m->headers, m->payload);
+}
+
 void upstream_topics_message(struct upstream *u, const struct nats_said *said, struct span headers,
 			     struct span payload)
 {
@@ -330,8 +432,12 @@ void upstream_topics_message(struct upstream *u, const struct nats_said *said, s
 		return;
 	if (!u->log) {
 		ut = topic_of(u, said->subject);
-		if (ut != NULL && ut->sid == sid)
-			upstream_take(u, ut, &m);
+		if (ut != NULL && ut->sid == sid) {
+			if (ut->bearer == 0 || ut->state > UPSTREAM_ASKED)
+				upstream_take(u, ut, &m);
+			return;
+		}
+		take_borne(u, sid, said->subject, said, &m);
 		return;
 	}
 	ut = topic_of(u, behind(said->subject, u->config->deliver_prefix));
@@ -339,11 +445,15 @@ void upstream_topics_message(struct upstream *u, const struct nats_said *said, s
 		upstream_log_live(u, ut, said, headers, payload);
 		return;
 	}
+	if (take_borne(u, sid, behind(said->subject, u->config->deliver_prefix), said, &m))
+		return;
 	ut = topic_of(u, said->subject);
 	if (ut != NULL && ut->repair_sid == sid)
 		upstream_log_fetched(u, ut, said, headers, payload);
 	else if (ut != NULL && ut->past.sid == sid)
 		upstream_past_fetched(u, ut, said, headers, payload);
+	else
+		take_fetched(u, sid, said, &m);
 }
 
 /* ---- time ---- */
@@ -378,6 +488,7 @@ void upstream_topics_expire(struct upstream *u, uint64_t *next_ns)
 		upstream_log_expire(u, next_ns);
 		upstream_past_expire(u, next_ns);
 	}
+	upstream_patterns_expire(u);
 	upstream_publish_expire(u, next_ns);
 	upstream_waiting_expire(u, next_ns);
 	expire_lingering(u, next_ns);
@@ -394,6 +505,7 @@ int upstream_topics_init(struct upstream *u)
 	list_init(&u->lingering);
 	list_init(&u->awaited);
 	upstream_publish_init(u);
+	upstream_patterns_init(u);
 	upstream_log_init(u);
 	/* The same for all; none of them reads it before all have begun. */
 	if (u->shard->id == 0)
@@ -408,6 +520,7 @@ void upstream_topics_release(struct upstream *u)
 	if (u->block != NULL)
 		block_unref(u->block);
 	upstream_publish_release(u);
+	upstream_patterns_release(u);
 	for (size_t at = 0; (n = table_next(&u->shard->home.topics, &at)) != NULL;) {
 		struct topic *t = (struct topic *)(void *)n;
 		struct upstream_topic *ut = t->tapped;

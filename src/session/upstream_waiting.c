@@ -93,6 +93,8 @@ static void let_in(struct upstream *u, struct upstream_topic *ut)
 void upstream_stands(struct upstream *u, struct upstream_topic *ut)
 {
 	ut->state = UPSTREAM_STANDS;
+	if (ut->sid != 0)
+		ut->bearer = 0;
 	list_remove(&ut->link);
 	list_append(&u->standing, &ut->link);
 	upstream_deliver(u);

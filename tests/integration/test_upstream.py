@@ -231,6 +231,60 @@ def test_one_subscription_stands_for_all_of_a_host(world):
     interests(world, 0)
 
 
+def events_of(broker, pattern):
+    """An open stream of the events of a pattern; take(n): topic and data of each."""
+    request = urllib.request.Request(url(broker, f"/subscribe/{pattern}"), headers={"Accept": "text/event-stream"})
+    stream = urllib.request.urlopen(request, timeout=PATIENCE)
+    stream.take = lambda n: [next_event(stream) for _ in range(n)]
+    return stream
+
+
+def next_event(stream):
+    fields = {}
+    while (line := stream.readline()) != b"\n" or "data" not in fields:
+        assert line, "the stream has ended"
+        name, _, value = line.rstrip(b"\n").partition(b": ")
+        fields[name.decode()] = value
+    return fields["data"]
+
+
+@pytest.mark.parametrize("log", ["none", "jetstream"])
+def test_a_pattern_gets_each_message_of_every_host_once(world, log):
+    """Of topics that nobody has asked for by name, that somebody has, and that several patterns match."""
+    server = world.servers(1, ["-js"] if log == "jetstream" else []).servers[0]
+    upstream = {"linger_seconds": 1, "reconnect_ms_min": 400, "reconnect_ms_max": 400, "log": log, **({"stream": "LIVE", "create": True} if log == "jetstream" else {})}
+    a, b = world.host(upstream=upstream), world.host(upstream=upstream)
+    patterns = [events_of(b, "live.>"), events_of(b, "live.*"), events_of(b, ">")]
+    for n in range(6):
+        assert post(a, f"live.{n % 2}", b"%d" % n)[0] == 200
+    named = b.subscribe("live.0")
+    assert post(a, "live.0", b"6")[0] == 200
+    assert named.take(1) == [b"6"]
+    named.leave()
+    b.loop.wait(lambda: f"{'fan.' * (log != 'none')}live.0" not in server.subjects(), "nobody asks for it by its name")
+    for n in range(7, 10):
+        assert post(b, "live.0", b"%d" % n)[0] == 200
+    for pattern in patterns:
+        assert sorted(pattern.take(10)) == [b"%d" % n for n in range(10)]
+    server.kill()
+    server.start()
+    if log != "none":
+        # Before the hosts are back, most likely: it is fetched, though nobody knows of its topic.
+        program = Client(server)
+        program.publish("live.unseen", b"meanwhile")
+        program.flush()
+        program.close()
+        assert [p.take(1) for p in patterns] == [[b"meanwhile"]] * 3
+    interests = [("fan." if log != "none" else "") + "live.>"] * 2 + [("fan." if log != "none" else "") + "live.*"] * 2
+    b.loop.wait(lambda: [s for s in server.subjects() if s in interests] == sorted(interests), "the patterns stand again")
+    for topic in ("live.0", "live.new"):
+        assert post(a, topic, b"again")[0] == 200
+    for pattern in patterns:
+        assert pattern.take(2) == [b"again"] * 2
+        pattern.close()
+    b.loop.wait(lambda: not [s for s in server.subjects() if s in interests], "nobody asks for patterns any more")
+
+
 def test_a_publisher_is_interest_too(world):
     server = world.servers().servers[0]
     host = world.host()

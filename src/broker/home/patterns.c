@@ -7,6 +7,7 @@
 
 #include "base/memory.h"
 #include "broker/shard.h"
+#include "broker/tap.h"
 #include "topic/block.h"
 #include "topic/history.h"
 
@@ -107,6 +108,12 @@ static struct known_pattern *find_or_new(struct shard *s, const struct pattern_k
 		*error = -E2BIG;
 	if (*error == 0)
 		*error = patterns_add(table, &k->pattern);
+	if (*error == 0 && s->broker->tap != NULL &&
+	    s->broker->tap->pattern_appeared(s, &k->pattern) != 0) {
+		s->broker->tap->pattern_gone(s, &k->pattern);
+		patterns_remove(table, &k->pattern);
+		*error = -ENOMEM;
+	}
 	if (*error == 0) {
 		s->home.known.patterns_n += counts(s, k);
 		return k;
@@ -134,6 +141,8 @@ static void recount(struct shard *s, struct known_pattern *k, unsigned shard, ui
 	if (k->subscribers_n > 0)
 		return;
 	s->home.known.patterns_n -= counts(s, k);
+	if (s->broker->tap != NULL)
+		s->broker->tap->pattern_gone(s, &k->pattern);
 	patterns_remove(&s->home.known.table, &k->pattern);
 	memory_free(k);
 }
@@ -152,12 +161,21 @@ static void place_mark(struct shard *s)
 
 void home_pattern(struct shard *s, struct pattern_letter *l)
 {
-	struct known_patterns *known = &s->home.known;
 	struct known_pattern *k = find_or_new(s, &l->asking->key, &l->error);
 
 	if (k != NULL)
 		recount(s, k, l->asking->shard, l->asking->subscribers, l->asking->responders);
-	if (k == NULL || !l->asking->newest) {
+	if (k == NULL || s->broker->tap == NULL || !s->broker->tap->keeps_pattern(s, l))
+		home_pattern_stands(s, l);
+}
+
+void home_pattern_stands(struct shard *s, struct pattern_letter *l)
+{
+	struct known_patterns *known = &s->home.known;
+
+	if (l->error != 0 || !l->asking->newest ||
+	    find(s, l->asking->key.hash,
+		 (struct span){ l->asking->key.bytes, l->asking->key.len }) == NULL) {
 		answer(s, l);
 		return;
 	}

@@ -1,0 +1,434 @@
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/config.h"
+#include "base/hash.h"
+#include "base/memory.h"
+#include "base/name.h"
+#include "broker/home.h"
+#include "broker/patterns.h"
+#include "broker/shard.h"
+#include "broker/tap.h"
+#include "session/upstream.h"
+#include "topic/pattern.h"
+#include "topic/topic.h"
+
+/*
+ * Subscribers to patterns, to which every home listens for its own topics: one subscription
+ * upstream for each pattern's subject. What comes of a topic that somebody has asked for by its
+ * name comes by that subscription, too, and is left alone here. Other topics are borne by the first
+ * subscription that brings something of theirs (bearer): they stand with it, until nothing has come
+ * for linger_seconds, and are caught up by their names when the connection was lost meanwhile.
+ *
+ * With a log what a pattern's topics got while the connection was gone is fetched by a consumer for
+ * the pattern, for nobody else may know of them.
+ */
+
+enum { SUBSCRIBE_COST = 4, BODY_MAX = 2048 };
+
+struct upstream_pattern {
+	struct named named; /* first: its subject, as topics have theirs */
+	struct list link;   /* wanted, asked or standing */
+	struct named by_sid;
+	uint64_t sid, ping;
+	uint32_t users;     /* patterns of the home's that need it */
+	uint64_t from;      /* what came from that number on has to be fetched; 0: nothing */
+	uint64_t fetch_sid; /* of the subscription for that; 0: it is not under way */
+	uint64_t count;     /* of messages that it has brought */
+	char subject[];
+};
+
+static struct upstream_pattern *pattern_of_sid(const struct upstream *u, uint64_t sid)
+{
+	struct named *n = table_find(&u->patterns_by_sid, hash_bytes(&sid, sizeof(sid)),
+				     (struct span){ (const char *)&sid, sizeof(sid) });
+
+	return n != NULL ? (struct upstream_pattern *)(void *)((char *)n -
+							       offsetof(struct upstream_pattern,
+									by_sid))
+			 : NULL;
+}
+
+/* ---- which subjects a pattern is ---- */
+
+typedef int subject_use(struct upstream *u, struct span subject);
+
+static bool overlaps(const struct upstream *u, struct span text)
+{
+	for (size_t i = 0; i < u->config->topics_n; i++)
+		if (name_patterns_overlap(span_of(u->config->topics[i]), text))
+			return true;
+	return false;
+}
+
+/* All of the cluster's that it may match: more than that, as it begins anyhow. */
+static int each_topic(struct upstream *u, const struct pattern *p, subject_use *use)
+{
+	int err = 0;
+
+	for (size_t i = 0; i < u->config->topics_n && err == 0; i++) {
+		struct span topics = span_of(u->config->topics[i]);
+
+		if (p->kind == PATTERN_GLOB || name_patterns_overlap(topics, p->text))
+			err = use(u, topics);
+	}
+	return err;
+}
+
+static int each_subject(struct upstream *u, const struct pattern *p, subject_use *use)
+{
+	struct span text = p->text, above = { text.data, text.len - 2 };
+	int err = 0;
+
+	/* Members of groups share with nobody elsewhere, and a name is a topic's. */
+	if (p->group.len > 0 || (p->kind != PATTERN_GLOB && !pattern_wild(text)))
+		return 0;
+	if (p->kind == PATTERN_GLOB || text.data[0] == '*' || text.data[0] == '>')
+		return each_topic(u, p, use);
+	/* A space has no place in a subject. */
+	if (memchr(text.data, ' ', text.len) != NULL)
+		return 0;
+	if (overlaps(u, text))
+		err = use(u, text);
+	/* Of MQTT: "a/#" is "a" as well. */
+	if (err == 0 && p->kind == PATTERN_MQTT && text.len > 2 && text.data[text.len - 1] == '>' &&
+	    overlaps(u, above))
+		err = use(u, above);
+	return err;
+}
+
+/* ---- who wants them ---- */
+
+static int use_subject(struct upstream *u, struct span subject)
+{
+	uint64_t hash = hash_bytes(subject.data, subject.len);
+	struct upstream_pattern *p =
+		(struct upstream_pattern *)(void *)table_find(&u->patterns, hash, subject);
+
+	if (p == NULL) {
+		p = memory_new_zeroed(sizeof(*p) + subject.len);
+		if (p == NULL)
+			return -ENOMEM;
+		memcpy(p->subject, subject.data, subject.len);
+		p->named = (struct named){ hash, { p->subject, subject.len } };
+		if (table_add(&u->patterns, &p->named) != 0) {
+			memory_free(p);
+			return -ENOMEM;
+		}
+		list_init(&p->link);
+		list_append(&u->patterns_wanted, &p->link);
+	}
+	p->users++;
+	return 0;
+}
+
+static void put_unsub(struct upstream *u, uint64_t sid)
+{
+	char text[48];
+	int n = snprintf(text, sizeof(text), "UNSUB %" PRIu64 "\r\n", sid);
+
+	upstream_put(u, (struct span){ text, (size_t)n });
+}
+
+static void forget_sid(struct upstream *u, struct upstream_pattern *p)
+{
+	if (p->sid != 0)
+		table_remove(&u->patterns_by_sid, &p->by_sid);
+	p->sid = p->fetch_sid = 0;
+}
+
+static int drop_subject(struct upstream *u, struct span subject)
+{
+	struct upstream_pattern *p = (struct upstream_pattern *)(void *)table_find(
+		&u->patterns, hash_bytes(subject.data, subject.len), subject);
+
+	/* There may have been no memory for it. */
+	if (p == NULL || --p->users > 0)
+		return 0;
+	if (p->sid != 0)
+		put_unsub(u, p->sid);
+	if (p->fetch_sid != 0)
+		put_unsub(u, p->fetch_sid);
+	forget_sid(u, p);
+	list_remove(&p->link);
+	table_remove(&u->patterns, &p->named);
+	memory_free(p);
+	/* What topics at rest get from now on is missed, whoever else listens. */
+	u->patterns_left++;
+	return 0;
+}
+
+int upstream_pattern_appeared(struct upstream *u, const struct pattern *pattern)
+{
+	return each_subject(u, pattern, use_subject);
+}
+
+void upstream_pattern_gone(struct upstream *u, const struct pattern *pattern)
+{
+	(void)each_subject(u, pattern, drop_subject);
+}
+
+bool upstream_pattern_keeps(struct upstream *u, struct pattern_letter *l)
+{
+	if (list_empty(&u->patterns_wanted) && list_empty(&u->patterns_asked))
+		return false;
+	l->ticket = 0;
+	list_append(&u->patterns_letters, &l->link);
+	return true;
+}
+
+static struct pattern_letter *first_letter(const struct upstream *u)
+{
+	return list_empty(&u->patterns_letters)
+		       ? NULL
+		       : LIST_ENTRY(u->patterns_letters.next, struct pattern_letter, link);
+}
+
+/* ---- up and down ---- */
+
+static bool write_pattern(struct upstream *u, struct upstream_pattern *p)
+{
+	char sid[32];
+	int n;
+
+	p->sid = ++u->sids;
+	p->by_sid = (struct named){ hash_bytes(&p->sid, sizeof(p->sid)),
+				    { (const char *)&p->sid, sizeof(p->sid) } };
+	if (table_add(&u->patterns_by_sid, &p->by_sid) != 0) {
+		p->sid = 0;
+		return false;
+	}
+	p->ping = u->pings + 1;
+	u->unpinged = true;
+	list_remove(&p->link);
+	list_append(&u->patterns_asked, &p->link);
+	n = snprintf(sid, sizeof(sid), " %" PRIu64 "\r\n", p->sid);
+	upstream_put(u, SPAN("SUB "));
+	if (u->log)
+		upstream_put(u, span_of(u->config->deliver_prefix));
+	upstream_put(u, span_of(u->config->publish_prefix));
+	upstream_put(u, p->named.name);
+	upstream_put(u, (struct span){ sid, (size_t)n });
+	return true;
+}
+
+bool upstream_patterns_write(struct upstream *u)
+{
+	while (!list_empty(&u->patterns_wanted)) {
+		if (!write_pattern(u, LIST_ENTRY(u->patterns_wanted.next, struct upstream_pattern,
+						 link))) {
+			u->overrun = true;
+			return false;
+		}
+		reactor_spend(&u->shard->reactor, SUBSCRIBE_COST);
+		if (reactor_spent(&u->shard->reactor))
+			return true;
+	}
+	for (struct list *l = u->patterns_letters.prev; l != &u->patterns_letters; l = l->prev) {
+		struct pattern_letter *letter = LIST_ENTRY(l, struct pattern_letter, link);
+
+		if (letter->ticket != 0)
+			break;
+		letter->ticket = u->pings + 1;
+		u->unpinged = true;
+	}
+	return false;
+}
+
+/* What came of it while nobody here listened. */
+static void fetch(struct upstream *u, struct upstream_pattern *p)
+{
+	char subject[UPSTREAM_SUBJECT_MAX], deliver[UPSTREAM_INBOX_MAX + 32], text[128];
+	char body[BODY_MAX];
+	struct jetstream_consumer c = { .stream = u->config->stream, .from = p->from };
+	size_t bytes;
+	int n;
+
+	if (p->fetch_sid != 0)
+		put_unsub(u, p->fetch_sid);
+	p->fetch_sid = ++u->sids;
+	p->count = 0;
+	n = snprintf(deliver, sizeof(deliver), "%sw.%" PRIu64, u->inbox, p->fetch_sid);
+	c.deliver = (struct span){ deliver, (size_t)n };
+	n = snprintf(subject, sizeof(subject), "%s%.*s", u->config->publish_prefix,
+		     (int)p->named.name.len, p->named.name.data);
+	c.subject = (struct span){ subject, (size_t)n };
+	bytes = jetstream_consumer(&c, body, sizeof(body));
+	upstream_put(u, SPAN("SUB "));
+	upstream_put(u, c.deliver);
+	n = snprintf(text, sizeof(text), " %" PRIu64 "\r\nPUB " JETSTREAM_CONSUME, p->fetch_sid);
+	upstream_put(u, (struct span){ text, (size_t)n });
+	upstream_put(u, span_of(u->config->stream));
+	n = snprintf(text, sizeof(text), " %sq %zu\r\n", u->inbox, bytes);
+	upstream_put(u, (struct span){ text, (size_t)n });
+	upstream_put(u, (struct span){ body, bytes });
+	upstream_put(u, SPAN("\r\n"));
+}
+
+void upstream_patterns_answered(struct upstream *u)
+{
+	struct pattern_letter *letter;
+
+	while (!list_empty(&u->patterns_asked)) {
+		struct upstream_pattern *p =
+			LIST_ENTRY(u->patterns_asked.next, struct upstream_pattern, link);
+
+		if (p->ping > u->pongs)
+			break;
+		list_remove(&p->link);
+		list_append(&u->patterns_standing, &p->link);
+		if (p->from != 0)
+			fetch(u, p);
+	}
+	while ((letter = first_letter(u)) != NULL && letter->ticket != 0 &&
+	       letter->ticket <= u->pongs) {
+		list_remove(&letter->link);
+		home_pattern_stands(u->shard, letter);
+	}
+}
+
+void upstream_patterns_lost(struct upstream *u)
+{
+	struct list *lists[] = { &u->patterns_asked, &u->patterns_standing };
+
+	for (unsigned i = 0; i < 2; i++)
+		for (struct list *l = lists[i]->next; l != lists[i]; l = l->next) {
+			struct upstream_pattern *p = LIST_ENTRY(l, struct upstream_pattern, link);
+
+			/* Up to what the log had some seconds ago all has come. */
+			if (u->log && i == 1 && p->from == 0)
+				p->from = u->stream_before + 1;
+			forget_sid(u, p);
+		}
+	list_splice(&u->patterns_wanted, &u->patterns_asked);
+	list_splice(&u->patterns_wanted, &u->patterns_standing);
+	for (struct list *l = u->patterns_letters.next; l != &u->patterns_letters; l = l->next)
+		LIST_ENTRY(l, struct pattern_letter, link)->ticket = 0;
+}
+
+void upstream_patterns_expire(struct upstream *u)
+{
+	struct pattern_letter *letter;
+
+	while (upstream_gives_up(u) && (letter = first_letter(u)) != NULL) {
+		list_remove(&letter->link);
+		letter->error = -EHOSTUNREACH;
+		home_pattern_stands(u->shard, letter);
+	}
+}
+
+/* ---- what comes ---- */
+
+/* A topic of this home's that some pattern here matches; made if it is not there. */
+static struct upstream_topic *topic_for(struct upstream *u, struct span name)
+{
+	struct shard *s = u->shard;
+	uint64_t hash;
+	struct topic *t;
+	int error;
+
+	if (!name_valid(name))
+		return NULL;
+	hash = topic_hash(name);
+	if (shard_home(s, hash) != s->id)
+		return NULL;
+	t = home_topic(s, hash, name);
+	if (t == NULL && reach_of(s, hash, name)->shards_n > 0)
+		t = home_topic_or_new(s, hash, name, &error);
+	return t != NULL ? t->tapped : NULL;
+}
+
+bool upstream_pattern_bears(struct upstream *u, struct upstream_topic *ut, uint64_t sid)
+{
+	if (ut->state > UPSTREAM_ASKED && ut->sid != 0)
+		return false;
+	if (ut->state == UPSTREAM_ASKED && ut->bearer == 0)
+		return false;
+	if (ut->bearer != sid && (ut->bearer == 0 || pattern_of_sid(u, ut->bearer) == NULL))
+		ut->bearer = sid;
+	return ut->bearer == sid;
+}
+
+bool upstream_pattern_stands(const struct upstream *u, uint64_t sid)
+{
+	return u->patterns_by_sid.entries_n > 0 && pattern_of_sid(u, sid) != NULL;
+}
+
+bool upstream_pattern_covers(const struct upstream *u, struct span name)
+{
+	for (struct list *l = u->patterns_standing.next; l != &u->patterns_standing; l = l->next)
+		if (name_matches(LIST_ENTRY(l, struct upstream_pattern, link)->named.name, name))
+			return true;
+	return false;
+}
+
+struct upstream_topic *upstream_pattern_topic(struct upstream *u, uint64_t sid, struct span name)
+{
+	return upstream_pattern_stands(u, sid) ? topic_for(u, name) : NULL;
+}
+
+struct upstream_topic *upstream_pattern_fetched(struct upstream *u, uint64_t sid, struct span name,
+						const struct nats_said *said, uint64_t *number)
+{
+	struct jetstream_delivery d;
+	struct list *l = u->patterns_standing.next;
+	struct upstream_pattern *p;
+	struct upstream_topic *ut;
+
+	/* Few are, and only behind a loss. */
+	while (l != &u->patterns_standing &&
+	       LIST_ENTRY(l, struct upstream_pattern, link)->fetch_sid != sid)
+		l = l->next;
+	if (l == &u->patterns_standing || !jetstream_delivery(said->reply, &d))
+		return NULL;
+	p = LIST_ENTRY(l, struct upstream_pattern, link);
+	if (++p->count != d.count) {
+		/* Some of its messages have been lost on the way. */
+		fetch(u, p);
+		return NULL;
+	}
+	p->from = d.number + 1;
+	*number = d.number;
+	if (d.pending == 0) {
+		put_unsub(u, p->fetch_sid);
+		p->fetch_sid = p->from = 0;
+	}
+	ut = topic_for(u, name);
+	if (ut != NULL)
+		ut->bearer = ut->state == UPSTREAM_REST ? p->sid : ut->bearer;
+	/* Others catch up by themselves. */
+	return ut != NULL && ut->state == UPSTREAM_REST ? ut : NULL;
+}
+
+/* ---- begin and end ---- */
+
+void upstream_patterns_init(struct upstream *u)
+{
+	list_init(&u->patterns_wanted);
+	list_init(&u->patterns_asked);
+	list_init(&u->patterns_standing);
+	list_init(&u->patterns_letters);
+}
+
+void upstream_patterns_release(struct upstream *u)
+{
+	struct pattern_letter *letter;
+	struct named *n;
+
+	while ((letter = first_letter(u)) != NULL) {
+		list_remove(&letter->link);
+		pattern_letter_discard(letter);
+	}
+	for (size_t at = 0; (n = table_next(&u->patterns, &at)) != NULL; at = 0) {
+		struct upstream_pattern *p = (struct upstream_pattern *)(void *)n;
+
+		list_remove(&p->link);
+		forget_sid(u, p);
+		table_remove(&u->patterns, n);
+		memory_free(p);
+	}
+	table_release(&u->patterns);
+	table_release(&u->patterns_by_sid);
+}
