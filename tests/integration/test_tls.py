@@ -664,6 +664,41 @@ def test_a_nats_client_may_shake_hands_first(start, authority, main):
         assert talk_nats(tls) == b"MSG a 1 2\r\nhi\r\nPONG\r\n"
 
 
+@pytest.mark.parametrize("when", ["with the header", "at once", "behind INFO"])
+def test_a_nats_client_behind_a_proxy_shakes_hands_as_it_does_without_one(start, authority, main, when):
+    first = when != "behind INFO"
+    listener = {**secure(main, ["nats"]), "proxy_protocol": True, "proxy_from": ["127.0.0.1"]}
+    broker = start(listen={"main": listener}, nats={"hello_ms": 10_000 if first else 10})
+    host, port = broker.address().rsplit(":", 1)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context(authority).wrap_bio(incoming, outgoing, server_hostname="localhost")
+    with socket.create_connection((host, int(port)), PATIENCE) as plain:
+        header = b"PROXY TCP4 192.0.2.7 127.0.0.1 4000 443\r\n"
+        heard = b""
+        if when != "with the header":
+            plain.sendall(header)
+            header = b""
+        while not first and b"\r\n" not in heard:
+            heard += plain.recv(4096)
+        assert first or b'"tls_required":true' in heard
+
+        def until(act):
+            nonlocal header
+            while True:
+                try:
+                    return act()
+                except ssl.SSLWantReadError:
+                    plain.sendall(header + outgoing.read())
+                    header = b""
+                    incoming.write(plain.recv(1 << 14))
+
+        until(tls.do_handshake)
+        info = until(lambda: tls.read(4096)) if first else heard
+        assert info.startswith(b"INFO {")
+        tls.write(b'CONNECT {"verbose":false}\r\nPING\r\n')
+        assert until(lambda: tls.read(4096)) == b"PONG\r\n"
+
+
 @pytest.mark.parametrize("wait", [True, False], ids=["behind INFO", "before it"])
 def test_a_nats_client_that_goes_on_in_clear_is_told_and_closed(start, main, wait):
     broker = start(listen={"main": secure(main, ["nats"])})
