@@ -50,12 +50,18 @@ enum websocket_opcode {
 #define WEBSOCKET_NOT_PERMITTED                                                                    \
 	"\x88\x0f\x03\xf0"                                                                         \
 	"not permitted"
+#define WEBSOCKET_EXPIRED                                                                          \
+	"\x88\x0f\x03\xf0"                                                                         \
+	"token expired"
 #define WEBSOCKET_FRAGMENTS                                                                        \
 	"\x88\x14\x03\xf0"                                                                         \
 	"too many fragments"
 #define WEBSOCKET_TOO_LONG                                                                         \
 	"\x88\x0f\x03\xf1"                                                                         \
 	"line too long"
+#define WEBSOCKET_MESSAGE_TOO_LONG                                                                 \
+	"\x88\x12\x03\xf1"                                                                         \
+	"message too long"
 #define WEBSOCKET_MEMORY                                                                           \
 	"\x88\x0f\x03\xf3"                                                                         \
 	"out of memory"
@@ -71,6 +77,15 @@ enum websocket_opcode {
 #define WEBSOCKET_TOPICS                                                                           \
 	"\x88\x11\x03\xf5"                                                                         \
 	"too many topics"
+#define WEBSOCKET_PATTERNS                                                                         \
+	"\x88\x13\x03\xf5"                                                                         \
+	"too many patterns"
+#define WEBSOCKET_GAP                                                                              \
+	"\x88\x05\x03\xf5"                                                                         \
+	"gap"
+#define WEBSOCKET_UPSTREAM                                                                         \
+	"\x88\x0a\x03\xf5"                                                                         \
+	"upstream"
 #define WEBSOCKET_TIMEOUT                                                                          \
 	"\x88\x09\x03\xf5"                                                                         \
 	"timeout"

@@ -15,6 +15,7 @@
 #include "broker/home.h"
 #include "session/http.h"
 #include "session/shared.h"
+#include "session/words.h"
 #include "broker/subscription.h"
 #include "broker/shard.h"
 #include "protocol/http.h"
@@ -431,21 +432,6 @@ static bool drains_silently(const struct connection *c)
 	       (http_of(c)->timing && http_of(c)->state == HTTP_READING);
 }
 
-static const char *const reasons[REASONS] = {
-	[REASON_TIMEOUT] = "timeout",
-	[REASON_SLOW] = "slow consumer",
-	[REASON_UPSTREAM] = "upstream",
-	[REASON_TOO_LONG] = "message too long",
-	[REASON_CONNECTIONS] = "too many connections",
-	[REASON_SUBSCRIPTIONS] = "too many subscriptions",
-	[REASON_TOPICS] = "too many topics",
-	[REASON_PATTERNS] = "too many patterns",
-	[REASON_MEMORY] = "out of memory",
-	[REASON_DRAINING] = "draining",
-	[REASON_NOT_PERMITTED] = "not permitted",
-	[REASON_EXPIRED] = "token expired",
-};
-
 static unsigned status_of(enum reason reason)
 {
 	switch (reason) {
@@ -521,7 +507,7 @@ const char *http_answer_say(struct connection *c, enum reason reason)
 	if (http != NULL && http->events && status_of(reason) == 503)
 		send_away(c);
 	else
-		answer_last(c, status_of(reason), reasons[reason]);
+		answer_last(c, status_of(reason), reason_words[reason]);
 	return NULL;
 }
 

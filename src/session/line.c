@@ -1,4 +1,5 @@
 #include "session/line.h"
+#include "session/words.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -33,21 +34,9 @@ _Static_assert(sizeof(struct line_session) <= SESSION_BYTES, "it lies in the con
 
 /* ---- words ---- */
 
-static const char *const errors[REASONS] = {
-	[REASON_TIMEOUT] = LINE_ERROR_TEXT("timeout"),
-	[REASON_SLOW] = LINE_ERROR_TEXT("slow consumer"),
-	[REASON_CONNECTIONS] = LINE_ERROR_TEXT("too many connections"),
-	[REASON_SUBSCRIPTIONS] = LINE_ERROR_TEXT("too many subscriptions"),
-	[REASON_TOPICS] = LINE_ERROR_TEXT("too many topics"),
-	[REASON_PATTERNS] = LINE_ERROR_TEXT("too many patterns"),
-	[REASON_MEMORY] = LINE_ERROR_TEXT("out of memory"),
-	[REASON_DRAINING] = LINE_ERROR_TEXT("draining"),
-	[REASON_NOT_PERMITTED] = LINE_ERROR_TEXT("not permitted"),
-	[REASON_EXPIRED] = LINE_ERROR_TEXT("token expired"),
-	[REASON_GAP] = LINE_ERROR_TEXT("gap"),
-	[REASON_UPSTREAM] = LINE_ERROR_TEXT("upstream"),
-	[REASON_TOO_LONG] = LINE_ERROR_TEXT("message too long"),
-};
+#define LINE_ERROR_WORDS(reason, words) [reason] = LINE_ERROR_TEXT(words),
+
+static const char *const errors[REASONS] = { REASON_WORDS(LINE_ERROR_WORDS) };
 
 const char *line_session_say(struct connection *c, enum reason reason)
 {

@@ -1,5 +1,6 @@
 #include "broker/shard.h"
 #include "session/mqtt.h"
+#include "session/words.h"
 
 /* ---- as they are ---- */
 
@@ -101,37 +102,38 @@ void mqtt_taken_over(struct mqtt_session *m)
 
 const char *mqtt_session_say(struct connection *c, enum reason reason)
 {
-	static const struct {
-		uint8_t code;
-		const char *why;
-	} words[REASONS] = {
-		[REASON_TIMEOUT] = { MQTT_KEEP_ALIVE_TIMEOUT, "idle timeout" },
-		[REASON_SLOW] = { MQTT_QUOTA, "slow consumer" },
-		[REASON_CONNECTIONS] = { MQTT_QUOTA, "too many connections" },
-		[REASON_SUBSCRIPTIONS] = { MQTT_QUOTA, "too many subscriptions" },
-		[REASON_TOPICS] = { MQTT_QUOTA, "too many topics" },
-		[REASON_MEMORY] = { MQTT_QUOTA, "out of memory" },
-		[REASON_DRAINING] = { MQTT_SHUTTING_DOWN, "draining" },
-		[REASON_NOT_PERMITTED] = { MQTT_NOT_AUTHORIZED, "not permitted" },
-		[REASON_EXPIRED] = { MQTT_EXPIRED, "token expired" },
+	static const uint8_t codes[REASONS] = {
+		[REASON_TIMEOUT] = MQTT_KEEP_ALIVE_TIMEOUT,
+		[REASON_SLOW] = MQTT_QUOTA,
+		[REASON_CONNECTIONS] = MQTT_QUOTA,
+		[REASON_SUBSCRIPTIONS] = MQTT_QUOTA,
+		[REASON_TOPICS] = MQTT_QUOTA,
+		[REASON_PATTERNS] = MQTT_QUOTA,
+		[REASON_MEMORY] = MQTT_QUOTA,
+		[REASON_DRAINING] = MQTT_SHUTTING_DOWN,
+		[REASON_NOT_PERMITTED] = MQTT_NOT_AUTHORIZED,
+		[REASON_EXPIRED] = MQTT_EXPIRED,
+		[REASON_GAP] = MQTT_UNSPECIFIED,
+		[REASON_UPSTREAM] = MQTT_UNSPECIFIED,
+		[REASON_TOO_LONG] = MQTT_TOO_LARGE,
 	};
 	struct mqtt_session *m = mqtt_of(c);
 	char out[MQTT_CONNACK_MAX];
 
-	if (m == NULL || words[reason].code == 0)
+	if (m == NULL || codes[reason] == 0)
 		return NULL;
 	if (m->state == MQTT_CONNECTED)
-		return last_word(m, words[reason].code, words[reason].why);
+		return last_word(m, codes[reason], reason_words[reason]);
 	if (m->level > 0) {
 		const struct mqtt_connack none = { .keep_alive = 0 };
 
 		(void)reply(m, out,
 			    mqtt_put_connack(m->level,
 					     reason == REASON_DRAINING ? MQTT_UNAVAILABLE
-								       : words[reason].code,
+								       : codes[reason],
 					     &none, out));
 	}
-	return m->transport->last_word(0, words[reason].code);
+	return m->transport->last_word(0, codes[reason]);
 }
 
 const char *mqtt_session_farewell(const struct connection *c, bool bye)

@@ -451,7 +451,10 @@ static enum resp_done run_unknown(struct connection *c, struct resp_words words)
 	return RESP_DONE;
 }
 
-static const struct resp_verb unknown = { .name = "", .words = -1, .run = run_unknown };
+/* Redis may know it: its name is the first of the words. */
+static const struct resp_verb unknown = {
+	.name = "", .words = -1, .has_parts = true, .before_known = true, .run = run_unknown
+};
 
 static const struct resp_verb verbs[VERBS] = {
 	{ "publish", 3, .publishes = true, .run = resp_publish },
@@ -492,7 +495,8 @@ static void put_full_name(char out[FULL_NAME_BYTES], const struct resp_verb *ver
 	if (!verb->has_parts || words.n == 0)
 		return;
 	part = resp_word(&words);
-	out[n++] = '|';
+	if (n > 0)
+		out[n++] = '|';
 	for (size_t i = 0; i < part.len && n < FULL_NAME_BYTES - 1; i++)
 		out[n++] = (char)tolower((unsigned char)part.data[i]);
 	out[n] = '\0';
@@ -507,8 +511,6 @@ static const char *refused(struct connection *c, const struct resp_verb *verb,
 	bool fits = verb->words >= 0 ? words.n + 1 == (uint32_t)verb->words
 				     : words.n + 1 >= (uint32_t)-verb->words;
 
-	if (verb == &unknown)
-		return NULL;
 	if (!fits) {
 		snprintf(text, ERROR_BYTES_MAX, "-ERR wrong number of arguments for '%s' command",
 			 verb->name);

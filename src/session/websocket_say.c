@@ -2,25 +2,11 @@
 #include "broker/shard.h"
 #include "protocol/websocket_command.h"
 #include "session/websocket_topics.h"
-
-static const char *const reasons[REASONS] = {
-	[REASON_TIMEOUT] = "timeout",
-	[REASON_SLOW] = "slow consumer",
-	[REASON_UPSTREAM] = "upstream",
-	[REASON_TOO_LONG] = "message too long",
-	[REASON_CONNECTIONS] = "too many connections",
-	[REASON_SUBSCRIPTIONS] = "too many subscriptions",
-	[REASON_TOPICS] = "too many topics",
-	[REASON_PATTERNS] = "too many patterns",
-	[REASON_MEMORY] = "out of memory",
-	[REASON_DRAINING] = "draining",
-	[REASON_NOT_PERMITTED] = "not permitted",
-	[REASON_EXPIRED] = "not permitted",
-};
+#include "session/words.h"
 
 const char *websocket_json_reason(enum reason reason)
 {
-	return reasons[reason];
+	return reason_words[reason];
 }
 
 void websocket_json_say(struct connection *c, const char *frame, size_t n)

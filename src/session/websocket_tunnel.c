@@ -147,6 +147,7 @@ static unsigned close_code(unsigned reason)
 		return 1009;
 	case MQTT_QUOTA:
 	case MQTT_UNAVAILABLE:
+	case MQTT_UNSPECIFIED:
 	case MQTT_KEEP_ALIVE_TIMEOUT:
 		return 1013;
 	case MQTT_BAD_CREDENTIALS:

@@ -44,21 +44,23 @@ def arguments(text, function):
         yield text[call.end() : at - 1]
 
 
-def reasons(file):
-    """The words that a protocol has for the core's reasons."""
-    return set(re.findall(rf"\[REASON_\w+\] = (?:\w+\()?{LITERAL}", SOURCES[ROOT / file]))
+def reasons():
+    """The words for the core's reasons."""
+    said = set(re.findall(rf"WORDS\(REASON_\w+, {LITERAL}\)", SOURCES[ROOT / "include/session/words.h"]))
+    assert len(said) > 12, "the sources were read"
+    return said
 
 
 def test_line_protocol():
     line = SOURCES[ROOT / "src/session/line.c"]
     said = {text for call in arguments(line, "LINE_ERROR_TEXT") for text in re.findall(LITERAL, call)}
-    said |= set(re.findall(rf"#define LINE_\w+ {LITERAL}", SOURCES[ROOT / "include/protocol/line.h"]))
+    said |= set(re.findall(rf"#define LINE_\w+ {LITERAL}", SOURCES[ROOT / "include/protocol/line.h"])) | reasons()
     assert len(said) > 12, "the sources were read"
     assert listed("Line protocol") == said
 
 
 def test_http():
-    said = reasons("src/session/http_answer.c")
+    said = reasons()
     for text in sources("src/session/", "src/admin/"):
         for function in ("http_error", "http_not_permitted"):
             said |= {s for call in arguments(text, function) for s in re.findall(LITERAL, call)}

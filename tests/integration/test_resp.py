@@ -159,6 +159,17 @@ def test_replies_are_those_of_the_real_server(broker, redis, name, version):
     assert replies(broker.address()) == replies(redis.address)
 
 
+def test_a_subscriber_of_resp2_may_not_ask_for_what_only_the_real_server_has(broker, redis):
+    def replies(address):
+        with Resp(address) as c:
+            asked = [("SUBSCRIBE", "a"), ("GET", "x"), ("set", "x", "y"), ("UNSUBSCRIBE",), ("QUIT",)]
+            c.send(b"".join(command(*words) for words in asked))
+            return c.rest()
+
+    assert b"-ERR Can't execute 'get': only (P|S)SUBSCRIBE" in replies(broker.address())
+    assert replies(broker.address()) == replies(redis.address)
+
+
 ENDS = {
     "array's length": b"*x\r\n",
     "too many words": b"*65537\r\n" + b"$1\r\na\r\n",
