@@ -27,7 +27,7 @@ enum {
 	WARM_MESSAGES = 300, /* in each topic: its history is full then, and streams are settled */
 };
 
-enum speech { SPEAKS_LINE, SPEAKS_HTTP };
+enum speech { SPEAKS_LINE, SPEAKS_HTTP, SPEAKS_WS, SPEAKS_NATS, SPEAKS_RESP, SPEAKS_MQTT };
 
 static const struct scenario {
 	const char *name;
@@ -45,6 +45,15 @@ static const struct scenario {
 	{ "sse100", 1, 1, 100, 64, 128, SPEAKS_LINE, SPEAKS_HTTP, 200 },
 	{ "post", 1, 10, 10, 1, 128, SPEAKS_HTTP, SPEAKS_LINE, 200 },
 	{ "shards2", 2, 10, 20, 64, 128, SPEAKS_LINE, SPEAKS_LINE, 50 },
+	{ "nats100", 1, 1, 100, 64, 128, SPEAKS_NATS, SPEAKS_NATS, 50 },
+	{ "nats1", 1, 50, 1, 64, 128, SPEAKS_NATS, SPEAKS_NATS, 20 },
+	{ "resp100", 1, 1, 100, 64, 128, SPEAKS_RESP, SPEAKS_RESP, 50 },
+	{ "resp1", 1, 50, 1, 64, 128, SPEAKS_RESP, SPEAKS_RESP, 20 },
+	{ "mqtt100", 1, 1, 100, 64, 128, SPEAKS_MQTT, SPEAKS_MQTT, 50 },
+	{ "mqtt1", 1, 50, 1, 64, 128, SPEAKS_MQTT, SPEAKS_MQTT, 20 },
+	/* What a publisher has said comes back to it, too. */
+	{ "ws100", 1, 1, 100, 64, 128, SPEAKS_WS, SPEAKS_WS, 50 },
+	{ "ws1", 1, 50, 0, 64, 128, SPEAKS_WS, SPEAKS_WS, 20 },
 };
 
 static struct broker broker;
@@ -107,7 +116,9 @@ static void start_broker(const struct scenario *sc)
 	b->listeners = calloc(1, sizeof(*b->listeners));
 	check(b->listeners != NULL, "no memory");
 	b->listeners_n = 1;
-	b->listeners[0].protocols = CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP;
+	b->listeners[0].protocols = CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP |
+				    CONFIG_PROTOCOL_NATS | CONFIG_PROTOCOL_RESP |
+				    CONFIG_PROTOCOL_MQTT;
 	b->listeners[0].fds = calloc(b->shards_n, sizeof(int));
 	check(b->listeners[0].fds != NULL, "no memory");
 	for (unsigned i = 0; i < b->shards_n; i++)
@@ -131,53 +142,124 @@ static struct shard_counters counters(void)
 }
 
 /* Somebody who has said this, at a shard of his own choice as everybody else. */
-static unsigned client(const struct scenario *sc, unsigned number, const char *text)
+static unsigned client(const struct scenario *sc, unsigned number, const char *text, size_t len)
 {
 	unsigned c = kernel_connect(number % sc->shards);
 
 	turn();
-	kernel_say(c, text, strlen(text));
+	kernel_say(c, text, len);
 	turn();
 	return c;
 }
 
+/* CONNECT, and SUBSCRIBE with QoS 0. */
+static size_t mqtt_hello(bool subscribes, unsigned topic, char *out)
+{
+	static const char connect[] = "\x10\x0c\0\4MQTT\4\2\0\0\0"; /* with its last 0 */
+	char *at = out + sizeof(connect);
+
+	memcpy(out, connect, sizeof(connect));
+	if (!subscribes)
+		return sizeof(connect);
+	memcpy(at, "\x82\x0d\0\1\0\x08", 6);
+	at += 6;
+	at += sprintf(at, "bench/%02u", topic) + 1;
+	return (size_t)(at - out);
+}
+
+/* What a subscriber or a publisher says to begin with. */
+static size_t hello(enum speech speech, bool subscribes, unsigned topic, char out[400])
+{
+	switch (speech) {
+	case SPEAKS_HTTP:
+		return subscribes ? (size_t)sprintf(out,
+						    "GET /subscribe/bench.%u HTTP/1.1\r\nHost: "
+						    "x\r\nAccept: text/event-stream\r\n\r\n",
+						    topic)
+				  : 0;
+	case SPEAKS_WS:
+		return (size_t)sprintf(out,
+				       "GET /ws/bench.%02u HTTP/1.1\r\nHost: x\r\n"
+				       "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+				       "Sec-WebSocket-Version: 13\r\n"
+				       "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+				       topic);
+	case SPEAKS_NATS:
+		return (size_t)(subscribes ? sprintf(out,
+						     "CONNECT {\"verbose\":false}\r\n"
+						     "SUB bench.%02u 1\r\n",
+						     topic)
+					   : sprintf(out, "CONNECT {\"verbose\":false}\r\n"));
+	case SPEAKS_RESP:
+		return (size_t)(subscribes
+					? sprintf(out,
+						  "*2\r\n$9\r\nSUBSCRIBE\r\n$8\r\nbench.%02u\r\n",
+						  topic)
+					: sprintf(out, "*1\r\n$4\r\nPING\r\n"));
+	case SPEAKS_MQTT:
+		return mqtt_hello(subscribes, topic, out);
+	case SPEAKS_LINE:
+	default:
+		return (size_t)(subscribes ? sprintf(out, "SUBSCRIBE bench.%u\r\n", topic)
+					   : sprintf(out, "PUBLISH bench.%u\r\n", topic));
+	}
+}
+
 static void connect_topic(const struct scenario *sc, unsigned topic)
 {
-	char text[200];
+	char text[400];
+	size_t n = hello(sc->subscriber, true, topic, text);
 
-	snprintf(text, sizeof(text),
-		 sc->subscriber == SPEAKS_LINE ? "SUBSCRIBE bench.%u\r\n"
-					       : "GET /subscribe/bench.%u HTTP/1.1\r\nHost: x\r\n"
-						 "Accept: text/event-stream\r\n\r\n",
-		 topic);
 	for (unsigned i = 0; i < sc->subscribers; i++)
-		client(sc, i, text);
-	snprintf(text, sizeof(text), "PUBLISH bench.%u\r\n", topic);
-	publishers[topic] = client(sc, topic, sc->publisher == SPEAKS_LINE ? text : "");
+		client(sc, i, text, n);
+	n = hello(sc->publisher, false, topic, text);
+	publishers[topic] = client(sc, topic, text, n);
+}
+
+/* What goes before a message. */
+static size_t head(const struct scenario *sc, unsigned topic, char out[200])
+{
+	switch (sc->publisher) {
+	case SPEAKS_HTTP:
+		return (size_t)sprintf(out,
+				       "POST /publish/bench.%u HTTP/1.1\r\nHost: x\r\n"
+				       "Content-Length: %zu\r\n\r\n",
+				       topic, sc->bytes);
+	case SPEAKS_WS:
+		check(sc->bytes == 128, "its frames are of 128 bytes");
+		memcpy(out, "\x81\xfe\0\x80\0\0\0\0", 8);
+		return 8;
+	case SPEAKS_NATS:
+		return (size_t)sprintf(out, "PUB bench.%02u %zu\r\n", topic, sc->bytes);
+	case SPEAKS_RESP:
+		return (size_t)sprintf(out, "*3\r\n$7\r\nPUBLISH\r\n$8\r\nbench.%02u\r\n$%zu\r\n",
+				       topic, sc->bytes);
+	case SPEAKS_MQTT:
+		check(sc->bytes == 128, "its packets are of 128 bytes");
+		memcpy(out, "\x30\x8a\1\0\x08", 5);
+		return 5 + (size_t)sprintf(out + 5, "bench/%02u", topic);
+	case SPEAKS_LINE:
+	default:
+		return 0;
+	}
 }
 
 static void write_burst(const struct scenario *sc, unsigned topic)
 {
-	char head[200] = "", *at;
+	bool ends = sc->publisher == SPEAKS_LINE || sc->publisher == SPEAKS_NATS ||
+		    sc->publisher == SPEAKS_RESP;
+	const char *after = ends ? "\r\n" : "";
+	char before[200], *at;
+	size_t n = head(sc, topic, before);
 
-	if (sc->publisher == SPEAKS_HTTP)
-		snprintf(head, sizeof(head),
-			 "POST /publish/bench.%u HTTP/1.1\r\nHost: x\r\nContent-Length: "
-			 "%zu\r\n\r\n",
-			 topic, sc->bytes);
-	burst_n[topic] = sc->burst * (strlen(head) + sc->bytes +
-				      (sc->publisher == SPEAKS_LINE ? strlen("\r\n") : 0));
+	burst_n[topic] = sc->burst * (n + sc->bytes + strlen(after));
 	at = burst[topic] = malloc(burst_n[topic]);
 	check(at != NULL, "no memory");
 	for (unsigned i = 0; i < sc->burst; i++) {
-		memcpy(at, head, strlen(head));
-		at += strlen(head);
-		memset(at, 'a' + (int)(i % 26), sc->bytes);
-		at += sc->bytes;
-		if (sc->publisher == SPEAKS_HTTP)
-			continue;
-		*at++ = '\r';
-		*at++ = '\n';
+		memcpy(at, before, n);
+		memset(at + n, 'a' + (int)(i % 26), sc->bytes);
+		memcpy(at + n + sc->bytes, after, strlen(after));
+		at += n + sc->bytes + strlen(after);
 	}
 }
 
@@ -205,7 +287,7 @@ int main(int argc, char **argv)
 	const size_t n = sizeof(scenarios) / sizeof(*scenarios);
 	struct shard_counters before, after;
 	struct kernel_counts kernel;
-	uint64_t published;
+	uint64_t published, receivers;
 
 	if (argc != 2) {
 		for (size_t i = 0; i < n; i++)
@@ -227,11 +309,12 @@ int main(int argc, char **argv)
 	after = counters();
 	published = (uint64_t)sc->rounds * sc->topics * sc->burst;
 	check(after.published - before.published == published, "messages are missing");
-	check(after.delivered - before.delivered == published * sc->subscribers,
+	receivers = sc->subscribers + (sc->publisher == SPEAKS_WS);
+	check(after.delivered - before.delivered == published * receivers,
 	      "deliveries are missing");
 	printf("{\"published\": %" PRIu64 ", \"delivered\": %" PRIu64 ", \"sends\": %" PRIu64
 	       ", \"enters\": %" PRIu64 "}\n",
-	       published, published * sc->subscribers, kernel_counts.sends - kernel.sends,
+	       published, published * receivers, kernel_counts.sends - kernel.sends,
 	       kernel_counts.enters - kernel.enters);
 	/* Nothing is taken down: that is not what is measured. */
 	return 0;
