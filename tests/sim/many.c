@@ -13,7 +13,17 @@
 static const struct talk *const talks[] = {
 	[SPEAKS_RESP] = &resp_talk,
 	[SPEAKS_MQTT] = &mqtt_talk,
+	[SPEAKS_NATS] = &nats_talk,
 };
+
+unsigned many_speeches(void)
+{
+	/* Whoever is silent for long is taken for a client of NATS where those are. */
+	if ((sim.params.faults & (1u << FAULT_TIME | 1u << FAULT_GARBAGE)) &&
+	    sim.params.many > MANY_BEFORE_NATS)
+		return MANY_BEFORE_NATS;
+	return sim.params.many;
+}
 
 /* Drawn apart, so that the others are who they were. */
 void many_init(struct client *c)
@@ -22,7 +32,7 @@ void many_init(struct client *c)
 
 	if (c->role > ROLE_READER || !random_one_in(&r, 3))
 		return;
-	c->speech = SPEAKS_RESP + c->id % sim.params.many;
+	c->speech = SPEAKS_RESP + c->id % many_speeches();
 	c->talk = talks[c->speech];
 	if (c->ending == END_TOO_LONG)
 		c->ending = END_CLOSE;
@@ -69,8 +79,9 @@ bool many_think(struct client *c)
 	unsigned topics[MANY_AT_ONCE], n;
 	bool off;
 
+	/* Some errors end the connection, and some do not. */
 	if (c->error)
-		return false;
+		return sim.calm == CALM_ALL && end(c);
 	if (c->talk->connect != NULL && !c->commanded) {
 		c->commanded = true;
 		c->talk->connect(c);

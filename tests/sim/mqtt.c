@@ -101,7 +101,7 @@ static void say_message(struct client *c, unsigned number, const char *text, siz
 static void say_ask(struct client *c, bool on, const unsigned *topics, unsigned n)
 {
 	static struct packet p;
-	struct mqtt_asked *asked = &c->mqtt_asked[c->generated % MQTT_ASKED_MAX];
+	struct question *asked = &c->questions[c->generated % QUESTIONS_MAX];
 
 	asked->on = on;
 	asked->n = n;
@@ -159,7 +159,7 @@ static int topic_named(struct span name)
 
 static void hear_confirmation(struct client *c, bool on, struct span body)
 {
-	const struct mqtt_asked *asked = &c->mqtt_asked[two(body) % MQTT_ASKED_MAX];
+	const struct question *asked = &c->questions[two(body) % QUESTIONS_MAX];
 	struct span codes = skip_properties(c, span_skip(body, 2));
 
 	if (asked->n == 0 || asked->on != on || ((on || level_5(c)) && codes.len != asked->n))

@@ -11,7 +11,7 @@
  *   client.c     what clients do, and the check of every byte they get
  *   http.c       those of them that speak HTTP
  *   wild.c       those that subscribe to patterns, or are in a queue group
- *   many.c       those with many subscriptions: resp.c, mqtt.c
+ *   many.c       those with many subscriptions: resp.c, mqtt.c, nats.c
  *   oracle.c     what the broker decided (order, places of joining), listened to at its own calls
  *   sim_ring.c   include/engine/ring.h: sockets, requests and completions in memory
  *   sim_cipher.c include/engine/cipher.h, and the client's side of that
@@ -313,10 +313,15 @@ enum role {
 	ROLE_RAW,
 };
 /* A publisher that speaks HTTP is SPEAKS_CHUNKED. */
-enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS, SPEAKS_RESP, SPEAKS_MQTT };
+enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS, SPEAKS_RESP, SPEAKS_MQTT, SPEAKS_NATS };
 enum ending { END_BYE, END_FIN, END_CLOSE, END_RESET, END_STAY, END_TOO_LONG };
 
-enum { MANY_MAX = SPEAKS_MQTT - SPEAKS_RESP + 1, MANY_AT_ONCE = 3, MQTT_ASKED_MAX = 64 };
+enum {
+	MANY_BEFORE_NATS = SPEAKS_NATS - SPEAKS_RESP,
+	MANY_MAX = SPEAKS_NATS - SPEAKS_RESP + 1,
+	MANY_AT_ONCE = 3,
+	QUESTIONS_MAX = 64
+};
 
 struct client {
 	unsigned id;
@@ -363,12 +368,15 @@ struct client {
 		bool on;      /* it is subscribed, as far as it knows */
 		size_t begin; /* where the last subscription has begun */
 		size_t next;
+		unsigned sid; /* of NATS */
 	} heard[SIM_TOPICS_MAX];
-	/* Of MQTT: what it has asked for, by the packet's identifier. */
-	struct mqtt_asked {
+	/* What it has asked for: of MQTT by the packet's identifier, of NATS by its PINGs. */
+	struct question {
 		unsigned n, topics[MANY_AT_ONCE];
-		bool on; /* SUBSCRIBE */
-	} mqtt_asked[MQTT_ASKED_MAX];
+		bool on;            /* it wants them */
+		unsigned published; /* messages, before that */
+	} questions[QUESTIONS_MAX];
+	unsigned questions_n, answers_n;
 	/* subscriber to a pattern, or in a group (wild.c) */
 	const char *pattern; /* NULL: to its topic */
 	unsigned group;      /* 0: none */
@@ -438,8 +446,10 @@ struct talk {
 	 * needed (c->body_left). */
 	size_t (*hear)(struct client *c, struct span in);
 };
-extern const struct talk resp_talk, mqtt_talk;
+extern const struct talk resp_talk, mqtt_talk, nats_talk;
 
+/* How many of these protocols are spoken. */
+unsigned many_speeches(void);
 /* Whether it becomes one of them. */
 void many_init(struct client *c);
 /* Says the next command of one with many subscriptions; false: for now none. */

@@ -51,6 +51,7 @@ enum {
 	RELIEF_SECONDS = 5,    /* for memory that nobody needs any more */
 	/* for clients to close, twice, and some looks at the clock; less than drain_seconds */
 	DRAIN_MS = 1500,
+	HELLO_MS = 60000, /* of silence, and it is a client of NATS */
 };
 
 struct sim sim;
@@ -237,6 +238,8 @@ static struct config *make_config(unsigned version)
 		abort();
 	configure_engine(&c->engine);
 	c->stats_seconds = 0;
+	if (sim.params.many > 0)
+		c->nats.hello_ms = HELLO_MS;
 	c->drain_seconds = random_from(&r, 5, 10);
 	/* Goodbyes are spread. */
 	c->lame_duck_seconds = c->drain_seconds % 2;
@@ -403,6 +406,8 @@ static void start_broker(void)
 	b->listeners_n = 1;
 	b->listeners[0].protocols = CONFIG_PROTOCOL_LINE | CONFIG_PROTOCOL_HTTP |
 				    CONFIG_PROTOCOL_RESP | CONFIG_PROTOCOL_MQTT;
+	if (many_speeches() > MANY_BEFORE_NATS)
+		b->listeners[0].protocols |= CONFIG_PROTOCOL_NATS;
 	b->listeners[0].secure = sim.params.faults & 1u << FAULT_TLS;
 	b->listeners[0].fds = calloc(b->shards_n, sizeof(int));
 	if (b->listeners[0].fds == NULL)
