@@ -14,7 +14,9 @@
  * up to the number that came with it; what others hold is not let go of before them.
  *
  * Many blocks that go at once are only taken off, by segments, with the window that they are in:
- * they lie with the shard's others that go, until it has let go of them a few at a time.
+ * they lie with the shard's others that go, until it has let go of them a few at a time. A segment
+ * that only others held - replays - goes with the last of them, in whose thread it lies until that
+ * has let go of its blocks a few at a time.
  */
 
 #include <stdatomic.h>
@@ -44,6 +46,7 @@ enum {
 
 struct segment {
 	_Atomic uint32_t holders;
+	struct segment *next; /* that goes after it */
 	uint32_t n, slots_n;
 	uint32_t gone; /* blocks before this one are not held any more */
 	uint64_t seq;  /* of its first message */
@@ -83,8 +86,9 @@ bool history_let_go(struct history_total *total, unsigned blocks);
  * memory: it is not kept. */
 void history_add(struct history *history, struct history_total *total, struct block *block,
 		 const struct history_limits *limits);
-/* Puts stamped blocks (list of their age) before the others; takes them over. floor: number of the
- * message before the first. Out of memory: they are let go. */
+/* Puts stamped blocks (list of their age) before the others, which costs nothing for those but the
+ * ones of the oldest segment; takes them over. floor: number of the message before the first. Out
+ * of memory: they are let go. */
 void history_prepend(struct history *history, struct history_total *total, struct list *blocks,
 		     uint64_t floor, const struct history_limits *limits);
 /* Lets go of what is beyond the limits at this time. */
@@ -114,6 +118,11 @@ struct stretch history_hold(const struct history *history, uint64_t seq);
 struct segment *segment_of(struct block *block);
 void segment_ref(struct segment *segment);
 void segment_unref(struct segment *segment);
+/* Lets go of so many blocks, at most, of segments whose last holder was in this thread. Whether
+ * there are more. */
+bool segments_let_go(unsigned blocks);
+/* Whether there are any. */
+bool segments_going(void);
 void stretch_release(struct stretch *stretch);
 
 #endif

@@ -61,13 +61,41 @@ void segment_ref(struct segment *s)
 	hold(&s->holders);
 }
 
+static _Thread_local struct segment *going;
+
 void segment_unref(struct segment *s)
 {
 	if (!let_go(&s->holders))
 		return;
-	while (s->gone < s->n)
+	/* One block alone, as most are that are still to be encoded, is not worth waiting. */
+	if (s->slots_n == 1 && s->gone < s->n)
 		block_unref(s->blocks[s->gone++]);
-	memory_free(s);
+	if (s->gone == s->n) {
+		memory_free(s);
+		return;
+	}
+	s->next = going;
+	going = s;
+}
+
+bool segments_let_go(unsigned blocks)
+{
+	struct segment *s;
+
+	while ((s = going) != NULL) {
+		for (; blocks > 0 && s->gone < s->n; blocks--)
+			block_unref(s->blocks[s->gone++]);
+		if (s->gone < s->n)
+			return true;
+		going = s->next;
+		memory_free(s);
+	}
+	return false;
+}
+
+bool segments_going(void)
+{
+	return going != NULL;
 }
 
 static void window_unref(struct window *w)
@@ -337,74 +365,128 @@ void history_trim(struct history *h, struct history_total *total,
 		drop(h, total, h->blocks_n - left.blocks_n);
 }
 
-void history_add(struct history *h, struct history_total *total, struct block *b,
-		 const struct history_limits *limits)
+static bool may_keep(const struct block *b, const struct history_total *total,
+		     const struct history_limits *limits)
 {
-	struct segment *s = NULL;
+	return limits->messages > 0 && b->len <= limits->bytes &&
+	       block_bytes(b) <= total->bytes_max;
+}
 
-	if (limits->messages > 0 && b->len <= limits->bytes && block_bytes(b) <= total->bytes_max)
-		s = segment_for(h, b);
-	if (s == NULL) {
-		/* What cannot be kept must not leave a hole before what comes next. */
-		history_release(h, total);
-		return;
-	}
+static bool put_behind(struct history *h, struct block *b)
+{
+	struct segment *s = segment_for(h, b);
+
+	if (s == NULL)
+		return false;
 	segment_add(s, b);
 	h->blocks_n++;
 	h->messages += b->messages;
 	h->bytes += b->len;
+	return true;
+}
+
+void history_add(struct history *h, struct history_total *total, struct block *b,
+		 const struct history_limits *limits)
+{
+	if (!may_keep(b, total, limits) || !put_behind(h, b)) {
+		/* What cannot be kept must not leave a hole before what comes next. */
+		history_release(h, total);
+		return;
+	}
 	total->bytes += block_bytes(b);
 	list_append(&total->blocks, &b->age);
 	history_trim(h, total, limits, b->stamped_ns);
 }
 
-/* All blocks, held by the caller, in an array of their number. */
-static struct block **all_of(const struct history *h)
+/* ---- before the others ---- */
+
+static const struct block *history_last(const struct history *h)
 {
-	struct block **all = memory_new(h->blocks_n * sizeof(struct block *));
-	uint32_t n = 0;
+	const struct segment *s = h->window->segments[h->window->n - 1];
 
-	for (uint32_t i = h->segment; all != NULL && n < h->blocks_n; i++) {
-		const struct segment *s = h->window->segments[i];
-
-		for (uint32_t j = i == h->segment ? h->block : 0; j < s->n; j++) {
-			block_ref(s->blocks[j], 1);
-			all[n++] = s->blocks[j];
-		}
-	}
-	return all;
+	return s->blocks[s->n - 1];
 }
 
-/* Keeps one behind the others, and lets the caller's hold go. */
-static void add_behind(struct history *h, struct history_total *total, struct block *b,
-		       uint64_t *before, const struct history_limits *limits)
+/* What is left of the oldest segment goes into one behind those, for only of the first one of a
+ * window some may be gone; the others stay as they are. */
+static bool put_all_behind(struct history *front, const struct history *h)
 {
-	if (h->blocks_n == 0)
-		h->floor = *before;
-	history_add(h, total, b, limits);
-	*before = block_number(b) + b->messages - 1;
-	block_unref(b);
+	const struct window *w = h->window;
+	const struct segment *oldest = w->segments[h->segment];
+
+	for (uint32_t i = h->block; i < oldest->n; i++)
+		if (!put_behind(front, oldest->blocks[i]))
+			return false;
+	for (uint32_t i = h->segment + 1; i < w->n; i++) {
+		if (!make_room(front))
+			return false;
+		front->window->segments[front->window->n++] = w->segments[i];
+		segment_ref(w->segments[i]);
+	}
+	return true;
+}
+
+/* What cannot be kept must not leave a hole behind it: it and what is before it goes. */
+static void drop_unkept(struct list *blocks, const struct history_total *total,
+			const struct history_limits *limits, uint64_t *floor)
+{
+	struct list *l = blocks->prev;
+
+	while (l != blocks && may_keep(LIST_ENTRY(l, struct block, age), total, limits))
+		l = l->prev;
+	while (l != blocks) {
+		struct block *b = LIST_ENTRY(list_take(blocks), struct block, age);
+
+		*floor = block_number(b) + b->messages - 1;
+		if (&b->age == l)
+			l = blocks;
+		block_unref(b);
+	}
+}
+
+static bool make_front(struct history *front, const struct history *h, const struct list *blocks)
+{
+	for (struct list *l = blocks->next; l != blocks; l = l->next)
+		if (!put_behind(front, LIST_ENTRY(l, struct block, age)))
+			return false;
+	return h->blocks_n == 0 || put_all_behind(front, h);
 }
 
 void history_prepend(struct history *h, struct history_total *total, struct list *blocks,
 		     uint64_t floor, const struct history_limits *limits)
 {
-	uint32_t n = h->blocks_n;
-	struct block **all = n > 0 ? all_of(h) : NULL;
-	struct list *l;
+	struct list *before = h->blocks_n > 0 ? &history_first(h)->age : &total->blocks, *l;
+	struct history front = { 0 };
+	bool made;
 
-	if (n > 0 && all == NULL) {
-		while ((l = list_take(blocks)) != NULL)
-			block_unref(LIST_ENTRY(l, struct block, age));
+	drop_unkept(blocks, total, limits, &floor);
+	if (list_empty(blocks))
+		return;
+	front.floor = floor;
+	made = make_front(&front, h, blocks);
+	while ((l = list_take(blocks)) != NULL) {
+		struct block *b = LIST_ENTRY(l, struct block, age);
+
+		if (made) {
+			h->blocks_n++;
+			h->messages += b->messages;
+			h->bytes += b->len;
+			total->bytes += block_bytes(b);
+			list_append(before, &b->age);
+		}
+		block_unref(b);
+	}
+	if (!made) {
+		if (front.window != NULL)
+			window_unref(front.window);
 		return;
 	}
-	/* At once, for they are kept again. */
-	drop(h, total, h->blocks_n);
-	while ((l = list_take(blocks)) != NULL)
-		add_behind(h, total, LIST_ENTRY(l, struct block, age), &floor, limits);
-	for (uint32_t i = 0; i < n; i++)
-		add_behind(h, total, all[i], &floor, limits);
-	memory_free(all);
+	if (h->window != NULL)
+		window_unref(h->window);
+	h->window = front.window;
+	h->segment = h->block = 0;
+	h->floor = floor;
+	history_trim(h, total, limits, history_last(h)->stamped_ns);
 }
 
 uint64_t history_oldest(const struct history *h, const struct history_limits *limits)

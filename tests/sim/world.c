@@ -942,6 +942,7 @@ static void forget_past(struct shard *s)
 		at = 0;
 	}
 	(void)history_let_go(&s->home.history, UINT_MAX);
+	(void)segments_let_go(UINT_MAX);
 }
 
 /* One that has not grown to its size has those from before, too. */

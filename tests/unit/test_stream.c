@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include "protocol/sse.h"
 #include "topic/block.h"
 #include "topic/chunk.h"
+#include "topic/history.h"
 #include "topic/stream.h"
 #include "random.h"
 #include "stretch.h"
@@ -836,6 +838,7 @@ static void world_end(void)
 	assert_int_equal(world.stream.bytes, 0);
 	for (size_t i = 0; i < world.kept_n; i++) {
 		/* No chunk holds one any more. */
+		(void)segments_let_go(UINT_MAX);
 		assert_int_equal(atomic_load(&world.kept[i]->holders), 1);
 		block_unref(world.kept[i]);
 	}
@@ -1022,6 +1025,7 @@ static void large_payload_is_referenced_and_not_copied(void **state)
 	assert_int_equal(atomic_load(&b->holders), 2);
 	send_all(reader(1));
 	assert_true(stream_rest(&world.stream));
+	(void)segments_let_go(UINT_MAX);
 	assert_int_equal(atomic_load(&b->holders), 1);
 	block_unref(b);
 }
@@ -1394,6 +1398,7 @@ static void free_past(struct past_of *p)
 {
 	stretch_release(&p->held);
 	for (size_t i = 0; i < p->n; i++) {
+		(void)segments_let_go(UINT_MAX);
 		assert_int_equal(atomic_load(&p->blocks[i]->holders), 1);
 		block_unref(p->blocks[i]);
 	}
@@ -1546,6 +1551,7 @@ static void what_grows_much_is_encoded_when_the_first_comes_to_it(void **state)
 	assert_int_equal(encoded_bytes, len);
 	assert_true(stream_rest(s));
 	for (unsigned i = 0; i < BLOCKS; i++) {
+		(void)segments_let_go(UINT_MAX);
 		assert_int_equal(atomic_load(&blocks[i]->holders), 1);
 		block_unref(blocks[i]);
 	}
@@ -1585,6 +1591,7 @@ static void replays_share_what_is_pending(void **state)
 	stretch_release(&past.held);
 	join_past(&first, &past, 26);
 	/* By segments. */
+	(void)segments_let_go(UINT_MAX);
 	assert_int_equal(atomic_load(&past.blocks[3]->holders), 1);
 	assert_int_equal(world.stream.whole->seq, 26);
 	join_past(&second, &past, 3);
@@ -1862,6 +1869,7 @@ static void a_stream_of_many_cursors_rests_without_going_over_them(void **state)
 	/* This is worth it. */
 	assert_true(stream_rest(&s));
 	assert_int_equal(that_stand_in_a_chunk(cursors, MANY), 0);
+	(void)segments_let_go(UINT_MAX);
 	assert_int_equal(atomic_load(&large->holders), 1);
 	for (size_t i = 0; i < MANY; i++)
 		(void)stream_remove(&s, &cursors[i]);

@@ -363,6 +363,77 @@ static void many_blocks_go_in_few_steps_and_are_let_go_of_in_parts(void **state)
 	}
 }
 
+/* However long a history is, it costs a few steps to put something before it. */
+static void what_is_put_before_others_leaves_their_segments_as_they_are(void **state)
+{
+	enum { PUT = 300 };
+	const struct history_limits none = { UINT64_MAX, UINT64_MAX, UINT64_MAX };
+	const struct segment *second, *last;
+	struct history_total total;
+	struct history h = { 0 };
+	struct list past;
+	unsigned listed = 0, kept = 0;
+	uint64_t newest;
+
+	(void)state;
+	history_total_init(&total, UINT64_MAX);
+	list_init(&past);
+	deepen(&h, &total);
+	newest = history_first(&h)->seq + h.messages - 1;
+	for (unsigned i = 0; i < PUT; i++) {
+		struct block *b = history_first(&h), *again = block_of(b->messages, 5);
+
+		again->seq = b->seq;
+		again->stamped_ns = 1000;
+		list_append(&past, &again->age);
+		history_drop_oldest(&h, &total);
+	}
+	second = h.window->segments[h.segment + 1];
+	last = h.window->segments[h.window->n - 1];
+	history_prepend(&h, &total, &past, 0, &none);
+	assert_true(list_empty(&past));
+	assert_int_equal(h.blocks_n, DEEP);
+	assert_int_equal(history_first(&h)->seq, 1);
+	assert_int_equal(h.floor, 0);
+	check_history(&h, newest);
+	for (struct list *l = total.blocks.next; l != &total.blocks; l = l->next) {
+		assert_ptr_equal(LIST_ENTRY(l, struct block, age), nth(&h, listed));
+		listed++;
+	}
+	assert_int_equal(listed, DEEP);
+	for (uint32_t i = 0; i < h.window->n; i++)
+		kept += h.window->segments[i] == second || h.window->segments[i] == last;
+	assert_int_equal(kept, 2);
+	history_release(&h, &total);
+	(void)history_let_go(&total, UINT_MAX);
+	assert_int_equal(total.bytes, 0);
+}
+
+/* Whoever replays may be the last to hold what its home has let go of long ago. */
+static void what_a_replay_held_last_is_let_go_of_in_parts(void **state)
+{
+	enum { AT_ONCE = 10 };
+	struct history_total total;
+	struct history h = { 0 };
+	struct stretch held;
+	unsigned steps = 1;
+
+	(void)state;
+	(void)segments_let_go(UINT_MAX);
+	history_total_init(&total, UINT64_MAX);
+	deepen(&h, &total);
+	held = history_hold(&h, 1);
+	history_release(&h, &total);
+	(void)history_let_go(&total, UINT_MAX);
+	assert_false(segments_going());
+	stretch_release(&held);
+	assert_true(segments_going());
+	while (segments_let_go(AT_ONCE))
+		steps++;
+	assert_in_range(steps, DEEP / AT_ONCE, DEEP / AT_ONCE + 1);
+	assert_false(segments_going());
+}
+
 static void what_cannot_be_kept_takes_what_came_before_with_it(void **state)
 {
 	const struct history_limits limits = { 100, 30, UINT64_MAX };
@@ -379,6 +450,7 @@ static void what_cannot_be_kept_takes_what_came_before_with_it(void **state)
 	history_add(&h, &total, large, &limits);
 	assert_int_equal(h.blocks_n, 0);
 	assert_int_equal(history_oldest(&h, &limits), 0);
+	(void)segments_let_go(UINT_MAX);
 	assert_int_equal(atomic_load(&small->holders), 1);
 	assert_int_equal(atomic_load(&large->holders), 1);
 	block_unref(small);
@@ -414,8 +486,10 @@ static void number_is_found_in_its_block_or_the_one_after(void **state)
 	(void)history_let_go(&total, UINT_MAX);
 }
 
+/* When this thread has let go of what it was the last to hold. */
 static uint32_t holders(const struct block *b)
 {
+	(void)segments_let_go(UINT_MAX);
 	return atomic_load(&b->holders);
 }
 
@@ -950,6 +1024,8 @@ int main(void)
 		cmocka_unit_test(run_of_a_block_begins_at_any_of_its_messages),
 		cmocka_unit_test(part_of_a_long_block_is_what_a_walk_finds),
 		cmocka_unit_test(history_keeps_to_its_limits_and_never_has_a_hole),
+		cmocka_unit_test(what_is_put_before_others_leaves_their_segments_as_they_are),
+		cmocka_unit_test(what_a_replay_held_last_is_let_go_of_in_parts),
 		cmocka_unit_test(many_blocks_go_in_few_steps_and_are_let_go_of_in_parts),
 		cmocka_unit_test(what_cannot_be_kept_takes_what_came_before_with_it),
 		cmocka_unit_test(number_is_found_in_its_block_or_the_one_after),

@@ -1,6 +1,7 @@
 #include "broker/shard.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 
 #include "base/clock.h"
@@ -20,6 +21,7 @@
 #include "broker/patterns.h"
 #include "broker/subscription.h"
 #include "topic/block.h"
+#include "topic/history.h"
 #include "topic/stream.h"
 
 enum {
@@ -28,6 +30,7 @@ enum {
 	BACKLOG_CHECK_MS =
 		200, /* less than a tick: each finds it due, whatever the turn has taken */
 	SWEEP_SECONDS = 1,
+	BLOCKS_AT_ONCE = 8, /* let go of before there is a look at the time */
 	DAY_S = 24 * 3600,
 };
 
@@ -260,6 +263,18 @@ static void letters(void *context, unsigned sender, enum mailbox_lane lane, void
 
 /* ---- the turn ---- */
 
+/* Blocks that a replay was the last to hold. True: there are more. */
+static bool let_segments_go(struct shard *s)
+{
+	bool more;
+
+	do {
+		more = segments_let_go(BLOCKS_AT_ONCE);
+		reactor_spend(&s->reactor, BLOCKS_AT_ONCE);
+	} while (more && !reactor_spent(&s->reactor));
+	return more;
+}
+
 /* What has been left for later, some of it in each turn. True: there is more. */
 static bool go_on(struct shard *s)
 {
@@ -276,6 +291,10 @@ static bool go_on(struct shard *s)
 	if (s->accepting.crowded != 0)
 		listeners_resume(s);
 	more |= home_bound_history(s);
+	if (segments_going()) {
+		reactor_part(&s->reactor, PART_TOPICS);
+		more |= let_segments_go(s);
+	}
 	if (ring_giving_back(s->reactor.ring)) {
 		(void)ring_give_back(s->reactor.ring);
 		more = true;
@@ -489,6 +508,7 @@ void shard_run(struct shard *s)
 	listeners_start(s);
 	reactor_run(&s->reactor);
 	connections_release(s);
+	(void)segments_let_go(UINT_MAX);
 	atomic_store(&s->watched.round, UINT64_MAX);
 	s->broker->report(s, true);
 }
@@ -506,6 +526,7 @@ void shard_release(struct shard *s)
 		reactor_release(&s->reactor);
 	}
 	mail_release(&s->mail);
+	(void)segments_let_go(UINT_MAX);
 	free(s->home.idle_topics);
 	free(s->latencies);
 	reloads_end(s);
