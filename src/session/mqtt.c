@@ -425,6 +425,11 @@ static size_t take(struct connection *c, struct span in)
 		mqtt_fail(m, (unsigned)-got, "malformed packet");
 		return 0;
 	}
+	/* It would be acknowledged and reach nobody; so it is sent again, to somebody else. */
+	if (head.type == MQTT_PUBLISH && c->shard->drain.draining) {
+		intake_hold(m->intake);
+		return 0;
+	}
 	return take_packet(m, &head, in);
 }
 

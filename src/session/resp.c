@@ -676,6 +676,9 @@ static enum resp_done go_on(struct connection *c, struct span bytes)
 	}
 	if (!r->work->verb->publishes && !resp_caught_up(c))
 		return RESP_WAITS;
+	/* It would be counted and reach nobody. */
+	if (r->work->verb->publishes && c->shard->drain.draining)
+		return RESP_WAITS;
 	if (!r->work->allowed) {
 		why = refused(c, r->work->verb, words, text);
 		if (why != NULL && !resp_caught_up(c))

@@ -476,6 +476,55 @@ static void what_lines_take_is_taken_off_the_turn(void **state)
 	world_end();
 }
 
+/* ---- drains ---- */
+
+static void spread_goodbyes(struct config *c)
+{
+	no_pace(c);
+	c->lame_duck_seconds = 1;
+	c->drain_seconds = 60;
+}
+
+/* Who has a subscription stays until it is his turn; what he publishes by then is not said to have
+ * gone anywhere. */
+static void nothing_is_taken_for_published_in_a_drain(void **state)
+{
+	static const char mqtt_connect[] = "\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01m";
+	static const char mqtt_subscribe[] = "\x82\x0a\0\x01\0\x05other\0";
+	static const char mqtt_publish[] = "\x32\x07\0\x01t\0\x07xy";
+	struct client *first, *mqtt, *resp, *subscriber;
+	struct shard *s = begin(spread_goodbyes, 1);
+	size_t mqtt_n, resp_n;
+
+	(void)state;
+	sim.broker.listeners[0].protocols |= CONFIG_PROTOCOL_MQTT | CONFIG_PROTOCOL_RESP;
+	first = client_who_says("SUBSCRIBE first\r\n");
+	mqtt = world_client();
+	client_say(mqtt, mqtt_connect, sizeof(mqtt_connect) - 1);
+	client_say(mqtt, mqtt_subscribe, sizeof(mqtt_subscribe) - 1);
+	world_rest();
+	resp = client_who_says("*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n"
+			       "*2\r\n$9\r\nSUBSCRIBE\r\n$5\r\nother\r\n");
+	subscriber = client_who_says("SUBSCRIBE t\r\n");
+	assert_int_equal(s->audience.subscriptions_n, 4);
+	world_begin_drain();
+	while (leaving(s) == 0)
+		world_step();
+	mqtt_n = mqtt->line_n;
+	resp_n = resp->line_n;
+	client_say(mqtt, mqtt_publish, sizeof(mqtt_publish) - 1);
+	client_say(resp, "*3\r\n$7\r\nPUBLISH\r\n$1\r\nt\r\n$2\r\nxy\r\n", 34);
+	while (!list_empty(&s->clients.connections)) {
+		assert_int_equal(s->counters.published, 0);
+		world_pass(100 * NS_PER_MS);
+	}
+	assert_int_equal(mqtt->line_n, mqtt_n);
+	assert_null(memmem(resp->line + resp_n, resp->line_n - resp_n, ":", 1));
+	assert_non_null(memmem(subscriber->line, subscriber->line_n, "ERROR draining", 14));
+	assert_true(first->over && mqtt->over && resp->over);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -488,6 +537,7 @@ int main(void)
 			a_gap_is_said_over_turns_to_those_whose_format_has_no_words_for_it),
 		cmocka_unit_test(those_who_are_busy_are_looked_at_over_turns),
 		cmocka_unit_test(what_lines_take_is_taken_off_the_turn),
+		cmocka_unit_test(nothing_is_taken_for_published_in_a_drain),
 		cmocka_unit_test(a_pass_whose_sends_take_long_goes_on_in_the_next_turn),
 	};
 
