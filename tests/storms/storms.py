@@ -49,14 +49,16 @@ class Storm:
     beside: bool = True  # a healthy pair can be measured beside it
     rounds: int = 3  # at most, of a measurement
     full_config: dict = field(default_factory=dict)  # instead, at full size
+    by_hand: bool = False  # no part of make check
 
 
 STORMS = []
 
 
-def storm(what, small, full, beside=True, rounds=3, full_config=None, **config):
+def storm(what, small, full, beside=True, rounds=3, full_config=None, by_hand=False, **config):
     def add(run):
-        STORMS.append(Storm(run.__name__.replace("_", "-"), what, run, small, full, config, beside, rounds, full_config or config))
+        name = run.__name__.replace("_", "-")
+        STORMS.append(Storm(name, what, run, small, full, config, beside, rounds, full_config or config, by_hand))
         return run
 
     return add
@@ -534,6 +536,38 @@ def unread(broker, n):
         published_all(broker, said, "unread", [crowd.add(broker.address(BOTH), b"PUBLISH unread.%d\r\n" % i + text) for i in range(n)], n * lines)
         seconds = time.monotonic() - begin
     return {"messages": f"{n * lines / seconds:.0f}/s", **before.restored(grown=48 << 20)}
+
+
+@storm("publishers of messages of 64 KiB to topics that nobody reads", 10, 100, by_hand=True, topics={"history_messages": 0, "linger_seconds": 0})
+def bulk(broker, n):
+    before, said = Baseline(broker), broker.stats()["published"]
+    lines = 100
+    text = (b"x" * (65536 - 2) + b"\r\n") * lines + b"BYE\r\n"
+    with Crowd() as crowd:
+        begin = time.monotonic()
+        published_all(broker, said, "bulk", [crowd.add(broker.address(BOTH), b"PUBLISH bulk.%d\r\n" % i + text) for i in range(n)], n * lines)
+        seconds = time.monotonic() - begin
+    return {"bytes": f"{n * lines * 65536 / seconds / 1e6:.0f} MB/s", **before.restored(grown=48 << 20)}
+
+
+@storm("connections with 60 KiB of pipelined requests each", 20, 1000, by_hand=True)
+def asks(broker, n):
+    before, address = Baseline(broker), broker.address(BOTH)
+    get = b"GET /health HTTP/1.1\r\nHost: b\r\n\r\n"
+    post = b"POST /publish/asks HTTP/1.1\r\nHost: b\r\nContent-Length: 0\r\n\r\n"
+    wanted, counts = 0, []
+    begin = time.monotonic()
+    with Crowd() as crowd:
+        for i in range(n):
+            ask = post if i % 2 else get
+            times = (60 << 10) // len(ask)
+            count, heard = counted(b"HTTP/1.1 200 OK")
+            crowd.add(address, ask * times, keep=heard)
+            counts.append(count)
+            wanted += times
+        crowd.wait(lambda: sum(c[0] for c in counts) == wanted, lambda: f"{sum(c[0] for c in counts)} of {wanted} answers", 12 * PATIENCE)
+        seconds = time.monotonic() - begin
+    return {"answers": f"{wanted / seconds:.0f}/s", **before.restored(grown=48 << 20)}
 
 
 @storm("requests that wait for a message, and a publisher to their topic", 300, 10_000, http={"wait_seconds": 60, "ahead": 1000})
