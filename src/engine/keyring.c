@@ -249,7 +249,8 @@ static STACK_OF(X509) * certificates_read(struct loading *l, const char *key, co
 
 	while (file != NULL && all != NULL &&
 	       (one = PEM_read_bio_X509(file, NULL, no_password, NULL)) != NULL)
-		if (sk_X509_push(all, one) == 0) {
+		/* A key that there was no memory for is left out by the library, without a word. */
+		if (X509_get0_pubkey(one) == NULL || sk_X509_push(all, one) == 0) {
 			X509_free(one);
 			break;
 		}
