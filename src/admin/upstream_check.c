@@ -2,12 +2,14 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdarg.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 #include <unistd.h>
 
 #include "base/config.h"
+#include "base/log.h"
 #include "base/server.h"
 #include "engine/cipher.h"
 #include "engine/keyring.h"
@@ -214,6 +216,20 @@ static bool greet(struct talk *t, const struct config_upstream *u)
 	return say(t, SPAN("PING\r\n"));
 }
 
+__attribute__((format(printf, 2, 3))) static void warn(FILE *out, const char *format, ...)
+{
+	char text[256];
+	va_list arguments;
+
+	va_start(arguments, format);
+	vsnprintf(text, sizeof(text), format, arguments);
+	va_end(arguments);
+	if (out != NULL)
+		fprintf(out, "%s\n", text);
+	else
+		log_warn("%s", text);
+}
+
 /* What is wrong with the stream: false. */
 static bool judge(const struct talk *t, const struct config_upstream *u, struct span json,
 		  FILE *out, char *problem, size_t size)
@@ -239,11 +255,11 @@ static bool judge(const struct talk *t, const struct config_upstream *u, struct 
 	}
 	if (jetstream_stream_wrong(&s, &wanted, problem, size))
 		return false;
-	if (out != NULL && s.replicas > 1 && !jetstream_at_least(t->info.version, 2, 11))
-		fprintf(out,
-			"upstream: stream %s has %" PRIu64 " replicas, which nats-server %s has "
-			"been seen to let disagree when a leader is cut off; use one, or 2.11\n",
-			u->stream, s.replicas, t->info.version);
+	if (s.replicas > 1 && !jetstream_at_least(t->info.version, 2, 11))
+		warn(out,
+		     "upstream: stream %s has %" PRIu64 " replicas, which nats-server %s has "
+		     "been seen to let disagree when a leader is cut off; use one, or 2.11",
+		     u->stream, s.replicas, t->info.version);
 	return true;
 }
 

@@ -41,10 +41,12 @@ def world(tmp_path):
             return broker
 
         def close(self):
-            for host in self.hosts:
-                host.close()
-            if self.cluster is not None:
-                self.cluster.close()
+            try:
+                for host in self.hosts:
+                    host.close()
+            finally:
+                if self.cluster is not None:
+                    self.cluster.close()
 
     w = World()
     w.hosts = []

@@ -394,6 +394,8 @@ if RUNS > 0:
         """The long form (make cluster-faults): three replicas, a server killed, leader or not, and started again."""
         log.log_servers(3, num_replicas=3)
         hosts = [log.log_host(upstream={"servers": [a], "publish_seconds": 30}) for a in log.cluster.addresses()]
+        if tuple(map(int, log.cluster.servers[0].varz()["version"].split(".")[:2])) < (2, 11):
+            hosts[0].says("WARN.*stream LIVE has 3 replicas")
         oracle = Oracle(hosts)
         for server in log.cluster.servers:
             oracle.go_on(1)
@@ -402,6 +404,19 @@ if RUNS > 0:
             oracle.go_on(3)
             server.start()
             oracle.go_on(8)
+        oracle.judge()
+
+    @pytest.mark.parametrize("seconds", [1, 6])
+    @pytest.mark.parametrize("run", range(RUNS))
+    def test_a_server_that_pauses_costs_time_and_nothing_else(log, run, seconds):
+        server = log.log_servers()
+        oracle = Oracle([log.log_host(upstream={"publish_seconds": 30}) for _ in range(3)])
+        for _ in range(2):
+            oracle.go_on(1)
+            server.send(signal.SIGSTOP)
+            oracle.go_on(seconds)
+            server.send(signal.SIGCONT)
+            oracle.go_on(4)
         oracle.judge()
 
 
