@@ -305,7 +305,7 @@ static void check_encode(struct span in, unsigned how)
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
-	struct nats_options options;
+	struct nats_options options = { 0 };
 	struct nats_replay replay;
 	struct text whole, split;
 	struct span in;

@@ -161,13 +161,13 @@ static size_t find(int topic, struct span message)
 
 void many_hear(struct client *c, int topic, struct span message)
 {
-	struct heard *h = &c->heard[topic];
+	struct heard *h = topic >= 0 ? &c->heard[topic] : NULL;
 
-	if (topic >= 0 && !h->on && h->asked && c->talk->early) {
+	if (h != NULL && !h->on && h->asked && c->talk->early) {
 		h->on = true;
 		h->next = h->begin;
 	}
-	if (topic < 0 || !h->on)
+	if (h == NULL || !h->on)
 		sim_fail("client %u gets a message of topic %d, which it has not", c->id, topic);
 	while (!is_entry(topic, h->next, message)) {
 		if (!may_miss((unsigned)topic) || h->next >= orders[topic].n)

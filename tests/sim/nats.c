@@ -71,7 +71,7 @@ static bool asks(struct client *c, unsigned topic, bool on)
 
 static void say_ask(struct client *c, bool on, const unsigned *topics, unsigned n)
 {
-	unsigned asked[MANY_AT_ONCE], asked_n = 0;
+	unsigned asked[MANY_AT_ONCE] = { 0 }, asked_n = 0;
 	struct question *q;
 
 	for (unsigned i = 0; i < n; i++)
