@@ -491,6 +491,7 @@ static void nothing_is_taken_for_published_in_a_drain(void **state)
 {
 	static const char mqtt_connect[] = "\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01m";
 	static const char mqtt_subscribe[] = "\x82\x0a\0\x01\0\x05other\0";
+	static const char resp_publish[] = "*3\r\n$7\r\nPUBLISH\r\n$1\r\nt\r\n$2\r\nxy\r\n";
 	static const char mqtt_publish[] = "\x32\x07\0\x01t\0\x07xy";
 	struct client *first, *mqtt, *resp, *subscriber;
 	struct shard *s = begin(spread_goodbyes, 1);
@@ -513,7 +514,7 @@ static void nothing_is_taken_for_published_in_a_drain(void **state)
 	mqtt_n = mqtt->line_n;
 	resp_n = resp->line_n;
 	client_say(mqtt, mqtt_publish, sizeof(mqtt_publish) - 1);
-	client_say(resp, "*3\r\n$7\r\nPUBLISH\r\n$1\r\nt\r\n$2\r\nxy\r\n", 34);
+	client_say(resp, resp_publish, sizeof(resp_publish) - 1);
 	while (!list_empty(&s->clients.connections)) {
 		assert_int_equal(s->counters.published, 0);
 		world_pass(100 * NS_PER_MS);
