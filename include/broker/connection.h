@@ -90,7 +90,7 @@ enum connection_barrier {
 	BARRIER_NONE,
 	BARRIER_ASKED,  /* answers are on their way */
 	BARRIER_WALKS,  /* they have come: what they brought is put in the queue */
-	BARRIER_QUEUED, /* when the queue is empty it is time */
+	BARRIER_QUEUED, /* when nobody there gets what came before it, it is time */
 };
 
 /* A send touches the first two cache lines, and two of its subscription; a receive most of it. */
@@ -135,6 +135,7 @@ struct connection {
 	struct list turn;      /* in the shard's turns */
 	uint8_t refusal;       /* enum reason: why it is refused */
 	uint8_t walk;          /* enum connection_walk */
+	uint16_t barrier_at;   /* WALKS, QUEUED: since when, in ticks (subscription_barred) */
 	uint32_t walk_left;
 	uint32_t kernel_bytes; /* of the socket's, when it was last looked at */
 	uint32_t input_len;

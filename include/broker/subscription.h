@@ -131,6 +131,11 @@ void subscription_sent(struct subscription *subscription, size_t bytes);
 void subscription_queue(struct subscription *subscription);
 /* The same where there is something of it to be sent. */
 void subscription_queue_if_behind(struct subscription *subscription);
+/* The connection's barrier stands before what comes from now on. */
+void subscription_barrier(struct connection *connection);
+/* Whether what it gets next may have come before its connection's barrier: by the chunk that it is
+ * in, so that messages that came soon after may count as well. */
+bool subscription_barred(const struct subscription *subscription);
 /* A new one gets what is its only when it is queued, or when its connection ends. */
 void subscription_hold(struct subscription *subscription);
 /* Ends it; nothing of it may be in flight. Messages it has not got are dropped for this reason. */

@@ -170,6 +170,14 @@ uint64_t stream_remove(struct stream *stream, struct cursor *cursor);
 
 /* Whether it stands where there is nothing more for it (now, or for a leaving one ever). */
 bool stream_at_end(const struct stream *stream, const struct cursor *cursor);
+/* Whether what is next for it may have come by then: it is in a chunk that was opened by then, or
+ * is of the past. */
+bool stream_came_by(const struct stream *stream, const struct cursor *cursor, uint64_t ns);
+/* Whether what it has in flight brings it there. */
+static inline bool stream_brings_to_end(const struct stream *stream, const struct cursor *cursor)
+{
+	return cursor->goal_whole && cursor->pos + cursor->goal_bytes == stream->pos;
+}
 /* Whether all that has gone out for it are whole messages; nothing may be in flight for it. */
 bool stream_between(struct stream *stream, struct cursor *cursor);
 /*

@@ -116,6 +116,20 @@ bool stream_at_end(const struct stream *s, const struct cursor *c)
 	return false;
 }
 
+bool stream_came_by(const struct stream *s, const struct cursor *c, uint64_t ns)
+{
+	const struct chunk *k = c->chunk != NULL ? c->chunk : s->tail;
+	uint64_t pos = c->pos;
+
+	if (stream_at_end(s, c))
+		return false;
+	while (pos == chunk_end(k) && k->pending == NULL) {
+		pos = k->next_pos;
+		k = k->next;
+	}
+	return !k->live || k->opened_ns <= ns;
+}
+
 void stream_leave(struct stream *s, struct cursor *c)
 {
 	assert(c->last_count == 0);

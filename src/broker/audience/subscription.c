@@ -235,6 +235,33 @@ void subscription_end(struct subscription *sub)
 		c->shard->audience.events->waits_no_more(c);
 }
 
+/* ---- barriers ---- */
+
+enum { BARRIER_TICK_BITS = 22 }; /* 4 ms: a barrier that waits for over four minutes waits on */
+
+void subscription_barrier(struct connection *c)
+{
+	c->barrier_at = (uint16_t)(c->shard->reactor.now_ns >> BARRIER_TICK_BITS);
+}
+
+bool subscription_barred(const struct subscription *sub)
+{
+	uint64_t now = shard_of(sub)->reactor.now_ns >> BARRIER_TICK_BITS;
+	uint64_t at = now - (uint16_t)(now - sub->connection->barrier_at);
+
+	return !subscription_is(sub, SUBSCRIPTION_ASKED) &&
+	       stream_came_by(sub->stream, &sub->cursor, ((at + 1) << BARRIER_TICK_BITS) - 1);
+}
+
+/* There was more before the barrier than went in one send. */
+static void stay_queued(struct subscription *sub)
+{
+	if (sub->connection->barrier >= BARRIER_WALKS && subscription_barred(sub))
+		subscription_queue(sub);
+}
+
+/* ---- sends ---- */
+
 void subscription_sent(struct subscription *sub, size_t bytes)
 {
 	struct connection *c = sub->connection;
@@ -255,6 +282,7 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	    !(sub->cursor.owner & (SUBSCRIPTION_SKIP | SUBSCRIPTION_UNWANTED))) {
 		if (stream_wants_sends(stream))
 			audience_dirty(s, stream);
+		stay_queued(sub);
 		return;
 	}
 	if (c->state == CONNECTION_CLOSED)
@@ -282,6 +310,8 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	if (subscription_done(sub) &&
 	    (c->state == CONNECTION_FINISHING || subscription_is(sub, SUBSCRIPTION_ENOUGH)))
 		subscription_free(sub, (enum drop_reason)c->reason);
+	else
+		stay_queued(sub);
 }
 
 void subscription_queue(struct subscription *sub)

@@ -15,10 +15,30 @@ enum {
 	PACKED_BYTES_MAX = 2 << 10, /* of one subscription there */
 };
 
-/* Whether nobody is in the queue but those in the send. */
-static bool last_flies(const struct connection *c)
+/* Whether a barrier has to wait for more than what is in the send. */
+static bool holds_up(const struct subscription *sub)
 {
-	return subscription_is(c->queue, SUBSCRIPTION_IN_FLIGHT) && c->queue->cursor.goal_whole;
+	return sub->connection != NULL && subscription_barred(sub) &&
+	       !(subscription_is(sub, SUBSCRIPTION_IN_FLIGHT) &&
+		 stream_brings_to_end(sub->stream, &sub->cursor));
+}
+
+/* What there was when it was time for the barrier is ahead of what is said now. */
+static bool barrier_is_due(const struct connection *c)
+{
+	const struct subscription *sub = c->queue;
+	unsigned left = FLYING_MAX;
+
+	if (c->barrier != BARRIER_QUEUED || (c->middle != NULL && holds_up(c->middle)))
+		return false;
+	while (sub != NULL && left-- > 0) {
+		sub = sub->next;
+		if (holds_up(sub))
+			return false;
+		if (sub == c->queue)
+			sub = NULL;
+	}
+	return sub == NULL;
 }
 
 /* Takes whoever is behind `last` (NULL: the first) out of the queue. */
@@ -183,8 +203,7 @@ static int gather(struct connection *c, struct gathered *g)
 		return 0;
 	if (gather_queue(c, g) != 0)
 		return -ENOMEM;
-	/* What there was when it was time for the barrier is ahead of what is said now. */
-	if (c->barrier != BARRIER_QUEUED || (c->flying > 0 ? !last_flies(c) : c->queue != NULL))
+	if (!barrier_is_due(c))
 		return 0;
 	c->barrier = BARRIER_NONE;
 	c->protocol->barrier(c);
