@@ -357,7 +357,7 @@ check: ## Lint, then all tests: release, asan, fuzzing, and the threaded ones un
 		printf -v line '%-20s %-6s %4d s  %s\n' $$name $$result $$((SECONDS - begun)) "$$last"
 		summary+=$$line
 		test $$result = ok || failures+=$$name:$$'\n'$$(grep -aE '^(FAILED|ERROR|E  ) ?|FAILED|ERROR: |error: ' \
-			$$logs/$$name.log | cut -c 1-200 | head -n 40 | sed 's/^/  /')$$'\n'
+			$$logs/$$name.log | cut -c 1-200 | head -n 40 | sed 's/^/  /' || :)$$'\n'
 	}
 	step lint                lint
 	step release-build       SAN= all

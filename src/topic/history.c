@@ -5,7 +5,10 @@
 
 #include "base/memory.h"
 
-enum { SLOTS_MIN = 4 };
+enum {
+	SLOTS_MIN = 4,
+	FEW_BLOCKS = 8,
+};
 
 /* ---- segments and windows ---- */
 
@@ -67,8 +70,8 @@ void segment_unref(struct segment *s)
 {
 	if (!let_go(&s->holders))
 		return;
-	/* One block alone, as most are that are still to be encoded, is not worth waiting. */
-	if (s->slots_n == 1 && s->gone < s->n)
+	/* A few are not worth waiting, and whoever lets history go for memory wants it at once. */
+	while (s->gone < s->n && s->n - s->gone <= FEW_BLOCKS)
 		block_unref(s->blocks[s->gone++]);
 	if (s->gone == s->n) {
 		memory_free(s);

@@ -73,6 +73,7 @@ def test_every_error_that_a_line_client_may_see_is_described_and_no_other():
     names = dict(re.findall(r'#define (LINE_\w+) "(.*)"', sources))
     said = set(re.findall(r'LINE_ERROR_TEXT\(\s*"(.*?)"\s*\)', sources))
     said |= {names[n] for n in re.findall(r"LINE_ERROR_TEXT\(\s*(LINE_\w+)\s*\)", sources)}
+    said |= set(re.findall(r'WORDS\(REASON_\w+, "(.*?)"\)', sources))
     assert len(said) > 8, "the sources were read"
     described = (MAN / "broker.1").read_text().split(".Ss What clients are told\n")[1].split(".El\n")[0]
     assert set(re.findall(r"^\.It (.*)$", described, re.M)) == said

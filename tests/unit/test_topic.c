@@ -430,7 +430,8 @@ static void what_a_replay_held_last_is_let_go_of_in_parts(void **state)
 	assert_true(segments_going());
 	while (segments_let_go(AT_ONCE))
 		steps++;
-	assert_in_range(steps, DEEP / AT_ONCE, DEEP / AT_ONCE + 1);
+	/* But for what was left of a segment with a few. */
+	assert_in_range(steps, DEEP / AT_ONCE - 1, DEEP / AT_ONCE + 1);
 	assert_false(segments_going());
 }
 
