@@ -4,6 +4,7 @@
 #include <openssl/core_names.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
+#include <openssl/kdf.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
 #include <openssl/sha.h>
@@ -103,6 +104,41 @@ void keyring_begin(void)
 	(void)CRYPTO_set_mem_functions(count_new, count_resize, count_free);
 	/* What the host's openssl.cnf says is not this broker's configuration. */
 	(void)OPENSSL_init_ssl(OPENSSL_INIT_NO_LOAD_CONFIG, NULL);
+}
+
+/*
+ * Whether the library has all that handshakes, records and tickets are made of. What it has no
+ * memory for when it is loaded, at the first call of all, it leaves out for ever, without a word.
+ */
+static bool library_whole(void)
+{
+	static const char *const digests[] = { "SHA1", "SHA256", "SHA384", "SHA512" };
+	static const char *const ciphers[] = { "AES-128-GCM", "AES-256-GCM", "ChaCha20-Poly1305",
+					       "AES-256-CBC", "AES-256-CTR" };
+	static const char *const kdfs[] = { "HKDF", "TLS13-KDF", "TLS1-PRF" };
+	static const char *const keys[] = { "RSA", "EC", "ED25519", "X25519" };
+	static const char *const signatures[] = { "RSA", "ECDSA", "ED25519" };
+	static const char *const exchanges[] = { "ECDH", "X25519" };
+	EVP_MAC *mac = EVP_MAC_fetch(NULL, "HMAC", NULL);
+	bool whole = mac != NULL;
+
+#define HAS(type, names)                                                                           \
+	for (size_t i = 0; i < sizeof(names) / sizeof(*(names)); i++) {                            \
+		type *one = type##_fetch(NULL, (names)[i], NULL);                                  \
+                                                                                                   \
+		whole = whole && one != NULL;                                                      \
+		type##_free(one);                                                                  \
+	}
+	HAS(EVP_MD, digests)
+	HAS(EVP_CIPHER, ciphers)
+	HAS(EVP_KDF, kdfs)
+	HAS(EVP_KEYMGMT, keys)
+	HAS(EVP_SIGNATURE, signatures)
+	HAS(EVP_KEYEXCH, exchanges)
+#undef HAS
+	EVP_MAC_free(mac);
+	ERR_clear_error();
+	return whole;
 }
 
 /* ---- saying what is wrong ---- */
@@ -959,7 +995,7 @@ int keyring_load(const struct config_tls *config, unsigned choices,
 	c->protocols = protocols_copy(protocols);
 	c->certificates =
 		memory_new_zeroed((config->certificates_n + 1) * sizeof(*c->certificates));
-	memory = c->protocols != NULL && c->certificates != NULL;
+	memory = c->protocols != NULL && c->certificates != NULL && library_whole();
 	if (memory && !l.failed) {
 		make_context(&l, c, config);
 		trust_read(&l, c, config);
