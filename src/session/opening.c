@@ -48,6 +48,7 @@ static bool keep(struct connection *c, struct span bytes, size_t max)
 void proxied_received(struct connection *c, struct span bytes)
 {
 	size_t room = PROXY_BYTES_MAX - c->input_len, before = c->input_len;
+	bool secure = c->shard->broker->listeners[c->listener].secure;
 	struct proxy_header header;
 	int len;
 
@@ -68,8 +69,10 @@ void proxied_received(struct connection *c, struct span bytes)
 	c->input_len = 0;
 	if (header.named)
 		connection_is_for(c, header.address);
-	/* NATS's clients wait for a word in clear. */
-	if (c->shard->broker->listeners[c->listener].secure && c->protocols != CONFIG_PROTOCOL_NATS)
+	/* NATS's clients may wait for a word in clear, as they may without a proxy. */
+	if (secure && (c->protocols & CONFIG_PROTOCOL_NATS))
+		speak(c, c->shard->broker->sessions->hailed, bytes);
+	else if (secure)
 		connection_secure(c, bytes);
 	else
 		speak(c, of(c, c->protocols), bytes);
