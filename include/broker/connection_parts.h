@@ -28,6 +28,8 @@ struct gathered {
 /* The rest of a message, what there is to say, and what there is of those whose turn it is.
  * -ENOMEM: connection_ground and close it. */
 int connection_gather(struct connection *connection, struct gathered *gathered);
+/* What is in the send alone lands as one of several: something is to be done with it then. */
+void connection_flies_among_others(struct connection *connection);
 /* Whether what its protocol has to say between messages may be said now. */
 bool connection_may_interject(const struct connection *connection);
 /* Its send has ended, so many bytes of it went. True: a subscription waited for that to be let go.

@@ -127,6 +127,9 @@ void subscription_overtake(struct subscription *subscription);
 void subscription_go_on(struct subscription *subscription);
 /* Its send ended: so many bytes of it went. */
 void subscription_sent(struct subscription *subscription, size_t bytes);
+/* The same while its connection's barrier waits: it stays in the queue as long as there is more
+ * from before that. */
+void subscription_sent_barred(struct subscription *subscription, size_t bytes);
 /* Its connection is in the middle of something else: it gets its turn there. */
 void subscription_queue(struct subscription *subscription);
 /* The same where there is something of it to be sent. */

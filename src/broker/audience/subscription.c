@@ -253,16 +253,10 @@ bool subscription_barred(const struct subscription *sub)
 	       stream_came_by(sub->stream, &sub->cursor, ((at + 1) << BARRIER_TICK_BITS) - 1);
 }
 
-/* There was more before the barrier than went in one send. */
-static void stay_queued(struct subscription *sub)
-{
-	if (sub->connection->barrier >= BARRIER_WALKS && subscription_barred(sub))
-		subscription_queue(sub);
-}
-
 /* ---- sends ---- */
 
-void subscription_sent(struct subscription *sub, size_t bytes)
+/* Whether it is still there. */
+static inline __attribute__((always_inline)) bool sent(struct subscription *sub, size_t bytes)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
@@ -282,11 +276,10 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 	    !(sub->cursor.owner & (SUBSCRIPTION_SKIP | SUBSCRIPTION_UNWANTED))) {
 		if (stream_wants_sends(stream))
 			audience_dirty(s, stream);
-		stay_queued(sub);
-		return;
+		return true;
 	}
 	if (c->state == CONNECTION_CLOSED)
-		return;
+		return false;
 	if (!whole && !stream_between(stream, &sub->cursor))
 		c->middle = sub;
 	else if (c->middle == sub)
@@ -297,21 +290,33 @@ void subscription_sent(struct subscription *sub, size_t bytes)
 		if (stream_wants_sends(stream))
 			audience_dirty(s, stream);
 		subscription_cut(sub, DROP_CLOSED);
-		return;
+		return false;
 	}
 	if (subscription_is(sub, SUBSCRIPTION_SKIP) && !stream_at_end(stream, &sub->cursor)) {
 		let_skip(sub);
-		return;
+		return false;
 	}
 	/* Its send has brought it to the head after all. */
 	subscription_unset(sub, SUBSCRIPTION_SKIP);
 	if (stream_wants_sends(stream))
 		audience_dirty(s, stream);
 	if (subscription_done(sub) &&
-	    (c->state == CONNECTION_FINISHING || subscription_is(sub, SUBSCRIPTION_ENOUGH)))
+	    (c->state == CONNECTION_FINISHING || subscription_is(sub, SUBSCRIPTION_ENOUGH))) {
 		subscription_free(sub, (enum drop_reason)c->reason);
-	else
-		stay_queued(sub);
+		return false;
+	}
+	return true;
+}
+
+void subscription_sent(struct subscription *sub, size_t bytes)
+{
+	(void)sent(sub, bytes);
+}
+
+void subscription_sent_barred(struct subscription *sub, size_t bytes)
+{
+	if (sent(sub, bytes) && subscription_barred(sub))
+		subscription_queue(sub);
 }
 
 void subscription_queue(struct subscription *sub)

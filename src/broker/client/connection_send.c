@@ -238,6 +238,15 @@ static int gather_alone(struct connection *c, struct gathered *g)
 	return 0;
 }
 
+void connection_flies_among_others(struct connection *c)
+{
+	if (!c->alone)
+		return;
+	c->alone = false;
+	c->flying = 1;
+	c->output_after = 0;
+}
+
 void connection_ground(struct connection *c)
 {
 	struct subscription *sub = c->queue;
@@ -266,6 +275,14 @@ static size_t output_landed(struct connection *c, size_t bytes)
 	return bytes;
 }
 
+static void one_landed(const struct connection *c, struct subscription *sub, size_t bytes)
+{
+	if (c->barrier >= BARRIER_WALKS)
+		subscription_sent_barred(sub, bytes);
+	else
+		subscription_sent(sub, bytes);
+}
+
 /* So many of a send's bytes went: the first `upto` of the queue that fly get theirs. Returns how
  * many are left; *skipped: some of them wait for the send to end to be let go. */
 static size_t landed(struct connection *c, uint32_t *flying, uint32_t upto, size_t n, bool *skipped)
@@ -276,7 +293,7 @@ static size_t landed(struct connection *c, uint32_t *flying, uint32_t upto, size
 
 		*skipped |= subscription_is(sub, SUBSCRIPTION_SKIP);
 		n -= got;
-		subscription_sent(sub, got);
+		one_landed(c, sub, got);
 	}
 	return n;
 }
@@ -288,7 +305,7 @@ static size_t middle_landed(struct connection *c, size_t n, bool *skipped)
 
 	c->middle_flies = false;
 	*skipped |= subscription_is(sub, SUBSCRIPTION_SKIP);
-	subscription_sent(sub, got);
+	one_landed(c, sub, got);
 	return n - got;
 }
 

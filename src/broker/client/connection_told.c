@@ -55,6 +55,7 @@ void connection_answered(struct connection *c)
 	if (c->barrier == BARRIER_ASKED) {
 		c->barrier = BARRIER_WALKS;
 		subscription_barrier(c);
+		connection_flies_among_others(c);
 		connection_walk(c, WALK_BARRIER);
 		connection_turn(c);
 	}
