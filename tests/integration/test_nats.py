@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.request
 
@@ -467,6 +468,20 @@ def test_another_max_payload_is_told_when_the_configuration_changes(start, raw):
     broker.send_signal(signal.SIGHUP)
     assert b'"max_payload":1000,' in newer.until(b"}\r\n")
     assert older.barrier() == b""
+
+
+@pytest.mark.parametrize("reactors", [1, 2])
+def test_a_pong_comes_behind_more_than_goes_in_a_send(start, raw, reactors):
+    client = raw(start(reactors=reactors, listen=NATS))
+    client.say(b"SUB a 1\r\nSUB b 2\r\n")
+    client.barrier()
+    said = b"".join(b"PUB %s 1000\r\n%s\r\n" % (b"ab"[n % 2 : n % 2 + 1], b"x" * 1000) for n in range(5000)) + b"PING\r\n"
+    writer = threading.Thread(target=client.say, args=(said,))
+    writer.start()
+    while not client.heard.endswith(b"PONG\r\n"):
+        assert client.more()
+    writer.join()
+    assert client.heard.count(b"MSG ") == 5000
 
 
 def test_inboxes_leave_nothing_behind(start, raw):
