@@ -222,7 +222,7 @@ static void the_first_words_of_a_client_are_known(void **state)
 
 static struct nats_options options(const char *json)
 {
-	struct nats_options o;
+	struct nats_options o = { 0 };
 
 	assert_true(nats_connect(span_of(json), NULL, &o, NULL));
 	return o;
@@ -261,7 +261,7 @@ static void what_a_later_connect_does_not_say_stays(void **state)
 static void credentials_are_taken_as_they_are(void **state)
 {
 	struct nats_credentials c;
-	struct nats_options o;
+	struct nats_options o = { 0 };
 	char json[600];
 
 	(void)state;
@@ -293,7 +293,7 @@ static void malformed_options_are_refused(void **state)
 					     "{\"user\":1}",
 					     "{\"user\":\"\xff\"}",
 					     "{\"user\":\"\\u0000\"}" };
-	struct nats_options o;
+	struct nats_options o = { 0 };
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(wrong) / sizeof(*wrong); i++)
