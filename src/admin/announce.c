@@ -104,9 +104,15 @@ void announce_ready(const struct broker *b)
 		if (b->listeners[i].protocols & CONFIG_PROTOCOL_NATS)
 			append(try, sizeof(try), "; try: nats -s %s sub demo",
 			       b->listeners[i].address);
-	if (try[0] == 0)
-		append(try, sizeof(try), "; try: redis-cli -u redis://%s ping",
-		       b->listeners_n > 0 ? b->listeners[0].address : "");
+	for (unsigned i = 0; i < b->listeners_n && try[0] == 0; i++) {
+		const char *address = b->listeners[i].address, *colon = strrchr(address, ':');
+
+		if (b->listeners[i].protocols & CONFIG_PROTOCOL_RESP)
+			append(try, sizeof(try), "; try: redis-cli -u redis://%s ping", address);
+		else if (strncmp(address, "unix:", 5) != 0 && colon != NULL)
+			append(try, sizeof(try), "; try: mosquitto_sub -h %.*s -p %s -t demo",
+			       (int)(colon - address), address, colon + 1);
+	}
 	log_info("ready: %u reactor%s on %s%s; listening on %s%s", b->shards_n,
 		 b->shards_n == 1 ? "" : "s", cpus[0] != 0 ? "cpus" : "any cpu", cpus, where, try);
 }
