@@ -152,7 +152,7 @@ def test_any_call_of_the_library_may_fail(sweep, scenario, many):
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_any_allocation_may_fail(sweep, scenario, reactors, many):
     # The library of TLS makes thousands.
-    step = {"secure": 40 * STEP, "users": (10 if STEP == 1 else 200) * STEP}.get(scenario, STEP)
+    step = {"secure": (40 if STEP == 1 else 100) * STEP, "users": (10 if STEP == 1 else 200) * STEP}.get(scenario, STEP)
     sweep(lambda directory, nth: disturbed(directory, scenario, reactors, MEMORY, nth, many), step)
 
 
