@@ -397,6 +397,10 @@ BASELINE ?= $(lastword $(sort $(filter-out %-quick %-knobs,$(wildcard bench/repo
 bench-knobs: $(BROKER) $(LOAD) $(BUILD)/limit ## Measure what each knob of engine { } does, write a report: about 10 minutes
 	bench/knobs.py $(BENCH)
 
+.PHONY: bench-kernel
+bench-kernel: $(BUILD)/limit $(BUILD)/receive ## Try newer ways of the kernel beside those of the broker: about 4 minutes
+	bench/limit/tries $(BENCH)
+
 # Counts repeat exactly, so unlike times they can be held against a file in the tree.
 .PHONY: bench-instructions
 bench-instructions: $(BUILD)/replay ## Fail when the broker's own code takes more instructions (UPDATE=1: new baseline)

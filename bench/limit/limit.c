@@ -36,6 +36,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "limit/common.h"
+
 /* Not yet in the headers of this liburing: io_uring_enter(2), io_uring_register(2) of Linux 6.13.
  */
 enum {
@@ -129,12 +131,6 @@ struct blaster {
 	uint64_t calls, shorts, fulls, waits;
 	pid_t reader;
 };
-
-static _Noreturn void die(const char *what, int error)
-{
-	fprintf(stderr, "limit: %s: %s\n", what, strerror(error));
-	exit(1);
-}
 
 static void *allocate(size_t count, size_t bytes)
 {
@@ -496,21 +492,6 @@ static void blaster_measure(struct blaster *b)
 /* ---- start ------------------------------------------------------------------------------------
  */
 
-/* The sender on the first core that it may have, the reader on the last; false with only one. */
-static bool pin(bool last)
-{
-	cpu_set_t allowed, one;
-	size_t cpu = last ? CPU_SETSIZE - 1 : 0;
-
-	if (sched_getaffinity(0, sizeof(allowed), &allowed) < 0 || CPU_COUNT(&allowed) < 2)
-		return false;
-	while (!CPU_ISSET(cpu, &allowed))
-		last ? cpu-- : cpu++;
-	CPU_ZERO(&one);
-	CPU_SET(cpu, &one);
-	return sched_setaffinity(0, sizeof(one), &one) == 0;
-}
-
 static int listen_on(struct sockaddr_in *address)
 {
 	socklen_t len = sizeof(*address);
@@ -632,17 +613,6 @@ static void blaster_release(struct blaster *b)
 	free(b->fds);
 	free(b->left);
 	free(b->polls);
-}
-
-static double number(const char *text, double least, double most)
-{
-	char *end;
-	double n = strtod(text, &end);
-
-	if (end != text && *end == '\0' && n >= least && n <= most)
-		return n;
-	fprintf(stderr, "limit: %s: want a number from %g to %g\n", text, least, most);
-	exit(2);
 }
 
 static _Noreturn void usage(int status)

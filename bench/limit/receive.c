@@ -24,6 +24,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "limit/common.h"
+
 enum {
 	SENDERS_MAX = 10000,
 	BUFFERS = 1024, /* a power of two */
@@ -61,32 +63,12 @@ struct receiver {
 	unsigned next; /* the buffer that is filled next: they are used in the order they came */
 };
 
-static _Noreturn void die(const char *what, int error)
-{
-	fprintf(stderr, "receive: %s: %s\n", what, strerror(error));
-	exit(1);
-}
-
 static double seconds_of(clockid_t clock)
 {
 	struct timespec t;
 
 	clock_gettime(clock, &t);
 	return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
-
-static void pin(bool last)
-{
-	cpu_set_t allowed, one;
-	size_t cpu = last ? CPU_SETSIZE - 1 : 0;
-
-	if (sched_getaffinity(0, sizeof(allowed), &allowed) < 0 || CPU_COUNT(&allowed) < 2)
-		return;
-	while (!CPU_ISSET(cpu, &allowed))
-		last ? cpu-- : cpu++;
-	CPU_ZERO(&one);
-	CPU_SET(cpu, &one);
-	sched_setaffinity(0, sizeof(one), &one);
 }
 
 /* ---- the senders' process ---- */
@@ -271,17 +253,6 @@ static _Noreturn void usage(int status)
 	exit(status);
 }
 
-static double number(const char *text, double least, double most)
-{
-	char *end;
-	double n = strtod(text, &end);
-
-	if (end != text && *end == '\0' && n >= least && n <= most)
-		return n;
-	fprintf(stderr, "receive: %s: want a number from %g to %g\n", text, least, most);
-	exit(2);
-}
-
 static struct options options_parse(int argc, char **argv)
 {
 	static const struct option known[] = {
@@ -354,10 +325,10 @@ int main(int argc, char **argv)
 		die("fork", errno);
 	if (child == 0) {
 		prctl(PR_SET_PDEATHSIG, SIGKILL);
-		pin(true);
+		(void)pin(true);
 		send_all(&options, &address);
 	}
-	pin(false);
+	(void)pin(false);
 	receiver_init(&r);
 	receiver_accept(&r, listener);
 	measure(&r);
