@@ -85,14 +85,19 @@ int workers_start(struct workers *w, unsigned threads)
 	return w->threads_n > 0 ? 0 : -err;
 }
 
-void workers_free(struct workers *w)
+static void begin_end(struct workers *w)
 {
-	if (w == NULL)
-		return;
 	pthread_mutex_lock(&w->lock);
 	w->ending = true;
 	pthread_cond_broadcast(&w->changed);
 	pthread_mutex_unlock(&w->lock);
+}
+
+void workers_free(struct workers *w)
+{
+	if (w == NULL)
+		return;
+	begin_end(w);
 	for (unsigned i = 0; i < w->threads_n; i++)
 		pthread_join(w->threads[i], NULL);
 	free(w->threads);
@@ -107,10 +112,7 @@ void workers_leave(struct workers *w)
 		workers_free(w);
 		return;
 	}
-	pthread_mutex_lock(&w->lock);
-	w->ending = true;
-	pthread_cond_broadcast(&w->changed);
-	pthread_mutex_unlock(&w->lock);
+	begin_end(w);
 	for (unsigned i = 0; i < w->threads_n; i++)
 		pthread_detach(w->threads[i]);
 	left = w;
