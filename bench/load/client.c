@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "load/secure.h"
 #include "load/worker.h"
 
 enum { ANSWER_MAX = 4096 }; /* bytes; more than any broker says before it is ready */
@@ -47,7 +48,11 @@ void client_fail(struct client *c, const char *format, ...)
 
 void client_lost(struct client *c, int error)
 {
-	if (error != 0)
+	const char *why = secure_problem(&c->socket, error);
+
+	if (why != NULL)
+		client_fail(c, "TLS: %s", why);
+	else if (error != 0)
 		client_fail(c, "the connection broke: %s", strerror(-error));
 	else
 		client_fail(c, "the broker closed the connection");
@@ -109,8 +114,9 @@ static void handshake_sent(struct client *c, int result)
 {
 	struct handshake *h = c->handshake;
 
-	if (result <= 0) {
-		client_lost(c, result < 0 ? result : -EPIPE);
+	/* 0: it is secure now, and may speak. */
+	if (result < 0) {
+		client_lost(c, result);
 		return;
 	}
 	h->said += (size_t)result;
@@ -120,24 +126,63 @@ static void handshake_sent(struct client *c, int result)
 		handshake_advance(c);
 }
 
-static void handshake_received(struct client *c, const char *data, size_t len, int error)
+/* Adds what has come to the answer; false: that is the end. */
+static bool take_answer(struct client *c, const char *data, size_t len, int error)
 {
 	struct handshake *h = c->handshake;
 	char *answer;
 
 	if (len == 0) {
 		client_lost(c, error);
-		return;
+		return false;
 	}
 	answer = realloc(h->answer, h->answer_len + len);
 	if (answer == NULL) {
 		client_fail(c, "out of memory");
-		return;
+		return false;
 	}
 	memcpy(answer + h->answer_len, data, len);
 	h->answer = answer;
 	h->answer_len += len;
-	handshake_advance(c);
+	return true;
+}
+
+static void handshake_received(struct client *c, const char *data, size_t len, int error)
+{
+	if (take_answer(c, data, len, error))
+		handshake_advance(c);
+}
+
+/* One that fails here is closed with all the others. */
+static void go_secure(struct client *c)
+{
+	int err = secure_dial(c->worker, c);
+
+	c->received = handshake_received;
+	if (err != 0)
+		client_fail(c, "TLS: %s", strerror(-err));
+}
+
+/* What the server says in clear; then it waits for a ClientHello. */
+static void greeting_received(struct client *c, const char *data, size_t len, int error)
+{
+	struct handshake *h = c->handshake;
+	struct span line;
+	size_t used;
+
+	if (!take_answer(c, data, len, error))
+		return;
+	if (!wire_line_in((struct span){ h->answer, h->answer_len }, &line, &used)) {
+		if (h->answer_len > ANSWER_MAX)
+			client_fail(c, "the broker greets without end");
+		return;
+	}
+	if (used < h->answer_len) {
+		client_fail(c, "the broker says more than a greeting before TLS");
+		return;
+	}
+	h->answer_len = 0;
+	go_secure(c);
 }
 
 static int dial(const struct options *o)
@@ -210,7 +255,12 @@ bool client_open(struct worker *w, struct client *c, const struct client_handsha
 	c->sent = handshake_sent;
 	c->open = true;
 	w->handshakes++;
-	say_hello(c);
+	if (w->run->keyring == NULL)
+		say_hello(c);
+	else if (w->run->options->wire->greets)
+		c->received = greeting_received;
+	else
+		go_secure(c);
 	socket_receive(&w->sockets, &c->socket);
 	return true;
 }
@@ -243,6 +293,8 @@ static void sent(struct socket *socket, int result)
 {
 	struct client *c = (struct client *)(void *)socket;
 
+	/* Nothing of it has gone: there was no buffer to seal it in. */
+	c->pong |= c->answering && result == 0;
 	c->sent(c, result);
 }
 
@@ -257,4 +309,13 @@ static void closed(struct socket *socket)
 		c->closed(c);
 }
 
-const struct socket_events client_events = { .received = received, .sent = sent, .closed = closed };
+static void secured(struct socket *socket)
+{
+	struct client *c = (struct client *)(void *)socket;
+
+	secure_done(c->worker, c);
+}
+
+const struct socket_events client_events = {
+	.received = received, .sent = sent, .closed = closed, .secured = secured
+};

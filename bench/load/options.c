@@ -49,6 +49,12 @@ static const char usage[] =
 	"  --protocol NAME      line, sse (HTTP and server-sent events), ws (WebSocket), resp\n"
 	"                       (Redis), nats or mqtt (line)\n"
 	"  --threads N          reactors of the generator's own (1)\n"
+	"  --tls                over TLS; the report counts what that costs the generator, too\n"
+	"  --ca FILE            who may sign the broker's certificate (whom the system trusts)\n"
+	"  --server-name NAME   that it must be for (ENDPOINT's host)\n"
+	"  --insecure           any certificate will do\n"
+	"  --resume             connections go on with the session of one before, as clients do\n"
+	"                       that come back; without it every handshake is a full one\n"
 	"  --spin               never sleep: more exact times, a core's worth of CPU\n"
 	"\n"
 	"Report:\n"
@@ -167,6 +173,22 @@ static void resolve_endpoint(struct address *a, const char *text)
 	resolve(a, host, colon + 1);
 }
 
+/* The host in an endpoint that has been resolved: whom a certificate is to be for. */
+static const char *host_of(const char *endpoint)
+{
+	static char host[256];
+	const char *colon = strrchr(endpoint, ':');
+
+	if (strncmp(endpoint, "unix:", 5) == 0 || colon == NULL)
+		return "localhost";
+	if (endpoint[0] == '[' && colon[-1] == ']') {
+		endpoint++;
+		colon--;
+	}
+	snprintf(host, sizeof(host), "%.*s", (int)(colon - endpoint), endpoint);
+	return host;
+}
+
 static void check(struct options *o, bool rate_given)
 {
 	if (o->window > 0 && rate_given)
@@ -185,6 +207,10 @@ static void check(struct options *o, bool rate_given)
 		complain("--topics-per-connection: want resp, nats or mqtt");
 	if (o->topics_each > 1 && (o->pattern || o->topics % o->topics_each != 0))
 		complain("--topics-per-connection: want a divisor of --topics, and no --pattern");
+	if (!o->tls && (o->ca != NULL || o->server_name != NULL || o->insecure || o->resume))
+		complain("--ca, --server-name, --insecure and --resume want --tls");
+	if (o->insecure && o->ca != NULL)
+		complain("--insecure and --ca exclude each other");
 	if ((uint64_t)o->topics * (o->subscribers + o->publishers) + o->idle > 4000000)
 		complain("that would be more than 4,000,000 connections");
 	if (o->window > 0 && (double)o->window * (double)o->message_bytes > (double)(1 << 30))
@@ -215,6 +241,11 @@ void options_parse(struct options *o, int argc, char **argv)
 		OPT_PROTOCOL,
 		OPT_THREADS,
 		OPT_SPIN,
+		OPT_TLS,
+		OPT_CA,
+		OPT_SERVER_NAME,
+		OPT_INSECURE,
+		OPT_RESUME,
 		OPT_PID,
 		OPT_STATS,
 		OPT_JSON,
@@ -244,6 +275,11 @@ void options_parse(struct options *o, int argc, char **argv)
 		{ "protocol", required_argument, NULL, OPT_PROTOCOL },
 		{ "threads", required_argument, NULL, OPT_THREADS },
 		{ "spin", no_argument, NULL, OPT_SPIN },
+		{ "tls", no_argument, NULL, OPT_TLS },
+		{ "ca", required_argument, NULL, OPT_CA },
+		{ "server-name", required_argument, NULL, OPT_SERVER_NAME },
+		{ "insecure", no_argument, NULL, OPT_INSECURE },
+		{ "resume", no_argument, NULL, OPT_RESUME },
 		{ "pid", required_argument, NULL, OPT_PID },
 		{ "stats", required_argument, NULL, OPT_STATS },
 		{ "json", no_argument, NULL, OPT_JSON },
@@ -344,6 +380,21 @@ void options_parse(struct options *o, int argc, char **argv)
 		case OPT_SPIN:
 			o->spin = true;
 			break;
+		case OPT_TLS:
+			o->tls = true;
+			break;
+		case OPT_CA:
+			o->ca = optarg;
+			break;
+		case OPT_SERVER_NAME:
+			o->server_name = optarg;
+			break;
+		case OPT_INSECURE:
+			o->insecure = true;
+			break;
+		case OPT_RESUME:
+			o->resume = true;
+			break;
 		case OPT_PID:
 			o->pid = (pid_t)whole("pid", optarg, 1, 1 << 22);
 			break;
@@ -385,4 +436,6 @@ void options_parse(struct options *o, int argc, char **argv)
 		o->endpoint = text;
 		resolve(&o->address, host, port);
 	}
+	if (o->tls && o->server_name == NULL)
+		o->server_name = host_of(o->endpoint);
 }

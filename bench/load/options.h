@@ -34,6 +34,12 @@ struct options {
 	unsigned threads;
 	bool spin;
 
+	bool tls;                /* from the first byte; NATS: behind the greeting */
+	bool insecure;           /* any certificate will do */
+	bool resume;             /* sessions of connections before */
+	const char *ca;          /* a file; NULL: whom the system trusts */
+	const char *server_name; /* that the certificate must be for */
+
 	unsigned idle;          /* subscribers that nothing is published to */
 	double churn_per_s;     /* connections */
 	unsigned stall_percent; /* of each topic's subscribers */

@@ -92,7 +92,8 @@ static void sent(struct client *c, int result)
 		publisher_ready(p);
 		return;
 	}
-	if (result <= 0 && result != -EINTR && result != -EAGAIN) {
+	/* 0: there was no buffer to seal it in, and now there may be. */
+	if (result < 0 && result != -EINTR && result != -EAGAIN) {
 		client_lost(c, result);
 		return;
 	}

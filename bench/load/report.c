@@ -154,6 +154,13 @@ void report_table(FILE *out, const struct run *run, const struct result *r)
 		counters_row(out, r);
 	row(out, "generator CPU", "%.3f s, %.0f ns per delivery", cpu_seconds(r->load),
 	    per(cpu_seconds(r->load) * 1e9, delivered));
+	if (r->tls_version != NULL)
+		row(out, "TLS",
+		    "%s, %s; %" PRIu64 " full and %" PRIu64
+		    " resumed handshakes, %.1f ms, %.1f at p99",
+		    r->tls_version, r->tls_suite, r->full, r->resumed,
+		    (double)histogram_quantile(&r->handshakes, 0.5) / 1e6,
+		    (double)histogram_quantile(&r->handshakes, 0.99) / 1e6);
 	if (o->idle > 0 && r->idle[1].valid)
 		row(out, "idle subscribers", "%u, %.0f bytes of broker memory each", o->idle,
 		    idle_bytes(run, r));
@@ -259,6 +266,16 @@ void report_json(FILE *out, const struct run *run, const struct result *r)
 	}
 	fprintf(out, ",\"load_cpu_s\":%.6f,\"load_cpu_ns_per_delivered\":%.2f", cpu_s,
 		per(cpu_s * 1e9, delivered));
+	fprintf(out, ",\"tls\":%s", o->tls ? "true" : "false");
+	if (r->tls_version != NULL) {
+		fputc(',', out);
+		json_string(out, "tls_version", r->tls_version);
+		fputc(',', out);
+		json_string(out, "tls_suite", r->tls_suite);
+		fprintf(out, ",\"tls_full\":%" PRIu64 ",\"tls_resumed\":%" PRIu64, r->full,
+			r->resumed);
+		json_latency(out, "tls_handshake_ns", &r->handshakes);
+	}
 	if (r->idle[1].valid)
 		fprintf(out, ",\"idle_bytes_per_connection\":%.1f", idle_bytes(run, r));
 	fprintf(out, ",\"churned\":%" PRIu64 ",\"stalled\":%u,\"stalled_closed\":%u", r->churned,

@@ -21,6 +21,9 @@ struct result {
 	struct counters counters[2];
 	/* Of the broker: before and after the idle subscribers came. */
 	struct process_sample idle[2];
+	uint64_t full, resumed;      /* TLS handshakes of the whole run, */
+	struct histogram handshakes; /* and how long they took; ns */
+	const char *tls_version, *tls_suite;
 	unsigned stalled,
 		stalled_closed; /* subscribers that did not read; that the broker closed */
 };

@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/clock.h"
+#include "engine/keyring.h"
 #include "engine/mailbox.h"
 #include "load/report.h"
 #include "load/wire.h"
@@ -399,6 +400,13 @@ static void start(struct run *run, struct result *r, struct live *l)
 		histogram_merge(&r->latency, &w->latency);
 		histogram_merge(&r->slowest, &w->slowest);
 		r->delivered_in_all += w->delivered;
+		r->full += w->sockets.tls.counts.full;
+		r->resumed += w->sockets.tls.counts.resumed;
+		histogram_merge(&r->handshakes, &w->sockets.tls.counts.handshake);
+		if (w->secure.version != NULL) {
+			r->tls_version = w->secure.version;
+			r->tls_suite = w->secure.cipher_suite;
+		}
 		r->stalled += w->stalled;
 		r->stalled_closed += w->stalled_closed;
 	}
@@ -407,11 +415,13 @@ static void start(struct run *run, struct result *r, struct live *l)
 int run_main(const struct options *o)
 {
 	struct run run;
+	struct keyring *keyring;
 	struct live *live = calloc(1, sizeof(*live));
 	struct result *result = calloc(1, sizeof(*result));
 	int code;
 
 	raise_file_limit();
+	keyring = secure_load(o);
 	signal(SIGPIPE, SIG_IGN);
 	signal(SIGINT, interrupt);
 	signal(SIGTERM, interrupt);
@@ -421,6 +431,7 @@ int run_main(const struct options *o)
 		      stderr);
 		exit(EXIT_WRONG);
 	}
+	run.keyring = keyring;
 	live->terminal = isatty(STDERR_FILENO) && !o->quiet;
 	if (o->jsonl_path != NULL)
 		live->jsonl = strcmp(o->jsonl_path, "-") == 0 ? stdout : fopen(o->jsonl_path, "we");
@@ -447,6 +458,7 @@ int run_main(const struct options *o)
 	if (live->jsonl != NULL && live->jsonl != stdout)
 		fclose(live->jsonl);
 	release(&run);
+	keyring_unref(keyring);
 	free(live);
 	free(result);
 	return code;

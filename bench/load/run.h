@@ -16,6 +16,7 @@
 #include "load/message.h"
 #include "load/options.h"
 
+struct keyring;
 struct mailbox;
 struct worker;
 
@@ -31,6 +32,7 @@ struct run {
 	unsigned workers_n;
 	struct mailbox *mailbox; /* for its doorbells: it carries no letters */
 	int *ring_fds;
+	struct keyring *keyring; /* NULL: plain */
 	pthread_barrier_t step;
 
 	/* Set by the main thread before the last step, but for the end, which may come early. */

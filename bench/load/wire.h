@@ -49,6 +49,7 @@ struct wire {
 	const char *name;
 	char separator;   /* of a topic's levels; 0: '.' */
 	bool multiplexes; /* a connection may subscribe to many topics */
+	bool greets;      /* before TLS the server says a line in clear */
 
 	/* Commands that open a subscription, the first of its connection or another one, and a
 	 * connection that publishes. A topic that a pattern brings is the pattern. */

@@ -84,7 +84,8 @@ static struct wire_event receive(struct span in)
 	return e;
 }
 
-/* INFO, perhaps a PING of the server's own, and then the answer to ours. */
+/* INFO, perhaps a PING of the server's own, or what is published already, and then the answer to
+ * ours. */
 static struct wire_event opened(struct span in)
 {
 	size_t used = 0;
@@ -97,9 +98,8 @@ static struct wire_event opened(struct span in)
 			return e;
 		used += e.used;
 		e.used = used;
-		if (e.result == WIRE_MESSAGE)
-			return wire_bad(SPAN("a message before the subscription"));
-		if (span_equal((struct span){ rest.data, 6 }, SPAN("PONG\r\n"))) {
+		if (e.result != WIRE_MESSAGE &&
+		    span_equal((struct span){ rest.data, 6 }, SPAN("PONG\r\n"))) {
 			e.result = WIRE_MESSAGE;
 			return e;
 		}
@@ -135,6 +135,7 @@ static struct wire_event reply(struct span in)
 const struct wire wire_nats = {
 	.name = "nats",
 	.multiplexes = true,
+	.greets = true,
 	.subscribe = subscribe,
 	.open_publisher = open_publisher,
 	.subscribed = opened,

@@ -439,6 +439,7 @@ static void close_all(struct worker *w)
 
 static void release_memory(struct worker *w)
 {
+	secure_release(&w->secure);
 	for (unsigned i = 0; i < w->publishers_n; i++)
 		wire_stash_release(&w->publishers[i].stash);
 	for (unsigned i = 0; i < w->subscribers_n; i++)

@@ -15,6 +15,7 @@
 #include "engine/socket.h"
 #include "load/flow.h"
 #include "load/run.h"
+#include "load/secure.h"
 
 struct client;
 struct publisher;
@@ -31,6 +32,8 @@ struct worker {
 
 	unsigned handshakes;       /* under way */
 	uint64_t handshake_end_ns; /* they must be over by then */
+
+	struct secure secure;
 
 	struct client *idle;
 	struct subscriber *subscribers;

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from certificates import Authority
 from harness import BROKER, PATIENCE, PATIENT, ROOT, SANITIZER_OUTPUT, at_most
 
 LOAD = BROKER.with_name("broker-load")
@@ -117,6 +118,56 @@ def test_every_door(start, protocol):
         succeeds("--rate", 50, "--topics", 30, "--subscribers", 3, "--pattern", *common)
 
 
+# --- over TLS ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory):
+    return Authority(tmp_path_factory.mktemp("certificates"))
+
+
+@pytest.fixture(scope="module")
+def pair(authority):
+    return authority.issue("main", "DNS:broker.test", "IP:127.0.0.1")
+
+
+def secure(pair, protocols):
+    return {"address": "127.0.0.1:0", "protocols": protocols, "tls": {"certificate": {"main": {"chain": pair[0], "key": pair[1]}}}}
+
+
+def test_traffic_is_right_over_tls_too(start, authority, pair):
+    """A protocol where the client begins, and the one where the server does, in clear."""
+    broker = start(listen={"main": secure(pair, ["line"]), "nats": secure(pair, ["nats"])}, topics=PATIENT)
+    common = ["--tls", "--ca", authority.chain, "--window", 16, "--topics", 2, "--subscribers", 4, "--bytes", 20000, "--duration", 0.2]
+    result = succeeds(*common, "--idle", 3, "--threads", 2, broker.address())
+    # Eight subscribers, three that are idle, two publishers.
+    assert (result["tls"], result["tls_full"], result["tls_resumed"]) == (True, 13, 0)
+    assert result["tls_version"] == "TLSv1.3" and result["tls_handshake_ns"]["count"] == 13
+    result = succeeds(*common, "--protocol", "nats", broker.address(1))
+    assert result["tls_full"] == 10
+
+
+def test_sessions_are_resumed_by_those_who_come_back(start, authority, pair):
+    broker = start(listen={"main": secure(pair, ["line"])}, topics=PATIENT)
+    args = ["--tls", "--ca", authority.chain, "--rate", 20, "--subscribers", 1, "--churn", 40, broker.address()]
+    for seconds in (0.5, 2, 8):
+        result = succeeds(*args, "--resume", "--duration", seconds)
+        if result["tls_resumed"] > 0:
+            break
+    # Nobody has a ticket while the subscriber and the publisher come.
+    assert result["tls_resumed"] > 0 and result["tls_full"] >= 1
+    assert result["tls_full"] + result["tls_resumed"] >= result["churned"] + 2
+
+
+def test_a_certificate_that_is_not_good_is_said(start, authority, pair):
+    broker = start(listen={"main": secure(pair, ["line"])})
+    code, _, said = load("--tls", "--ca", authority.chain, "--server-name", "another.test", broker.address())
+    assert code == 1 and "hostname mismatch" in said
+    code, _, said = load("--tls", broker.address())
+    assert code == 1 and "issuer certificate" in said
+    succeeds("--tls", "--insecure", "--window", 2, "--duration", 0.2, broker.address())
+
+
 def test_seconds_are_written_to_a_file(start, tmp_path):
     broker = start()
     lines = tmp_path / "seconds.jsonl"
@@ -152,6 +203,8 @@ def test_table_is_for_people(start):
         ("127.0.0.1", "HOST:PORT"),
         ("127.0.0.1:1 again", "again"),
         ("--frobnicate", "frobnicate"),
+        ("--insecure", "want --tls"),
+        ("--tls --insecure --ca x", "exclude"),
     ],
 )
 def test_bad_arguments_are_explained(args, word):
