@@ -411,7 +411,7 @@ bench-instructions: $(BUILD)/replay ## Fail when the broker's own code takes mor
 bench-gate: bench-instructions ## Fail when the main figures are worse than in the newest report (BASELINE=directory)
 	@test -n "$(BASELINE)" || { echo "bench-gate: no report in bench/reports; try: make bench" >&2; exit 1; }
 	$(MAKE) bench QUICK=1 BENCH="--rounds 4 --out build/bench-gate \
-		--only each100,each1000,fan100,fan1000,many,one2one,seg8k,seg1m"
+		--only each100,each1000,fan100,fan1000,many,one2one,seg8k,seg1m,fan100-tls,many-tls"
 	bench/compare --gate $(BASELINE) build/bench-gate
 
 # ---- house keeping ----------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Measures the broker, the peers and the limit, interleaved, and writes a report.
 
-    bench/run.py                     everything, under 45 minutes
+    bench/run.py                     everything, under an hour
     bench/run.py --quick             the main figures, about 5 minutes
     bench/run.py --only many,seg8k   these scenarios
     bench/run.py --sweeps pace,load  and only these curves; --only none: no scenario
@@ -40,6 +40,7 @@ FOREIGN_PERCENT_MAX = 8  # CPU that neither the server nor the load generator us
 REPEATS_MAX = 2  # of one run
 START_SECONDS = 10
 FIRST_PORT = 20100
+BEHIND = 1000  # of what stands behind a proxy, by port
 
 CPUS = sorted(os.sched_getaffinity(0))
 
@@ -72,12 +73,13 @@ def machine_ticks():
     return sum(n) - idle - n[7], n[7], sum(n)
 
 
-def process_cpu_seconds(pid):
-    return process_ticks(pid) / os.sysconf("SC_CLK_TCK")
+def process_cpu_seconds(pids):
+    return sum(process_ticks(pid) for pid in pids) / os.sysconf("SC_CLK_TCK")
 
 
-def resident_bytes(pid):
-    return int(re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.M).group(1)) << 10
+def resident_bytes(pids):
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in pids]
+    return sum(int(re.search(r"^VmRSS:\s+(\d+) kB", text, re.M).group(1)) << 10 for text in status)
 
 
 def process_ticks(pid):
@@ -93,7 +95,16 @@ class Server:
     """A contender's process, fresh for each run."""
 
     def __init__(self, name, port, directory, prefix, cpus, settings):
+        """cpus: of all that it consists of."""
+        contender = CONTENDERS.get(name, {})
         self.name, self.port = name, port
+        self.secure = contender.get("tls", False)
+        self.before = None
+        if contender.get("before"):
+            # It stands before a plain one, on another port.
+            self.before = Server("broker", port + BEHIND, directory, prefix, cpus, settings)
+            self.before.log_path = self.before.log_path.rename(directory / f"{name}-{port}-broker.log")
+            name = contender["before"]
         self.log_path = directory / f"{name}-{port}.log"
         if name.startswith("broker"):
             reactors = reactors_of(name)
@@ -102,19 +113,23 @@ class Server:
             config = directory / f"{name}.conf"
             config.write_text(
                 f"reactors = {reactors}\ndrain_seconds = 2\n"
-                f'listen "main" {{\n\taddress = "127.0.0.1:{port}"\n\tprotocols = {{ {json.dumps(protocols)[1:-1]} }}\n}}\n'
+                f'listen "main" {{\n\taddress = "127.0.0.1:{port}"\n\tprotocols = {{ {json.dumps(protocols)[1:-1]} }}\n'
+                + (f'\ttls {{ certificate "main" {{ chain = "{directory}/tls.pem"  key = "{directory}/tls.key" }} }}\n' if self.secure else "")
+                + "}\n"
                 + "".join(f"{section} {{ {text} }}\n" for section, text in settings.items())
             )
             command = [BUILD / "broker", "-c", config]
         else:
             command = [ROOT / "bench/peers/run", name, str(port)]
+        if self.secure:
+            subprocess.run([ROOT / "bench/peers/certificate", directory], check=True)
         with open(self.log_path, "wb") as log:
             self.process = subprocess.Popen(
                 [*prefix, *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, "TMPDIR": str(directory)},
+                env={**os.environ, "TMPDIR": str(directory), "PEERS_TLS": str(directory), "BACK": str(port + BEHIND)},
                 preexec_fn=pinned(cpus),
             )
         self.prefix = prefix
@@ -140,13 +155,15 @@ class Server:
         time.sleep(0.1)
 
     @property
-    def pid(self):
-        return self.process.pid
+    def pids(self):
+        return [self.process.pid, *(self.before.pids if self.before else [])]
 
     def stop(self):
+        if self.before:
+            self.before.stop()
         if self.process.poll() is None:
             # Only the broker has something to say at its end; nchan dumps core when it is asked.
-            self.process.send_signal(signal.SIGTERM if self.name.startswith("broker") else signal.SIGKILL)
+            self.process.send_signal(signal.SIGTERM if self.name.startswith("broker") and not self.before else signal.SIGKILL)
             try:
                 self.process.wait(5)
             except subprocess.TimeoutExpired:
@@ -155,10 +172,10 @@ class Server:
 
     def inside(self):
         """The broker's own latency, from receive to the end of the send, by its busiest reactor; None: not known."""
-        url = f"http://127.0.0.1:{self.port}/stats.json"
+        url = f"{'https' if self.secure else 'http'}://127.0.0.1:{self.port}/stats.json"
         try:
             found = subprocess.run(
-                [*self.prefix, "curl", "-s", "-m", "5", url], capture_output=True, check=True, timeout=10
+                [*self.prefix, "curl", "-sk", "-m", "5", url], capture_output=True, check=True, timeout=10
             ).stdout
             doors = [d for r in json.loads(found)["reactors"] for d in r["delivery"].values()]
         except (OSError, subprocess.SubprocessError, ValueError, KeyError):
@@ -246,9 +263,10 @@ class Bench:
     def load(self, scenario, contender, server, load_cpus):
         protocol = CONTENDERS[contender]["protocol"]
         command = [*self.prefix, BUILD / "broker-load", "--json", "--quiet", "--protocol", protocol]
-        command += ["--pid", server.pid, *self.times(scenario), "--bytes", scenario["bytes"]]
+        command += ["--pid", ",".join(map(str, server.pids)), *self.times(scenario), "--bytes", scenario["bytes"]]
         command += ["--threads", min(len(load_cpus), 2 * reactors_of(contender))]
-        command += [f"127.0.0.1:{server.port}"]
+        command += [f"127.0.0.1:{server.port}", *CONTENDERS[contender].get("args", [])]
+        command += ["--tls", "--insecure"] if server.secure else []
         if "beside" not in scenario:
             args = scenario.get("args_of", {}).get(contender, scenario["args"])
             return run_json([*command, *args], load_cpus, 120)
@@ -288,15 +306,15 @@ class Bench:
             }
             server = Server(contender, self.next_port(), self.directory, self.prefix, server_cpus, settings)
             try:
-                at_rest = resident_bytes(server.pid)
+                at_rest = resident_bytes(server.pids)
                 result, cpu_s = self.load(scenario, contender, server, load_cpus)
                 result["memory_above_idle_bytes"] = result["broker_peak_bytes"] - at_rest
-                if contender.startswith("broker"):
+                if contender.startswith("broker") and not server.before:
                     result["inside_ns"] = server.inside()
-                cpu_s += process_cpu_seconds(server.pid)
+                cpu_s += process_cpu_seconds(server.pids)
             finally:
                 server.stop()
-            if contender.startswith("broker"):
+            if contender.startswith("broker") and not server.before:
                 counters, quantiles = server.counters()
                 if counters["sends"]:
                     result["messages_per_send"] = counters["delivered"] / counters["sends"]
@@ -362,6 +380,7 @@ class Bench:
             f"  {scenario['name']:12} {contender:14} "
             + (f"{report.human(figure):>8}/CPU-s" if figure else f"{'failed: ' + best['failed'] if 'failed' in best else '-'}")
             + (f"  p99 {best['latency_ns']['p99'] / 1e6:8.3f} ms" if best.get("latency_ns", {}).get("count") else "")
+            + (f"  {report.METRICS['cpu_us_per_comer'][1](best):.0f} us each" if best.get("churned") else "")
             + (f"  idle {best['idle_bytes_per_connection']:.0f} B" if "idle_bytes_per_connection" in best else "")
             + (
                 f"  (disturbed: {best['steal_percent']:.0f} % stolen, {best['foreign_percent']:.0f} % used by others)"
@@ -455,6 +474,8 @@ def environment(options):
 
 
 def available(contender, missing):
+    if CONTENDERS[contender].get("before"):
+        return CONTENDERS[contender]["before"] not in missing
     if contender.startswith("broker") or contender == "limit":
         return True
     return contender not in missing
@@ -464,7 +485,7 @@ def missing_peers():
     versions = dict(
         line.split(" ", 1) for line in output("bench/peers/build", "--versions").splitlines() if " " in line
     )
-    gone = {name for name in CONTENDERS if versions.get(name.partition("-")[0], "-") == "-"}
+    gone = {name for name in [*CONTENDERS, "haproxy"] if versions.get(name.partition("-")[0], "-") == "-"}
     return {name for name in gone if not name.startswith(("broker", "limit"))}
 
 
@@ -474,8 +495,10 @@ def choose(options, missing):
     for scenario in SCENARIOS:
         if wanted and scenario["name"] not in wanted:
             continue
+        if options.quick and not wanted and not scenario.get("quick", True):
+            continue
         contenders = [c for c in scenario["contenders"] if available(c, missing)]
-        if options.quick:
+        if options.quick and not options.contenders:
             contenders = [c for c in contenders if c in QUICK_CONTENDERS or reactors_of(c) > 1 or c in ("broker-1r", "broker-512")]
         if options.contenders:
             contenders = [c for c in contenders if c in options.contenders.split(",")]

@@ -41,10 +41,18 @@ CONTENDERS = {
     "broker-512": {"protocol": "line", "engine": "batch = 512"},
     "broker-pace0": {"protocol": "line", "topics": "pace = 0"},
     **{f"broker-{n}r": {"protocol": "line", "reactors": n} for n in REACTORS},
+    # Over TLS; broker-haproxy is a plain broker behind haproxy, which are one contender: their CPU and memory are added.
+    "broker-tls": {"protocol": "line", "tls": True},
+    "broker-resume": {"protocol": "line", "tls": True, "args": ["--resume"]},
+    "broker-haproxy": {"protocol": "line", "tls": True, "before": "haproxy"},
+    "redis-tls": {"protocol": "resp", "tls": True},
+    "nats-tls": {"protocol": "nats", "tls": True},
+    "mosquitto-tls": {"protocol": "mqtt", "tls": True},
+    "nchan-tls": {"protocol": "sse", "tls": True},
     "limit": {"protocol": None},
 }
 
-QUICK_CONTENDERS = ["broker", "limit", "epoll", "redis"]
+QUICK_CONTENDERS = ["broker", "limit", "epoll", "redis", "broker-tls", "redis-tls", "nats-tls"]
 
 # Those that send at once: with Nagle's algorithm on, the kernel coalesces, at the price of 40 ms tails.
 AT_ONCE = ["epoll", "redis", "nats", "tokio-nodelay", "mosquitto", "nchan"]
@@ -104,6 +112,30 @@ def scenario(name, topics, subscribers, size, window=None, rate=None, batch=None
         "targets": list(targets),
         **more,
     }
+
+
+def costs(factor, base):
+    """What the broker's CPU per delivery over TLS may be of somebody else's."""
+    return {"metric": "cpu_ns_per_delivered", "of": "broker-tls", "base": base, "factor": factor}
+
+
+def over_tls(name, topics, subscribers, size, window, targets, peers, what=None, **more):
+    """A scenario over TLS, with the plain broker beside it: what TLS costs for each delivery, and so for each byte."""
+    plain = scenario(name, topics, subscribers, size, window=window)
+    return {
+        **plain,
+        "name": f"{name}-tls",
+        "what": f"{what or plain['what']}, over TLS 1.3",
+        "contenders": ["broker", "broker-tls", *peers],
+        "own": "broker-tls",
+        "targets": targets,
+        "quick": False,
+        **more,
+    }
+
+
+# Everybody over TLS.
+TLS_PEERS = ["broker-haproxy", "redis-tls", "nats-tls", "mosquitto-tls", "nchan-tls"]
 
 
 def one_by_one(name, subscribers, redis):
@@ -201,6 +233,38 @@ SCENARIOS = [
         args_of={"broker-exact": [*load(1000, 100, window=4), "--topics-per-connection", 1000]},
         targets=[at_least(0.9, "broker-exact", "broker-nats")],
     ),
+    over_tls(
+        "fan100", 1, 100, 128, 64, [costs(2.2, "broker"), costs(0.6, "redis-tls"), costs(0.55, "broker-haproxy")], TLS_PEERS, quick=True,
+    ),
+    over_tls("fan100x1", 1, 100, 128, 1, [costs(1.5, "broker")], []),
+    over_tls("fan1000", 1, 1000, 128, 64, [costs(2.2, "broker"), costs(0.6, "redis-tls")], ["redis-tls", "nats-tls"]),
+    over_tls("many", 50, 20, 128, 16, [costs(2.2, "broker"), costs(0.6, "redis-tls")], TLS_PEERS, quick=True),
+    over_tls("one2one", 50, 1, 128, 64, [costs(2.2, "broker"), costs(0.6, "redis-tls")], ["broker-haproxy", "redis-tls", "nats-tls"]),
+    over_tls("seg8k", 10, 50, 8192, 8, [costs(3.3, "broker"), costs(0.4, "redis-tls"), costs(0.55, "broker-haproxy")], ["broker-haproxy", "redis-tls"]),
+    over_tls("seg1m", 1, 50, 1048576, 2, [costs(4.5, "broker"), costs(0.45, "nats-tls"), costs(0.55, "broker-haproxy")], ["broker-haproxy", "nats-tls"]),
+    {
+        "name": "comers-tls",
+        "what": "300 connections a second that subscribe over TLS and leave: CPU of each, full handshakes (broker-resume: resumed ones)",
+        "bytes": 128,
+        "args": [*load(1, 1, rate=20), "--churn", 300],
+        "contenders": ["broker", "broker-tls", "broker-resume", *TLS_PEERS],
+        "own": "broker-tls",
+        "quick": False,
+        "targets": [
+            {"metric": "cpu_us_per_comer", "of": "broker-tls", "minus": "broker", "most": 350},
+            {"metric": "cpu_us_per_comer", "of": "broker-resume", "minus": "broker", "most": 270},
+        ],
+    },
+    {
+        "name": "idle-tls",
+        "what": "2,000 subscribers over TLS that nothing is published to",
+        "bytes": 128,
+        "args": ["--topics", 0, "--idle", 2000],
+        "contenders": ["broker-tls", *TLS_PEERS],
+        "own": "broker-tls",
+        "quick": False,
+        "targets": [{"metric": "idle_bytes_per_connection", "of": "broker-tls", "most": 17 << 10}],
+    },
     {
         "name": "idle",
         "what": "10,000 subscribers that nothing is published to",

@@ -58,8 +58,9 @@ static const char usage[] =
 	"  --spin               never sleep: more exact times, a core's worth of CPU\n"
 	"\n"
 	"Report:\n"
-	"  --pid PID            the broker's, if it runs here: its CPU time, memory and context\n"
-	"                       switches\n"
+	"  --pid PID[,PID...]   the broker's, if it runs here, and those of what stands before "
+	"it:\n"
+	"                       CPU time, memory and context switches\n"
 	"  --stats ENDPOINT     where the broker speaks HTTP: its own counters of system calls "
 	"and\n"
 	"                       sends\n"
@@ -124,6 +125,18 @@ static size_t bytes(const char *option, const char *text, size_t least, size_t m
 		complain("--%s %s: want %zu to %zu bytes, with K or M if you like", option, text,
 			 least, most);
 	return (size_t)(n * unit);
+}
+
+static void pids(struct options *o, char *text)
+{
+	char *rest = text, *one;
+
+	o->pids_n = 0;
+	while ((one = strsep(&rest, ",")) != NULL) {
+		if (o->pids_n == OPTIONS_PIDS_MAX)
+			complain("--pid: at most %d of them", OPTIONS_PIDS_MAX);
+		o->pids[o->pids_n++] = (pid_t)whole("pid", one, 1, 1 << 22);
+	}
 }
 
 static uint64_t seconds(const char *option, const char *text, double least)
@@ -396,7 +409,7 @@ void options_parse(struct options *o, int argc, char **argv)
 			o->resume = true;
 			break;
 		case OPT_PID:
-			o->pid = (pid_t)whole("pid", optarg, 1, 1 << 22);
+			pids(o, optarg);
 			break;
 		case OPT_STATS:
 			resolve_endpoint(&o->stats, optarg);

@@ -16,6 +16,8 @@ struct address {
 	socklen_t len; /* 0: none */
 };
 
+enum { OPTIONS_PIDS_MAX = 8 };
+
 struct options {
 	const char *endpoint; /* as it was given */
 	struct address address;
@@ -44,7 +46,9 @@ struct options {
 	double churn_per_s;     /* connections */
 	unsigned stall_percent; /* of each topic's subscribers */
 
-	pid_t pid;            /* the broker's; 0: not known */
+	/* The broker's, and of what stands before it; none: not known. */
+	pid_t pids[OPTIONS_PIDS_MAX];
+	unsigned pids_n;
 	struct address stats; /* where the broker answers requests for its own counters */
 	bool json, quiet;
 	const char *jsonl_path; /* NULL: none */

@@ -305,9 +305,11 @@ static bool wait_until(struct live *l, struct run *run, uint64_t at_ns)
 
 static void sample(struct run *run, struct result *r, unsigned when)
 {
-	process_sample(&r->load[when], getpid());
-	if (run->options->pid != 0)
-		process_sample(&r->broker[when], run->options->pid);
+	const struct options *o = run->options;
+	pid_t own = getpid();
+
+	process_sample(&r->load[when], &own, 1);
+	process_sample(&r->broker[when], o->pids, o->pids_n);
 	machine_sample(&r->machine[when]);
 	if (run->options->stats.len > 0)
 		counters_read(&r->counters[when], &run->options->stats);
@@ -320,8 +322,8 @@ static void measure(struct run *run, struct result *r, struct live *l)
 	bool ahead;
 
 	ahead = wait_until(l, run, run->measure_ns);
-	if (run->options->pid != 0)
-		process_forget_peak(run->options->pid);
+	for (unsigned i = 0; i < run->options->pids_n; i++)
+		process_forget_peak(run->options->pids[i]);
 	sample(run, r, 0);
 	before = add_up(run);
 	from_ns = clock_now_ns();
@@ -347,13 +349,13 @@ static void conduct(struct run *run, struct result *r, struct live *l)
 	const struct options *o = run->options;
 
 	run_step(run); /* reactors are made */
-	if (o->idle > 0 && o->pid != 0)
-		process_sample(&r->idle[0], o->pid);
+	if (o->idle > 0)
+		process_sample(&r->idle[0], o->pids, o->pids_n);
 	run_step(run);
 	run_step(run); /* idle subscribers are there */
-	if (o->idle > 0 && o->pid != 0 && !run_failed(run)) {
+	if (o->idle > 0 && o->pids_n > 0 && !run_failed(run)) {
 		sleep_until(clock_now_ns() + SETTLE_MS * NS_PER_MS);
-		process_sample(&r->idle[1], o->pid);
+		process_sample(&r->idle[1], o->pids, o->pids_n);
 	}
 	run_step(run);
 	run_step(run); /* subscribers */
@@ -440,8 +442,8 @@ int run_main(const struct options *o)
 		exit(2);
 	}
 	start(&run, result, live);
-	if (o->pid != 0 && !result->broker[1].valid && run.error[0] == 0)
-		run_fail(&run, "--pid %d: no such process at the end of the run", (int)o->pid);
+	if (o->pids_n > 0 && !result->broker[1].valid && run.error[0] == 0)
+		run_fail(&run, "--pid: no such process at the end of the run");
 	if (o->stats.len > 0 && !(result->counters[0].valid && result->counters[1].valid) &&
 	    run.error[0] == 0)
 		run_fail(&run, "--stats: no /metrics are to be had there; has the listener http "

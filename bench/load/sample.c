@@ -27,7 +27,7 @@ static bool read_cpu(struct process_sample *s, pid_t pid)
 
 	if (clock_getcpuclockid(pid, &clock) != 0 || clock_gettime(clock, &ts) != 0)
 		return false;
-	s->cpu_ns = (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
+	s->cpu_ns += (uint64_t)ts.tv_sec * NS_PER_S + (uint64_t)ts.tv_nsec;
 	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
 	f = fopen(path, "re");
 	if (f == NULL)
@@ -41,8 +41,8 @@ static bool read_cpu(struct process_sample *s, pid_t pid)
 	    sscanf(after + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %" SCNu64 " %" SCNu64,
 		   &user, &system) != 2)
 		return false;
-	s->user_ms = ticks_to_ms(user);
-	s->system_ms = ticks_to_ms(system);
+	s->user_ms += ticks_to_ms(user);
+	s->system_ms += ticks_to_ms(system);
 	return true;
 }
 
@@ -61,28 +61,27 @@ static void read_status(struct process_sample *s, const char *path, bool memory)
 		else if (!memory && sscanf(line, "nonvoluntary_ctxt_switches: %" SCNu64, &n) == 1)
 			s->involuntary += n;
 		else if (memory && sscanf(line, "VmRSS: %" SCNu64, &n) == 1)
-			s->rss_bytes = n * 1024;
+			s->rss_bytes += n * 1024;
 		else if (memory && sscanf(line, "VmHWM: %" SCNu64, &n) == 1)
-			s->peak_bytes = n * 1024;
+			s->peak_bytes += n * 1024;
 	}
 	fclose(f);
 }
 
-void process_sample(struct process_sample *s, pid_t pid)
+static bool add_process(struct process_sample *s, pid_t pid)
 {
 	struct dirent *entry;
 	char path[300];
 	DIR *tasks;
 
-	*s = (struct process_sample){ .at_ns = clock_now_ns() };
 	if (!read_cpu(s, pid))
-		return;
+		return false;
 	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
 	read_status(s, path, true);
 	snprintf(path, sizeof(path), "/proc/%d/task", (int)pid);
 	tasks = opendir(path);
 	if (tasks == NULL)
-		return;
+		return false;
 	while ((entry = readdir(tasks)) != NULL) {
 		if (entry->d_name[0] == '.')
 			continue;
@@ -91,7 +90,14 @@ void process_sample(struct process_sample *s, pid_t pid)
 		s->threads++;
 	}
 	closedir(tasks);
-	s->valid = true;
+	return true;
+}
+
+void process_sample(struct process_sample *s, const pid_t *pids, unsigned n)
+{
+	*s = (struct process_sample){ .at_ns = clock_now_ns(), .valid = n > 0 };
+	for (unsigned i = 0; i < n; i++)
+		s->valid = add_process(s, pids[i]) && s->valid;
 }
 
 void process_forget_peak(pid_t pid)

@@ -20,8 +20,8 @@ struct process_sample {
 	unsigned threads;
 };
 
-/* valid false: there is no such process, or it is not to be looked at. */
-void process_sample(struct process_sample *sample, pid_t pid);
+/* Of n processes together. valid false: one of them is not there, or not to be looked at. */
+void process_sample(struct process_sample *sample, const pid_t *pids, unsigned n);
 /* Lets the peak start again from what is resident now; needs the right to write to the process. */
 void process_forget_peak(pid_t pid);
 

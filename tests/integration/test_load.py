@@ -1,5 +1,6 @@
 """broker-load against the broker, against the peers that are installed, and against proxies that spoil the traffic."""
 
+import contextlib
 import json
 import os
 import socket
@@ -409,6 +410,7 @@ def test_proxy_that_spoils_nothing(start, proxy):
 # --- peers -------------------------------------------------------------------------------------------
 
 PEERS = {"redis": "resp", "nats": "nats", "mosquitto": "mqtt", "nchan": "sse"}
+TLS_PEERS = {**{f"{name}-tls": protocol for name, protocol in PEERS.items()}, "haproxy": "line"}
 
 
 def free_port():
@@ -417,14 +419,14 @@ def free_port():
         return s.getsockname()[1]
 
 
-@pytest.mark.parametrize("name", PEERS)
-def test_peers_are_understood(name, tmp_path):
-    protocol = PEERS[name]
+@contextlib.contextmanager
+def peer_of(name, tmp_path, **env):
+    """A peer's process and where it listens."""
     port = free_port()
     with open(tmp_path / "peer.log", "wb") as log:
         peer = subprocess.Popen(
             [ROOT / "bench/peers/run", name, str(port)],
-            env={**os.environ, "TMPDIR": str(tmp_path)},
+            env={**os.environ, "TMPDIR": str(tmp_path), **env},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -437,11 +439,30 @@ def test_peers_are_understood(name, tmp_path):
             except OSError:
                 assert peer.poll() is None, (tmp_path / "peer.log").read_text()
                 threading.Event().wait(0.1)
-        endpoint = f"127.0.0.1:{port}"
-        common = ["--protocol", protocol, "--pid", peer.pid, endpoint]
-        succeeds("--window", 16, "--topics", 3, "--subscribers", 4, "--bytes", 128, *common)
-        succeeds("--rate", 100, "--topics", 2, "--publishers", 3, "--subscribers", 4, "--idle", 5, *common)
-        succeeds("--window", 2, "--bytes", "100K", *common)
+        yield peer, f"127.0.0.1:{port}"
     finally:
         peer.kill()  # nchan dumps core when it is asked to end
         peer.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_peers_are_understood(name, tmp_path):
+    with peer_of(name, tmp_path) as (peer, endpoint):
+        common = ["--protocol", PEERS[name], "--pid", peer.pid, endpoint]
+        succeeds("--window", 16, "--topics", 3, "--subscribers", 4, "--bytes", 128, *common)
+        succeeds("--rate", 100, "--topics", 2, "--publishers", 3, "--subscribers", 4, "--idle", 5, *common)
+        succeeds("--window", 2, "--bytes", "100K", *common)
+
+
+@pytest.mark.parametrize("name", TLS_PEERS)
+def test_peers_are_understood_over_tls(start, name, tmp_path):
+    """All with the same cipher but for mosquitto, which has its own mind."""
+    behind = [start(topics=PATIENT)] if name == "haproxy" else []
+    with peer_of(name, tmp_path, **{"BACK": b.address().rsplit(":", 1)[1] for b in behind}) as (peer, endpoint):
+        pids = [p.pid for p in (peer, *behind)]
+        certificate = next(tmp_path.rglob("tls.pem"))
+        common = ["--protocol", TLS_PEERS[name], "--tls", "--ca", certificate, "--pid", ",".join(map(str, pids)), endpoint]
+        result = succeeds("--window", 16, "--subscribers", 4, "--bytes", 3000, "--duration", 0.2, *common)
+        assert result["tls_suite"] == ("TLS_AES_256_GCM_SHA384" if name == "mosquitto-tls" else "TLS_AES_128_GCM_SHA256")
+        # Both are in it, the broker with a reactor and what helps it.
+        assert result["broker_threads"] > 2 or not behind
