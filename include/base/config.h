@@ -235,8 +235,9 @@ struct config_upstream {
 	char *title;
 	char **servers; /* base/server.h */
 	size_t servers_n;
-	char **topics; /* patterns */
-	size_t topics_n;
+	char **topics;        /* patterns: */
+	size_t topics_n;      /* first those that a log keeps, if there is one; */
+	size_t topics_kept_n; /* then those of topics that leave nothing behind */
 	enum config_log log;
 	char *stream;
 	bool create;

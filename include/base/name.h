@@ -21,6 +21,8 @@ bool name_pattern_valid(struct span pattern);
 bool name_matches(struct span pattern, struct span name);
 /* Whether two valid patterns, each of which may be a name, match one name. */
 bool name_patterns_overlap(struct span a, struct span b);
+/* The pattern of all names that two valid patterns both match, into out; empty: there is none. */
+struct span name_patterns_meet(struct span a, struct span b, char out[NAME_BYTES_MAX]);
 
 /* Whether the bytes are well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms). */
 bool utf8_valid(struct span text);

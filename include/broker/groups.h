@@ -13,6 +13,7 @@
 #include "broker/pattern_letters.h"
 
 struct block;
+struct pattern;
 struct reach;
 struct shard;
 
@@ -25,6 +26,8 @@ enum {
 
 /* Deals a block's messages to the groups among those that it reaches. */
 void groups_deal(struct shard *shard, const struct reach *reach, struct block *block);
+/* Deals them to the members of this one of the home's patterns. */
+void groups_deal_one(struct shard *shard, struct pattern *pattern, struct block *block);
 /* LETTER_DEAL_AGAIN; takes the letter over. */
 void groups_deal_again(struct shard *shard, struct deal_letter *letter);
 

@@ -32,12 +32,18 @@ struct tap {
 	/* Whether a subscriber has to wait for home_stands: then the letter is his, or of others
 	 * that he has refused (home_refuse). */
 	bool (*keeps)(struct shard *shard, struct topic *topic, struct subscribe_letter *letter);
+	/* Takes over what has been published to a name that leaves nothing behind (topic_passes),
+	 * or not: then it is for this broker's own subscribers. */
+	bool (*passes)(struct shard *shard, struct block *block);
 	/* A pattern is wanted that was not before. -ENOMEM: it is not to be, and goes. */
-	int (*pattern_appeared)(struct shard *shard, const struct pattern *pattern);
+	int (*pattern_appeared)(struct shard *shard, struct pattern *pattern);
+	/* So many members of a group want it from now on. */
+	void (*members)(struct shard *shard, struct pattern *pattern, uint64_t members);
 	/* It is not wanted any more. */
-	void (*pattern_gone)(struct shard *shard, const struct pattern *pattern);
+	void (*pattern_gone)(struct shard *shard, struct pattern *pattern);
 	/* Whether its subscriber has to wait for home_pattern_stands: then the letter is his. */
-	bool (*keeps_pattern)(struct shard *shard, struct pattern_letter *letter);
+	bool (*keeps_pattern)(struct shard *shard, struct pattern *pattern,
+			      struct pattern_letter *letter);
 	/* Whether what asks for a receipt has to wait: he hands it to home_receipt, or
 	 * home_refuse_receipt, when all that was published before has been sequenced. */
 	bool (*keeps_receipt)(struct shard *shard, struct topic_letter *letter);
@@ -53,6 +59,10 @@ void home_deliver(struct shard *shard, struct topic *topic, struct block *block)
 /* The block is not to be: whoever waits for its receipt, or else whoever published it, is told why.
  * Takes it over. */
 void home_refuse(struct shard *shard, struct block *block, int error);
+/* The same for a name that leaves nothing behind. Groups get nothing of either: */
+void home_pass(struct shard *shard, struct block *block);
+/* The members of this pattern, which is of a group, get it, each message one. Takes it over. */
+void home_deal(struct shard *shard, struct pattern *pattern, struct block *block);
 /* The subscriber stands now; takes the letter over. */
 void home_stands(struct shard *shard, struct topic *topic, struct subscribe_letter *letter);
 /* It does not. */

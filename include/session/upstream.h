@@ -25,9 +25,11 @@
  * From top to bottom, none of which calls those above it: upstream.c has the connection,
  * upstream_servers.c whom to dial, upstream_topics.c the tap and what is subscribed to,
  * upstream_patterns.c the same by patterns,
+ * upstream_passing.c requests and groups, which have neither topic nor log,
  * upstream_log.c the stream and what is missing, upstream_past.c what was before,
  * upstream_waiting.c subscribers that wait, upstream_receive.c makes blocks of what comes,
- * upstream_publish.c has what goes up. The shard's thread only.
+ * upstream_publish.c has what goes up,
+ * upstream_inbox.c subjects and answers. The shard's thread only.
  */
 
 #include <stdbool.h>
@@ -71,7 +73,8 @@ enum {
 	UPSTREAM_SECRET_MAX = 512,
 	UPSTREAM_NONCE = 12, /* characters that messages of this shard are known by */
 	UPSTREAM_INBOX_MAX = 64,
-	UPSTREAM_INBOX_SID = 1, /* of the subscription to it; topics have later ones */
+	UPSTREAM_INBOX_SID = 1,   /* of the subscription to it, */
+	UPSTREAM_REPLIES_SID = 2, /* and to answers; topics have later ones */
 	UPSTREAM_SUBJECT_MAX = 512,
 };
 
@@ -127,10 +130,18 @@ struct upstream {
 	struct table patterns, patterns_by_sid;
 	struct list patterns_wanted, patterns_asked, patterns_standing, patterns_letters;
 	uint64_t patterns_left;
+	struct list patterns_passing; /* for names that leave nothing behind; */
+	uint64_t apart_n;             /* these, and those for members of groups */
+	/* What answers to requests come back on: with what the requester's own inbox is behind it.
+	 */
+	char replies[UPSTREAM_INBOX_MAX];
+	char reply[UPSTREAM_SUBJECT_MAX]; /* that is being written */
+	bool replied; /* somebody has asked: there is a subscription on every connection */
 
 	/* What was published here, and letters that wait behind it: all in order; and those that
 	 * have not been sent, or sent and not come back yet. */
 	struct list pending, unwritten, unanswered;
+	struct list passed;       /* that leave nothing behind, until the next PONG */
 	uint64_t messages, bytes; /* of all */
 	uint64_t ids;
 	char nonce[UPSTREAM_NONCE + 1];
@@ -245,6 +256,12 @@ void upstream_free(struct connection *connection);
 
 /* ---- between its parts ---- */
 
+/* A message that is to be delivered; number: what the log knows it by. */
+struct upstream_message {
+	uint64_t number;
+	struct span reply, headers, payload;
+};
+
 uint64_t upstream_now(const struct upstream *upstream);
 
 /* Cut off for so long that nobody waits for its end. */
@@ -294,9 +311,11 @@ void upstream_topics_expire(struct upstream *upstream, uint64_t *next_ns);
 void upstream_patterns_init(struct upstream *upstream);
 void upstream_patterns_release(struct upstream *upstream);
 /* As in struct tap. */
-int upstream_pattern_appeared(struct upstream *upstream, const struct pattern *pattern);
-void upstream_pattern_gone(struct upstream *upstream, const struct pattern *pattern);
-bool upstream_pattern_keeps(struct upstream *upstream, struct pattern_letter *letter);
+int upstream_pattern_appeared(struct upstream *upstream, struct pattern *pattern);
+void upstream_pattern_members(struct upstream *upstream, struct pattern *pattern, uint64_t members);
+void upstream_pattern_gone(struct upstream *upstream, struct pattern *pattern);
+bool upstream_pattern_keeps(struct upstream *upstream, struct pattern *pattern,
+			    struct pattern_letter *letter);
 /* True: there is more. */
 bool upstream_patterns_write(struct upstream *upstream);
 void upstream_patterns_answered(struct upstream *upstream);
@@ -314,6 +333,38 @@ struct upstream_topic *upstream_pattern_topic(struct upstream *upstream, uint64_
 struct upstream_topic *upstream_pattern_fetched(struct upstream *upstream, uint64_t sid,
 						struct span name, const struct nats_said *said,
 						uint64_t *number);
+
+/* A message of a subscription for a group, or for names that leave nothing behind: *name is empty
+ * where it is for nobody; *members: the group's, or NULL. False: it is no such subscription. */
+bool upstream_pattern_apart(struct upstream *upstream, uint64_t sid, struct span subject,
+			    struct span *name, struct pattern **members);
+
+/* upstream_inbox.c */
+
+void upstream_put(struct upstream *upstream, struct span bytes);
+/* The publish_prefix, unless the subject is one that stands for itself: an inbox, or "$...". */
+struct span upstream_prefix(const struct upstream *upstream, struct span subject);
+/* What is behind a prefix; empty: it does not begin so, or nothing is. */
+struct span upstream_behind(struct span text, const char *prefix);
+/* Behind the inbox for answers: whether the requester wants to hear that nobody is there. */
+enum { UPSTREAM_TELL = '1', UPSTREAM_TELL_NOT = '0' };
+/* A connection has come. */
+void upstream_inbox_begin(struct upstream *upstream);
+/* What answers to a message of this block come back on, until the next one is asked for. */
+struct span upstream_reply(struct upstream *upstream, const struct block *block, struct span reply);
+/* To this broker's own subscribers, wherever its name is at home. Takes it over. */
+void upstream_hand_on(struct upstream *upstream, struct block *block);
+/* Answers a message that is in the log now. */
+void upstream_acknowledge(struct upstream *upstream, struct span reply, uint64_t number,
+			  bool duplicate);
+
+/* upstream_passing.c */
+
+/* As tap.passes. */
+bool upstream_passes(struct upstream *upstream, struct block *block);
+/* A message has come. False: it is of a topic. */
+bool upstream_passing_message(struct upstream *upstream, uint64_t sid, struct span subject,
+			      const struct upstream_message *message);
 
 /* upstream_log.c */
 
@@ -378,13 +429,11 @@ void upstream_waiting_free(struct upstream_topic *topic);
 
 /* The topic of this name, if it is the cluster's; else NULL. */
 struct upstream_topic *upstream_topic_named(struct upstream *upstream, struct span name);
-/* A message that is to be delivered; number: what the log knows it by. */
-struct upstream_message {
-	uint64_t number;
-	struct span reply, headers, payload;
-};
 void upstream_take(struct upstream *upstream, struct upstream_topic *topic,
 		   const struct upstream_message *message);
+/* A block of it alone. NULL: out of memory. */
+struct block *upstream_block(struct upstream *upstream, struct span name,
+			     const struct upstream_message *message);
 /* The same of one from before what is here: it is kept for its topic's past. */
 void upstream_take_past(struct upstream *upstream, struct upstream_topic *topic,
 			const struct upstream_message *message);
@@ -401,11 +450,12 @@ void upstream_publish_release(struct upstream *upstream);
 void upstream_pin(struct upstream_topic *topic);
 void upstream_unpin(struct upstream *upstream, struct upstream_topic *topic);
 void upstream_let_publish(struct upstream *upstream, struct upstream_topic *topic);
-void upstream_put(struct upstream *upstream, struct span bytes);
 /* Makes room for headers, and that empty. False: out of memory. */
 bool upstream_scratch(struct upstream *upstream, size_t bytes);
 /* Takes the block over. */
 void upstream_publish(struct upstream *upstream, struct upstream_topic *topic, struct block *block);
+/* The same of one that leaves nothing behind, and goes up at once or not at all. */
+void upstream_publish_passing(struct upstream *upstream, struct block *block);
 /* As tap.keeps_receipt and tap.drained. */
 bool upstream_publish_keeps(struct upstream *upstream, struct topic_letter *letter);
 bool upstream_publish_drained(const struct upstream *upstream);
@@ -419,7 +469,7 @@ void upstream_publish_stands(struct upstream *upstream, struct upstream_topic *t
 /* A message with this id (Nats-Msg-Id) has come, and is about to be delivered. Returns a block that
  * is to be delivered in its place, as it was published; NULL: there is none. */
 struct block *upstream_publish_came(struct upstream *upstream, struct upstream_topic *topic,
-				    struct span id);
+				    struct span id, uint64_t number);
 /* What the stream says of the message of this id. */
 void upstream_publish_acknowledged(struct upstream *upstream, struct span id,
 				   const struct jetstream_ack *ack);

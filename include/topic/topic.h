@@ -72,6 +72,8 @@ static inline bool topic_internal(struct span name)
 /* Whether messages of this name have no number and leave nothing behind, whatever its settings say.
  */
 bool topic_passes(struct span name);
+/* The same, or by its settings. */
+bool topic_leaves_nothing(const struct config *config, struct span name);
 
 /*
  * The hash of a topic's name, by which everybody asks for it: the upper half chooses its home, the

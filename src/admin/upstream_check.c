@@ -236,7 +236,7 @@ static bool judge(const struct talk *t, const struct config_upstream *u, struct 
 {
 	const struct jetstream_wanted wanted = { .name = u->stream,
 						 .topics = u->topics,
-						 .topics_n = u->topics_n,
+						 .topics_n = u->topics_kept_n,
 						 .publish_prefix = u->publish_prefix,
 						 .deliver_prefix = u->deliver_prefix };
 	struct jetstream_stream s;

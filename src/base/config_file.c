@@ -807,6 +807,32 @@ static int upstreams_read(struct config *config, cfg_t *cfg)
 	return error;
 }
 
+/* As topic_passes has it, for patterns. */
+static bool leaves_nothing(const struct config *config, const char *pattern)
+{
+	return *pattern == '$' || strncmp(pattern, "_INBOX.", 7) == 0 ||
+	       config_topic(config, span_of(pattern))->passing;
+}
+
+/* Those that no log keeps come last, each part in its order. */
+static int upstream_topics_part(const struct config *config, struct config_upstream *u)
+{
+	char **all = calloc(u->topics_n + 1, sizeof(*all));
+
+	if (all == NULL)
+		return -ENOMEM;
+	for (int passing = 0, n = 0; passing < 2; passing++) {
+		for (size_t i = 0; i < u->topics_n; i++)
+			if (leaves_nothing(config, u->topics[i]) == (passing == 1))
+				all[n++] = u->topics[i];
+		if (passing == 0)
+			u->topics_kept_n = (size_t)n;
+	}
+	memcpy(u->topics, all, u->topics_n * sizeof(*all));
+	free(all);
+	return 0;
+}
+
 static int config_read(struct config **out, cfg_t *cfg)
 {
 	struct config *config = config_defaults();
@@ -823,6 +849,8 @@ static int config_read(struct config **out, cfg_t *cfg)
 		error = upstreams_read(config, cfg);
 	if (error == 0)
 		error = topics_read(config, cfg);
+	for (size_t i = 0; i < config->upstreams_n && error == 0; i++)
+		error = upstream_topics_part(config, &config->upstreams[i]);
 	if (error != 0) {
 		config_free(config);
 		return error;

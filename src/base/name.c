@@ -127,6 +127,38 @@ bool name_patterns_overlap(struct span a, struct span b)
 	return a.len == 0 && b.len == 0;
 }
 
+/* Behind a dot where something is there already. False: there is no room. */
+static bool level_add(char out[NAME_BYTES_MAX], size_t *len, struct span level)
+{
+	size_t dot = *len > 0;
+
+	if (*len + dot + level.len > NAME_BYTES_MAX)
+		return false;
+	if (dot)
+		out[*len] = '.';
+	memcpy(out + *len + dot, level.data, level.len);
+	*len += dot + level.len;
+	return true;
+}
+
+struct span name_patterns_meet(struct span a, struct span b, char out[NAME_BYTES_MAX])
+{
+	bool fits = name_patterns_overlap(a, b);
+	size_t len = 0;
+
+	while (fits && a.len > 0 && b.len > 0) {
+		struct span rest_a = a, rest_b = b, x = level_next(&a), y = level_next(&b);
+
+		/* What the other one says of the rest. */
+		if (span_equal(x, SPAN(">")) || span_equal(y, SPAN(">"))) {
+			fits = level_add(out, &len, span_equal(x, SPAN(">")) ? rest_b : rest_a);
+			break;
+		}
+		fits = level_add(out, &len, wild(x) ? y : x);
+	}
+	return (struct span){ out, fits ? len : 0 };
+}
+
 /* Most text is ASCII: how many bytes, in words of eight, are nothing else. */
 static size_t ascii_words(struct span text)
 {

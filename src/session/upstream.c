@@ -154,6 +154,7 @@ static void rise(struct upstream *u)
 	u->shard->counters.upstream_up = 1;
 	u->shard->counters.upstream_connects++;
 	set_cut_off(u, false);
+	upstream_inbox_begin(u);
 	log_info("upstream: reactor %u is connected to %s (%s, nats-server %s%s)", u->shard->id,
 		 upstream_server_host(u), u->info.name, u->info.version,
 		 u->connection->socket.tls != NULL ? ", TLS" : "");

@@ -96,7 +96,7 @@ static void wanted_of(const struct upstream *u, struct jetstream_wanted *w)
 {
 	*w = (struct jetstream_wanted){ .name = u->config->stream,
 					.topics = u->config->topics,
-					.topics_n = u->config->topics_n,
+					.topics_n = u->config->topics_kept_n,
 					.publish_prefix = u->config->publish_prefix,
 					.deliver_prefix = u->config->deliver_prefix };
 }
@@ -108,7 +108,7 @@ static void limits_of(const struct upstream *u, struct jetstream_limits *l)
 	*l = (struct jetstream_limits){ .replicas = 1 };
 	if (*u->info.urls != 0 && jetstream_at_least(u->info.version, 2, 11))
 		l->replicas = 3;
-	for (size_t i = 0; i < u->config->topics_n; i++) {
+	for (size_t i = 0; i < u->config->topics_kept_n; i++) {
 		const struct config_topic *t =
 			config_topic(u->shard->config, span_of(u->config->topics[i]));
 
@@ -868,5 +868,5 @@ void upstream_log_init(struct upstream *u)
 	list_init(&u->pasts);
 	list_init(&u->pasts_asked);
 	/* Topics have later ones. */
-	u->sids = UPSTREAM_INBOX_SID;
+	u->sids = UPSTREAM_REPLIES_SID;
 }

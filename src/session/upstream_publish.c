@@ -42,9 +42,13 @@ struct pending {
 	uint64_t at_ns, sent_ns;
 	uint64_t id; /* of its first message; 0: it has never been sent */
 	uint32_t messages, came_n;
-	bool keyed; /* some message of it has an id of its publisher's */
+	bool passing; /* it leaves nothing behind, and has no topic */
+	bool holds;   /* and its publishers wait */
+	bool keyed;   /* some message of it has an id of its publisher's, */
+	bool asks;    /* or wants an answer */
 	bool duplicate;
 	size_t bytes;
+	uint64_t hash;             /* of its name */
 	uint64_t acknowledged_max; /* greatest number that was acknowledged */
 	/* A bit per message: has come; then the same: has been acknowledged. */
 	uint64_t bits[];
@@ -135,11 +139,27 @@ static void add(struct upstream *u, struct pending *p)
 	list_append(&u->pending, &p->order);
 }
 
+/* Its publisher wants to know if nobody answers. */
+static bool is_request(const struct block *b)
+{
+	struct run run = block_run(b);
+	struct record r;
+
+	return b->receipt != NULL && b->form == RUN_RECORDS && run_next_record(&run, &r) &&
+	       r.reply.len > 0;
+}
+
 void upstream_publish(struct upstream *u, struct upstream_topic *ut, struct block *b)
 {
 	struct topic *t = ut->topic;
-	struct pending *p = upstream_gives_up(u) ? NULL : pending_new(b->messages);
+	struct pending *p;
 
+	/* Whoever answers is elsewhere, and if nobody does the server says so. */
+	if (!u->log && ut->state == UPSTREAM_REST && is_request(b)) {
+		upstream_publish_passing(u, b);
+		return;
+	}
+	p = upstream_gives_up(u) ? NULL : pending_new(b->messages);
 	if (p == NULL) {
 		home_refuse(u->shard, b, upstream_gives_up(u) ? -EHOSTUNREACH : -ENOMEM);
 		return;
@@ -194,6 +214,8 @@ static void forget(struct upstream *u, struct pending *p)
 	u->messages -= p->messages;
 	u->bytes -= p->bytes;
 	u->shard->counters.upstream_unanswered = u->messages;
+	if (p->holds)
+		shard_release_hold(u->shard, p->hash);
 	if (p->topic != NULL)
 		upstream_unpin(u, p->topic);
 	memory_free(p);
@@ -215,11 +237,20 @@ static void settle(struct upstream *u, struct pending *p)
 		upstream_let_publish(u, LIST_ENTRY(u->held.next, struct upstream_topic, held));
 }
 
+/* Who publishes what leaves nothing behind only hears of it if he has asked. */
+static void refuse(struct upstream *u, struct block *b, int error, bool passing)
+{
+	if (passing && b->receipt == NULL)
+		block_unref(b);
+	else
+		home_refuse(u->shard, b, error);
+}
+
 /* Nobody knows what has become of it, or it is too long. */
 static void fail(struct upstream *u, struct pending *p, int error)
 {
 	if (p->block != NULL)
-		home_refuse(u->shard, p->block, error);
+		refuse(u, p->block, error, p->passing);
 	settle(u, p);
 }
 
@@ -227,19 +258,14 @@ static void fail(struct upstream *u, struct pending *p, int error)
 static void succeed(struct upstream *u, struct pending *p)
 {
 	if (p->block != NULL && p->block->receipt != NULL)
-		home_acknowledge(u->shard, p->block, p->topic->epoch, p->acknowledged_max);
+		home_acknowledge(u->shard, p->block, p->passing ? 0 : p->topic->epoch,
+				 p->acknowledged_max);
 	else if (p->block != NULL)
 		block_unref(p->block);
 	settle(u, p);
 }
 
 /* ---- what goes up ---- */
-
-void upstream_put(struct upstream *u, struct span bytes)
-{
-	if (bytes.len > 0 && u->state >= UPSTREAM_JOINING)
-		(void)u->write(u, bytes);
-}
 
 static void put_field(struct upstream_bytes *to, const char *name, struct span value)
 {
@@ -276,7 +302,7 @@ static struct span headers_up(struct upstream *u, const struct pending *p, const
 			      uint64_t id)
 {
 	const struct block *b = p->block;
-	bool one = b->form == RUN_ONE, named = u->log || b->receipt != NULL;
+	bool one = b->form == RUN_ONE, named = !p->passing && (u->log || b->receipt != NULL);
 	struct span version = one ? block_version(b) : r->version,
 		    encoding = one ? block_encoding(b) : (struct span){ NULL, 0 };
 	struct span own = r->headers;
@@ -316,16 +342,19 @@ static void write_message(struct upstream *u, const struct pending *p, const str
 	char text[48];
 	int n;
 
+	/* What this says comes first. */
+	struct span reply = upstream_reply(u, p->block, r->reply);
+
 	upstream_put(u, headers.len > 0 ? SPAN("HPUB ") : SPAN("PUB "));
-	upstream_put(u, span_of(u->config->publish_prefix));
+	upstream_put(u, upstream_prefix(u, block_name(p->block)));
 	upstream_put(u, block_name(p->block));
 	upstream_put(u, SPAN(" "));
-	if (u->log) {
+	if (u->log && !p->passing) {
 		n = snprintf(text, sizeof(text), "a.%" PRIu64 " ", id);
 		upstream_put(u, span_of(u->inbox));
 		upstream_put(u, (struct span){ text, (size_t)n });
-	} else if (r->reply.len > 0) {
-		upstream_put(u, r->reply);
+	} else if (reply.len > 0) {
+		upstream_put(u, reply);
 		upstream_put(u, SPAN(" "));
 	}
 	n = headers.len > 0 ? snprintf(text, sizeof(text), "%zu %zu\r\n", headers.len,
@@ -379,8 +408,37 @@ static void write_block(struct upstream *u, struct pending *p)
 		if (is_set(p->bits, at) || is_set(acknowledged_of(p), at))
 			continue;
 		p->keyed |= key_of(p->block, &r).len > 0;
+		p->asks |= r.reply.len > 0;
 		write_message(u, p, &r, p->id + at);
 	}
+}
+
+void upstream_publish_passing(struct upstream *u, struct block *b)
+{
+	struct pending *p = NULL;
+	struct run run = block_run(b);
+	struct record r;
+
+	if (u->state == UPSTREAM_UP && fits(u, b))
+		p = pending_new(b->messages);
+	if (p == NULL) {
+		refuse(u, b, u->state != UPSTREAM_UP ? -EHOSTUNREACH : -EMSGSIZE, true);
+		return;
+	}
+	p->block = b;
+	p->passing = true;
+	p->hash = b->hash;
+	p->bytes = block_bytes(b);
+	p->ping = u->pings + 1;
+	u->unpinged = true;
+	add(u, p);
+	list_append(&u->passed, &p->link);
+	p->holds = crowded(u, 1);
+	if (p->holds)
+		shard_hold(u->shard, p->hash);
+	reactor_spend(&u->shard->reactor, p->messages + p->bytes / WRITE_BYTES);
+	while (run_next_record(&run, &r))
+		write_message(u, p, &r, 0);
 }
 
 bool upstream_publish_write(struct upstream *u)
@@ -413,8 +471,15 @@ void upstream_publish_stands(struct upstream *u, struct upstream_topic *ut)
 	unwrite(u, &ut->unwritten);
 }
 
+static void passed_lost(struct upstream *u)
+{
+	while (!list_empty(&u->passed))
+		fail(u, LIST_ENTRY(u->passed.next, struct pending, link), -EHOSTUNREACH);
+}
+
 void upstream_publish_lost(struct upstream *u)
 {
+	passed_lost(u);
 	if (u->log) {
 		for (struct list *l = u->unanswered.next; l != &u->unanswered; l = l->next) {
 			struct pending *p = LIST_ENTRY(l, struct pending, link);
@@ -430,8 +495,20 @@ void upstream_publish_lost(struct upstream *u)
 
 /* ---- what is heard of it ---- */
 
+static void passed_answered(struct upstream *u)
+{
+	while (!list_empty(&u->passed)) {
+		struct pending *p = LIST_ENTRY(u->passed.next, struct pending, link);
+
+		if (p->ping > u->pongs)
+			break;
+		succeed(u, p);
+	}
+}
+
 void upstream_publish_answered(struct upstream *u)
 {
+	passed_answered(u);
 	while (!u->log && !list_empty(&u->unanswered)) {
 		struct pending *p = LIST_ENTRY(u->unanswered.next, struct pending, link);
 
@@ -493,7 +570,24 @@ static struct pending *find_key(struct upstream *u, const struct upstream_topic 
 	return NULL;
 }
 
-struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *ut, struct span id)
+/* Whoever has published the message with a reply subject is answered as the stream would. */
+static void answer(struct upstream *u, const struct pending *p, uint32_t at, uint64_t number,
+		   bool duplicate)
+{
+	struct run run;
+	struct record r = { .reply = { NULL, 0 } };
+
+	if (!p->asks || p->block == NULL)
+		return;
+	run = block_run(p->block);
+	for (uint32_t i = 0; i <= at; i++)
+		(void)run_next_record(&run, &r);
+	if (r.reply.len > 0)
+		upstream_acknowledge(u, r.reply, number, duplicate);
+}
+
+struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *ut, struct span id,
+				    uint64_t number)
 {
 	struct span rest;
 	struct pending *p;
@@ -510,6 +604,8 @@ struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *u
 		p = find_key(u, ut, id, &at);
 	if (p == NULL || p->topic != ut || p->block == NULL || is_set(p->bits, at))
 		return NULL;
+	if (u->log)
+		answer(u, p, at, number, false);
 	/* One whose publisher waits is delivered as it was published, and that is his receipt. */
 	if (p->block->receipt != NULL && p->messages == 1) {
 		b = p->block;
@@ -542,8 +638,10 @@ void upstream_publish_acknowledged(struct upstream *u, struct span id,
 		p->acknowledged_max = ack->number;
 	/* Somebody has published it before, with the same key, and it has come here. */
 	if (ack->duplicate && p->keyed && p->messages == 1 && !is_set(p->bits, at) &&
-	    ack->number <= p->topic->number)
+	    ack->number <= p->topic->number) {
+		answer(u, p, at, ack->number, true);
 		succeed(u, p);
+	}
 }
 
 /* Whether each of its messages has come or been acknowledged. */
@@ -634,7 +732,7 @@ void upstream_publish_expire(struct upstream *u, uint64_t *next_ns)
 		struct pending *p = LIST_ENTRY(u->pending.next, struct pending, order);
 
 		/* Without a log the PONG comes, or the connection goes. */
-		if (!u->log && p->id != 0 && u->state == UPSTREAM_UP)
+		if ((p->passing || (!u->log && p->id != 0)) && u->state == UPSTREAM_UP)
 			return;
 		if (!upstream_gives_up(u) && upstream_now(u) - p->at_ns < limit_ns) {
 			if (p->at_ns + limit_ns < *next_ns)
@@ -653,6 +751,7 @@ void upstream_publish_init(struct upstream *u)
 	list_init(&u->pending);
 	list_init(&u->unwritten);
 	list_init(&u->unanswered);
+	list_init(&u->passed);
 }
 
 void upstream_publish_release(struct upstream *u)

@@ -170,33 +170,76 @@ static void gather(struct upstream *u, struct upstream_topic *ut, const struct r
 	u->extras |= bytes > RECORD_HEAD_BYTES + r->payload.len;
 }
 
-/* One that says of what kind it is, as a POST does. */
+/* What it says of itself. True: it is only of what kind it is, as a POST does. */
+static bool describe(struct upstream *u, const struct upstream_message *m, struct record *r,
+		     struct block_labels *labels)
+{
+	*r = (struct record){ .payload = m->payload, .reply = m->reply };
+	*labels = (struct block_labels){ .key = { NULL, 0 } };
+	if (m->headers.len == 0)
+		return false;
+	labels->type = label_of(m->headers, SPAN("Content-Type"));
+	labels->version = label_of(m->headers, SPAN("X-Version"));
+	labels->encoding = label_of(m->headers, SPAN("Content-Encoding"));
+	r->headers = headers_down(u, m->headers);
+	r->type = labels->type;
+	r->version = labels->version;
+	return r->headers.len == 0 && r->reply.len == 0 &&
+	       labels->type.len + labels->version.len + labels->encoding.len > 0;
+}
+
+static struct block *labelled(struct span name, uint64_t hash, const struct block_labels *labels,
+			      struct span payload)
+{
+	struct block *b = block_new_labelled(name, hash, labels, payload.len);
+
+	if (b == NULL)
+		return NULL;
+	if (payload.len > 0)
+		memcpy(block_body(b), payload.data, payload.len);
+	b->len = payload.len;
+	b->messages = 1;
+	b->form = RUN_ONE;
+	return b;
+}
+
+struct block *upstream_block(struct upstream *u, struct span name, const struct upstream_message *m)
+{
+	struct block_labels labels;
+	struct record r;
+	struct block *b;
+
+	if (describe(u, m, &r, &labels) || record_bytes(&r) == RECORD_HEAD_BYTES + r.payload.len)
+		return labelled(name, topic_hash(name), &labels, r.payload);
+	b = block_new(name, topic_hash(name), record_bytes(&r));
+	if (b == NULL)
+		return NULL;
+	record_write(block_body(b), &r);
+	b->len = record_bytes(&r);
+	b->messages = 1;
+	b->form = RUN_RECORDS;
+	return b;
+}
+
 static void deliver_labelled(struct upstream *u, struct upstream_topic *ut,
 			     const struct upstream_message *m, const struct block_labels *labels)
 {
 	struct block *b;
 
 	upstream_deliver(u);
-	b = block_new_labelled(ut->topic->named.name, ut->topic->named.hash, labels,
-			       m->payload.len);
-	if (b == NULL) {
+	b = labelled(ut->topic->named.name, ut->topic->named.hash, labels, m->payload);
+	if (b == NULL)
 		miss(u, ut);
-		return;
-	}
-	if (m->payload.len > 0)
-		memcpy(block_body(b), m->payload.data, m->payload.len);
-	b->len = m->payload.len;
-	b->messages = 1;
-	b->form = RUN_ONE;
-	deliver_block(u, ut, b, m->number);
+	else
+		deliver_block(u, ut, b, m->number);
 }
 
 /* One of ours, as it was published. */
 static bool deliver_own(struct upstream *u, struct upstream_topic *ut,
 			const struct upstream_message *m)
 {
-	struct block *b =
-		upstream_publish_came(u, ut, nats_header(m->headers, SPAN("Nats-Msg-Id")));
+	struct block *b = upstream_publish_came(u, ut, nats_header(m->headers, SPAN("Nats-Msg-Id")),
+						m->number);
 
 	if (b == NULL)
 		return false;
@@ -207,32 +250,18 @@ static bool deliver_own(struct upstream *u, struct upstream_topic *ut,
 
 void upstream_take(struct upstream *u, struct upstream_topic *ut, const struct upstream_message *m)
 {
-	struct record r = { .payload = m->payload, .reply = m->reply };
-	struct block_labels labels = { .key = { NULL, 0 } };
+	struct block_labels labels;
+	struct record r;
 
 	/* Reading never waits for subscribers: what there is no memory for is not taken. */
-	if (budget_now(u->shard->broker) == BUDGET_EVICTION && !u->shard->drain.draining) {
+	if (budget_now(u->shard->broker) == BUDGET_EVICTION && !u->shard->drain.draining)
 		miss(u, ut);
+	else if (m->headers.len > 0 && u->past == NULL && deliver_own(u, ut, m))
 		return;
-	}
-	if (m->headers.len == 0) {
-		gather(u, ut, &r, m->number);
-		return;
-	}
-	if (u->past == NULL && deliver_own(u, ut, m))
-		return;
-	labels.type = label_of(m->headers, SPAN("Content-Type"));
-	labels.version = label_of(m->headers, SPAN("X-Version"));
-	labels.encoding = label_of(m->headers, SPAN("Content-Encoding"));
-	r.headers = headers_down(u, m->headers);
-	if (r.headers.len == 0 && r.reply.len == 0 &&
-	    labels.type.len + labels.version.len + labels.encoding.len > 0) {
+	else if (describe(u, m, &r, &labels))
 		deliver_labelled(u, ut, m, &labels);
-		return;
-	}
-	r.type = labels.type;
-	r.version = labels.version;
-	gather(u, ut, &r, m->number);
+	else
+		gather(u, ut, &r, m->number);
 }
 
 void upstream_take_past(struct upstream *u, struct upstream_topic *ut,

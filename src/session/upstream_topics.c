@@ -124,7 +124,7 @@ static int appeared(struct shard *s, struct topic *t)
 	struct upstream_topic *ut;
 	bool ours = false;
 
-	for (size_t i = 0; i < config->topics_n && !ours; i++)
+	for (size_t i = 0; i < config->topics_kept_n && !ours; i++)
 		ours = name_matches(span_of(config->topics[i]), t->named.name);
 	/* A space has no place in a subject. */
 	if (!ours || topic_internal(t->named.name) ||
@@ -209,19 +209,29 @@ static bool keeps(struct shard *s, struct topic *t, struct subscribe_letter *l)
 	return true;
 }
 
-static int pattern_appeared(struct shard *s, const struct pattern *p)
+static bool passes(struct shard *s, struct block *b)
+{
+	return upstream_passes(upstream_of(s), b);
+}
+
+static int pattern_appeared(struct shard *s, struct pattern *p)
 {
 	return upstream_pattern_appeared(upstream_of(s), p);
 }
 
-static void pattern_gone(struct shard *s, const struct pattern *p)
+static void members(struct shard *s, struct pattern *p, uint64_t n)
+{
+	upstream_pattern_members(upstream_of(s), p, n);
+}
+
+static void pattern_gone(struct shard *s, struct pattern *p)
 {
 	upstream_pattern_gone(upstream_of(s), p);
 }
 
-static bool keeps_pattern(struct shard *s, struct pattern_letter *l)
+static bool keeps_pattern(struct shard *s, struct pattern *p, struct pattern_letter *l)
 {
-	return upstream_pattern_keeps(upstream_of(s), l);
+	return upstream_pattern_keeps(upstream_of(s), p, l);
 }
 
 static bool keeps_receipt(struct shard *s, struct topic_letter *l)
@@ -241,7 +251,9 @@ static const struct tap tap = { .appeared = appeared,
 				.weighed = weighed,
 				.publish = publish,
 				.keeps = keeps,
+				.passes = passes,
 				.pattern_appeared = pattern_appeared,
+				.members = members,
 				.pattern_gone = pattern_gone,
 				.keeps_pattern = keeps_pattern,
 				.keeps_receipt = keeps_receipt,
@@ -353,20 +365,10 @@ static uint64_t number_of(struct span text)
 	return n;
 }
 
-/* What is behind a prefix; empty: it does not begin so, or nothing is. */
-static struct span behind(struct span text, const char *prefix)
-{
-	size_t n = strlen(prefix);
-
-	if (text.len <= n || memcmp(text.data, prefix, n) != 0)
-		return (struct span){ NULL, 0 };
-	return span_skip(text, n);
-}
-
 /* The topic that a subject is of, if it is listened to. */
 static struct upstream_topic *topic_of(struct upstream *u, struct span subject)
 {
-	struct span name = behind(subject, u->config->publish_prefix);
+	struct span name = upstream_behind(subject, u->config->publish_prefix);
 	struct upstream_topic *ut = name.len > 0 ? upstream_topic_named(u, name) : NULL;
 
 	return ut != NULL && look(u, ut)->state > UPSTREAM_WANTED ? ut : NULL;
@@ -377,7 +379,7 @@ static bool take_borne(struct upstream *u, uint64_t sid, struct span subject,
 		       const struct nats_said *said, const struct upstream_message *m)
 {
 	struct upstream_topic *ut =
-		upstream_pattern_topic(u, sid, behind(subject, u->config->publish_prefix));
+		upstream_pattern_topic(u, sid, upstream_behind(subject, u->config->publish_prefix));
 	struct jetstream_place place = { 0 };
 	bool fresh;
 
@@ -405,7 +407,7 @@ static void take_fetched(struct upstream *u, uint64_t sid, const struct nats_sai
 {
 	uint64_t number;
 	struct upstream_topic *ut = upstream_pattern_fetched(
-		u, sid, behind(said->subject, u->config->publish_prefix), said, &number);
+		u, sid, upstream_behind(said->subject, u->config->publish_prefix), said, &number);
 
 	if (ut == NULL || (ut->epoch == u->epoch && number <= ut->number))
 		return;
@@ -424,11 +426,13 @@ void upstream_topics_message(struct upstream *u, const struct nats_said *said, s
 	struct upstream_topic *ut;
 
 	if (sid == UPSTREAM_INBOX_SID && u->log) {
-		upstream_log_answer(u, behind(said->subject, u->inbox), headers, payload);
+		upstream_log_answer(u, upstream_behind(said->subject, u->inbox), headers, payload);
 		return;
 	}
 	/* Behind the last of all deliveries comes nothing. */
 	if (u->shard->drain.marked[LANE_FREE])
+		return;
+	if (upstream_passing_message(u, sid, said->subject, &m))
 		return;
 	if (!u->log) {
 		ut = topic_of(u, said->subject);
@@ -440,12 +444,12 @@ void upstream_topics_message(struct upstream *u, const struct nats_said *said, s
 		take_borne(u, sid, said->subject, said, &m);
 		return;
 	}
-	ut = topic_of(u, behind(said->subject, u->config->deliver_prefix));
+	ut = topic_of(u, upstream_behind(said->subject, u->config->deliver_prefix));
 	if (ut != NULL && ut->sid == sid) {
 		upstream_log_live(u, ut, said, headers, payload);
 		return;
 	}
-	if (take_borne(u, sid, behind(said->subject, u->config->deliver_prefix), said, &m))
+	if (take_borne(u, sid, upstream_behind(said->subject, u->config->deliver_prefix), said, &m))
 		return;
 	ut = topic_of(u, said->subject);
 	if (ut != NULL && ut->repair_sid == sid)

@@ -36,6 +36,11 @@ bool topic_passes(struct span name)
 	return *name.data == '_' && begins_with(name, INBOX);
 }
 
+bool topic_leaves_nothing(const struct config *config, struct span name)
+{
+	return topic_passes(name) || config_topic(config, name)->passing;
+}
+
 /* The first two levels of an inbox. */
 static struct span inbox_of(struct span name)
 {

@@ -1609,6 +1609,21 @@ static void topics_of_an_upstream_are_found_by_pattern(void **state)
 	config_free(c);
 }
 
+static void topics_that_leave_nothing_behind_come_last(void **state)
+{
+	struct config *c = load(UPSTREAM(
+		"topics = { \"svc.>\", \"a.>\", \"_INBOX.>\", \"b\" }") "\ntopic \"svc.>\" { "
+									"passing = true }");
+	static const char *const topics[] = { "a.>", "b", "svc.>", "_INBOX.>" };
+
+	(void)state;
+	assert_int_equal(c->upstreams->topics_n, 4);
+	assert_int_equal(c->upstreams->topics_kept_n, 2);
+	for (size_t i = 0; i < 4; i++)
+		assert_string_equal(c->upstreams->topics[i], topics[i]);
+	config_free(c);
+}
+
 static void another_upstream_takes_a_restart(void **state)
 {
 	struct config *a = load(UPSTREAM("")), *b = load(UPSTREAM("in_flight = 7")),
@@ -1723,6 +1738,7 @@ int main(void)
 		TEST(every_key_of_an_upstream_is_read),
 		TEST(an_upstream_is_refused_that_cannot_be),
 		TEST(topics_of_an_upstream_are_found_by_pattern),
+		TEST(topics_that_leave_nothing_behind_come_last),
 		TEST(another_upstream_takes_a_restart),
 		TEST(what_is_wrong_with_a_secret_is_said_without_it),
 		TEST(a_name_that_is_no_level_stands_for_none_in_a_pattern),

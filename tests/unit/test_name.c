@@ -220,11 +220,19 @@ static void patterns_overlap_where_a_name_is_matched_by_both(void **state)
 	}
 	for (size_t i = 0; i < patterns_n; i++) {
 		for (size_t k = 0; k < patterns_n; k++) {
+			char text[NAME_BYTES_MAX];
+			struct span meet = name_patterns_meet(span_of(patterns[i]),
+							      span_of(patterns[k]), text);
 			bool common = false;
 
-			for (size_t n = 0; n < all_n; n++)
-				common |= matches(patterns[i], all[n]) &&
-					  matches(patterns[k], all[n]);
+			for (size_t n = 0; n < all_n; n++) {
+				bool both = matches(patterns[i], all[n]) &&
+					    matches(patterns[k], all[n]);
+
+				common |= both;
+				assert_int_equal(
+					meet.len > 0 && name_matches(meet, span_of(all[n])), both);
+			}
 			assert_int_equal(
 				name_patterns_overlap(span_of(patterns[i]), span_of(patterns[k])),
 				common);

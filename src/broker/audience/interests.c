@@ -102,7 +102,7 @@ static struct interest *find_or_new(struct shard *s, struct span name)
 static bool is_wild(const struct shard *s, const struct subscription_wanted *wanted)
 {
 	return wanted->pattern != PATTERN_NONE || wanted->group.len > 0 ||
-	       topic_passes(wanted->name) || config_topic(s->config, wanted->name)->passing;
+	       topic_leaves_nothing(s->config, wanted->name);
 }
 
 static struct interest *wild_or_new(struct shard *s, const struct subscription_wanted *wanted)

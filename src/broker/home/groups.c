@@ -194,6 +194,16 @@ void groups_deal(struct shard *s, const struct reach *reach, struct block *b)
 	}
 }
 
+void groups_deal_one(struct shard *s, struct pattern *pattern, struct block *b)
+{
+	const struct dealt all = { 0, b->messages };
+	struct known_pattern *of = (struct known_pattern *)(void *)pattern;
+	struct deal d = { .shard = s, .of = &of, .of_n = 1 };
+	struct deck deck = { .block = b, .lots = &all, .left = b->messages };
+
+	share_out(&d, &deck);
+}
+
 void groups_deal_again(struct shard *s, struct deal_letter *l)
 {
 	struct span group = { l->key.data + 2, (unsigned char)l->key.data[1] };

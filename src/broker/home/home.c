@@ -68,18 +68,13 @@ static void sequenced(struct shard *s, struct topic *t, struct block *b)
 		home_wake(s, t);
 }
 
-/* Whether messages of a name leave nothing behind, of which there is no topic. */
-static bool passes(const struct shard *s, struct span name)
-{
-	return topic_passes(name) || config_topic(s->config, name)->passing;
-}
-
-/* To every shard that it reaches. Every receiver's hold is there before the first letter leaves. */
-static void deliver(struct shard *s, const struct reach *reach, struct block *b)
+/* To every shard that it reaches. Every receiver's hold is there before the first letter leaves.
+ * shared: others deal it to groups (home_deal). */
+static void deliver(struct shard *s, const struct reach *reach, struct block *b, bool shared)
 {
 	uint32_t left = reach->shards_n;
 
-	if (reach->groups_n > 0)
+	if (reach->groups_n > 0 && !shared)
 		groups_deal(s, reach, b);
 	b->letter.kind = LETTER_DELIVER;
 	if (left > 0)
@@ -94,7 +89,7 @@ static void deliver(struct shard *s, const struct reach *reach, struct block *b)
 }
 
 /* It finds those who want it or is gone. */
-static void pass(struct shard *s, struct block *b)
+static void pass(struct shard *s, struct block *b, bool shared)
 {
 	const struct reach *reach;
 
@@ -103,7 +98,7 @@ static void pass(struct shard *s, struct block *b)
 	s->counters.blocks_in++;
 	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
 	reach = reach_of_passing(s, block_name(b));
-	deliver(s, reach, b);
+	deliver(s, reach, b, shared);
 	if (b->receipt != NULL)
 		send_receipt(s, b, 0, reach_receivers(s, reach, block_name(b)));
 	block_unref(b);
@@ -117,7 +112,7 @@ static struct topic *publish_to(struct shard *s, const struct block *b, int *err
 	*error = 0;
 	if (t != NULL && t->known)
 		return t;
-	if (passes(s, block_name(b)))
+	if (topic_leaves_nothing(s->config, block_name(b)))
 		return NULL;
 	return home_topic_or_new(s, b->hash, block_name(b), error);
 }
@@ -127,7 +122,8 @@ static struct receivers receivers_of(struct shard *s, const struct topic *t)
 	struct receivers r = reach_receivers(s, &t->reach, t->named.name);
 
 	r.all += t->subscribers;
-	r.responders += t->responders;
+	/* Of a tapped one there may be some elsewhere. */
+	r.responders += t->responders + (t->tapped != NULL);
 	return r;
 }
 
@@ -148,7 +144,7 @@ void home_deliver(struct shard *s, struct topic *t, struct block *b)
 		home_weigh(s, t);
 	if (t->reach.generation != patterns_generation(&s->home.known.table, t->bucket))
 		reach_renew(s, t);
-	deliver(s, &t->reach, b);
+	deliver(s, &t->reach, b, t->tapped != NULL);
 	if (b->receipt != NULL)
 		send_receipt(s, b, 0, receivers_of(s, t));
 	if (b->version_len > 0 || topic_awaited(t))
@@ -162,7 +158,8 @@ void home_publish(struct shard *s, struct block *b)
 	struct topic *t = publish_to(s, b, &error);
 
 	if (t == NULL && error == 0) {
-		pass(s, b);
+		if (s->broker->tap == NULL || !s->broker->tap->passes(s, b))
+			pass(s, b, false);
 	} else if (t == NULL) {
 		/* No room for the topic: nobody can be subscribed to it. */
 		if (b->receipt != NULL)
@@ -173,6 +170,19 @@ void home_publish(struct shard *s, struct block *b)
 	} else {
 		home_deliver(s, t, b);
 	}
+}
+
+void home_pass(struct shard *s, struct block *b)
+{
+	pass(s, b, true);
+}
+
+void home_deal(struct shard *s, struct pattern *pattern, struct block *b)
+{
+	s->counters.published += b->messages;
+	s->counters.blocks_in++;
+	groups_deal_one(s, pattern, b);
+	block_unref(b);
 }
 
 void home_refuse(struct shard *s, struct block *b, int error)
@@ -277,7 +287,7 @@ void home_join(struct shard *s, struct topic_letter *l)
 {
 	struct topic *t = home_topic(s, l->hash, l->name);
 
-	if (t == NULL && passes(s, l->name)) {
+	if (t == NULL && topic_leaves_nothing(s->config, l->name)) {
 		free(l);
 		return;
 	}
@@ -354,8 +364,9 @@ void home_acknowledge(struct shard *s, struct block *b, uint64_t epoch, uint64_t
 {
 	b->epoch = epoch;
 	b->seq = number;
+	/* How many want it is not known, but that it is not for nobody. */
 	if (b->receipt != NULL)
-		send_receipt(s, b, 0, (struct receivers){ 0 });
+		send_receipt(s, b, 0, (struct receivers){ .responders = 1 });
 	block_unref(b);
 }
 

@@ -134,6 +134,8 @@ static void recount(struct shard *s, struct known_pattern *k, unsigned shard, ui
 	k->responders_n += (uint64_t)responders - k->responders[shard];
 	k->subscribers[shard] = subscribers;
 	k->responders[shard] = responders;
+	if (in_group(k) && s->broker->tap != NULL)
+		s->broker->tap->members(s, &k->pattern, k->subscribers_n);
 	if (before != now) {
 		k->shards[shard / 64] ^= bit;
 		patterns_touch(&s->home.known.table, &k->pattern);
@@ -165,7 +167,8 @@ void home_pattern(struct shard *s, struct pattern_letter *l)
 
 	if (k != NULL)
 		recount(s, k, l->asking->shard, l->asking->subscribers, l->asking->responders);
-	if (k == NULL || s->broker->tap == NULL || !s->broker->tap->keeps_pattern(s, l))
+	if (k == NULL || s->broker->tap == NULL ||
+	    !s->broker->tap->keeps_pattern(s, &k->pattern, l))
 		home_pattern_stands(s, l);
 }
 
