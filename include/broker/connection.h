@@ -93,11 +93,15 @@ enum connection_barrier {
 	BARRIER_QUEUED, /* when nobody there gets what came before it, it is time */
 };
 
+/* What those who publish to a topic wait for: its home, and the bucket that it may be held in. */
+struct hold_place {
+	uint16_t home, bucket;
+};
+
 /* A send touches the first two cache lines, and two of its subscription; a receive most of it. */
 struct connection {
 	struct socket socket; /* first */
 	uint8_t state;        /* enum connection_state */
-	uint8_t counts;       /* enum connection_counts: in which limit */
 	uint8_t protocols;    /* CONFIG_PROTOCOL_*: of its listener; one bit when it is decided */
 	uint8_t barrier;      /* enum connection_barrier */
 	uint8_t reason;       /* enum drop_reason: why what it does not get is dropped */
@@ -117,10 +121,15 @@ struct connection {
 	bool by_address : 1;  /* it counts as one of its address */
 	bool expelled : 1;    /* it may not go on, and has been told so */
 	bool reviewed : 1;    /* its subscriptions are looked at: may it have them? */
+	unsigned counts : 2;  /* enum connection_counts: in which limit */
+	unsigned walk : 3;    /* enum connection_walk */
+	uint8_t refusal;      /* enum reason: why it is refused */
 	uint16_t listener;    /* where it came in */
 	uint16_t flying;      /* so many of the queue's first are in the send in flight, */
 	uint32_t subscriptions_n;
-	uint32_t unlooked_bytes; /* about what the kernel has taken since it was last looked at */
+	uint16_t output_after; /* so many of those that fly are before the output */
+	/* About what the kernel has taken since it was last looked at; or that it is time. */
+	uint16_t unlooked_bytes;
 	struct subscription *subscriptions; /* one of them all, which form a ring; NULL: none */
 	struct subscription *middle; /* in the middle of one of its messages; never in the queue */
 	/* Those whose turn it is, round: the last, whose next is the first. NULL: none. */
@@ -128,24 +137,21 @@ struct connection {
 	struct output *output; /* what it has to say before its subscriptions' messages */
 	struct shard *shard;
 	const struct protocol *protocol;
-	uint16_t output_after; /* so many of those that fly are before the output */
-	uint16_t syncs;        /* homes that have not said yet that all before has been sequenced */
 	uint32_t asked;        /* subscriptions whose home has not answered */
+	uint32_t walk_left;    /* of them: to be walked through */
 	char *pack;            /* small spans of the send in flight, put together; or NULL */
 	struct list turn;      /* in the shard's turns */
-	uint8_t refusal;       /* enum reason: why it is refused */
-	uint8_t walk;          /* enum connection_walk */
 	uint16_t barrier_at;   /* WALKS, QUEUED: since when, in ticks (subscription_barred) */
-	uint32_t walk_left;
+	uint16_t syncs;        /* homes that have not said yet that all before has been sequenced */
 	uint32_t kernel_bytes; /* of the socket's, when it was last looked at */
+	struct hold_place publishes_to; /* of the topic that it last published to */
 	uint32_t input_len;
 	char *input;                                        /* a command that is not whole yet */
 	const char *farewell;                               /* the last thing to say, or NULL */
 	uint64_t session[SESSION_BYTES / sizeof(uint64_t)]; /* its protocol's */
 
-	uint64_t publishes_to; /* hash of the topic that it last published to */
-	struct list link;      /* the shard's connections, or those to be looked at */
-	struct list waiting;   /* the shard's paused publishers */
+	struct list link;    /* the shard's connections, or those to be looked at */
+	struct list waiting; /* the shard's paused publishers */
 
 	struct deadline deadline; /* handshake, or closing */
 	unsigned char *address;   /* 16 bytes: of a proxy's client, or of the peer where

@@ -125,7 +125,7 @@ struct protocol {
 
 /* What a protocol keeps of a connection lies in it, all zero to begin with; what is larger, behind
  * a pointer there. */
-enum { SESSION_BYTES = 40 };
+enum { SESSION_BYTES = 48 };
 
 /* All protocols together, as the core sees them. */
 struct sessions {

@@ -138,8 +138,12 @@ static inline void shard_post(struct shard *s, unsigned to, enum mailbox_lane la
  * when nobody is left to evict, what is in the lanes may be all that can still go.
  */
 bool shard_gate_open(void *shard, enum mailbox_lane lane);
-/* Whether publishers of a topic with that hash must wait. */
-bool shard_congested(struct shard *shard, uint64_t hash);
+static inline struct hold_place shard_hold_place(const struct shard *s, uint64_t hash)
+{
+	return (struct hold_place){ (uint16_t)shard_home(s, hash), hash % HOLD_BUCKETS };
+}
+/* Whether publishers of a topic there must wait. */
+bool shard_congested(struct shard *shard, struct hold_place place);
 /* Fan-out does not keep up with a stream of that topic: its publishers on all shards wait. */
 void shard_hold(struct shard *shard, uint64_t hash);
 /* It has caught up: the end of one shard_hold. */

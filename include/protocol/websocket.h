@@ -122,6 +122,8 @@ struct websocket_reader *websocket_reader_new(void);
 void websocket_reader_free(struct websocket_reader *reader);
 /* Whether nothing of a frame or a message has been kept. */
 bool websocket_reader_idle(const struct websocket_reader *reader);
+/* The answer to the Close that has come, which stays as long as the reader; NULL: none has. */
+const char *websocket_reader_closing(const struct websocket_reader *reader);
 /* The next event of what was kept and what is in *in, of which it takes what it reads. A message
  * may have so many bytes. After MORE all of *in is taken; it comes again with more. */
 void websocket_decode(struct websocket_reader *reader, struct span *in, uint64_t message_bytes,

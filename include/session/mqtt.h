@@ -40,7 +40,8 @@ struct mqtt_transport {
 	const char *(*last_word)(unsigned level, unsigned reason);
 };
 
-extern const struct mqtt_transport mqtt_plain;
+/* As they are; in frames, once websocket_tunnels_init has been called. */
+extern const struct mqtt_transport *mqtt_transports[2];
 
 enum mqtt_state {
 	MQTT_NEW,         /* nothing has come but perhaps a part of CONNECT */
@@ -57,36 +58,36 @@ struct mqtt_work {
 	struct mqtt_pending *pending;   /* a SUBSCRIBE or UNSUBSCRIBE that is not done; or NULL */
 	struct mqtt_giving *giving;     /* retained messages that it is to get; or NULL */
 	struct mqtt_incoming *incoming; /* what waits for receipts; NULL: nothing did */
+	/* Subscriptions, others than which still get what they had before. */
+	uint32_t leaving_n;
 };
 
 _Static_assert(sizeof(struct mqtt_work) <= INTAKE_BYTES_MAX, "it is one of the shard's");
 
+/* In the connection. While one that may not be silent for ever is connected, the connection's
+ * deadline is in the shard's wheel, and was started when something was last heard of it. */
 struct mqtt_session {
-	struct connection *connection;
 	union {
-		struct intake *intake;
+		struct intake *intake; /* NULL: nothing is to be done */
 		struct mqtt_work *work;
 	};
-	const struct mqtt_transport *transport;
-	struct list alive; /* in the shard's wheel of those that may not be silent for ever */
-	uint64_t heard_ns;
 	struct block *will;               /* or NULL */
 	struct identity_letter *identity; /* the claim to it, for its end; NULL: not claimed, or
 					     under way */
 	struct few subscriptions;         /* struct mqtt_subscription, by filter */
 	uint32_t maximum_packet;          /* that it takes; 0: any */
-	uint32_t leaving_n;       /* subscriptions, others than which still get what they had before
-				   */
 	uint16_t silence_seconds; /* that it may be silent; 0: for ever. 1.5 times its keep alive,
 				     rounded up */
 	uint8_t level;            /* enum mqtt_level; 0: not known yet */
-	uint8_t state;            /* enum mqtt_state */
+	unsigned state : 2;       /* enum mqtt_state */
 	bool says_why : 1;        /* its client wants to be told more than a code */
 	bool expires : 1;         /* CONNECT asked for a session that stays */
 	bool told : 1;            /* that a message was refused: in the log */
 	bool retaining : 1;       /* the block that goes out now is to be retained */
-	bool wrapped : 1;         /* what comes has been in frames */
+	bool framed : 1;          /* packets are in WebSocket's frames */
 };
+
+_Static_assert(sizeof(struct mqtt_session) <= SESSION_BYTES, "it lies in the connection");
 
 /* What it keeps of a subscription, which refers to it. */
 struct mqtt_subscription {
@@ -102,20 +103,21 @@ struct mqtt_subscription {
 
 static inline struct mqtt_session *mqtt_of(const struct connection *c)
 {
-	return (struct mqtt_session *)(uintptr_t)c->session[0];
+	return (struct mqtt_session *)(void *)(uintptr_t)c->session;
 }
 
 static inline struct connection *mqtt_connection(const struct mqtt_session *m)
 {
-	return m->connection;
+	return (struct connection *)((uintptr_t)m - offsetof(struct connection, session));
+}
+
+static inline const struct mqtt_transport *mqtt_transport(const struct mqtt_session *m)
+{
+	return mqtt_transports[m->framed];
 }
 
 /* ---- what struct protocol has of it; MQTT in WebSocket's frames calls them, too ---- */
 
-/* Its session is there from now on, in c->session[0]. False: out of memory, the connection is
- * closed. wrapped: what comes has been in frames. */
-bool mqtt_session_open(struct connection *connection, const struct mqtt_transport *transport,
-		       bool wrapped);
 void mqtt_session_received(struct connection *connection, struct span bytes);
 void mqtt_session_ended(struct connection *connection);
 /* Its will is published, if it has one. */
@@ -130,6 +132,7 @@ const char *mqtt_session_farewell(const struct connection *connection, bool bye)
 void mqtt_session_missed(struct connection *connection, struct subscription *subscription);
 void mqtt_session_resume(struct connection *connection);
 bool mqtt_session_silent(const struct connection *connection);
+void mqtt_session_news(struct connection *connection);
 uint64_t mqtt_session_held(const struct connection *connection);
 void mqtt_session_free(struct connection *connection);
 
@@ -181,6 +184,8 @@ void mqtt_retained_came(struct shard *shard, struct retained_letter *letter);
 
 /* ---- identifiers (mqtt_identity.c) ---- */
 
+enum { MQTT_CLIENT_ID_MAX = 255 };
+
 /*
  * The home of an identifier, found as that of a topic of this name, knows which connection has it:
  * a claim goes there, and is in its table from then on; from there, where another connection has
@@ -190,11 +195,17 @@ void mqtt_retained_came(struct shard *shard, struct retained_letter *letter);
  */
 struct identity_letter {
 	struct letter letter;
-	int error;                        /* -ENOMEM: the home has no room for it */
-	struct named named;               /* the identifier */
-	uint32_t shard, slot, generation; /* who claims it */
-	uint32_t old_slot, old_generation;
-	char bytes[];
+	uint32_t shard;            /* who claims it: there, */
+	uint32_t slot, generation; /* this connection */
+	struct named named;        /* the identifier's hash; as its name, `more` */
+	uint64_t more; /* another hash of it: who has both has it. In the process's key, so that
+			  nobody chooses two with the same */
+	union {
+		struct {
+			uint32_t slot, generation;
+		} old;     /* TAKE_OVER: who has it, on the shard that reads it */
+		int error; /* CLAIMED: -ENOMEM: the home has no room for it */
+	};
 };
 
 /* -ENOMEM. */
@@ -218,8 +229,8 @@ enum { MQTT_WHEEL_SLOTS = 256 }; /* seconds */
 
 struct mqtt_clients {
 	struct table identities; /* struct identity_letter, whose home this shard is */
-	/* Those that may not be silent for ever, by the second in which that is to be looked at,
-	 * or 256 seconds or a multiple of them before. */
+	/* Those that may not be silent for ever (the connections' deadlines), by the second in
+	 * which that is to be looked at, or 256 seconds or a multiple of them before. */
 	struct list wheel[MQTT_WHEEL_SLOTS];
 	struct list due;       /* of seconds that are over: to be looked at */
 	uint64_t wheel_second; /* the last that is over */

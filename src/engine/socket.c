@@ -4,11 +4,13 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 
 #include "base/memory.h"
 
 enum {
+	SLOTS_MIN = 256, /* more at a time: a page of them */
 	CLOSES_MAX = 64, /* in a turn: each may have the kernel free all that it held */
 	CLOSE_COST = 40, /* of one: 10 us at least */
 	/* Room for what the hungry receive in a turn: it takes the kernel a tenth of a millisecond
@@ -346,21 +348,30 @@ void sockets_release(struct sockets *t)
 {
 	assert(t->open == 0);
 	tls_shared_release(&t->tls);
-	memory_free(t->slots);
+	if (t->slots == NULL)
+		return;
+	munmap(t->slots, t->slots_n * sizeof(*t->slots));
+	memory_count(-(int64_t)(t->slots_n * sizeof(*t->slots)));
 }
 
+/* Slots have pages of their own: what grows in the heap leaves holes behind, and what of it is not
+ * used yet is a share for each client. */
 static int grow(struct sockets *t)
 {
-	uint32_t n = t->slots_n == 0 ? 64 : 2 * t->slots_n;
+	uint32_t n = t->slots_n + (t->slots_n / 8 > SLOTS_MIN ? t->slots_n / 8 : SLOTS_MIN);
+	size_t before = t->slots_n * sizeof(*t->slots);
 	struct socket_slot *slots;
 
 	if (n > t->slots_max)
 		n = t->slots_max;
 	if (n == t->slots_n)
 		return -EMFILE;
-	slots = memory_resize(t->slots, n * sizeof(*slots));
-	if (slots == NULL)
+	slots = before == 0 ? mmap(NULL, n * sizeof(*slots), PROT_READ | PROT_WRITE,
+				   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+			    : mremap(t->slots, before, n * sizeof(*slots), MREMAP_MAYMOVE);
+	if (slots == MAP_FAILED)
 		return -ENOMEM;
+	memory_count((int64_t)(n * sizeof(*slots) - before));
 	for (uint32_t i = n; i-- > t->slots_n;) {
 		slots[i] = (struct socket_slot){ .generation = 1, .next_free = t->free };
 		t->free = i;

@@ -113,6 +113,7 @@ struct websocket_reader {
 	struct begun begun;
 	uint8_t control_len;
 	char control[WEBSOCKET_CONTROL_BYTES_MAX];
+	char closing[6]; /* what a Close that has come is answered with; or "" */
 };
 
 /* The library's way to come to the bytes. */
@@ -157,6 +158,11 @@ void websocket_reader_free(struct websocket_reader *r)
 bool websocket_reader_idle(const struct websocket_reader *r)
 {
 	return r->held == 0 && !r->in_frame && !r->in_message;
+}
+
+const char *websocket_reader_closing(const struct websocket_reader *r)
+{
+	return r->closing[0] != 0 ? r->closing : NULL;
 }
 
 static void fail(struct websocket_event *e, const char *last_word)
@@ -219,6 +225,21 @@ static bool close_code_valid(unsigned code)
 	       (code >= 3000 && code <= 4999);
 }
 
+static void end_close(struct websocket_reader *r, struct span bytes, struct websocket_event *e)
+{
+	if (bytes.len > 0) {
+		e->close_code = (unsigned)(unsigned char)bytes.data[0] << 8;
+		e->close_code |= bytes.len > 1 ? (unsigned char)bytes.data[1] : 0;
+		e->bytes = span_skip(bytes, bytes.len > 1 ? 2 : 1);
+	}
+	if (bytes.len == 1 || (bytes.len > 1 && !close_code_valid(e->close_code)))
+		fail(e, WEBSOCKET_MALFORMED);
+	else if (!utf8_valid(e->bytes))
+		fail(e, WEBSOCKET_NOT_UTF8);
+	else
+		websocket_close_word(e->close_code, r->closing);
+}
+
 static void end_control(struct websocket_reader *r, uint8_t opcode, struct websocket_event *e)
 {
 	struct span bytes = { r->control, r->control_len };
@@ -227,15 +248,8 @@ static void end_control(struct websocket_reader *r, uint8_t opcode, struct webso
 	e->kind = opcode == WEBSOCKET_PING   ? WEBSOCKET_EVENT_PING
 		  : opcode == WEBSOCKET_PONG ? WEBSOCKET_EVENT_PONG
 					     : WEBSOCKET_EVENT_CLOSE;
-	if (opcode != WEBSOCKET_CLOSE || bytes.len == 0)
-		return;
-	e->close_code = (unsigned)(unsigned char)bytes.data[0] << 8;
-	e->close_code |= bytes.len > 1 ? (unsigned char)bytes.data[1] : 0;
-	e->bytes = span_skip(bytes, bytes.len > 1 ? 2 : 1);
-	if (bytes.len == 1 || !close_code_valid(e->close_code))
-		fail(e, WEBSOCKET_MALFORMED);
-	else if (!utf8_valid(e->bytes))
-		fail(e, WEBSOCKET_NOT_UTF8);
+	if (opcode == WEBSOCKET_CLOSE)
+		end_close(r, bytes, e);
 }
 
 /* A part of a frame's payload; true: it makes an event. */

@@ -14,7 +14,6 @@
 enum {
 	PACKET_MORE_BYTES = 64 << 10, /* a packet may have beside the longest message */
 	ASSIGNED_ID_BYTES = 20,
-	CLIENT_ID_BYTES_MAX = 255,
 };
 
 static size_t packet_max(const struct mqtt_session *m)
@@ -24,7 +23,7 @@ static size_t packet_max(const struct mqtt_session *m)
 
 static bool reply(struct mqtt_session *m, const char *bytes, size_t n)
 {
-	return n == 0 || m->transport->reply(mqtt_connection(m), (struct span){ bytes, n });
+	return n == 0 || mqtt_transport(m)->reply(mqtt_connection(m), (struct span){ bytes, n });
 }
 
 /* ---- silence ---- */
@@ -34,13 +33,31 @@ static struct mqtt_clients *clients_of(const struct shard *s)
 	return &session_shared(s)->mqtt;
 }
 
+/* What its keep alive is for comes from the client; where the silent are closed, what it is sent
+ * counts as well. */
 static uint64_t silent_until_ns(const struct mqtt_session *m)
 {
-	return m->heard_ns + m->silence_seconds * NS_PER_S;
+	const struct connection *c = mqtt_connection(m);
+	const struct deadline_class *idle = &c->shard->clients.idle;
+	uint64_t busy_ns = c->deadline.started_ns, until_ns;
+
+	until_ns = busy_ns + m->silence_seconds * NS_PER_S;
+	if (!clients_limit_idle(&c->shard->clients))
+		return until_ns;
+	busy_ns = busy_ns > c->socket.sent_ns ? busy_ns : c->socket.sent_ns;
+	busy_ns = busy_ns > idle->from_ns ? busy_ns : idle->from_ns;
+	return busy_ns + idle->after_ns < until_ns ? busy_ns + idle->after_ns : until_ns;
+}
+
+/* Whether its client has a keep alive, which the shard looks after. */
+static bool watched(const struct mqtt_session *m)
+{
+	return m->state == MQTT_CONNECTED && m->silence_seconds > 0;
 }
 
 static void watch_silence(struct mqtt_session *m)
 {
+	struct deadline *deadline = &mqtt_connection(m)->deadline;
 	struct shard *s = mqtt_connection(m)->shard;
 	struct mqtt_clients *clients = clients_of(s);
 	uint64_t second = silent_until_ns(m) / NS_PER_S + 1;
@@ -50,7 +67,10 @@ static void watch_silence(struct mqtt_session *m)
 		clients->wheel_second = s->reactor.now_ns / NS_PER_S;
 		reactor_deadline(&s->reactor, &clients->second, &clients->second_deadline);
 	}
-	list_append(&clients->wheel[second % MQTT_WHEEL_SLOTS], &m->alive);
+	/* By another configuration it may be over. */
+	second = second > clients->wheel_second ? second : clients->wheel_second + 1;
+	deadline_stop(deadline);
+	list_append(&clients->wheel[second % MQTT_WHEEL_SLOTS], &deadline->link);
 }
 
 static void second_is_over(void *context, struct deadline *d)
@@ -75,14 +95,15 @@ bool mqtt_clients_go_on(struct shard *s)
 		return false;
 	reactor_part(&s->reactor, PART_CLIENTS);
 	while (!reactor_spent(&s->reactor) && (l = list_take(&clients->due)) != NULL) {
-		struct mqtt_session *m = LIST_ENTRY(l, struct mqtt_session, alive);
+		struct connection *c = LIST_ENTRY(l, struct connection, deadline.link);
+		struct mqtt_session *m = mqtt_of(c);
 
 		reactor_spend(&s->reactor, 1);
-		if (mqtt_connection(m)->state != CONNECTION_OPEN)
+		if (c->state != CONNECTION_OPEN)
 			continue;
 		/* A client that has to wait is not listened to. */
-		if (mqtt_connection(m)->socket.paused)
-			m->heard_ns = s->reactor.now_ns;
+		if (c->socket.paused)
+			c->deadline.started_ns = s->reactor.now_ns;
 		if (silent_until_ns(m) > s->reactor.now_ns)
 			watch_silence(m);
 		else
@@ -105,7 +126,14 @@ void mqtt_clients_init(struct shard *s)
 
 bool mqtt_session_silent(const struct connection *c)
 {
-	return mqtt_of(c) != NULL && mqtt_of(c)->state == MQTT_CONNECTED;
+	return mqtt_of(c)->state == MQTT_CONNECTED && !watched(mqtt_of(c));
+}
+
+void mqtt_session_news(struct connection *c)
+{
+	/* How long the silent are let be may have changed. */
+	if (watched(mqtt_of(c)))
+		watch_silence(mqtt_of(c));
 }
 
 /* ---- CONNECT ---- */
@@ -169,11 +197,12 @@ static void welcome(struct mqtt_session *m)
 	memory_free(m->work->opening);
 	m->work->opening = NULL;
 	m->state = MQTT_CONNECTED;
-	m->heard_ns = c->shard->reactor.now_ns;
-	connection_limit_silence(c);
-	if (m->silence_seconds > 0) {
+	if (watched(m)) {
 		clients_of(c->shard)->timed_n++;
+		c->deadline.started_ns = c->shard->reactor.now_ns;
 		watch_silence(m);
+	} else {
+		connection_limit_silence(c);
 	}
 	if (reply(m, out, n))
 		connection_flush(c);
@@ -215,7 +244,7 @@ static unsigned check_connect(struct mqtt_session *m, const struct mqtt_connect 
 	if (mqtt_has(&k->properties, MQTT_AUTHENTICATION_METHOD))
 		return MQTT_BAD_METHOD;
 	/* [MQTT-3.1.3-8] of 3.1.1 */
-	if (k->client_id.len > CLIENT_ID_BYTES_MAX ||
+	if (k->client_id.len > MQTT_CLIENT_ID_MAX ||
 	    (k->client_id.len == 0 && k->level == MQTT_3_1_1 && !k->clean))
 		return MQTT_BAD_CLIENT_ID;
 	return MQTT_SUCCESS;
@@ -325,7 +354,7 @@ static void take_disconnect(struct mqtt_session *m, const struct mqtt_answer *a)
 		m->will = NULL;
 	}
 	mqtt_session_stop_publishing(mqtt_connection(m), false);
-	mqtt_connection(m)->farewell = m->transport->last_word(0, MQTT_SUCCESS);
+	mqtt_connection(m)->farewell = mqtt_transport(m)->last_word(0, MQTT_SUCCESS);
 	connection_hasten(mqtt_connection(m));
 }
 
@@ -439,7 +468,7 @@ static bool idle(const struct connection *c)
 	const struct mqtt_work *w = m->work;
 
 	return w->skip == 0 && w->opening == NULL && w->pending == NULL && w->giving == NULL &&
-	       mqtt_incoming_idle(m);
+	       w->leaving_n == 0 && mqtt_incoming_idle(m);
 }
 
 /* Most have said all that they had to when they have subscribed. */
@@ -460,39 +489,21 @@ static const struct intake_use use = { .take = take,
 
 /* ---- what struct protocol has of it ---- */
 
-bool mqtt_session_open(struct connection *c, const struct mqtt_transport *transport, bool wrapped)
-{
-	struct mqtt_session *m = memory_new_zeroed(sizeof(*m));
-
-	if (m == NULL) {
-		connection_close(c, DROP_MEMORY);
-		return false;
-	}
-	m->connection = c;
-	m->transport = transport;
-	m->wrapped = wrapped;
-	list_init(&m->alive);
-	c->session[0] = (uint64_t)(uintptr_t)m;
-	return true;
-}
-
 void mqtt_session_received(struct connection *c, struct span bytes)
 {
-	struct mqtt_session *m;
+	struct mqtt_session *m = mqtt_of(c);
 
-	if (mqtt_of(c) == NULL && !mqtt_session_open(c, &mqtt_plain, false))
-		return;
-	m = mqtt_of(c);
-	m->heard_ns = c->shard->reactor.now_ns;
+	if (watched(m))
+		c->deadline.started_ns = c->shard->reactor.now_ns;
 	if (!intake_take(&m->intake, c, &use))
 		return;
-	m->intake->wrapped = m->wrapped;
+	m->intake->wrapped = m->framed;
 	intake_received(m->intake, bytes);
 }
 
 void mqtt_session_ended(struct connection *c)
 {
-	if (mqtt_of(c) != NULL && mqtt_of(c)->intake != NULL)
+	if (mqtt_of(c)->intake != NULL)
 		intake_ended(mqtt_of(c)->intake);
 	else
 		connection_goodbye(c);
@@ -501,7 +512,7 @@ void mqtt_session_ended(struct connection *c)
 void mqtt_session_stop_publishing(struct connection *c, bool receipt)
 {
 	struct mqtt_session *m = mqtt_of(c);
-	struct block *will = m != NULL ? m->will : NULL;
+	struct block *will = m->will;
 
 	(void)receipt;
 	if (will == NULL)
@@ -523,11 +534,11 @@ void mqtt_session_resume(struct connection *c)
 {
 	struct mqtt_session *m = mqtt_of(c);
 
-	if (m == NULL || c->state != CONNECTION_OPEN)
+	if (m->work == NULL || c->state != CONNECTION_OPEN)
 		return;
-	if (m->leaving_n > 0)
+	if (m->work->leaving_n > 0)
 		mqtt_end_left(m);
-	if (m->work != NULL && m->work->giving != NULL)
+	if (m->work->giving != NULL)
 		mqtt_give(m);
 	if (c->state == CONNECTION_OPEN)
 		intake_resume(m->intake);
@@ -537,8 +548,6 @@ uint64_t mqtt_session_held(const struct connection *c)
 {
 	const struct mqtt_session *m = mqtt_of(c);
 
-	if (m == NULL)
-		return 0;
 	return (m->work != NULL ? intake_held(m->intake) + mqtt_incoming_held(m) : 0) +
 	       (m->will != NULL ? block_bytes(m->will) : 0);
 }
@@ -547,16 +556,11 @@ void mqtt_session_free(struct connection *c)
 {
 	struct mqtt_session *m = mqtt_of(c);
 
-	if (m == NULL)
-		return;
-	if (m->state == MQTT_CONNECTED && m->silence_seconds > 0)
+	if (watched(m))
 		clients_of(c->shard)->timed_n--;
-	list_remove(&m->alive);
 	mqtt_unclaim(m);
 	if (m->will != NULL)
 		block_unref(m->will);
 	intake_give_back(m->intake);
 	mqtt_subscriptions_free(m);
-	memory_free(m);
-	c->session[0] = 0;
 }

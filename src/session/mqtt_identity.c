@@ -38,13 +38,16 @@ static void post(struct shard *s, unsigned to, enum letter_kind kind, struct ide
 int mqtt_claim(struct mqtt_session *m, struct span id)
 {
 	struct connection *c = mqtt_connection(m);
-	struct identity_letter *l =
-		memory_new_zeroed(offsetof(struct identity_letter, bytes) + id.len);
+	struct identity_letter *l = memory_new_zeroed(sizeof(*l));
+	char salted[sizeof(l->named.hash) + MQTT_CLIENT_ID_MAX];
 
 	if (l == NULL)
 		return -ENOMEM;
-	memcpy(l->bytes, id.data, id.len);
-	l->named = (struct named){ hash_bytes(id.data, id.len), { l->bytes, id.len } };
+	l->named.hash = hash_bytes(id.data, id.len);
+	memcpy(salted, &l->named.hash, sizeof(l->named.hash));
+	memcpy(salted + sizeof(l->named.hash), id.data, id.len);
+	l->more = hash_bytes(salted, sizeof(l->named.hash) + id.len);
+	l->named.name = (struct span){ (const char *)&l->more, sizeof(l->more) };
 	l->shard = c->shard->id;
 	l->slot = c->socket.slot;
 	l->generation = socket_generation(&c->shard->sockets, &c->socket);
@@ -65,26 +68,31 @@ void mqtt_unclaim(struct mqtt_session *m)
 void mqtt_claim_came(struct shard *s, struct identity_letter *l)
 {
 	struct identity_letter *old = find(s, &l->named);
+	int err;
 
-	if (old != NULL) {
-		l->old_slot = old->slot;
-		l->old_generation = old->generation;
+	if (old != NULL)
 		table_remove(identities_of(s), &old->named);
+	err = table_add(identities_of(s), &l->named);
+	if (old == NULL) {
+		l->error = err;
+		post(s, l->shard, LETTER_CLAIMED, l);
+		return;
 	}
-	l->error = table_add(identities_of(s), &l->named);
 	/* It has the other one's place. */
-	assert(old == NULL || l->error == 0);
-	post(s, old != NULL ? old->shard : l->shard,
-	     old != NULL ? LETTER_TAKE_OVER : LETTER_CLAIMED, l);
+	assert(err == 0);
+	l->old.slot = old->slot;
+	l->old.generation = old->generation;
+	post(s, old->shard, LETTER_TAKE_OVER, l);
 }
 
 void mqtt_take_over_came(struct shard *s, struct identity_letter *l)
 {
-	struct mqtt_session *m = mqtt_session_at(s, l->old_slot, l->old_generation);
+	struct mqtt_session *m = mqtt_session_at(s, l->old.slot, l->old.generation);
 
 	/* Its will goes before the other one is told that it is in. */
 	if (m != NULL)
 		mqtt_taken_over(m);
+	l->error = 0;
 	post(s, l->shard, LETTER_CLAIMED, l);
 }
 

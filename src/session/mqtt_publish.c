@@ -95,14 +95,14 @@ static void answer(struct mqtt_session *m)
 								a->id, a->reason, out + n);
 		if (n + MQTT_ANSWER_MAX <= sizeof(out))
 			continue;
-		if (!m->transport->reply(c, (struct span){ out, n }))
+		if (!mqtt_transport(m)->reply(c, (struct span){ out, n }))
 			return;
 		n = 0;
 	}
 	if (in->at == in->n)
 		in->at = in->n = 0;
 	if (n > 0)
-		(void)m->transport->reply(c, (struct span){ out, n });
+		(void)mqtt_transport(m)->reply(c, (struct span){ out, n });
 }
 
 /* Room for one more. False: out of memory. */

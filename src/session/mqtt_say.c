@@ -45,13 +45,15 @@ static const char *plain_last_word(unsigned level, unsigned reason)
 	}
 }
 
-const struct mqtt_transport mqtt_plain = { .reply = plain_reply,
-					   .formats = { &mqtt_format, &mqtt5_format },
-					   .last_word = plain_last_word };
+static const struct mqtt_transport mqtt_plain = { .reply = plain_reply,
+						  .formats = { &mqtt_format, &mqtt5_format },
+						  .last_word = plain_last_word };
+
+const struct mqtt_transport *mqtt_transports[2] = { &mqtt_plain };
 
 static bool reply(struct mqtt_session *m, const char *bytes, size_t n)
 {
-	return n == 0 || m->transport->reply(mqtt_connection(m), (struct span){ bytes, n });
+	return n == 0 || mqtt_transport(m)->reply(mqtt_connection(m), (struct span){ bytes, n });
 }
 
 /* ---- ends ---- */
@@ -65,9 +67,9 @@ static const char *last_word(struct mqtt_session *m, unsigned reason, const char
 	if (m->level == MQTT_5 && m->says_why && why != NULL &&
 	    mqtt_connection(m)->subscriptions_n == 0) {
 		(void)reply(m, out, mqtt_put_disconnect(reason, span_of(why), out));
-		return m->transport->last_word(0, reason);
+		return mqtt_transport(m)->last_word(0, reason);
 	}
-	return m->transport->last_word(m->level, reason);
+	return mqtt_transport(m)->last_word(m->level, reason);
 }
 
 /* The answer to a CONNECT that leads to nothing. */
@@ -82,7 +84,7 @@ void mqtt_refuse(struct mqtt_session *m, unsigned reason)
 	if (m->level > 0)
 		(void)reply(m, out, mqtt_put_connack(m->level, reason, &none, out));
 	if (c->state == CONNECTION_OPEN)
-		connection_fail(c, m->transport->last_word(0, reason));
+		connection_fail(c, mqtt_transport(m)->last_word(0, reason));
 }
 
 void mqtt_fail(struct mqtt_session *m, unsigned reason, const char *why)
@@ -120,7 +122,7 @@ const char *mqtt_session_say(struct connection *c, enum reason reason)
 	struct mqtt_session *m = mqtt_of(c);
 	char out[MQTT_CONNACK_MAX];
 
-	if (m == NULL || codes[reason] == 0)
+	if (codes[reason] == 0)
 		return NULL;
 	if (m->state == MQTT_CONNECTED)
 		return last_word(m, codes[reason], reason_words[reason]);
@@ -133,7 +135,7 @@ const char *mqtt_session_say(struct connection *c, enum reason reason)
 								       : codes[reason],
 					     &none, out));
 	}
-	return m->transport->last_word(0, codes[reason]);
+	return mqtt_transport(m)->last_word(0, codes[reason]);
 }
 
 const char *mqtt_session_farewell(const struct connection *c, bool bye)
@@ -141,5 +143,5 @@ const char *mqtt_session_farewell(const struct connection *c, bool bye)
 	const struct mqtt_session *m = mqtt_of(c);
 
 	(void)bye;
-	return m != NULL ? m->transport->last_word(0, MQTT_SUCCESS) : NULL;
+	return mqtt_transport(m)->last_word(0, MQTT_SUCCESS);
 }

@@ -90,7 +90,7 @@ static void answer_if_done(struct mqtt_session *m)
 	at = p->bytes + MQTT_SUBACK_HEAD_MAX - n;
 	memcpy(at, head, n);
 	m->work->pending = NULL;
-	if (m->transport->reply(mqtt_connection(m), (struct span){ at, n + codes }) &&
+	if (mqtt_transport(m)->reply(mqtt_connection(m), (struct span){ at, n + codes }) &&
 	    m->work->giving != NULL)
 		mqtt_give(m);
 	memory_free(p);
@@ -152,7 +152,7 @@ static void give(struct mqtt_session *m, struct block *b)
 	size_t n = out != NULL ? mqtt_retained(m->level, m->maximum_packet, &run, out) : 0;
 
 	counters->matched++;
-	if (n > 0 && m->transport->reply(c, (struct span){ out, n }))
+	if (n > 0 && mqtt_transport(m)->reply(c, (struct span){ out, n }))
 		counters->delivered++;
 	else
 		counters->dropped[out != NULL ? DROP_UNENCODABLE : DROP_MEMORY]++;
@@ -278,7 +278,7 @@ static void end_before(struct mqtt_session *m, struct mqtt_subscription *s)
 		return;
 	subscription_end(s->before);
 	s->before = NULL;
-	m->leaving_n--;
+	m->work->leaving_n--;
 	hurry(m, s->subscription);
 }
 
@@ -294,7 +294,8 @@ void mqtt_end_left(struct mqtt_session *m)
 {
 	struct named *n;
 
-	for (size_t at = 0; m->leaving_n > 0 && (n = few_next(&m->subscriptions, &at)) != NULL;) {
+	for (size_t at = 0;
+	     m->work->leaving_n > 0 && (n = few_next(&m->subscriptions, &at)) != NULL;) {
 		struct mqtt_subscription *s = (struct mqtt_subscription *)(void *)n;
 
 		if (s->before != NULL && !s->asked)
@@ -306,7 +307,7 @@ void mqtt_session_missed(struct connection *c, struct subscription *sub)
 {
 	const struct mqtt_subscription *s = sub->session;
 
-	if (mqtt_of(c)->leaving_n == 0)
+	if (mqtt_of(c)->work == NULL || mqtt_of(c)->work->leaving_n == 0)
 		return;
 	/* It goes on behind the other one all the same. */
 	if (s != NULL && s->before != NULL && s->subscription == sub)
@@ -334,7 +335,7 @@ static void take_place_of(struct mqtt_session *m, struct mqtt_subscription *s)
 	struct subscription *before = s->before;
 
 	if (c->state == CONNECTION_OPEN) {
-		m->leaving_n++;
+		m->work->leaving_n++;
 		subscription_leave(before);
 		subscription_hold(s->subscription);
 		end_before_if_done(m, s);
@@ -436,7 +437,7 @@ static void ask(struct mqtt_session *m, struct mqtt_subscription *s, const struc
 		.name = a->name,
 		.pattern = a->pattern ? PATTERN_MQTT : PATTERN_NONE,
 		.group = a->group,
-		.wire.format = m->transport->formats[m->level == MQTT_5],
+		.wire.format = mqtt_transport(m)->formats[m->level == MQTT_5],
 		.replay.kind = retained && !a->pattern && a->group.len == 0 ? REPLAY_RETAINED
 									    : REPLAY_NONE,
 		.session = s,

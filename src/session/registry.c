@@ -120,6 +120,7 @@ const struct protocol mqtt_protocol = {
 	.farewell = mqtt_session_farewell,
 	.logged_in = mqtt_session_logged_in,
 	.missed = mqtt_session_missed,
+	.news = mqtt_session_news,
 	.resume = mqtt_session_resume,
 	.silent = mqtt_session_silent,
 	.held = mqtt_session_held,

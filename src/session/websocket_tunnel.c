@@ -1,5 +1,6 @@
 #include "session/websocket_tunnel.h"
 
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -12,14 +13,14 @@
 #include "session/nats.h"
 #include "session/registry.h"
 
-/* In the connection, where the session inside has a pointer of its own first. */
+/* In the connection, behind the session inside. */
 struct tunnel_session {
-	void *inner;
+	char inner[SESSION_BYTES - sizeof(void *)];
 	struct websocket_reader *reader; /* NULL: no frame has begun */
-	char closing[6];                 /* what its client's Close is answered with; or "" */
 };
 
-_Static_assert(sizeof(struct tunnel_session) <= SESSION_BYTES, "it lies in the connection");
+_Static_assert(sizeof(struct tunnel_session) == SESSION_BYTES, "it lies in the connection");
+_Static_assert(sizeof(struct mqtt_session) <= offsetof(struct tunnel_session, reader), "as above");
 
 static struct tunnel_session *tunnel_of(const struct connection *c)
 {
@@ -53,7 +54,6 @@ static void handle(struct connection *c, const struct websocket_event *e)
 		pong(c, e->bytes);
 		break;
 	case WEBSOCKET_EVENT_CLOSE:
-		websocket_close_word(e->close_code, tunnel_of(c)->closing);
 		connection_goodbye(c);
 		break;
 	case WEBSOCKET_EVENT_ERROR:
@@ -81,7 +81,7 @@ static void received(struct connection *c, struct span bytes)
 		websocket_decode(t->reader, &bytes, UINT64_MAX, &e);
 		handle(c, &e);
 	} while (e.kind != WEBSOCKET_EVENT_MORE && c->state == CONNECTION_OPEN);
-	if (!websocket_reader_idle(t->reader))
+	if (!websocket_reader_idle(t->reader) || websocket_reader_closing(t->reader) != NULL)
 		return;
 	websocket_reader_free(t->reader);
 	t->reader = NULL;
@@ -89,9 +89,10 @@ static void received(struct connection *c, struct span bytes)
 
 static const char *farewell(const struct connection *c, bool bye)
 {
-	const struct tunnel_session *t = tunnel_of(c);
+	const struct websocket_reader *reader = tunnel_of(c)->reader;
+	const char *closing = reader != NULL ? websocket_reader_closing(reader) : NULL;
 
-	return t->closing[0] != 0 ? t->closing : kind_of(c)->inner->farewell(c, bye);
+	return closing != NULL ? closing : kind_of(c)->inner->farewell(c, bye);
 }
 
 static void tunnel_free(struct connection *c)
@@ -202,14 +203,15 @@ struct websocket_tunnel websocket_mqtt = { .binary_only = true };
 
 void websocket_mqtt_begin(struct connection *c)
 {
-	if (mqtt_session_open(c, &mqtt_framed, true))
-		limit_handshake(c);
+	mqtt_of(c)->framed = true;
+	limit_handshake(c);
 }
 
 void websocket_tunnels_init(const struct protocol *nats, const struct protocol *mqtt)
 {
 	websocket_nats.inner = nats;
 	websocket_mqtt.inner = mqtt;
+	mqtt_transports[true] = &mqtt_framed;
 	write_mqtt_words();
 	init(&websocket_nats);
 	init(&websocket_mqtt);

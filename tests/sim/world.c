@@ -998,8 +998,7 @@ static void check_empty(long before)
 			sim_fail("shard %u still knows patterns", i);
 		kept += kept_by_patterns(s);
 		kept += session_shared(s)->intakes.spare_n;
-		kept += (s->sockets.slots != NULL) + (s->home.topics.slots != NULL) +
-			slots_of(&s->audience.interests) +
+		kept += (s->home.topics.slots != NULL) + slots_of(&s->audience.interests) +
 			slots_of(&session_shared(s)->mqtt.identities);
 		for (enum mailbox_lane lane = 0; lane < LANES; lane++)
 			for (unsigned to = 0; to < sim.broker.shards_n; to++)

@@ -58,13 +58,11 @@ static void a_websockets_close_says_them(void **state)
 /* As they are, and in frames. */
 static void mqtt_has_a_code_for_them(void **state)
 {
-	struct mqtt_session session = { .transport = &mqtt_plain,
-					.state = MQTT_CONNECTED,
-					.level = MQTT_5 };
-	struct connection c = { .session = { (uint64_t)(uintptr_t)&session } };
+	struct connection c = { .state = CONNECTION_OPEN };
 
 	(void)state;
-	session.connection = &c;
+	mqtt_of(&c)->state = MQTT_CONNECTED;
+	mqtt_of(&c)->level = MQTT_5;
 	for (enum reason r = REASON_NONE + 1; r < REASONS; r++) {
 		const char *word = mqtt_session_say(&c, r);
 

@@ -1019,6 +1019,67 @@ static void whoever_is_not_listened_to_is_not_silent(void **state)
 	world_end();
 }
 
+static void limit_no_silence(struct config *c)
+{
+	limit_memory(c);
+	c->limits.idle_seconds = 0;
+}
+
+static struct client *mqtt_client(char id, unsigned keep_alive)
+{
+	const char connect[] = {
+		0x10, 13, 0, 4, 'M', 'Q', 'T', 'T', 4, 2, (char)(keep_alive >> 8), (char)keep_alive,
+		0,    1,  id
+	};
+	struct client *c = world_client();
+
+	client_say(c, connect, sizeof(connect));
+	world_rest();
+	assert_int_equal(c->line_n, 4);
+	return c;
+}
+
+/* Whatever its keep alive; who is sent something is not silent, as elsewhere. The limit may be new.
+ */
+static void an_mqtt_client_is_silent_as_long_as_others(void **state)
+{
+	static const char subscribe[] = { (char)0x82, 6, 0, 1, 0, 1, 't', 0 };
+	static const char ping[] = { (char)0xc0, 0 };
+	struct client *hears_all, *asks, *silent, *timeless, *publisher, *lines;
+
+	(void)state;
+	world_adjust = limit_no_silence;
+	memory_limit = 1 << 30;
+	begin(1);
+	sim.broker.listeners[0].protocols |= CONFIG_PROTOCOL_MQTT;
+	hears_all = mqtt_client('h', 3600);
+	client_say(hears_all, subscribe, sizeof(subscribe));
+	asks = mqtt_client('a', 3600);
+	silent = mqtt_client('s', 3600);
+	timeless = mqtt_client('t', 0);
+	publisher = client_who_says("PUBLISH t\r\n");
+	lines = client_who_says("SUBSCRIBE quiet\r\n");
+	world_pass(100 * NS_PER_S);
+	assert_false(silent->over || timeless->over);
+	world_adjust = limit_silence;
+	world_reload();
+	for (unsigned i = 0; i < 4 * IDLE_SECONDS; i++) {
+		if (i != IDLE_SECONDS && i != IDLE_SECONDS + 1) {
+			assert_true(silent->over == (i > IDLE_SECONDS));
+			assert_true(timeless->over == (i > IDLE_SECONDS));
+		}
+		publish(publisher, 3);
+		client_say(asks, ping, sizeof(ping));
+		/* The world counts ends of lines, which an MQTT message has none of. */
+		say(lines, "PING\r\n");
+		world_pass(NS_PER_S);
+		assert_false(hears_all->over || asks->over);
+	}
+	world_pass((IDLE_SECONDS + 2) * NS_PER_S);
+	assert_true(hears_all->over && asks->over);
+	world_end();
+}
+
 enum { BODY_BYTES = 100000, MOUTHFUL = 10, PAUSE_SECONDS = 20 };
 
 static void take_long_bodies(struct config *c)
@@ -2369,6 +2430,7 @@ int main(void)
 		cmocka_unit_test(whoever_has_been_told_the_last_word_counts_until_it_has_gone),
 		cmocka_unit_test(it_is_silent_when_neither_side_says_anything),
 		cmocka_unit_test(whoever_is_not_listened_to_is_not_silent),
+		cmocka_unit_test(an_mqtt_client_is_silent_as_long_as_others),
 		cmocka_unit_test(a_body_waits_for_a_slow_reader_as_long_as_it_reads),
 		cmocka_unit_test(an_ipv6_network_counts_as_one_address),
 		cmocka_unit_test(an_event_stream_beyond_a_limit_is_sent_away_for_a_while),

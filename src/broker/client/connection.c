@@ -92,10 +92,12 @@ void connection_interject(struct connection *c)
  * there. */
 static void count_unlooked(struct connection *c, size_t sent_bytes)
 {
-	bool listed = c->unlooked_bytes >= LOOK_BYTES;
+	size_t bytes = c->unlooked_bytes + KERNEL_SEND_BYTES + sent_bytes;
 
-	c->unlooked_bytes += KERNEL_SEND_BYTES + (uint32_t)sent_bytes;
-	if (listed || c->unlooked_bytes < LOOK_BYTES)
+	if (c->unlooked_bytes == LOOK_BYTES)
+		return;
+	c->unlooked_bytes = bytes < LOOK_BYTES ? (uint16_t)bytes : LOOK_BYTES;
+	if (bytes < LOOK_BYTES)
 		return;
 	list_remove(&c->link);
 	list_append(&c->shard->clients.unlooked, &c->link);

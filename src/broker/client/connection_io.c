@@ -27,7 +27,7 @@ void connection_publish(struct connection *c, struct block *b)
 {
 	struct shard *s = c->shard;
 
-	c->publishes_to = b->hash;
+	c->publishes_to = shard_hold_place(s, b->hash);
 	c->published = true;
 	shard_publish(s, b);
 	if (!shard_congested(s, c->publishes_to) || !list_empty(&c->waiting))

@@ -72,7 +72,7 @@ void connection_walk(struct connection *c, enum connection_walk walk)
 {
 	if (walk < c->walk)
 		return;
-	c->walk = (uint8_t)walk;
+	c->walk = walk & 7;
 	c->walk_left = c->subscriptions_n;
 	if (!connection_walk_on(c))
 		connection_turn(c);

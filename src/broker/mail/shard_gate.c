@@ -18,17 +18,15 @@ bool shard_gate_open(void *context, enum mailbox_lane lane)
 		(!mail_lags(&s->mail) && (!no_memory(s) || s->budget.nobody_to_evict)));
 }
 
-bool shard_congested(struct shard *s, uint64_t hash)
+bool shard_congested(struct shard *s, struct hold_place place)
 {
-	unsigned home = shard_home(s, hash);
-
 	if (no_memory(s)) {
 		s->budget.held_up = true;
 		return true;
 	}
-	if (atomic_load(&s->broker->held[hash % HOLD_BUCKETS]) > 0)
+	if (atomic_load(&s->broker->held[place.bucket]) > 0)
 		return true;
-	return home == s->id ? mail_lags(&s->mail) : mail_congested(&s->mail, home);
+	return place.home == s->id ? mail_lags(&s->mail) : mail_congested(&s->mail, place.home);
 }
 
 void shard_hold(struct shard *s, uint64_t hash)
