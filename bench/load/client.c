@@ -58,12 +58,14 @@ void client_lost(struct client *c, int error)
 		client_fail(c, "the broker closed the connection");
 }
 
+/* While the cipher has something to say itself, `sent` follows. */
 static void say_hello(struct client *c)
 {
 	struct handshake *h = c->handshake;
 	struct iovec span = { h->hello + h->said, h->hello_len - h->said };
 
-	socket_send(&c->worker->sockets, &c->socket, &span, 1);
+	if (!c->socket.sending)
+		socket_send(&c->worker->sockets, &c->socket, &span, 1);
 }
 
 /* Takes the answers that have come but for the last. */
@@ -293,6 +295,8 @@ static void sent(struct socket *socket, int result)
 {
 	struct client *c = (struct client *)(void *)socket;
 
+	if (socket->closing)
+		return;
 	/* Nothing of it has gone: there was no buffer to seal it in. */
 	c->pong |= c->answering && result == 0;
 	c->sent(c, result);

@@ -85,8 +85,6 @@ static void sent(struct client *c, int result)
 	struct publisher *p = (struct publisher *)(void *)c;
 	size_t n = result > 0 ? (size_t)result : 0;
 
-	if (c->socket.closing)
-		return;
 	if (c->answering) {
 		c->answering = false;
 		publisher_ready(p);
@@ -108,7 +106,9 @@ static void sent(struct client *c, int result)
 	}
 	p->spans[0].iov_base = (char *)p->spans[0].iov_base + n;
 	p->spans[0].iov_len -= n;
-	socket_send(&c->worker->sockets, &c->socket, p->spans, p->spans_n);
+	/* While the cipher has something to say itself, `sent` follows. */
+	if (!c->socket.sending)
+		socket_send(&c->worker->sockets, &c->socket, p->spans, p->spans_n);
 }
 
 /* What the broker says to a publisher is mostly of no interest; a complaint is. */

@@ -48,7 +48,8 @@ struct socket_events {
 	/* len > 0: bytes, valid until it returns (into the owner's memory: data is that memory).
 	 * len 0: end of file, or error (-errno, -TLS_*). */
 	void (*received)(struct socket *socket, const char *data, size_t len, int error);
-	/* A send ended: how many of its bytes went, or -errno. */
+	/* A send ended: how many of its bytes went, or -errno. A secure socket may be `sending` all
+	 * the same, what the cipher has to say by itself: `sent` follows, with 0. */
 	void (*sent)(struct socket *socket, int result);
 	/* The fd is closed, nothing is in flight: the memory is the owner's again. */
 	void (*closed)(struct socket *socket);
