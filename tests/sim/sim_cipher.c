@@ -220,8 +220,7 @@ bool sim_tls_secure(const struct sim_tls *t)
 
 bool sim_tls_ended(const struct sim_tls *t)
 {
-	/* Or a part of it: the broker closes as soon as it has said so, and a send may be short. */
-	return t->notice_heard || ((sim.params.faults & 1u << FAULT_SHORT) && t->out.n > 0);
+	return t->notice_heard;
 }
 
 bool sim_tls_has(const struct sim_tcp *w)

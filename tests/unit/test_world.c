@@ -2410,9 +2410,41 @@ static void who_goes_while_it_waits_for_a_buffer_leaves_nothing_behind(void **st
 	world_end();
 }
 
+/* Both sides say their end at about the same time: theirs is no reason to take ours back. */
+static void a_close_notify_goes_out_whole_though_the_other_has_come(void **state)
+{
+	const struct sim_params params = {
+		.seed = 1, .schedule = 1, .shards = 1, .faults = 1u << FAULT_TLS
+	};
+	struct client *publisher;
+	struct shard *s;
+	size_t room;
+
+	(void)state;
+	world_begin(&params, false);
+	s = &sim.broker.shards[0];
+	publisher = client_who_says("PUBLISH t\r\n");
+	assert_memory_equal(publisher->line, "OK\r\n", 4);
+	/* The kernel has no room for it yet. */
+	room = publisher->wire.out.max;
+	publisher->wire.out.max = 0;
+	say(publisher, "BYE\r\n");
+	world_halt();
+	publisher->said_all = true;
+	publisher->ending = END_FIN;
+	world_halt();
+	assert_int_equal(s->clients.connections_n, 1);
+	publisher->wire.out.max = room;
+	world_rest();
+	assert_true(sim_tls_ended(publisher->wire.tls));
+	assert_int_equal(s->clients.connections_n, 0);
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(a_close_notify_goes_out_whole_though_the_other_has_come),
 		cmocka_unit_test(many_who_ask_for_figures_wait_for_one_collection),
 		cmocka_unit_test(few_who_ask_for_figures_need_not_wait_for_long),
 		cmocka_unit_test(all_who_do_not_take_their_figures_hold_one_text),

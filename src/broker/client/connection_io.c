@@ -57,8 +57,10 @@ static void received(struct socket *socket, const char *data, size_t len, int er
 		c->protocol->last(c);
 	if (error == -TLS_REFUSED && c->state == CONNECTION_OPEN)
 		connection_finish(c, NULL); /* the alert shall not be lost in a reset */
-	else if (error != 0 || c->state == CONNECTION_LINGERING)
+	else if (error != 0 || (c->state == CONNECTION_LINGERING && !socket->sending))
 		connection_close(c, DROP_CLOSED);
+	else if (c->state == CONNECTION_LINGERING)
+		return; /* their close_notify has come, ours goes out whole */
 	else if (c->state != CONNECTION_OPEN)
 		connection_flush(c); /* finishing: it may still be reading */
 	else if (c->protocol->ended != NULL)
