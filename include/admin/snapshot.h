@@ -31,7 +31,7 @@ struct snapshot {
 	struct ring_counts ring;
 	struct tls_counts tls;
 	uint64_t accepts_refused_by_rate;
-	struct histogram send_gap, hash;
+	struct histogram send_gap, hash, upstream_publish;
 	struct snapshot_latency doors[DOORS], sections[LATENCY_SECTIONS];
 	uint64_t sends, topics, history_bytes, letters_waiting;
 	uint32_t connections, subscriptions, waiting;

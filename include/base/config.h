@@ -124,6 +124,7 @@ struct config_topic {
 	uint64_t linger_seconds;
 	bool passing;
 	enum config_order order;
+	bool strict_order;
 	unsigned pace;  /* in hundredths */
 	size_t section; /* the how manyth topic section it is; 0: the topics section */
 };

@@ -57,9 +57,9 @@ struct shard_counters {
 	uint64_t memory_history, memory_refused, memory_evicted;
 	uint64_t auth[HOWS][AUTH_RESULTS]; /* credentials */
 	uint64_t denied[ACCESS_ACTIONS];   /* to whoever was there */
-	/* Of the connection to a cluster: whether it is there, how often it came; its topics that
-	 * are subscribed to, messages not answered, gaps told. */
-	uint64_t upstream_up, upstream_connects, upstream_interests, upstream_unanswered;
+	/* Of the connection to a cluster: whether it is there, how often it came again; its topics
+	 * that are subscribed to, messages not answered, gaps told. */
+	uint64_t upstream_up, upstream_reconnects, upstream_interests, upstream_unanswered;
 	uint64_t upstream_gaps[UPSTREAM_GAPS];
 	/* With a log: blocks sent again, messages that came twice, holes and those that were
 	 * filled, times it was another one, acknowledgements of what was not there. */

@@ -31,6 +31,7 @@ struct fetching {
 enum fetch_kind {
 	FETCH_ABOUT,   /* the topic */
 	FETCH_MESSAGE, /* by number */
+	FETCH_NEXT,    /* the first from that number on */
 	FETCH_LAST,
 	FETCH_VERSION, /* the newest, once one with this version or a newer one is there */
 	FETCH_FIGURES, /* what floor 5 makes for operators; wanted[0] says which */

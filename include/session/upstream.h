@@ -29,13 +29,15 @@
  * upstream_log.c the stream and what is missing, upstream_past.c what was before,
  * upstream_waiting.c subscribers that wait, upstream_receive.c makes blocks of what comes,
  * upstream_publish.c has what goes up,
- * upstream_inbox.c subjects and answers. The shard's thread only.
+ * upstream_ids.c what has come before, upstream_inbox.c subjects and answers. The shard's thread
+ * only.
  */
 
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/histogram.h"
 #include "base/list.h"
 #include "base/server.h"
 #include "base/span.h"
@@ -141,8 +143,9 @@ struct upstream {
 	/* What was published here, and letters that wait behind it: all in order; and those that
 	 * have not been sent, or sent and not come back yet. */
 	struct list pending, unwritten, unanswered;
-	struct list passed;       /* that leave nothing behind, until the next PONG */
-	uint64_t messages, bytes; /* of all */
+	struct list passed;            /* that leave nothing behind, until the next PONG */
+	uint64_t messages, bytes;      /* of all */
+	struct histogram publish_time; /* until they were there */
 	uint64_t ids;
 	char nonce[UPSTREAM_NONCE + 1];
 
@@ -199,7 +202,8 @@ struct upstream_topic {
 	struct list link;                      /* by its state */
 	struct list linger, held, awaited;     /* the upstream's */
 	struct subscribe_letter *first, *last; /* subscribers that wait for it to stand */
-	struct list unwritten;                 /* published, but it does not stand */
+	struct list unwritten; /* published, but it does not stand, or another one is on its way */
+	const void *flying;    /* that one, where one goes up at a time; else NULL */
 
 	/* With a log: */
 	uint64_t epoch;     /* that its number is of; 0: none */
@@ -217,6 +221,10 @@ struct upstream_topic {
 	struct list parked; /* messages that came before others that are missing */
 	size_t parked_bytes;
 	struct list asks, hole, tail; /* the upstream's */
+	/* The last ids that have come, as hashes: those of repetitions are odd. */
+	uint64_t *ids;
+	uint32_t ids_n, ids_slots;
+	bool repeated; /* some of them are */
 	/* What is fetched of its past. */
 	struct {
 		struct list link; /* the upstream's */
@@ -357,6 +365,16 @@ void upstream_hand_on(struct upstream *upstream, struct block *block);
 /* Answers a message that is in the log now. */
 void upstream_acknowledge(struct upstream *upstream, struct span reply, uint64_t number,
 			  bool duplicate);
+
+/* upstream_ids.c */
+
+enum { UPSTREAM_REPETITIONS_MAX = 2 };
+/* An id without the "~1" or "~2" of its repetitions. */
+struct span upstream_id_first(struct span id);
+/* Remembers the id of a message that has come. True: it is the repetition of one that has come
+ * before, or the other way round. */
+bool upstream_id_came(struct upstream_topic *topic, struct span id);
+void upstream_ids_release(struct upstream_topic *topic);
 
 /* upstream_passing.c */
 

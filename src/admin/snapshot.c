@@ -5,6 +5,8 @@
 
 #include "base/clock.h"
 #include "base/memory.h"
+#include "session/shared.h"
+#include "session/upstream.h"
 #include "topic/topic.h"
 
 enum {
@@ -79,6 +81,8 @@ static void take(struct shard *s, struct snapshot *snap)
 	snap->tls = s->sockets.tls.counts;
 	snap->accepts_refused_by_rate = s->accepting.refused_by_rate;
 	snap->hash = s->logins.hash;
+	if (session_shared(s)->upstream != NULL)
+		snap->upstream_publish = session_shared(s)->upstream->publish_time;
 	for (unsigned i = 0; i < DOORS; i++)
 		take_latency(&s->latencies->doors[i], &snap->doors[i]);
 	for (unsigned i = 0; i < LATENCY_SECTIONS; i++)

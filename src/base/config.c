@@ -178,6 +178,7 @@ const struct key config_keys[] = {
 	KEY(topic, linger_seconds, NUMBER("60", 0, YEAR)),
 	KEY(topic, passing, FLAG("false")),
 	KEY(topic, order, WORD("topic", "topic|section")),
+	KEY(topic, strict_order, FLAG("false")),
 	KEY(topic, pace, DECIMAL("1.0", 0, 100)),
 
 	KEY(limits, connections, NUMBER("65536", 1, 16 * MILLION)),

@@ -327,6 +327,13 @@ static void handle_topic(struct connection *c, const struct http_request *r, str
 			http_error(c, 400, "malformed _HLS_msn or _HLS_part");
 			return;
 		}
+	} else if (slash != NULL && span_equal(what, SPAN("next"))) {
+		kind = FETCH_NEXT;
+		if (!http_number(http_query(r->query, SPAN("after")), &wanted[0]) ||
+		    wanted[0]++ == UINT64_MAX) {
+			http_error(c, 400, "malformed after");
+			return;
+		}
 	} else if (slash != NULL) {
 		kind = FETCH_MESSAGE;
 		/* One message, one address: caches go by it. */
@@ -401,7 +408,7 @@ static void route_fetched(struct shard *s, struct fetch_letter *l)
 						      .body = l->body,
 						      .hold = l->block });
 	} else {
-		if (l->kind == FETCH_MESSAGE)
+		if (l->kind == FETCH_MESSAGE || l->kind == FETCH_NEXT)
 			snprintf(cache, sizeof(cache), "public, max-age=%" PRIu64 ", immutable",
 				 l->max_age_s);
 		else if (l->kind == FETCH_VERSION)

@@ -152,7 +152,7 @@ static void rise(struct upstream *u)
 	u->backoff_ns = u->config->reconnect_ms_min * NS_PER_MS;
 	u->told = false;
 	u->shard->counters.upstream_up = 1;
-	u->shard->counters.upstream_connects++;
+	u->shard->counters.upstream_reconnects += u->nth > 1;
 	set_cut_off(u, false);
 	upstream_inbox_begin(u);
 	log_info("upstream: reactor %u is connected to %s (%s, nats-server %s%s)", u->shard->id,

@@ -366,7 +366,10 @@ static void take(struct upstream *u, struct upstream_topic *ut, const struct ups
 	expect(ut, m->number);
 	if (m->number > ut->confirmed)
 		ut->confirmed = m->number;
-	upstream_take(u, ut, m);
+	if (upstream_id_came(ut, nats_header(m->headers, SPAN("Nats-Msg-Id"))))
+		u->shard->counters.upstream_duplicates++;
+	else
+		upstream_take(u, ut, m);
 }
 
 /* Delivers what was parked as far as it follows on. */

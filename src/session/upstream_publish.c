@@ -40,12 +40,16 @@ struct pending {
 	struct upstream_topic *topic;
 	uint64_t ping; /* without a log: it is there when so many have been answered */
 	uint64_t at_ns, sent_ns;
-	uint64_t id; /* of its first message; 0: it has never been sent */
+	uint64_t id;            /* of its first message; 0: it has never been sent */
+	uint64_t epoch, number; /* of its topic's last message when it was first sent */
 	uint32_t messages, came_n;
-	bool passing; /* it leaves nothing behind, and has no topic */
-	bool holds;   /* and its publishers wait */
-	bool keyed;   /* some message of it has an id of its publisher's, */
-	bool asks;    /* or wants an answer */
+	bool passing;       /* it leaves nothing behind, and has no topic */
+	bool holds;         /* and its publishers wait */
+	bool strict;        /* one message of its topic after the other goes up */
+	bool goes_on;       /* the next one does so now */
+	uint8_t repetition; /* its messages go up under ids of that one (upstream_ids.c) */
+	bool keyed;         /* some message of it has an id of its publisher's, */
+	bool asks;          /* or wants an answer */
 	bool duplicate;
 	size_t bytes;
 	uint64_t hash;             /* of its name */
@@ -167,6 +171,7 @@ void upstream_publish(struct upstream *u, struct upstream_topic *ut, struct bloc
 	t->known = true;
 	p->block = b;
 	p->topic = ut;
+	p->strict = u->log && t->settings->strict_order;
 	p->bytes = block_bytes(b);
 	add(u, p);
 	list_append(&u->unwritten, &p->link);
@@ -209,6 +214,11 @@ bool upstream_publish_drained(const struct upstream *u)
 
 static void forget(struct upstream *u, struct pending *p)
 {
+	if (p->topic != NULL && p->topic->flying == p) {
+		p->topic->flying = NULL;
+		if (p->topic->state == UPSTREAM_STANDS)
+			upstream_publish_stands(u, p->topic);
+	}
 	list_remove(&p->order);
 	list_remove(&p->link);
 	u->messages -= p->messages;
@@ -254,9 +264,16 @@ static void fail(struct upstream *u, struct pending *p, int error)
 	settle(u, p);
 }
 
+static void note_time(struct upstream *u, const struct pending *p)
+{
+	if (p->messages > 0)
+		histogram_add_many(&u->publish_time, upstream_now(u) - p->at_ns, p->messages);
+}
+
 /* It is in the cluster. */
 static void succeed(struct upstream *u, struct pending *p)
 {
+	note_time(u, p);
 	if (p->block != NULL && p->block->receipt != NULL)
 		home_acknowledge(u->shard, p->block, p->passing ? 0 : p->topic->epoch,
 				 p->acknowledged_max);
@@ -273,6 +290,17 @@ static void put_field(struct upstream_bytes *to, const char *name, struct span v
 		return;
 	to->len += (size_t)snprintf(to->data + to->len, to->room - to->len, "%s: %.*s\r\n", name,
 				    (int)value.len, value.data);
+}
+
+/* Under an id of its publisher's, or the next one. */
+static void put_id(struct upstream_bytes *to, struct span id, unsigned repetition)
+{
+	char behind[8] = "";
+
+	if (repetition > 0)
+		snprintf(behind, sizeof(behind), "~%u", repetition);
+	to->len += (size_t)snprintf(to->data + to->len, to->room - to->len,
+				    "Nats-Msg-Id: %.*s%s\r\n", (int)id.len, id.data, behind);
 }
 
 bool upstream_scratch(struct upstream *u, size_t bytes)
@@ -305,30 +333,35 @@ static struct span headers_up(struct upstream *u, const struct pending *p, const
 	bool one = b->form == RUN_ONE, named = !p->passing && (u->log || b->receipt != NULL);
 	struct span version = one ? block_version(b) : r->version,
 		    encoding = one ? block_encoding(b) : (struct span){ NULL, 0 };
-	struct span own = r->headers;
-	struct span key = key_of(b, r);
+	struct span own = r->headers, line = SPAN("NATS/1.0\r\n"), key = key_of(b, r);
+	bool says = own.len >= 4 && b->key_len == 0 && key.len > 0;
 	char text[ID_MAX];
 
 	if (own.len == 0 && r->type.len == 0 && version.len == 0 && encoding.len == 0 && !named)
 		return (struct span){ NULL, 0 };
-	if (!upstream_scratch(u, own.len + r->type.len + version.len + encoding.len + b->key_len +
-					 256))
+	if (!upstream_scratch(u,
+			      own.len + r->type.len + version.len + encoding.len + key.len + 256))
 		return (struct span){ NULL, 0 };
+	if (own.len >= 4)
+		line.len = (size_t)((const char *)memchr(own.data, '\n', own.len) - own.data) + 1;
+	memcpy(u->scratch.data, own.len >= 4 ? own.data : line.data, line.len);
+	u->scratch.len = line.len;
+	if (named && key.len == 0) {
+		snprintf(text, sizeof(text), "%s-%" PRIu64, u->nonce, id);
+		key = span_of(text);
+	}
+	/* The first one counts. */
+	if (named && (!says || p->repetition > 0))
+		put_id(&u->scratch, key, p->repetition);
 	if (own.len >= 4) {
-		memcpy(u->scratch.data, own.data, own.len - 2);
-		u->scratch.len = own.len - 2;
+		memcpy(u->scratch.data + u->scratch.len, own.data + line.len,
+		       own.len - line.len - 2);
+		u->scratch.len += own.len - line.len - 2;
 	} else {
-		memcpy(u->scratch.data, "NATS/1.0\r\n", 10);
-		u->scratch.len = 10;
 		/* Headers of their own say these themselves. */
 		put_field(&u->scratch, "Content-Type", r->type);
 		put_field(&u->scratch, "X-Version", version);
 		put_field(&u->scratch, "Content-Encoding", encoding);
-		put_field(&u->scratch, "Nats-Msg-Id", block_key(b));
-	}
-	if (named && key.len == 0) {
-		snprintf(text, sizeof(text), "%s-%" PRIu64, u->nonce, id);
-		put_field(&u->scratch, "Nats-Msg-Id", span_of(text));
 	}
 	memcpy(u->scratch.data + u->scratch.len, "\r\n", 2);
 	u->scratch.len += 2;
@@ -395,9 +428,14 @@ static void write_block(struct upstream *u, struct pending *p)
 	if (p->id == 0) {
 		p->id = u->ids + 1;
 		u->ids += p->messages;
+		p->epoch = p->topic->epoch;
+		p->number = p->topic->number;
 	} else {
-		u->shard->counters.upstream_retries++;
+		u->shard->counters.upstream_retries += !p->goes_on;
 	}
+	p->goes_on = false;
+	if (p->strict)
+		p->topic->flying = p;
 	p->ping = u->pings + 1;
 	p->sent_ns = upstream_now(u);
 	u->unpinged |= !u->log;
@@ -410,6 +448,8 @@ static void write_block(struct upstream *u, struct pending *p)
 		p->keyed |= key_of(p->block, &r).len > 0;
 		p->asks |= r.reply.len > 0;
 		write_message(u, p, &r, p->id + at);
+		if (p->strict)
+			break;
 	}
 }
 
@@ -447,7 +487,8 @@ bool upstream_publish_write(struct upstream *u)
 		struct pending *p = LIST_ENTRY(u->unwritten.next, struct pending, link);
 
 		/* What comes back before the topic stands would be nobody's. */
-		if (u->log && p->topic->state != UPSTREAM_STANDS) {
+		if (u->log && (p->topic->state != UPSTREAM_STANDS ||
+			       (p->strict && p->topic->flying != NULL && p->topic->flying != p))) {
 			list_remove(&p->link);
 			list_append(&p->topic->unwritten, &p->link);
 			continue;
@@ -570,6 +611,16 @@ static struct pending *find_key(struct upstream *u, const struct upstream_topic 
 	return NULL;
 }
 
+/* The next of a block whose messages go up one by one. */
+static void go_on(struct upstream *u, struct pending *p)
+{
+	if (!p->strict || p->topic->flying != p)
+		return;
+	p->goes_on = true;
+	list_remove(&p->link);
+	list_append(u->unwritten.next, &p->link);
+}
+
 /* Whoever has published the message with a reply subject is answered as the stream would. */
 static void answer(struct upstream *u, const struct pending *p, uint32_t at, uint64_t number,
 		   bool duplicate)
@@ -589,7 +640,7 @@ static void answer(struct upstream *u, const struct pending *p, uint32_t at, uin
 struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *ut, struct span id,
 				    uint64_t number)
 {
-	struct span rest;
+	struct span first, rest;
 	struct pending *p;
 	struct block *b = NULL;
 	uint64_t n;
@@ -597,11 +648,14 @@ struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *u
 
 	if (id.len == 0 || list_empty(&u->pending))
 		return NULL;
-	rest = span_skip(id, id.len > UPSTREAM_NONCE ? UPSTREAM_NONCE + 1 : id.len);
+	first = upstream_id_first(id);
+	rest = span_skip(first, first.len > UPSTREAM_NONCE ? UPSTREAM_NONCE + 1 : first.len);
 	if (rest.len > 0 && memcmp(id.data, u->nonce, UPSTREAM_NONCE) == 0 && number_in(rest, &n))
 		p = find(u, n, &at);
 	else
 		p = find_key(u, ut, id, &at);
+	if (p == NULL && first.len < id.len)
+		p = find_key(u, ut, first, &at);
 	if (p == NULL || p->topic != ut || p->block == NULL || is_set(p->bits, at))
 		return NULL;
 	if (u->log)
@@ -615,41 +669,26 @@ struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *u
 	if (!u->log)
 		return b;
 	set(p->bits, at);
-	if (++p->came_n < p->messages)
+	if (++p->came_n < p->messages) {
+		go_on(u, p);
 		return b;
+	}
 	if (b == NULL)
 		block_unref(p->block);
+	note_time(u, p);
 	settle(u, p);
 	return b;
 }
 
-void upstream_publish_acknowledged(struct upstream *u, struct span id,
-				   const struct jetstream_ack *ack)
-{
-	struct pending *p;
-	uint64_t n;
-	uint32_t at;
-
-	if (!number_in(id, &n) || (p = find(u, n, &at)) == NULL || ack->error != 0)
-		return;
-	set(acknowledged_of(p), at);
-	p->duplicate |= ack->duplicate;
-	if (ack->number > p->acknowledged_max)
-		p->acknowledged_max = ack->number;
-	/* Somebody has published it before, with the same key, and it has come here. */
-	if (ack->duplicate && p->keyed && p->messages == 1 && !is_set(p->bits, at) &&
-	    ack->number <= p->topic->number) {
-		answer(u, p, at, ack->number, true);
-		succeed(u, p);
-	}
-}
-
-/* Whether each of its messages has come or been acknowledged. */
+/* Whether each of its messages that has gone up has come or been acknowledged. */
 static bool is_known(struct pending *p)
 {
-	for (uint32_t at = 0; at < p->messages; at++)
-		if (!is_set(p->bits, at) && !is_set(acknowledged_of(p), at))
-			return false;
+	for (uint32_t at = 0; at < p->messages; at++) {
+		if (is_set(p->bits, at))
+			continue;
+		if (p->strict || !is_set(acknowledged_of(p), at))
+			return is_set(acknowledged_of(p), at);
+	}
 	return true;
 }
 
@@ -681,6 +720,44 @@ static void expect(struct upstream *u, struct pending *p)
 	}
 }
 
+/* What there was of it is told as a gap, or was there before. */
+static void count_as_come(struct upstream *u, struct pending *p)
+{
+	uint32_t at = 0;
+
+	if (!p->strict || p->came_n + 1 >= p->messages) {
+		succeed(u, p);
+		return;
+	}
+	while (is_set(p->bits, at))
+		at++;
+	set(p->bits, at);
+	p->came_n++;
+	go_on(u, p);
+}
+
+/* Whether it may be among those that were told as a gap: then it came behind what was there when it
+ * was sent. */
+static bool may_be_skipped(const struct pending *p)
+{
+	return p->acknowledged_max <= p->topic->skipped &&
+	       (p->epoch != p->topic->epoch || p->acknowledged_max > p->number);
+}
+
+/* Under other ids, for the stream would take it for what it has. */
+static void repeat(struct upstream *u, struct pending *p)
+{
+	if (p->repetition == UPSTREAM_REPETITIONS_MAX) {
+		fail(u, p, -EHOSTUNREACH);
+		return;
+	}
+	p->repetition++;
+	p->acknowledged_max = 0;
+	p->duplicate = false;
+	memset(acknowledged_of(p), 0, words_of(p->messages) * sizeof(p->bits[0]));
+	write_block(u, p);
+}
+
 /* It has been on its way for a while. */
 static void look_after(struct upstream *u, struct pending *p)
 {
@@ -696,12 +773,35 @@ static void look_after(struct upstream *u, struct pending *p)
 		p->sent_ns = upstream_now(u);
 		list_remove(&p->link);
 		list_append(&u->unanswered, &p->link);
-	} else if (p->acknowledged_max <= ut->skipped || p->keyed) {
-		succeed(u, p);
+	} else if (may_be_skipped(p) || is_repetition(p)) {
+		count_as_come(u, p);
 	} else {
 		/* Another message stands where it should. */
 		u->shard->counters.upstream_false_acks++;
-		fail(u, p, -EHOSTUNREACH);
+		repeat(u, p);
+	}
+}
+
+void upstream_publish_acknowledged(struct upstream *u, struct span id,
+				   const struct jetstream_ack *ack)
+{
+	struct pending *p;
+	uint64_t n;
+	uint32_t at;
+
+	if (!number_in(id, &n) || (p = find(u, n, &at)) == NULL || ack->error != 0)
+		return;
+	set(acknowledged_of(p), at);
+	p->duplicate |= ack->duplicate;
+	if (ack->number > p->acknowledged_max)
+		p->acknowledged_max = ack->number;
+	/* Somebody has published it before, with the same key, and it has come here. */
+	if (ack->duplicate && p->keyed && p->messages == 1 && !is_set(p->bits, at) &&
+	    ack->number <= p->topic->number) {
+		answer(u, p, at, ack->number, true);
+		succeed(u, p);
+	} else if (p->acknowledged_max <= p->topic->number && is_known(p)) {
+		look_after(u, p);
 	}
 }
 

@@ -161,6 +161,7 @@ static void forgotten(struct shard *s, struct topic *t)
 	if (u->gathered == ut)
 		u->gathered = NULL;
 	t->tapped = NULL;
+	upstream_ids_release(ut);
 	memory_free(ut);
 }
 
@@ -533,6 +534,7 @@ void upstream_topics_release(struct upstream *u)
 			continue;
 		upstream_waiting_free(ut);
 		leave_log(u, ut);
+		upstream_ids_release(ut);
 		t->tapped = NULL;
 		memory_free(ut);
 	}

@@ -263,13 +263,58 @@ class Lossy:
         self.listener.close()
 
 
+class Forging(Lossy):
+    """Takes the first publications to a topic for itself, and acknowledges them as the message of some number."""
+
+    def __init__(self, server, topic, number, times):
+        self.topic, self.answer, self.times = topic.encode(), b'{"stream":"LIVE","seq":%d}' % number, times
+        super().__init__(server, lambda: False)
+
+    def up(self, near, far):
+        stream = near.makefile("rb")
+        try:
+            while line := stream.readline():
+                words = line.split()
+                if words[0] in (b"PUB", b"HPUB"):
+                    line += stream.read(int(words[-1]) + 2)
+                    if words[1] == self.topic and self.lost < self.times:
+                        self.lost += 1
+                        near.sendall(b"MSG %s 1 %d\r\n%s\r\n" % (words[2], len(self.answer), self.answer))
+                        continue
+                far.sendall(line)
+        except OSError:
+            pass
+        self.end(near, far)
+
+
+class Held(Lossy):
+    """Says nothing of what the server says while it is held."""
+
+    def __init__(self, server):
+        self.open = threading.Event()
+        self.open.set()
+        super().__init__(server, self.wait)
+
+    def wait(self):
+        self.open.wait()
+        return False
+
+
 def every(n):
     count = itertools.count(1)
     return lambda: next(count) % n == 0
 
 
+def metrics(host):
+    return get(host, "/metrics")[1].decode()
+
+
+def waiting_requests(host):
+    return sum(int(n) for n in re.findall(r"^broker_waiting_requests{.*} (\d+)$", metrics(host), re.M))
+
+
 def figure(host, name):
-    text = get(host, "/metrics")[1].decode()
+    text = metrics(host)
     return sum(float(n) for n in re.findall(rf"^broker_upstream_{name}(?:{{.*}})? ([\d.]+)$", text, re.M))
 
 
@@ -323,6 +368,98 @@ def test_what_the_stream_has_no_more_is_told_as_a_gap(log):
     again = b.subscribe("live.a", "LAST 10")
     assert again.take(10)[-1] == b"after"
     way.close()
+
+
+def test_what_is_acknowledged_at_another_messages_place_goes_up_again_under_another_id(log):
+    server = log.log_servers()
+    a = log.log_host()
+    for n in range(3):
+        post(a, "live.a", b"%d" % n)
+    way = Forging(server, "live.a", 2, 2)
+    program = Client(server)
+    program.subscribe("live.a")
+    b = log.log_host(upstream={"servers": [way.address]})
+    subscriber = a.subscribe("live.a")
+    post(b, "live.b", b"other")
+    status, answer = post(b, "live.a", b"x")
+    assert (status, answer["id"].split(":")[1]) == (200, "5")
+    _, headers, payload = program.message()
+    assert payload == b"x"
+    assert re.search(rb"^Nats-Msg-Id: [0-9a-f]{12}-\d+~2\r$", headers, re.M)
+    assert subscriber.take(1) == [b"x"]
+    assert figure(b, "false_acks_total") == 2
+    # A third time is refused.
+    way.times += 3
+    assert post(b, "live.a", b"y")[0] == 503
+    program.close()
+    way.close()
+
+
+def test_of_a_message_and_its_repetition_under_another_id_the_first_is_delivered(log):
+    server = log.log_servers()
+    hosts = [log.log_host(), log.log_host()]
+    subscribers = [h.subscribe("live.a") for h in hosts]
+    program = Client(server)
+    ids = ["x", "x~1", "x~2", "y~2", "y", "z", "z~3", *(f"n{n}" for n in range(100)), "n0~1", "n99~1", "end"]
+    for one in ids:
+        head = b"NATS/1.0\r\nNats-Msg-Id: %s\r\n\r\n" % one.encode()
+        program.say(b"HPUB live.a %d %d" % (len(head), len(head) + len(one)), head + one.encode())
+    kept = [one.encode() for one in ids if one not in ("x~1", "x~2", "y", "n0~1", "n99~1")]
+    for host, subscriber in zip(hosts, subscribers):
+        assert subscriber.take(len(kept)) == kept
+        assert figure(host, "gaps_total") == 0
+    assert post(hosts[0], "live.a", b"after")[1]["id"].endswith(f":{len(ids) + 1}")
+    program.close()
+
+
+def test_with_a_strict_order_one_message_of_a_topic_goes_up_at_a_time(log):
+    server = log.log_servers()
+    way = Held(server)
+    host = log.log_host(reactors=1, upstream={"servers": [way.address]}, topic={"live.strict": {"strict_order": True}})
+    strict, other = host.publisher("live.strict"), host.publisher("live.other")
+    subscriber = host.subscribe("live.strict")
+    host.subscribe("live.other")
+    program = Client(server)
+    program.subscribe("live.*")
+    way.open.clear()
+    strict.send_lines(b"1", b"2", b"3")
+    assert program.message()[2] == b"1"
+    other.send_lines(b"later")
+    # It goes up behind all of them that may.
+    while (message := program.message()[2]) == b"1":
+        pass
+    assert message == b"later"
+    way.open.set()
+    assert subscriber.take(3) == [b"1", b"2", b"3"]
+    assert strict.leave() == []
+    assert host.publisher("live.strict").leave() == []
+    program.close()
+    way.close()
+
+
+def test_who_waits_for_what_comes_next_gets_it_whatever_its_number_is(log):
+    log.log_servers()
+    host = log.log_host()
+    for topic in ("live.a", "live.b", "live.b", "live.a"):
+        post(host, topic, topic.encode())
+    assert get(host, "/topic/live.a/next?after=1") == get(host, "/topic/live.a/next?after=3") == (200, b"live.a")
+    waiting = [threading.Thread(target=lambda: answers.append(get(host, "/topic/live.a/next?after=4"))) for _ in range(3)]
+    answers = []
+    for thread in waiting:
+        thread.start()
+    host.loop.wait(lambda: waiting_requests(host) == 3, "they wait")
+    post(host, "live.b", b"no")
+    post(host, "live.a", b"next")
+    for thread in waiting:
+        thread.join()
+    assert answers == [(200, b"next")] * 3
+    # Topics of this host's own have no holes, and are not waited for so far ahead.
+    for n in range(3):
+        post(host, "own", b"%d" % n)
+    assert [get(host, f"/topic/own/next?after={n}") for n in range(3)] == [(200, b"%d" % n) for n in range(3)]
+    assert get(host, "/topic/own/next?after=9")[0] == 404
+    for bad in ("next", "next?after=", "next?after=x", "next?after=18446744073709551615"):
+        assert get(host, f"/topic/live.a/{bad}")[0] == 400
 
 
 class Oracle:

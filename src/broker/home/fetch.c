@@ -82,6 +82,20 @@ static bool hold_message(struct shard *s, struct topic *t, uint64_t number, stru
 	return true;
 }
 
+/* The same with the first message from this number on, if nothing before it can be missing. */
+static bool hold_next(struct shard *s, struct topic *t, uint64_t number, struct fetch_letter *l)
+{
+	struct block *b;
+
+	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
+	if (t->history.blocks_n == 0 || number <= topic_floor(t))
+		return false;
+	b = history_find_number(&t->history, number);
+	if (b == NULL)
+		return false;
+	return hold_message(s, t, number > block_number(b) ? number : block_number(b), l);
+}
+
 static void answer_about(struct shard *s, struct topic *t, struct fetch_letter *l)
 {
 	history_trim(&t->history, &s->home.history, &t->limits, s->reactor.now_ns);
@@ -136,6 +150,13 @@ static struct awaited *awaited_of(struct tree_entry *e)
 	return (struct awaited *)(void *)e;
 }
 
+/* By version, or by number: of one message, then of the first one from there on. */
+static void key_of(const struct fetch_letter *l, uint64_t key[2])
+{
+	key[0] = l->wanted[0];
+	key[1] = l->kind == FETCH_VERSION ? l->wanted[1] : l->kind == FETCH_NEXT;
+}
+
 static struct tree *tree_of(struct topic *t, const struct fetch_letter *l)
 {
 	return l->kind == FETCH_VERSION ? &t->awaited_versions : &t->awaited_numbers;
@@ -156,10 +177,11 @@ static struct awaited *awaited_new(const uint64_t key[2])
 
 static void let_wait(struct shard *s, struct topic *t, struct fetch_letter *l)
 {
-	const uint64_t key[2] = { l->wanted[0], l->kind == FETCH_VERSION ? l->wanted[1] : 0 };
 	struct tree *tree = tree_of(t, l);
 	struct awaited *a;
+	uint64_t key[2];
 
+	key_of(l, key);
 	if (s->fetching.waiting_n >= WAITING_MAX || s->config->http.wait_seconds == 0) {
 		home_waited(s, t);
 		fetch_answer(s, l, s->fetching.waiting_n >= WAITING_MAX ? -ENOSPC : -ETIMEDOUT);
@@ -183,10 +205,23 @@ static void let_wait(struct shard *s, struct topic *t, struct fetch_letter *l)
 	home_weigh(s, t);
 }
 
+/* Whether it may come soon. Of a topic whose numbers have holes the next one is any distance away.
+ */
+static bool is_near(const struct shard *s, const struct fetch_letter *l, uint64_t newest)
+{
+	return l->wanted[0] > newest &&
+	       (l->wanted[0] - newest <= s->config->http.ahead ||
+		(l->kind == FETCH_NEXT && config_upstream(s->config, l->name) != NULL));
+}
+
+static bool is_numbered(const struct fetch_letter *l)
+{
+	return l->kind == FETCH_MESSAGE || l->kind == FETCH_NEXT;
+}
+
 void home_fetch(struct shard *s, struct fetch_letter *l)
 {
-	bool may_wait = l->kind == FETCH_VERSION || (l->kind == FETCH_MESSAGE && l->wanted[0] > 0 &&
-						     l->wanted[0] <= s->config->http.ahead);
+	bool may_wait = l->kind == FETCH_VERSION || (is_numbered(l) && is_near(s, l, 0));
 	int error = -ENOENT;
 	struct topic *t;
 
@@ -208,22 +243,26 @@ void home_fetch(struct shard *s, struct fetch_letter *l)
 		fetch_answer(s, l, hold_message(s, t, t->number, l) ? 0 : -ENOENT);
 	else if (l->kind == FETCH_VERSION && version_far(t, l->wanted))
 		fetch_answer(s, l, -ERANGE);
-	else if (l->kind == FETCH_VERSION ||
-		 (l->wanted[0] > t->number && l->wanted[0] - t->number <= s->config->http.ahead))
+	else if (l->kind == FETCH_VERSION || is_near(s, l, t->number))
 		let_wait(s, t, l);
+	else if (l->kind == FETCH_NEXT)
+		fetch_answer(s, l, hold_next(s, t, l->wanted[0], l) ? 0 : -ENOENT);
 	else
 		fetch_answer(s, l, hold_message(s, t, l->wanted[0], l) ? 0 : -ENOENT);
 }
 
-/* Those of these that are to be told of this message; the first of them carries it. */
-static void come(struct shard *s, struct topic *t, struct tree all, uint64_t seq)
+/* Those of these that are to be told of this message, or the next one from there on; the first of
+ * them carries it. */
+static void come(struct shard *s, struct topic *t, struct tree all, uint64_t seq, bool next)
 {
 	struct fetch_letter found = { .block = NULL };
 	struct awaited *carrier = awaited_of(all.root);
+	bool held;
 
 	if (carrier == NULL)
 		return;
-	carrier->found.error = hold_message(s, t, seq, &found) ? 0 : -ENOENT;
+	held = next ? hold_next(s, t, seq, &found) : hold_message(s, t, seq, &found);
+	carrier->found.error = held ? 0 : -ENOENT;
 	carrier->found.block = found.block;
 	carrier->found.body = found.body;
 	carrier->found.epoch = found.epoch;
@@ -237,11 +276,11 @@ void home_wake(struct shard *s, struct topic *t)
 {
 	struct tree_entry *e;
 
-	/* Numbers are not further ahead than http.ahead. */
+	/* Few: numbers are not further ahead than http.ahead, or of a log's. */
 	while ((e = tree_first(&t->awaited_numbers)) != NULL && e->key[0] <= t->number)
-		come(s, t, tree_split(&t->awaited_numbers, e->key), e->key[0]);
+		come(s, t, tree_split(&t->awaited_numbers, e->key), e->key[0], e->key[1] != 0);
 	if (t->versioned)
-		come(s, t, tree_split(&t->awaited_versions, t->version), t->number);
+		come(s, t, tree_split(&t->awaited_versions, t->version), t->number, false);
 	home_weigh(s, t);
 }
 

@@ -382,6 +382,9 @@ void home_gap(struct shard *s, struct topic *t, uint64_t epoch, uint64_t number)
 {
 	topic_begin_anew(t, &s->home.history, epoch, number);
 	home_tell_history(s);
+	/* Whoever waits for what is behind it now waits in vain. */
+	if (topic_awaited(t))
+		home_wake(s, t);
 	for (unsigned shard = 0; shard < s->broker->shards_n; shard++) {
 		struct gap_letter *l;
 
