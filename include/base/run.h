@@ -119,7 +119,24 @@ static inline bool run_next(struct run *run, struct span *message)
 	return true;
 }
 
-/* The same with its extras: those of records; a run of one has its content type. */
+/* Takes the next message off if it is a payload and nothing beside it; false: it is not, or there
+ * is none left. */
+static inline bool run_next_plain(struct run *run, struct span *payload)
+{
+	uint32_t len;
+
+	if (run->type.len > 0 || run->messages == 0)
+		return false;
+	if (run->form == RUN_RECORDS) {
+		assert(run->body.len >= RECORD_HEAD_BYTES);
+		memcpy(&len, run->body.data, sizeof(len));
+		if (len & RECORD_HAS_EXTRAS)
+			return false;
+	}
+	return run_next(run, payload);
+}
+
+/* run_next with its extras: those of records; a run of one has its content type. */
 bool run_next_record(struct run *run, struct record *record);
 
 /* Bytes of a run's first n messages, with what ends or precedes them. */

@@ -310,17 +310,37 @@ static size_t encoded_max(const struct wire *wire, const struct run *run)
 static size_t encode(const struct wire *wire, const struct run *run, char *out)
 {
 	struct run rest = *run;
+	/* Of the last one with nothing beside it: its head, which is often the next one's. */
+	struct span head = { NULL, 0 };
+	size_t bytes = 0;
 	struct record r;
 	struct extras e;
 	struct frame f;
 	char *at = out;
 
 	frame_init(&f, wire, run);
-	while (run_next_record(&rest, &r)) {
-		if (!fits(&f, &r, &e))
-			continue;
-		at = put_head(at, &f, &r, &e, f.keep_retain && r.retain);
-		at = put_span(at, r.payload);
+	while (rest.messages > 0) {
+		struct span payload;
+		bool plain = run_next_plain(&rest, &payload);
+		char *begin = at;
+
+		if (plain && head.len > 0 && payload.len == bytes) {
+			at = put_span(at, head);
+		} else {
+			if (plain)
+				r = (struct record){ .payload = payload };
+			else
+				(void)run_next_record(&rest, &r);
+			if (!fits(&f, &r, &e))
+				continue;
+			at = put_head(at, &f, &r, &e, f.keep_retain && r.retain);
+			payload = r.payload;
+		}
+		if (plain) {
+			head = (struct span){ begin, (size_t)(at - begin) };
+			bytes = payload.len;
+		}
+		at = put_span(at, payload);
 	}
 	return (size_t)(at - out);
 }

@@ -49,6 +49,11 @@ static bool is_space(char c)
 	return c == ' ' || c == '\t' || c == '\r';
 }
 
+static bool is_digit(char c)
+{
+	return c >= '0' && c <= '9';
+}
+
 /* Whether the line begins with the verb, or is the beginning of it. */
 static bool has_verb(struct span line, const struct verb *v, bool whole)
 {
@@ -202,6 +207,25 @@ void nats_decode(struct span in, size_t line_bytes, struct nats_event *e, size_t
 		fail(e, NATS_UNKNOWN);
 	if (v == NULL || !fits)
 		*used = 0;
+}
+
+size_t nats_alike(struct span line, struct span in, size_t *bytes)
+{
+	const char *at, *digits, *end = in.data + in.len;
+
+	/* Up to the digits, which come last. */
+	while (!is_digit(line.data[line.len - 1]))
+		line.len--;
+	while (is_digit(line.data[line.len - 1]))
+		line.len--;
+	if (in.len <= line.len || memcmp(in.data, line.data, line.len) != 0)
+		return 0;
+	digits = at = in.data + line.len;
+	for (*bytes = 0; at < end && is_digit(*at) && at - digits < NUMBER_DIGITS_MAX; at++)
+		*bytes = *bytes * 10 + (size_t)(*at - '0');
+	if (at == digits || *digits == '0' || end - at < 2 || memcmp(at, "\r\n", 2) != 0)
+		return 0;
+	return (size_t)(at + 2 - in.data);
 }
 
 /* MSG: subject, sid, perhaps a reply, then one number or two. */

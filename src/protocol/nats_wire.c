@@ -245,21 +245,44 @@ static size_t encoded_max(const struct wire *wire, const struct run *run)
 	return run->messages * each + run->body.len + run->type.len;
 }
 
+/* The next message of the rest. */
+static char *put_with_extras(char *out, const struct nats_frame *f, const struct run *run,
+			     uint64_t seq, struct run *rest)
+{
+	struct headers h;
+	struct record r;
+
+	(void)run_next_record(rest, &r);
+	headers_of(&h, f, run, seq, &r);
+	out = put_line(out, f, run->topic, reply_of(&r), h.len, r.payload.len);
+	if (h.len > 0)
+		out = put_headers(out, &h);
+	return put(put(out, r.payload), SPAN("\r\n"));
+}
+
 static size_t encode(const struct wire *wire, const struct run *run, char *out)
 {
 	const struct nats_frame f = nats_frame(wire->parameter);
 	struct run rest = *run;
-	struct headers h;
-	struct record r;
+	/* Of the last one with nothing beside it: its line, which is often the next one's. */
+	struct span line = { NULL, 0 }, payload;
+	size_t bytes = 0;
 	char *at = out;
 
-	for (uint64_t seq = run_number(run); run_next_record(&rest, &r); seq++) {
-		headers_of(&h, &f, run, seq, &r);
-		at = put_line(at, &f, run->topic, reply_of(&r), h.len, r.payload.len);
-		if (h.len > 0)
-			at = put_headers(at, &h);
-		at = put(at, r.payload);
-		at = put(at, SPAN("\r\n"));
+	for (uint64_t seq = run_number(run); rest.messages > 0; seq++) {
+		char *begin = at;
+
+		if (f.ids || !run_next_plain(&rest, &payload)) {
+			at = put_with_extras(at, &f, run, seq, &rest);
+			continue;
+		}
+		if (line.len > 0 && payload.len == bytes)
+			at = put(at, line);
+		else
+			at = put_line(at, &f, run->topic, SPAN(""), 0, payload.len);
+		line = (struct span){ begin, (size_t)(at - begin) };
+		bytes = payload.len;
+		at = put(put(at, payload), SPAN("\r\n"));
 	}
 	return (size_t)(at - out);
 }

@@ -59,13 +59,6 @@ void gather_flush(struct connection *c)
 	publish(c, b);
 }
 
-bool gather_goes_on(const struct connection *c, struct span topic)
-{
-	const struct block *b = gather_of(c)->block;
-
-	return b != NULL && span_equal(block_name(b), topic);
-}
-
 /* The block that a record of so many bytes goes into. NULL: out of memory. */
 static struct block *room_for(struct connection *c, struct span topic, size_t bytes)
 {
@@ -104,7 +97,8 @@ bool gather_more(struct connection *c, struct span payload)
 
 	if (b == NULL || b->len + bytes > GATHER_BYTES_MAX)
 		return false;
-	b = block_reserve(b, bytes);
+	if (b->capacity - b->len < bytes)
+		b = block_reserve(b, bytes);
 	if (b == NULL)
 		return false;
 	(void)record_put(block_body(b) + b->len, payload);
@@ -112,6 +106,20 @@ bool gather_more(struct connection *c, struct span payload)
 	b->messages++;
 	g->block = b;
 	return true;
+}
+
+size_t gather_alike(struct connection *c, struct span done, size_t head, bool ends,
+		    struct span rest)
+{
+	size_t tail = ends ? 2 : 0, payload_len = done.len - head - tail;
+	const char *at = rest.data, *end = at + rest.len;
+
+	while (at - rest.data < GATHER_ALIKE_BYTES && (size_t)(end - at) >= done.len &&
+	       memcmp(at, done.data, head) == 0 &&
+	       (!ends || memcmp(at + done.len - 2, "\r\n", 2) == 0) &&
+	       gather_more(c, (struct span){ at + head, payload_len }))
+		at += done.len;
+	return (size_t)(at - rest.data);
 }
 
 bool gather_goes_to(const struct connection *c, struct span topic)

@@ -450,43 +450,45 @@ bool mqtt_may_answer(struct mqtt_session *m)
 	return false;
 }
 
-enum {
-	ALIKE_BYTES = 16 << 10, /* that are taken together, before it may be others' turn */
-	ALIKE_COST_BYTES = 512, /* about a quarter of a microsecond */
-};
+/* The next PUBLISH, if it begins with the same bytes and says the same topic, and all of it is
+ * there; *head: of those before its topic. */
+static bool next_alike(const struct mqtt_session *m, struct span rest, char first, struct span same,
+		       struct mqtt_head *head)
+{
+	uint64_t max = mqtt_connection(m)->shard->config->limits.message_bytes;
+
+	return rest.len > 0 && rest.data[0] == first && mqtt_head(m->level, rest, head) > 0 &&
+	       rest.len >= head->bytes + (size_t)head->remaining && head->remaining >= same.len &&
+	       head->remaining - same.len <= max &&
+	       memcmp(rest.data + head->bytes, same.data, same.len) == 0;
+}
 
 /*
- * What a publisher says next often begins as what it has just said: the same topic, QoS 0, nothing
- * beside it. Then nothing of it has to be looked at again but its length. done: such a PUBLISH, of
- * so many bytes; in: from it on; name_at: where its topic's length stands. Returns how many bytes
- * more are taken.
+ * Behind a PUBLISH of QoS 0 with nothing beside its payload: of the next ones for the same topic
+ * nothing has to be looked at again but how long they are. done: it; name_at, payload_at: where in
+ * it its topic's length and its payload stand. Returns how many bytes of the rest are taken.
  */
-static size_t take_alike(struct mqtt_session *m, struct span in, size_t done, size_t name_at,
-			 size_t payload_at)
+static size_t take_alike(struct mqtt_session *m, struct span done, size_t name_at,
+			 size_t payload_at, struct span rest)
 {
 	struct connection *c = mqtt_connection(m);
-	uint64_t max = c->shard->config->limits.message_bytes;
-	struct span same = { in.data + name_at, payload_at - name_at };
-	struct span rest = span_skip(in, done);
+	struct span same = { done.data + name_at, payload_at - name_at };
+	size_t before = rest.len;
 	struct mqtt_head head;
-	size_t taken = 0;
 
-	while (taken < ALIKE_BYTES && rest.len > 0 && rest.data[0] == in.data[0] &&
-	       mqtt_head(m->level, rest, &head) > 0) {
-		size_t whole = head.bytes + (size_t)head.remaining;
-		struct span body = span_skip(rest, head.bytes);
-
-		if (rest.len < whole || head.remaining < same.len ||
-		    head.remaining - same.len > max ||
-		    memcmp(body.data, same.data, same.len) != 0 ||
-		    !gather_more(c, (struct span){ body.data + same.len,
-						   (size_t)head.remaining - same.len }))
+	while (before - rest.len < GATHER_ALIKE_BYTES) {
+		rest = span_skip(rest, gather_alike(c, done, payload_at, false, rest));
+		if (!next_alike(m, rest, done.data[0], same, &head))
 			break;
-		rest = span_skip(rest, whole);
-		taken += whole;
+		payload_at = head.bytes + same.len;
+		done = (struct span){ rest.data, head.bytes + (size_t)head.remaining };
+		if (!gather_more(c, span_skip(done, payload_at)))
+			break;
+		rest = span_skip(rest, done.len);
 	}
-	reactor_spend(&c->shard->reactor, (unsigned)(taken / ALIKE_COST_BYTES));
-	return taken;
+	reactor_spend(&c->shard->reactor,
+		      (unsigned)((before - rest.len) / GATHER_ALIKE_COST_BYTES));
+	return before - rest.len;
 }
 
 size_t mqtt_take_publish(struct mqtt_session *m, const struct mqtt_head *head, struct span in)
@@ -532,6 +534,8 @@ size_t mqtt_take_publish(struct mqtt_session *m, const struct mqtt_head *head, s
 		connection_error(mqtt_connection(m), REASON_MEMORY);
 	if (p.qos == 0 && !p.retain && p.properties.all.len == 0 &&
 	    mqtt_connection(m)->state == CONNECTION_OPEN)
-		return begins + payload + take_alike(m, in, begins + payload, head->bytes, begins);
+		return begins + payload +
+		       take_alike(m, (struct span){ in.data, begins + payload }, head->bytes,
+				  begins, span_skip(in, begins + payload));
 	return begins + payload;
 }

@@ -432,6 +432,29 @@ static bool inboxes_made(struct connection *c)
 	return err == 0;
 }
 
+/* Behind a PUB of so many bytes, whose line has so many: what says the same but for the payload.
+ * Returns how many bytes of it are taken. */
+static size_t publish_alike(struct connection *c, struct span done, size_t line, struct span rest)
+{
+	const struct config_limits *limits = &c->shard->config->limits;
+	size_t before = rest.len, bytes;
+
+	while (before - rest.len < GATHER_ALIKE_BYTES) {
+		rest = span_skip(rest, gather_alike(c, done, line, true, rest));
+		line = nats_alike((struct span){ done.data, line }, rest, &bytes);
+		if (line == 0 || line - END_BYTES > limits->command_bytes ||
+		    bytes > limits->message_bytes || rest.len < line + bytes + END_BYTES ||
+		    memcmp(rest.data + line + bytes, "\r\n", END_BYTES) != 0 ||
+		    !gather_more(c, (struct span){ rest.data + line, bytes }))
+			break;
+		done = (struct span){ rest.data, line + bytes + END_BYTES };
+		rest = span_skip(rest, done.len);
+	}
+	reactor_spend(&c->shard->reactor,
+		      (unsigned)((before - rest.len) / GATHER_ALIKE_COST_BYTES));
+	return before - rest.len;
+}
+
 size_t nats_publish(struct connection *c, const struct nats_event *e, struct span in, size_t used)
 {
 	const struct config_limits *limits = &c->shard->config->limits;
@@ -469,7 +492,12 @@ size_t nats_publish(struct connection *c, const struct nats_event *e, struct spa
 		return used;
 	}
 	publish(c, e, (struct span){ in.data + used, e->bytes });
-	return whole;
+	/* One that is answered, or has something beside its payload, is looked at by itself. */
+	if (nats->verbose || e->headers || e->reply.len > 0 || c->state != CONNECTION_OPEN ||
+	    !gather_goes_to(c, e->subject))
+		return whole;
+	return whole +
+	       publish_alike(c, (struct span){ in.data, whole }, used, span_skip(in, whole));
 }
 
 size_t nats_discard(struct connection *c, struct span in)

@@ -22,8 +22,6 @@ enum {
 	LOOKS_AT_ONCE = 256,  /* the same of those that are only looked at */
 	PUBLISHED_MAX = 1024, /* blocks whose receipts have not come */
 	PUBLISHED_SLOTS_MIN = 4,
-	ALIKE_BYTES = 16 << 10, /* of commands that are taken together, before it is others' turn */
-	ALIKE_COST_BYTES = 512, /* about a quarter of a microsecond */
 	CONFIRMATION_BYTES_MAX = 64 + NAME_BYTES_MAX,
 };
 
@@ -523,7 +521,7 @@ enum resp_done resp_publish(struct connection *c, struct resp_words words)
 	struct span topic = resp_word(&words);
 	const struct record message = { .payload = resp_word(&words) };
 	/* Many in a row are for one topic. */
-	const char *why = gather_goes_on(c, topic) ? NULL : resp_not_published(c, topic);
+	const char *why = gather_goes_to(c, topic) ? NULL : resp_not_published(c, topic);
 
 	if (r->work->published_n >= PUBLISHED_MAX || (why != NULL && !resp_caught_up(c)))
 		return RESP_WAITS;
@@ -535,12 +533,12 @@ enum resp_done resp_publish(struct connection *c, struct resp_words words)
 }
 
 /* Behind the same words: a payload with its length, all of it. */
-static bool next_payload(struct span *in, struct span same, uint64_t max, struct span *payload)
+static bool next_payload(struct span in, struct span same, uint64_t max, struct span *payload)
 {
-	const char *at = in->data + same.len, *end = in->data + in->len;
+	const char *at = in.data + same.len, *end = in.data + in.len;
 	uint64_t n = 0;
 
-	if (in->len <= same.len || memcmp(in->data, same.data, same.len) != 0 || *at == '0')
+	if (in.len <= same.len || memcmp(in.data, same.data, same.len) != 0 || *at == '0')
 		return false;
 	for (; at < end && *at >= '0' && *at <= '9' && n <= max; at++)
 		n = n * 10 + (uint64_t)(*at - '0');
@@ -549,7 +547,6 @@ static bool next_payload(struct span *in, struct span same, uint64_t max, struct
 	    memcmp(at + 2 + n, "\r\n", 2) != 0)
 		return false;
 	*payload = (struct span){ at + 2, n };
-	*in = span_skip(*in, (size_t)(at - in->data) + 2 + n + 2);
 	return true;
 }
 
@@ -558,25 +555,41 @@ size_t resp_publish_alike(struct connection *c, struct span in, size_t done,
 {
 	const struct resp_client *r = resp_of(c);
 	struct span topic = resp_word(&words), payload = resp_word(&words);
-	struct span rest = span_skip(in, done), before, same = { in.data, 0 };
+	struct span last = { in.data, done }, rest = span_skip(in, done), same = { in.data, 0 };
 	uint64_t max = c->shard->config->limits.message_bytes;
+	size_t before = rest.len;
 
 	if (rest.len == 0 || payload.len == 0 || r->work->published_n >= PUBLISHED_MAX ||
-	    !gather_goes_on(c, topic))
+	    !gather_goes_to(c, topic))
 		return 0;
 	/* Up to the digits of the payload's length. */
 	same.len = (size_t)(payload.data - in.data) - 2;
 	while (in.data[same.len - 1] != '$')
 		same.len--;
-	for (before = rest; rest.len + ALIKE_BYTES > before.len;) {
-		struct span left = rest;
+	while (before - rest.len < GATHER_ALIKE_BYTES) {
+		size_t head = (size_t)(payload.data - last.data);
 
-		if (!next_payload(&left, same, max, &payload) || !gather_more(c, payload))
+		rest = span_skip(rest, gather_alike(c, last, head, true, rest));
+		if (!next_payload(rest, same, max, &payload) || !gather_more(c, payload))
 			break;
-		rest = left;
+		last = (struct span){ rest.data,
+				      (size_t)(payload.data - rest.data) + payload.len + 2 };
+		rest = span_skip(rest, last.len);
 	}
-	reactor_spend(&c->shard->reactor, (unsigned)((before.len - rest.len) / ALIKE_COST_BYTES));
-	return before.len - rest.len;
+	reactor_spend(&c->shard->reactor,
+		      (unsigned)((before - rest.len) / GATHER_ALIKE_COST_BYTES));
+	return before - rest.len;
+}
+
+/* So many times, each of the first being copied with all that is before it. */
+static char *put_often(char *out, struct span text, size_t times)
+{
+	size_t n = text.len, all = n * times;
+
+	memcpy(out, text.data, n);
+	for (; n < all; n = 2 * n < all ? 2 * n : all)
+		memcpy(out + n, out, n < all - n ? n : all - n);
+	return out + all;
 }
 
 /* The answer to each message that was published with others. */
@@ -585,11 +598,12 @@ static void answer(struct resp_replies *o, const struct resp_published *p)
 	char text[RESP_HEAD_BYTES_MAX];
 	size_t n = (size_t)(resp_put_head(text, ':', p->receivers) - text);
 
-	for (uint32_t i = 0; i < p->messages; i++) {
+	for (uint32_t left = p->messages, at_once; left > 0; left -= at_once) {
 		char *at = resp_replies_room(o, n);
+		size_t room = sizeof(o->bytes) - o->len;
 
-		memcpy(at, text, n);
-		resp_replies_put(o, at + n);
+		at_once = left < room / n ? left : (uint32_t)(room / n);
+		resp_replies_put(o, put_often(at, (struct span){ text, n }, at_once));
 	}
 }
 

@@ -303,6 +303,24 @@ static void check_encode(struct span in, unsigned how)
 	free(body.data);
 }
 
+/* What is taken for a PUB like the one before is what would be decoded of it. */
+static void check_alike(struct span in, size_t line_bytes)
+{
+	struct nats_event first, next;
+	size_t line, used, bytes, n;
+
+	nats_decode(in, line_bytes, &first, &line);
+	if (first.kind != NATS_PUBLISH || first.headers || first.reply.len > 0)
+		return;
+	n = nats_alike((struct span){ in.data, line }, span_skip(in, line), &bytes);
+	if (n == 0 || n - 2 > line_bytes)
+		return;
+	nats_decode(span_skip(in, line), line_bytes, &next, &used);
+	check(next.kind == NATS_PUBLISH && !next.headers && next.reply.len == 0, "not alike");
+	check(span_equal(next.subject, first.subject), "another subject");
+	check(used == n && next.bytes == bytes, "another length");
+}
+
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
 	struct nats_options options = { 0 };
@@ -320,6 +338,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 	split = decode(in, line_bytes, 1 + data[1] % 80);
 	text_same(&whole, &split);
 	check_encode(in, data[0]);
+	check_alike(in, line_bytes);
 	(void)nats_connect(in, NULL, &options, NULL);
 	(void)nats_header(in, SPAN("Content-Type"));
 	(void)nats_replay(in, &replay);

@@ -689,6 +689,41 @@ static void headers_are_sent_from_where_they_lie(void **state)
 	free((void *)(uintptr_t)got.data);
 }
 
+static void a_line_that_says_the_same_has_a_length_of_its_own(void **state)
+{
+	static const struct {
+		const char *line, *next;
+		size_t n, bytes;
+	} all[] = {
+		{ "PUB a 5\r\n", "PUB a 5\r\nhello", 9, 5 },
+		{ "PUB a 5\r\n", "PUB a 123456789\r\n", 17, 123456789 },
+		{ "PUB  5\t5 \n", "PUB  5\t12\r\n", 11, 12 },
+		{ "PUB a 5\r\n", "PUB a 1234567890\r\n", 0, 0 },
+		{ "PUB a 5\r\n", "PUB a 0\r\n", 0, 0 },
+		{ "PUB a 5\r\n", "PUB a 05\r\n", 0, 0 },
+		{ "PUB a 5\r\n", "PUB a 5\n", 0, 0 },
+		{ "PUB a 5\r\n", "PUB a 5 \r\n", 0, 0 },
+		{ "PUB a 5\r\n", "PUB a 5 5\r\n", 0, 0 },
+		{ "PUB a 5\r\n", "PUB a r\r\n", 0, 0 },
+		{ "PUB a 5\r\n", "PUB b 5\r\n", 0, 0 },
+		{ "PUB a 5\r\n", "pub a 5\r\n", 0, 0 },
+		{ "PUB a 5\r\n", "PUB a 5\r", 0, 0 },
+		{ "PUB a 5\r\n", "PUB a 5", 0, 0 },
+		{ "PUB a 5\r\n", "PUB a ", 0, 0 },
+		{ "PUB a 5\r\n", "", 0, 0 },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(all) / sizeof(*all); i++) {
+		size_t bytes = 0, n = nats_alike(span_of(all[i].line),
+						 at_page_end(span_of(all[i].next)), &bytes);
+
+		assert_int_equal(n, all[i].n);
+		if (n > 0)
+			assert_int_equal(bytes, all[i].bytes);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -723,6 +758,7 @@ int main(void)
 		cmocka_unit_test(each_message_is_a_frame_where_there_are_frames),
 		cmocka_unit_test(what_would_be_too_long_around_a_message_is_copied),
 		cmocka_unit_test(headers_are_sent_from_where_they_lie),
+		cmocka_unit_test(a_line_that_says_the_same_has_a_length_of_its_own),
 	};
 
 	json_init();

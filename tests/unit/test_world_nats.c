@@ -400,6 +400,45 @@ static void what_is_new_comes_behind_the_answer_to_the_first_ping(void **state)
 	world_end();
 }
 
+/* Whatever comes together, and whether one PUB says what the one before it did or something else.
+ */
+static void what_is_said_alike_is_published_as_if_it_were_not(void **state)
+{
+	static const char text[] =
+		"PUB t 3\r\nabc\r\nPUB t 3\r\nabd\r\nPUB t 5\r\n\r\n\r\nx\r\n"
+		"PUB t 12\r\nPUB t 3\r\nabX\r\nPUB t 0\r\n\r\nPUB t 3 \r\nabe\r\n"
+		"pub t 3\r\nabf\r\nPUB u 3\r\nabg\r\nPUB u 3\r\nabh\r\n"
+		"PUB t r 3\r\nabi\r\nPUB t r 3\r\nabj\r\nPUB t 03\r\nabk\r\n"
+		"PUB t 3\r\nabl\r\nPUB t 3\r\nabmPUB t 3\r\nabn\r\n";
+	static const char expected[] = "MSG t 1 3\r\nabc\r\nMSG t 1 3\r\nabd\r\n"
+				       "MSG t 1 5\r\n\r\n\r\nx\r\nMSG t 1 12\r\nPUB t 3\r\nabX\r\n"
+				       "MSG t 1 0\r\n\r\nMSG t 1 3\r\nabe\r\nMSG t 1 3\r\nabf\r\n"
+				       "MSG t 1 r 3\r\nabi\r\nMSG t 1 r 3\r\nabj\r\n"
+				       "MSG t 1 3\r\nabk\r\nMSG t 1 3\r\nabl\r\n";
+
+	(void)state;
+	for (size_t piece = 1; piece <= sizeof(text); piece = 3 * piece) {
+		struct client *c, *other;
+
+		begin(2);
+		c = nats_client(HELLO "SUB t 1\r\nPING\r\n");
+		assert_string_equal(heard(c), "PONG\r\n");
+		other = nats_client(HELLO);
+		(void)heard(other);
+		for (size_t at = 0; at < sizeof(text) - 1; at += piece) {
+			size_t left = sizeof(text) - 1 - at;
+
+			client_say(other, text + at, left < piece ? left : piece);
+			world_rest();
+		}
+		assert_string_equal(heard(other), "-ERR 'Unknown Protocol Operation'\r\n");
+		assert_string_equal(heard(c), expected);
+		end(c);
+		end(other);
+		world_end();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -417,6 +456,7 @@ int main(void)
 		cmocka_unit_test(passing_topics_leave_nothing),
 		cmocka_unit_test(a_silent_client_hears_info_and_then_pings),
 		cmocka_unit_test(a_lame_duck_says_so_and_serves_on),
+		cmocka_unit_test(what_is_said_alike_is_published_as_if_it_were_not),
 		cmocka_unit_test(what_is_new_comes_behind_the_answer_to_the_first_ping),
 	};
 
