@@ -298,12 +298,10 @@ static int load_keyrings(struct broker *b, const struct config *config)
 	if (err != 0)
 		return err;
 	keyrings_take(b, keyrings);
-	keyrings_free(keyrings, b->listeners_n);
+	keyrings_free(keyrings, keyrings_n(b));
 	keyrings_say(config);
 	keyrings_warn(b);
-	if (config->upstreams_n > 0)
-		err = keyring_load_client(&config->upstreams[0].tls, &b->dials, stderr);
-	return err;
+	return 0;
 }
 
 static int run(const struct options *o, struct config *config)

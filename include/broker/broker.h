@@ -65,7 +65,7 @@ struct broker {
 	struct address_book *addresses;
 	struct login_desk *desk;       /* broker/login.h */
 	struct workers *names;         /* of servers that are dialled: lookup.h */
-	struct keyring *dials;         /* what they are shown; NULL: none is dialled */
+	struct keyring *_Atomic dials; /* what they are shown; NULL: none is dialled */
 	struct identities *identities; /* that shards start with */
 	struct letter_use letter_uses[LETTER_KINDS]; /* by kind */
 	/* Set behind broker_init, and their letters in letter_uses: sessions_register. */

@@ -13,7 +13,10 @@ struct broker;
 struct config;
 struct keyring;
 
-/* One for each of the broker's listeners, found by its title; NULL for one without TLS. One that
+/* How many there are: one for each of the broker's listeners, and what is shown to those whom it
+ * dials. */
+size_t keyrings_n(const struct broker *broker);
+/* All of them, those of listeners found by their title; NULL for one without TLS. One that
  * the configuration does not know any more keeps what it has, until the restart that it takes. On
  * failure -EINVAL or -ENOMEM, with lines for people in errors. The caller frees. */
 int keyrings_load(const struct broker *broker, const struct config *config, struct keyring ***out,

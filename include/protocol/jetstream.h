@@ -16,6 +16,7 @@
 
 #define JETSTREAM_INFO "$JS.API.STREAM.INFO."
 #define JETSTREAM_CREATE "$JS.API.STREAM.CREATE."
+#define JETSTREAM_UPDATE "$JS.API.STREAM.UPDATE."
 #define JETSTREAM_GET "$JS.API.STREAM.MSG.GET."
 #define JETSTREAM_CONSUME "$JS.API.CONSUMER.CREATE."
 #define JETSTREAM_FORGET "$JS.API.CONSUMER.DELETE."
@@ -59,6 +60,10 @@ struct jetstream_limits {
 /* CREATE's body; returns its length, 0: there is not enough room. */
 size_t jetstream_create(const struct jetstream_wanted *wanted,
 			const struct jetstream_limits *limits, char *out, size_t room);
+
+/* UPDATE's body, from what INFO has said: nothing else changes but that the description ends with
+ * a count, or one more. 0: not enough room. */
+size_t jetstream_count(struct span info, const char *description, char *out, size_t room);
 
 /* MSG.GET's bodies: for the newest message of a subject; for one by its number. 0: no room. */
 size_t jetstream_newest(struct span subject, char *out, size_t room);

@@ -29,8 +29,8 @@
  * upstream_log.c the stream and what is missing, upstream_past.c what was before,
  * upstream_waiting.c subscribers that wait, upstream_receive.c makes blocks of what comes,
  * upstream_publish.c has what goes up,
- * upstream_ids.c what has come before, upstream_inbox.c subjects and answers. The shard's thread
- * only.
+ * upstream_changed.c a log that is another one, upstream_ids.c what has come before,
+ * upstream_inbox.c subjects and answers. The shard's thread only.
  */
 
 #include <stdbool.h>
@@ -156,7 +156,9 @@ struct upstream {
 			*/
 	uint64_t stream_asked_ns, stream_told_ns; /* 0: not yet, on this connection */
 	bool create_asked;
-	bool contradicted;              /* it has said what cannot be */
+	bool contradicted;              /* it has said what cannot be: since then nothing counts */
+	uint64_t moving_ns;             /* and is asked to be another one; 0: not yet */
+	uint64_t moved_ns;              /* when it last became one */
 	char inbox[UPSTREAM_INBOX_MAX]; /* what answers on this connection begin with */
 	struct list asks,
 		asking; /* topics that something is to be asked about, or has been: by when */
@@ -365,6 +367,24 @@ void upstream_hand_on(struct upstream *upstream, struct block *block);
 /* Answers a message that is in the log now. */
 void upstream_acknowledge(struct upstream *upstream, struct span reply, uint64_t number,
 			  bool duplicate);
+
+/* Publishes to JetStream's API, as to this stream; the answer's subject is the inbox, `to` and the
+ * name. */
+void upstream_request(struct upstream *upstream, const char *api, const char *more, const char *to,
+		      struct span name, struct span body);
+/* Has the stream send all of this topic, or pattern, from that number on; kind: tells those for
+ * whom there are consumers apart. What the stream says of it comes with this subject behind the
+ * inbox. The subscription that it comes by. */
+uint64_t upstream_consume(struct upstream *upstream, char kind, struct span name, uint64_t from,
+			  const char *answer, struct span behind);
+
+/* upstream_changed.c */
+
+/* Once the stream has contradicted itself: sees to it that it is another one for everybody. */
+void upstream_changed_expire(struct upstream *upstream, uint64_t *next_ns);
+/* What the stream says to that. */
+void upstream_changed_answer(struct upstream *upstream, char kind, struct span headers,
+			     struct span payload);
 
 /* upstream_ids.c */
 

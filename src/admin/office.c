@@ -88,7 +88,7 @@ static struct reload_letter **reload_letters(const struct broker *b, struct conf
 	if (n == b->shards_n) {
 		shared->before = before;
 		shared->keyrings = keyrings;
-		shared->keyrings_n = b->listeners_n;
+		shared->keyrings_n = keyrings_n(b);
 		atomic_init(&shared->left, n);
 		return letters;
 	}
@@ -156,7 +156,7 @@ static struct config *reload(struct broker *b, struct ring *ring, const char *pa
 			log_error("reload: %s", problem);
 		log_error("reload: %s is %s and the old configuration stays in force", path,
 			  err != 0 && err != -ENOMEM ? "bad" : "not taken");
-		keyrings_free(keyrings, b->listeners_n);
+		keyrings_free(keyrings, keyrings_n(b));
 		config_free(after);
 		return before;
 	}

@@ -445,3 +445,51 @@ bool jetstream_at_least(const char *version, unsigned major, unsigned minor)
 		return false;
 	return a > major || (a == major && b >= minor);
 }
+
+/* ---- another log ---- */
+
+#define COUNT SPAN(" [log ")
+
+/* What it counts by now, and where that begins; 0: at its end. */
+static uint64_t count_of(const char *description, size_t *at)
+{
+	struct span all = span_of(description), rest;
+	uint64_t n = 0;
+
+	for (*at = 0; *at + COUNT.len < all.len; ++*at) {
+		rest = span_skip(all, *at);
+		if (memcmp(rest.data, COUNT.data, COUNT.len) != 0)
+			continue;
+		rest = span_skip(rest, COUNT.len);
+		if (take_number(&rest, &n) && span_equal(rest, SPAN("]")))
+			return n;
+	}
+	*at = all.len;
+	return 0;
+}
+
+static bool take_whole_config(void *context, struct span name, const struct json_value *v)
+{
+	struct writer *w = context;
+
+	if (!span_equal(name, SPAN("config")))
+		return true;
+	w->at = w->begin + json_write(v, w->begin, (size_t)(w->end - w->begin));
+	return w->at > w->begin;
+}
+
+size_t jetstream_count(struct span info, const char *description, char *out, size_t room)
+{
+	struct writer w = writer_of(out, room);
+	size_t len;
+	uint64_t n = count_of(description, &len);
+
+	if (!json_members(info, take_whole_config, &w) || w.at == w.begin)
+		return 0;
+	/* The last of a name counts. */
+	w.at--;
+	write_text(&w, ",\"description\":\"");
+	write_escaped(&w, (struct span){ description, len });
+	write_text(&w, " [log %" PRIu64 "]\"}", n + 1);
+	return written(&w);
+}

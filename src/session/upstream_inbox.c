@@ -18,6 +18,8 @@
  * for a request.
  */
 
+enum { CONSUMER_MAX = 2048 };
+
 void upstream_put(struct upstream *u, struct span bytes)
 {
 	if (bytes.len > 0 && u->state >= UPSTREAM_JOINING)
@@ -102,4 +104,48 @@ void upstream_acknowledge(struct upstream *u, struct span reply, uint64_t number
 	b->messages = 1;
 	b->form = RUN_ONE;
 	upstream_hand_on(u, b);
+}
+
+void upstream_request(struct upstream *u, const char *api, const char *more, const char *to,
+		      struct span name, struct span body)
+{
+	char text[48];
+	int n = snprintf(text, sizeof(text), " %zu\r\n", body.len);
+
+	upstream_put(u, SPAN("PUB "));
+	upstream_put(u, span_of(api));
+	upstream_put(u, span_of(u->config->stream));
+	upstream_put(u, span_of(more));
+	upstream_put(u, SPAN(" "));
+	upstream_put(u, span_of(u->inbox));
+	upstream_put(u, span_of(to));
+	upstream_put(u, name);
+	upstream_put(u, (struct span){ text, (size_t)n });
+	upstream_put(u, body);
+	upstream_put(u, SPAN("\r\n"));
+}
+
+uint64_t upstream_consume(struct upstream *u, char kind, struct span name, uint64_t from,
+			  const char *answer, struct span behind)
+{
+	char subject[UPSTREAM_SUBJECT_MAX], deliver[UPSTREAM_INBOX_MAX + 32], text[64];
+	char body[CONSUMER_MAX];
+	struct jetstream_consumer c = { .stream = u->config->stream, .from = from };
+	uint64_t sid = ++u->sids;
+	size_t bytes;
+	int n;
+
+	n = snprintf(deliver, sizeof(deliver), "%s%c.%" PRIu64, u->inbox, kind, sid);
+	c.deliver = (struct span){ deliver, (size_t)n };
+	n = snprintf(subject, sizeof(subject), "%s%.*s", u->config->publish_prefix, (int)name.len,
+		     name.data);
+	c.subject = (struct span){ subject, (size_t)n };
+	bytes = jetstream_consumer(&c, body, sizeof(body));
+	/* Its subscription first, so that the consumer finds somebody. */
+	upstream_put(u, SPAN("SUB "));
+	upstream_put(u, c.deliver);
+	n = snprintf(text, sizeof(text), " %" PRIu64 "\r\n", sid);
+	upstream_put(u, (struct span){ text, (size_t)n });
+	upstream_request(u, JETSTREAM_CONSUME, "", answer, behind, (struct span){ body, bytes });
+	return sid;
 }

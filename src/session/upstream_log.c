@@ -7,7 +7,6 @@
 #include "base/clock.h"
 #include "base/config.h"
 #include "base/digest.h"
-#include "base/hash.h"
 #include "base/log.h"
 #include "base/memory.h"
 #include "broker/counters.h"
@@ -66,30 +65,11 @@ static void sooner(uint64_t *next_ns, uint64_t at_ns)
 
 /* ---- questions ---- */
 
-/* Publishes to the API; the answer's subject is the inbox and `to`. */
-static void request(struct upstream *u, const char *api, const char *more, const char *to,
-		    struct span name, struct span body)
-{
-	char text[48];
-	int n = snprintf(text, sizeof(text), " %zu\r\n", body.len);
-
-	upstream_put(u, SPAN("PUB "));
-	upstream_put(u, span_of(api));
-	upstream_put(u, span_of(u->config->stream));
-	upstream_put(u, span_of(more));
-	upstream_put(u, SPAN(" "));
-	upstream_put(u, span_of(u->inbox));
-	upstream_put(u, span_of(to));
-	upstream_put(u, name);
-	upstream_put(u, (struct span){ text, (size_t)n });
-	upstream_put(u, body);
-	upstream_put(u, SPAN("\r\n"));
-}
-
 static void ask_stream(struct upstream *u)
 {
 	u->stream_asked_ns = upstream_now(u);
-	request(u, JETSTREAM_INFO, "", "s", (struct span){ NULL, 0 }, (struct span){ NULL, 0 });
+	upstream_request(u, JETSTREAM_INFO, "", "s", (struct span){ NULL, 0 },
+			 (struct span){ NULL, 0 });
 }
 
 static void wanted_of(const struct upstream *u, struct jetstream_wanted *w)
@@ -137,7 +117,8 @@ static void create_stream(struct upstream *u)
 	}
 	u->create_asked = true;
 	log_info("upstream: reactor %u: stream %s is made", u->shard->id, u->config->stream);
-	request(u, JETSTREAM_CREATE, "", "s", (struct span){ NULL, 0 }, (struct span){ body, n });
+	upstream_request(u, JETSTREAM_CREATE, "", "s", (struct span){ NULL, 0 },
+			 (struct span){ body, n });
 }
 
 static void ask(struct upstream *u, struct upstream_topic *ut, unsigned what)
@@ -165,26 +146,6 @@ static struct span subject_of(const struct upstream *u, const struct upstream_to
 	return (struct span){ out, (size_t)n };
 }
 
-/* Its subscription first, so that the consumer finds somebody. */
-static void write_consumer(struct upstream *u, struct upstream_topic *ut)
-{
-	char subject[UPSTREAM_SUBJECT_MAX], deliver[UPSTREAM_INBOX_MAX + 32], text[64];
-	char body[BODY_MAX];
-	struct jetstream_consumer c = { .stream = u->config->stream, .from = ut->number + 1 };
-	int n;
-
-	ut->repair_sid = ++u->sids;
-	n = snprintf(deliver, sizeof(deliver), "%sd.%" PRIu64, u->inbox, ut->repair_sid);
-	c.deliver = (struct span){ deliver, (size_t)n };
-	c.subject = subject_of(u, ut, subject);
-	upstream_put(u, SPAN("SUB "));
-	upstream_put(u, c.deliver);
-	n = snprintf(text, sizeof(text), " %" PRIu64 "\r\n", ut->repair_sid);
-	upstream_put(u, (struct span){ text, (size_t)n });
-	request(u, JETSTREAM_CONSUME, "", "c.", name_of(ut),
-		(struct span){ body, jetstream_consumer(&c, body, sizeof(body)) });
-}
-
 static void write_question(struct upstream *u, struct upstream_topic *ut)
 {
 	char subject[UPSTREAM_SUBJECT_MAX], body[BODY_MAX];
@@ -195,14 +156,15 @@ static void write_question(struct upstream *u, struct upstream_topic *ut)
 	switch (ut->ask) {
 	case ASK_NEWEST:
 		n = jetstream_newest(subject_of(u, ut, subject), body, sizeof(body));
-		request(u, JETSTREAM_GET, "", "l.", name_of(ut), (struct span){ body, n });
+		upstream_request(u, JETSTREAM_GET, "", "l.", name_of(ut), (struct span){ body, n });
 		break;
 	case ASK_KEPT:
 		n = jetstream_number(ut->number, body, sizeof(body));
-		request(u, JETSTREAM_GET, "", "k.", name_of(ut), (struct span){ body, n });
+		upstream_request(u, JETSTREAM_GET, "", "k.", name_of(ut), (struct span){ body, n });
 		break;
 	case ASK_CONSUMER:
-		write_consumer(u, ut);
+		ut->repair_sid =
+			upstream_consume(u, 'd', name_of(ut), ut->number + 1, "c.", name_of(ut));
 		break;
 	case ASK_NOTHING:
 	default:
@@ -304,7 +266,8 @@ static void stop_repair(struct upstream *u, struct upstream_topic *ut)
 	if (ut->consumer[0] == 0)
 		return;
 	n = snprintf(text, sizeof(text), ".%s", ut->consumer);
-	request(u, JETSTREAM_FORGET, text, "f", (struct span){ NULL, 0 }, (struct span){ NULL, 0 });
+	upstream_request(u, JETSTREAM_FORGET, text, "f", (struct span){ NULL, 0 },
+			 (struct span){ NULL, 0 });
 	ut->consumer[0] = 0;
 }
 
@@ -662,6 +625,8 @@ void upstream_log_answer(struct upstream *u, struct span subject, struct span he
 			stream_told(u, payload);
 		return;
 	}
+	if (u->state == UPSTREAM_UP && (kind == 't' || kind == 'u'))
+		upstream_changed_answer(u, kind, headers, payload);
 	if (subject.len < 3 || u->state != UPSTREAM_UP)
 		return;
 	subject = span_skip(subject, 2);
@@ -803,12 +768,7 @@ void upstream_log_expire(struct upstream *u, uint64_t *next_ns)
 	expire_holes(u, next_ns);
 	expire_repairs(u, next_ns);
 	expire_tails(u, next_ns);
-	if (!u->contradicted)
-		return;
-	/* What it says from now on is believed, but as another log's. */
-	u->contradicted = false;
-	u->salt = hash_unique();
-	u->lose(u, "the stream contradicts itself");
+	upstream_changed_expire(u, next_ns);
 }
 
 /* ---- begin and end ---- */
@@ -825,6 +785,8 @@ void upstream_log_begin(struct upstream *u)
 
 	u->stream_told_ns = 0;
 	u->create_asked = false;
+	u->contradicted = false;
+	u->moving_ns = 0;
 	snprintf(u->inbox, sizeof(u->inbox), "_INBOX.%s.%" PRIu64 ".", u->nonce, u->nth + 1);
 	n = snprintf(text, sizeof(text), "SUB %s> %d\r\n", u->inbox, UPSTREAM_INBOX_SID);
 	upstream_put(u, (struct span){ text, (size_t)n });

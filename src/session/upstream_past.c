@@ -21,7 +21,6 @@
 enum {
 	PASTS_MAX = 32, /* under way; other topics wait */
 	LAST_TIMES = 8, /* so many numbers are looked at for each message that is wanted */
-	BODY_MAX = 2048,
 	PAST_COST = 8,
 };
 static const uint64_t past_ns = 5 * NS_PER_S; /* then the subscriber goes without */
@@ -70,41 +69,19 @@ static uint64_t wanted_from(const struct upstream *u, const struct upstream_topi
 
 static void begin(struct upstream *u, struct upstream_topic *ut)
 {
-	struct span name = ut->topic->named.name;
-	char subject[UPSTREAM_SUBJECT_MAX], deliver[UPSTREAM_INBOX_MAX + 32], body[BODY_MAX];
-	struct jetstream_consumer c = { .stream = u->config->stream, .deliver = { deliver, 0 } };
-	char text[UPSTREAM_INBOX_MAX + 64];
-	size_t bytes;
-	int n;
-
 	list_remove(&ut->past.link);
 	ut->past.from = wanted_from(u, ut, &ut->past.after);
 	if (ut->past.from == 0) {
 		upstream_stands(u, ut);
 		return;
 	}
-	ut->past.sid = ++u->sids;
 	ut->past.count = ut->past.bytes = 0;
 	ut->past.floor = ut->past.before = topic_floor(ut->topic);
 	ut->past.begun_ns = upstream_now(u);
 	u->pasts_n++;
 	list_append(&u->pasts_asked, &ut->past.link);
-	c.deliver.len =
-		(size_t)snprintf(deliver, sizeof(deliver), "%sp.%" PRIu64, u->inbox, ut->past.sid);
-	c.subject = (struct span){ subject, (size_t)snprintf(subject, sizeof(subject), "%s%.*s",
-							     u->config->publish_prefix,
-							     (int)name.len, name.data) };
-	c.from = ut->past.from;
-	bytes = jetstream_consumer(&c, body, sizeof(body));
-	upstream_put(u, SPAN("SUB "));
-	upstream_put(u, c.deliver);
-	n = snprintf(text, sizeof(text), " %" PRIu64 "\r\nPUB " JETSTREAM_CONSUME, ut->past.sid);
-	upstream_put(u, (struct span){ text, (size_t)n });
-	upstream_put(u, span_of(u->config->stream));
-	n = snprintf(text, sizeof(text), " %sq %zu\r\n", u->inbox, bytes);
-	upstream_put(u, (struct span){ text, (size_t)n });
-	upstream_put(u, (struct span){ body, bytes });
-	upstream_put(u, SPAN("\r\n"));
+	ut->past.sid = upstream_consume(u, 'p', ut->topic->named.name, ut->past.from, "q",
+					(struct span){ NULL, 0 });
 }
 
 /* It is as it is: whoever waits is let in, and told of a gap where there is one. */

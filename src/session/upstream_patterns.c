@@ -33,7 +33,6 @@
 
 enum {
 	SUBSCRIBE_COST = 4,
-	BODY_MAX = 2048,
 	MEMBERS_MAX = 8,
 	KEY_MAX = 2 + PATTERN_KEY_MAX + NAME_BYTES_MAX,
 };
@@ -329,31 +328,11 @@ bool upstream_patterns_write(struct upstream *u)
 /* What came of it while nobody here listened. */
 static void fetch(struct upstream *u, struct upstream_pattern *p)
 {
-	char subject[UPSTREAM_SUBJECT_MAX], deliver[UPSTREAM_INBOX_MAX + 32], text[128];
-	char body[BODY_MAX];
-	struct jetstream_consumer c = { .stream = u->config->stream, .from = p->from };
-	size_t bytes;
-	int n;
-
 	if (p->fetch_sid != 0)
 		put_unsub(u, p->fetch_sid);
-	p->fetch_sid = ++u->sids;
+	p->fetch_sid =
+		upstream_consume(u, 'w', p->wanted.subject, p->from, "q", (struct span){ NULL, 0 });
 	p->count = 0;
-	n = snprintf(deliver, sizeof(deliver), "%sw.%" PRIu64, u->inbox, p->fetch_sid);
-	c.deliver = (struct span){ deliver, (size_t)n };
-	n = snprintf(subject, sizeof(subject), "%s%.*s", u->config->publish_prefix,
-		     (int)p->wanted.subject.len, p->wanted.subject.data);
-	c.subject = (struct span){ subject, (size_t)n };
-	bytes = jetstream_consumer(&c, body, sizeof(body));
-	upstream_put(u, SPAN("SUB "));
-	upstream_put(u, c.deliver);
-	n = snprintf(text, sizeof(text), " %" PRIu64 "\r\nPUB " JETSTREAM_CONSUME, p->fetch_sid);
-	upstream_put(u, (struct span){ text, (size_t)n });
-	upstream_put(u, span_of(u->config->stream));
-	n = snprintf(text, sizeof(text), " %sq %zu\r\n", u->inbox, bytes);
-	upstream_put(u, (struct span){ text, (size_t)n });
-	upstream_put(u, (struct span){ body, bytes });
-	upstream_put(u, SPAN("\r\n"));
 }
 
 void upstream_patterns_answered(struct upstream *u)

@@ -431,7 +431,7 @@ void upstream_topics_message(struct upstream *u, const struct nats_said *said, s
 		return;
 	}
 	/* Behind the last of all deliveries comes nothing. */
-	if (u->shard->drain.marked[LANE_FREE])
+	if (u->shard->drain.marked[LANE_FREE] || u->contradicted)
 		return;
 	if (upstream_passing_message(u, sid, said->subject, &m))
 		return;

@@ -30,13 +30,24 @@ class Api(Client):
 
     def __init__(self, server):
         super().__init__(server)
-        self.subscribe("_INBOX.api")
+        self.asked = 0
+        self.subscribe("_INBOX.api.*")
 
-    def ask(self, what, body=None, tries=40):
-        for _ in range(tries):
-            text = json.dumps(body).encode() if body is not None else b""
-            self.say(f"PUB $JS.API.{what} _INBOX.api {len(text)}", text)
-            answer = json.loads(self.message()[2])
+    def ask(self, what, body=None):
+        """While there is no leader nothing is answered, or 503: it is asked again, and late answers to that do not count."""
+        text, answer = json.dumps(body).encode() if body is not None else b"", None
+        deadline = time.monotonic() + 2 * PATIENCE
+        self.socket.settimeout(1)
+        while time.monotonic() < deadline:
+            self.asked += 1
+            inbox = f"_INBOX.api.{self.asked}"
+            self.say(f"PUB $JS.API.{what} {inbox} {len(text)}", text)
+            try:
+                while (got := self.message())[0] != inbox:
+                    pass
+            except TimeoutError:
+                continue
+            answer = json.loads(got[2])
             if answer.get("error", {}).get("code") != 503:
                 return answer
             time.sleep(0.1)
@@ -460,6 +471,55 @@ def test_who_waits_for_what_comes_next_gets_it_whatever_its_number_is(log):
     assert get(host, "/topic/own/next?after=9")[0] == 404
     for bad in ("next", "next?after=", "next?after=x", "next?after=18446744073709551615"):
         assert get(host, f"/topic/live.a/{bad}")[0] == 400
+
+
+def contradict(program, topic, number, before):
+    """A message as the stream would republish it, which does not go with what has come."""
+    head = b"NATS/1.0\r\nNats-Stream: LIVE\r\nNats-Subject: %s\r\nNats-Sequence: %d\r\nNats-Last-Sequence: %d\r\n\r\n" % (topic, number, before)
+    program.say(b"HPUB fan.%s %d %d" % (topic, len(head), len(head) + 1), head + b"?")
+
+
+def test_a_stream_that_contradicts_itself_becomes_another_one_on_every_host(log):
+    server = log.log_servers()
+    hosts = [log.log_host(upstream={"tail_seconds": 1}) for _ in range(2)]
+    subscribers = [h.subscribe("live.a") for h in hosts]
+    before = [post(hosts[0], "live.a", b"%d" % n)[1]["id"] for n in range(3)]
+    for s in subscribers:
+        s.take(3)
+    program, api = Client(server), Api(server)
+    contradict(program, b"live.a", 9, 1)
+    for host, s in zip(hosts, subscribers):
+        assert s.rest() == [b"ERROR gap"]
+        host.loop.wait(lambda host=host: is_ready(host), "it is there again")
+    assert api.ask("STREAM.INFO.LIVE")["config"]["description"] == " [log 1]"
+
+    def epochs():
+        return {post(h, topic, b"x")[1]["id"].split(":")[0] for h in hosts for topic in ("live.a", "live.b", "live.c")}
+
+    hosts[0].loop.wait(lambda: len(epochs()) == 1, "both know it by the same epoch")
+    assert epochs() != {before[0].split(":")[0]}
+    assert all(figure(h, "log_changed_total") == 2 for h in hosts)
+    program.close()
+    api.close()
+
+
+def test_where_a_stream_may_not_become_another_one_a_host_goes_on_alone(log):
+    server = log.log_servers()
+    way = Forging(server, "$JS.API.STREAM.UPDATE.LIVE", 0, 1)
+    way.answer = b'{"error":{"code":403,"description":"it is not permitted"}}'
+    host = log.log_host(reactors=1, upstream={"servers": [way.address]})
+    subscriber = host.subscribe("live.a")
+    for n in range(3):
+        before = post(host, "live.a", b"%d" % n)[1]["id"]
+    program = Client(server)
+    contradict(program, b"live.a", 9, 1)
+    assert subscriber.take(3) and subscriber.rest() == [b"ERROR gap"]
+    host.says("contradicts itself, and it is not permitted: ids are this host's own")
+    after = post(host, "live.a", b"x")[1]["id"]
+    there = post(log.log_host(), "live.a", b"x")[1]["id"]
+    assert there.split(":")[0] == before.split(":")[0] != after.split(":")[0]
+    program.close()
+    way.close()
 
 
 class Oracle:

@@ -1,6 +1,7 @@
 """The servers of a cluster by name and over TLS: nats-server's own."""
 
 import re
+import signal
 import subprocess
 
 import pytest
@@ -44,6 +45,34 @@ def test_a_server_is_reached_by_its_name_and_shown_a_certificate(world, authorit
     server.start()
     a.says("connected to localhost", since)
     a.loop.wait(lambda: post(a, "live.a", b"again")[0] == 200, "it takes messages again")
+
+
+def test_other_certificates_are_taken_at_a_reload(world, authority, start, tmp_path):  # noqa: F811
+    server = secured(world, authority, "DNS:localhost", ask=True)
+    ours, theirs = authority.issue("broker", "DNS:broker"), Authority(tmp_path, "other").issue("broker", "DNS:broker")
+    shown = tmp_path / "chain.pem", tmp_path / "key.pem"
+
+    def show(pair):
+        for path, source in zip(shown, pair):
+            path.write_bytes(source.read_bytes())
+            path.chmod(0o600)
+
+    show(theirs)
+    tls = {"ca": str(authority.chain), "certificate": str(shown[0]), "key": str(shown[1])}
+    host = start(upstream={"nats": {"servers": [f"tls://localhost:{server.port}"], "topics": ["live.>"], "log": "none",
+                                    "reconnect_ms_max": 100, "tls": tls}})  # fmt: skip
+    host.says("localhost: TLS: .*certificate|localhost: it has closed the connection")
+    show(ours)
+    since = host.log_size()
+    host.process.send_signal(signal.SIGHUP)
+    host.says("connected to localhost", since)
+    shown[0].write_bytes(b"none")
+    host.process.send_signal(signal.SIGHUP)
+    host.says("the old configuration stays in force", since)
+    since = host.log_size()
+    server.kill()
+    server.start()
+    host.says("connected to localhost", since)
 
 
 def check(directory, *servers, **tls):

@@ -54,6 +54,31 @@ static void a_stream_is_read(void **state)
 	assert_false(jetstream_stream_wrong(&s, &wanted, wrong, sizeof(wrong)));
 }
 
+static void a_stream_becomes_another_one_by_a_count_in_its_description(void **state)
+{
+	static const char *const steps[][2] = { { "ours", "ours [log 1]" },
+						{ "ours [log 1]", "ours [log 2]" },
+						{ "ours [log x]", "ours [log x] [log 1]" },
+						{ "", " [log 1]" },
+						{ " [log 9]", " [log 10]" } };
+	struct jetstream_stream s;
+	char out[4096], again[5000];
+	size_t n;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(steps) / sizeof(*steps); i++) {
+		n = jetstream_count(text_of(STREAM), steps[i][0], out, sizeof(out));
+		snprintf(again, sizeof(again), "{\"config\":%.*s,\"created\":\"x\"}", (int)n, out);
+		assert_true(jetstream_stream(text_of(again), &s));
+		assert_string_equal(s.description, steps[i][1]);
+		assert_string_equal(s.to, "fan.>");
+		assert_int_equal(s.duplicates_ns, UINT64_C(120000000000));
+	}
+	for (size_t room = 0; room < n; room++)
+		assert_int_equal(jetstream_count(text_of(STREAM), " [log 9]", out, room), 0);
+	assert_int_equal(jetstream_count(text_of("{}"), "", out, sizeof(out)), 0);
+}
+
 static void an_error_is_told_from_a_stream(void **state)
 {
 	struct jetstream_stream s;
@@ -246,6 +271,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(a_stream_is_read),
+		cmocka_unit_test(a_stream_becomes_another_one_by_a_count_in_its_description),
 		cmocka_unit_test(an_error_is_told_from_a_stream),
 		cmocka_unit_test(what_is_wrong_with_a_stream_is_said),
 		cmocka_unit_test(a_stream_that_is_made_is_right),

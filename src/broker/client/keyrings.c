@@ -46,10 +46,15 @@ static const struct config_listen *find(const struct config *config, const char 
 	return NULL;
 }
 
+size_t keyrings_n(const struct broker *b)
+{
+	return b->listeners_n + 1;
+}
+
 int keyrings_load(const struct broker *b, const struct config *config, struct keyring ***out,
 		  FILE *errors)
 {
-	struct keyring **all = calloc(b->listeners_n + 1, sizeof(struct keyring *));
+	struct keyring **all = calloc(keyrings_n(b), sizeof(struct keyring *));
 	int err = all != NULL ? 0 : -ENOMEM;
 
 	for (size_t i = 0; i < b->listeners_n && err == 0; i++) {
@@ -62,10 +67,15 @@ int keyrings_load(const struct broker *b, const struct config *config, struct ke
 		else
 			all[i] = keyring_ref(before);
 	}
+	/* Behind those of listeners: what is shown to whom is dialled. */
+	if (err == 0 && config->upstreams_n > 0)
+		err = keyring_load_client(&config->upstreams[0].tls, &all[b->listeners_n], errors);
+	else if (err == 0)
+		all[b->listeners_n] = keyring_ref(atomic_load(&b->dials));
 	if (err == -ENOMEM)
 		fputs("tls: out of memory, free some\n", errors);
 	if (err != 0) {
-		keyrings_free(all, b->listeners_n);
+		keyrings_free(all, keyrings_n(b));
 		all = NULL;
 	}
 	*out = all;
@@ -92,6 +102,7 @@ void keyrings_take(struct broker *b, struct keyring **all)
 {
 	for (size_t i = 0; i < b->listeners_n; i++)
 		all[i] = atomic_exchange(&b->listeners[i].keyring, all[i]);
+	all[b->listeners_n] = atomic_exchange(&b->dials, all[b->listeners_n]);
 }
 
 void keyrings_free(struct keyring **all, size_t n)
