@@ -51,10 +51,60 @@ static const char *protocol_names(unsigned protocols)
 	return names;
 }
 
+/* How to talk to it by hand. */
+static void append_talk(char *out, size_t size, const struct listener *l)
+{
+	const char *at = l->address, *colon = strrchr(at, ':');
+	bool any = strncmp(at, "0.0.0.0:", 8) == 0 || strncmp(at, "[::]:", 5) == 0;
+
+	if (l->unix_path != NULL)
+		append(out, size, "nc -U %s", at + 5);
+	else if (l->secure)
+		append(out, size, "openssl s_client -quiet -connect %s%s", any ? "127.0.0.1" : "",
+		       any ? colon : at);
+	else if (any)
+		append(out, size, "nc 127.0.0.1 %s", colon + 1);
+	else if (at[0] == '[')
+		append(out, size, "nc %.*s %s", (int)(colon - at - 2), at + 1, colon + 1);
+	else
+		append(out, size, "nc %.*s %s", (int)(colon - at), at, colon + 1);
+}
+
+static const struct listener *speaker(const struct broker *b, unsigned protocol)
+{
+	for (unsigned i = 0; i < b->listeners_n; i++)
+		if (b->listeners[i].protocols & protocol)
+			return &b->listeners[i];
+	return NULL;
+}
+
+/* What to try where nobody speaks lines. */
+static void append_try(char *out, size_t size, const struct broker *b)
+{
+	const struct listener *http = speaker(b, CONFIG_PROTOCOL_HTTP);
+	const struct listener *nats = speaker(b, CONFIG_PROTOCOL_NATS);
+	const struct listener *resp = speaker(b, CONFIG_PROTOCOL_RESP), *first = &b->listeners[0];
+	const char *colon = strrchr(first->address, ':');
+
+	if (http != NULL)
+		append(out, size, "; try: curl http%s://%s/", http->secure ? "s" : "",
+		       http->address);
+	else if (nats != NULL)
+		append(out, size, "; try: nats -s %s%s sub demo", nats->secure ? "tls://" : "",
+		       nats->address);
+	else if (resp != NULL)
+		append(out, size, "; try: redis-cli -u redis%s://%s ping", resp->secure ? "s" : "",
+		       resp->address);
+	else if (b->listeners_n > 0 && first->unix_path == NULL && colon != NULL)
+		append(out, size, "; try: mosquitto_sub %s-h %.*s -p %s -t demo",
+		       first->secure ? "--tls-use-os-certs " : "", (int)(colon - first->address),
+		       first->address, colon + 1);
+}
+
 void announce_ready(const struct broker *b)
 {
 	char where[1024] = "", cpus[1024] = "", try[256] = "";
-	const char *line_address = NULL;
+	const struct listener *line = NULL;
 
 	for (unsigned i = 0; i < b->shards_n; i++)
 		if (b->placement.slots[i].cpu >= 0)
@@ -64,8 +114,9 @@ void announce_ready(const struct broker *b)
 
 		append(where, sizeof(where), "%s%s (%s)", i > 0 ? ", " : "", l->address,
 		       protocol_names(l->protocols));
-		if (line_address == NULL && (l->protocols & CONFIG_PROTOCOL_LINE))
-			line_address = l->address;
+		if ((l->protocols & CONFIG_PROTOCOL_LINE) &&
+		    (line == NULL || (line->secure && !l->secure)))
+			line = l;
 		if (strncmp(l->address, "127.", 4) != 0 && strncmp(l->address, "[::1]", 5) != 0 &&
 		    l->unix_path == NULL && !l->secure)
 			log_warn(
@@ -75,21 +126,10 @@ void announce_ready(const struct broker *b)
 	}
 	log_info("memory: at most %" PRIu64 " bytes", budget_limit(b));
 	log_info("ring: %s", ring_describe(b->shards[0].reactor.ring));
-	if (line_address != NULL) {
+	if (line != NULL) {
 		char nc[256] = "";
-		const char *colon = strrchr(line_address, ':');
 
-		if (strncmp(line_address, "unix:", 5) == 0)
-			append(nc, sizeof(nc), "nc -U %s", line_address + 5);
-		else if (strncmp(line_address, "0.0.0.0:", 8) == 0 ||
-			 strncmp(line_address, "[::]:", 5) == 0)
-			append(nc, sizeof(nc), "nc 127.0.0.1 %s", colon + 1);
-		else if (line_address[0] == '[')
-			append(nc, sizeof(nc), "nc %.*s %s", (int)(colon - line_address - 2),
-			       line_address + 1, colon + 1);
-		else
-			append(nc, sizeof(nc), "nc %.*s %s", (int)(colon - line_address),
-			       line_address, colon + 1);
+		append_talk(nc, sizeof(nc), line);
 		log_info("ready: %u reactor%s on %s%s; listening on %s; try: %s  then type "
 			 "SUBSCRIBE demo, and in a second "
 			 "%s  type PUBLISH demo, then messages, BYE ends",
@@ -97,22 +137,7 @@ void announce_ready(const struct broker *b)
 			 cpus[0] != 0 ? "cpus" : "any cpu", cpus, where, nc, nc);
 		return;
 	}
-	for (unsigned i = 0; i < b->listeners_n && try[0] == 0; i++)
-		if (b->listeners[i].protocols & CONFIG_PROTOCOL_HTTP)
-			append(try, sizeof(try), "; try: curl http://%s/", b->listeners[i].address);
-	for (unsigned i = 0; i < b->listeners_n && try[0] == 0; i++)
-		if (b->listeners[i].protocols & CONFIG_PROTOCOL_NATS)
-			append(try, sizeof(try), "; try: nats -s %s sub demo",
-			       b->listeners[i].address);
-	for (unsigned i = 0; i < b->listeners_n && try[0] == 0; i++) {
-		const char *address = b->listeners[i].address, *colon = strrchr(address, ':');
-
-		if (b->listeners[i].protocols & CONFIG_PROTOCOL_RESP)
-			append(try, sizeof(try), "; try: redis-cli -u redis://%s ping", address);
-		else if (strncmp(address, "unix:", 5) != 0 && colon != NULL)
-			append(try, sizeof(try), "; try: mosquitto_sub -h %.*s -p %s -t demo",
-			       (int)(colon - address), address, colon + 1);
-	}
+	append_try(try, sizeof(try), b);
 	log_info("ready: %u reactor%s on %s%s; listening on %s%s", b->shards_n,
 		 b->shards_n == 1 ? "" : "s", cpus[0] != 0 ? "cpus" : "any cpu", cpus, where, try);
 }

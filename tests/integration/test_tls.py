@@ -109,6 +109,8 @@ def test_every_protocol_of_the_listener_is_spoken_within_it(start, authority, ma
     assert subscriber.take(1) == [b"second"]
     assert publisher.leave() == []
     assert subscriber.leave() == []
+    # What the log proposes to try speaks TLS, too.
+    assert f"; try: openssl s_client -quiet -connect {broker.address()}  then" in broker.log()
 
 
 @pytest.mark.parametrize("version", VERSIONS)
