@@ -17,6 +17,8 @@ struct slow {
 	const unsigned char *p;
 	size_t n, at;
 	unsigned wrong; /* the first thing that is */
+	/* Of a CONNECT; no data: not there. */
+	struct span user, password;
 };
 
 static void wrong(struct slow *s, unsigned reason)
@@ -149,7 +151,7 @@ static void some_properties(struct slow *s, char packet, bool *seen)
 {
 	size_t n = number(s);
 	struct span all = bytes(s, n);
-	struct slow in = { (const unsigned char *)all.data, all.len, 0, s->wrong };
+	struct slow in = { (const unsigned char *)all.data, all.len, 0, s->wrong, { 0 }, { 0 } };
 
 	memset(seen, 0, 256);
 	while (in.wrong == 0 && in.at < in.n)
@@ -157,7 +159,7 @@ static void some_properties(struct slow *s, char packet, bool *seen)
 	if (in.wrong != 0)
 		wrong(s, in.wrong);
 	/* No wildcards in the Response Topic: looked for when all the others are right. */
-	for (struct slow t = { (const unsigned char *)all.data, all.len, 0, 0 };
+	for (struct slow t = { (const unsigned char *)all.data, all.len, 0, 0, { 0 }, { 0 } };
 	     in.wrong == 0 && seen[8] && t.at < t.n;) {
 		if (t.p[t.at] == 8) {
 			struct span topic = { (const char *)t.p + t.at + 3,
@@ -199,9 +201,9 @@ static unsigned slow_connect(struct slow *s)
 		(void)bytes(s, two(s));
 	}
 	if (flags & 128)
-		(void)string(s);
+		s->user = string(s);
 	if (flags & 64)
-		(void)bytes(s, two(s));
+		s->password = bytes(s, two(s));
 	if (s->at < s->n)
 		wrong(s, MQTT_MALFORMED);
 	return s->wrong;
@@ -272,7 +274,7 @@ static unsigned slow_answer(struct slow *s, unsigned level, unsigned type)
 
 static unsigned slow_packet(unsigned level, unsigned type, unsigned flags, struct span body)
 {
-	struct slow s = { (const unsigned char *)body.data, body.len, 0, 0 };
+	struct slow s = { (const unsigned char *)body.data, body.len, 0, 0, { 0 }, { 0 } };
 
 	switch (type) {
 	case MQTT_CONNECT:
@@ -291,6 +293,22 @@ static unsigned slow_packet(unsigned level, unsigned type, unsigned flags, struc
 	default:
 		return body.len == 0 ? 0 : MQTT_MALFORMED;
 	}
+}
+
+static bool same_place(bool has, struct span one, struct span other)
+{
+	return has == (other.data != NULL) &&
+	       (!has || (one.data == other.data && one.len == other.len));
+}
+
+/* Who a CONNECT that is right says it comes from, byte for byte where it stands. */
+static void check_credentials(const struct mqtt_connect *c, struct span body)
+{
+	struct slow s = { (const unsigned char *)body.data, body.len, 0, 0, { 0 }, { 0 } };
+
+	check(slow_connect(&s) == 0, "a CONNECT is read in two ways");
+	check(same_place(c->has_user, c->user, s.user), "another user name");
+	check(same_place(c->has_password, c->password, s.password), "another password");
 }
 
 /* Whether two readers agree on what is wrong. The identifier 0 and lengths that do not fit may be
@@ -315,7 +333,10 @@ static unsigned fast_packet(unsigned level, const struct mqtt_head *head, struct
 
 	switch (head->type) {
 	case MQTT_CONNECT:
-		return mqtt_connect(head, body, &connect);
+		reason = mqtt_connect(head, body, &connect);
+		if (reason == MQTT_SUCCESS && !head->longer)
+			check_credentials(&connect, body);
+		return reason;
 	case MQTT_PUBLISH:
 		got = mqtt_publish_head(level, head, body, &publish);
 		check(got != 0 && got <= (int64_t)body.len, "a whole PUBLISH wants more");

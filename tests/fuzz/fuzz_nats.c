@@ -1,5 +1,7 @@
 #include <ctype.h>
+#include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 
 #include "base/json.h"
 #include "base/name.h"
@@ -109,6 +111,275 @@ static void check_line(const char *line, size_t len, const struct nats_event *e)
 	} else {
 		check(e->kind == NATS_ERROR, "what is no command is taken for one");
 	}
+}
+
+/* ---- a slow reader of CONNECT (RFC 8259) ---- */
+
+struct json {
+	struct span in;
+	bool bad;
+};
+
+enum { BAD = 1, TEXT, NUMBER, BOOL, NOTHING, OTHER };
+
+/* The next byte, which is taken if it is one of these; 0: it is none. */
+static char one_of(struct json *j, const char *these)
+{
+	char c = j->in.len > 0 ? j->in.data[0] : 0;
+
+	if (c == 0 || strchr(these, c) == NULL)
+		return 0;
+	j->in = span_skip(j->in, 1);
+	return c;
+}
+
+static void must(struct json *j, const char *these)
+{
+	j->bad |= one_of(j, these) == 0;
+}
+
+static void skip(struct json *j, const char *these)
+{
+	while (one_of(j, these) != 0)
+		;
+}
+
+static unsigned four_digits(struct json *j)
+{
+	char hex[5] = "";
+
+	for (int i = 0; i < 4; i++)
+		hex[i] = one_of(j, "0123456789abcdefABCDEF");
+	j->bad |= strlen(hex) != 4;
+	return (unsigned)strtoul(hex, NULL, 16);
+}
+
+/* RFC 3629 says which code points there are. */
+static void add_utf8(struct json *j, struct text *out, unsigned point)
+{
+	char c[4] = { (char)point };
+	size_t n = point < 0x80 ? 1 : point < 0x800 ? 2 : point < 0x10000 ? 3 : 4;
+
+	j->bad |= point == 0 || point > 0x10ffff || (point >= 0xd800 && point < 0xe000);
+	for (size_t i = n; n > 1 && i-- > 0; point >>= 6)
+		c[i] = (char)(i > 0 ? 0x80 | (point & 0x3f) : (0xf0U << (4 - n)) | point);
+	text_add(out, c, n);
+}
+
+static void escape(struct json *j, struct text *out)
+{
+	static const char names[] = "\"\\/bfnrt", bytes[] = "\"\\/\b\f\n\r\t";
+	unsigned point, low;
+	char c = one_of(j, "\"\\/bfnrtu");
+
+	if (c != 'u') {
+		j->bad |= c == 0;
+		if (!j->bad)
+			text_add(out, bytes + (strchr(names, c) - names), 1);
+		return;
+	}
+	point = four_digits(j);
+	if (point >= 0xd800 && point < 0xdc00) {
+		must(j, "\\");
+		must(j, "u");
+		low = four_digits(j);
+		j->bad |= low < 0xdc00 || low > 0xdfff;
+		point = 0x10000 + ((point - 0xd800) << 10) + (low - 0xdc00);
+	}
+	add_utf8(j, out, point);
+}
+
+/* A code point as it stands there; encoded again it must be the same bytes. */
+static void plain(struct json *j, struct text *out)
+{
+	const unsigned char *p = (const unsigned char *)j->in.data;
+	size_t n = p[0] < 0x80 ? 1 : p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4, at = out->len;
+	unsigned point = n == 1 ? p[0] : p[0] & (0x7fU >> n);
+
+	j->bad |= p[0] < 0x20 || (p[0] >= 0x80 && p[0] < 0xc0) || p[0] >= 0xf8 || j->in.len < n;
+	if (j->bad)
+		return;
+	for (size_t i = 1; i < n; i++)
+		point = point << 6 | (p[i] & 0x3f);
+	add_utf8(j, out, point);
+	j->bad |= out->len - at != n || memcmp(out->data + at, p, n) != 0;
+	j->in = span_skip(j->in, n);
+}
+
+/* Behind its first quotation mark. */
+static void slow_text(struct json *j, struct text *out)
+{
+	out->len = 0;
+	text_add(out, "", 0);
+	while (!j->bad && one_of(j, "\"") == 0) {
+		if (j->in.len == 0)
+			j->bad = true;
+		else if (one_of(j, "\\") != 0)
+			escape(j, out);
+		else
+			plain(j, out);
+	}
+}
+
+static void slow_number(struct json *j)
+{
+	struct text text = { 0 };
+	bool real = false;
+	struct span from = j->in;
+
+	(void)one_of(j, "-");
+	if (one_of(j, "0") == 0) {
+		must(j, "123456789");
+		skip(j, "0123456789");
+	}
+	if (one_of(j, ".") != 0) {
+		real = true;
+		must(j, "0123456789");
+		skip(j, "0123456789");
+	}
+	if (one_of(j, "eE") != 0) {
+		real = true;
+		(void)one_of(j, "+-");
+		must(j, "0123456789");
+		skip(j, "0123456789");
+	}
+	/* What no number of ours can be is none. */
+	text_add(&text, from.data, from.len - j->in.len);
+	errno = 0;
+	if (real)
+		j->bad |= fabs(strtod(text.data, NULL)) == HUGE_VAL;
+	else
+		j->bad |= strtoll(text.data, NULL, 10) != 0 && errno == ERANGE;
+	free(text.data);
+}
+
+static bool word(struct json *j, const char *is)
+{
+	size_t n = strlen(is);
+
+	if (j->in.len < n || memcmp(j->in.data, is, n) != 0)
+		return false;
+	j->in = span_skip(j->in, n);
+	return true;
+}
+
+/* What CONNECT says, as far as it counts: of a name that comes twice the last one. */
+struct said {
+	struct text user, pass, token, account, name;
+	int kinds[10]; /* 0: it does not say that */
+};
+static const char *const counted[10] = { "verbose",       "pedantic", "echo", "headers",
+					 "no_responders", "protocol", "user", "pass",
+					 "auth_token",    "account" };
+
+static int slow_value(struct json *j, struct text *out, struct said *said);
+
+/* Behind its first bracket; said: the outermost one's members. */
+static void slow_members(struct json *j, bool named, struct said *said)
+{
+	const char *end = named ? "}" : "]";
+	struct text ignored = { 0 }, name = { 0 };
+
+	skip(j, " \t\r\n");
+	if (one_of(j, end) != 0)
+		return;
+	do {
+		struct text *out = &ignored;
+		int kind, at = -1;
+
+		skip(j, " \t\r\n");
+		if (named) {
+			must(j, "\"");
+			slow_text(j, &name);
+			skip(j, " \t\r\n");
+			must(j, ":");
+			skip(j, " \t\r\n");
+			for (int i = 0; said != NULL && i < 10; i++)
+				at = strcmp(name.data, counted[i]) == 0 ? i : at;
+		}
+		if (at >= 6)
+			out = at == 6   ? &said->user
+			      : at == 7 ? &said->pass
+			      : at == 8 ? &said->token
+					: &said->account;
+		kind = j->bad ? BAD : slow_value(j, out, NULL);
+		if (at >= 0)
+			said->kinds[at] = kind;
+		skip(j, " \t\r\n");
+	} while (!j->bad && one_of(j, ",") != 0);
+	must(j, end);
+	free(ignored.data);
+	free(name.data);
+}
+
+static int slow_value(struct json *j, struct text *out, struct said *said)
+{
+	if (one_of(j, "\"") != 0) {
+		slow_text(j, out);
+		return TEXT;
+	}
+	if (one_of(j, "{") != 0) {
+		slow_members(j, true, said);
+		return OTHER;
+	}
+	if (one_of(j, "[") != 0) {
+		slow_members(j, false, NULL);
+		return OTHER;
+	}
+	if (word(j, "null"))
+		return NOTHING;
+	if (word(j, "true") || word(j, "false"))
+		return BOOL;
+	slow_number(j);
+	return NUMBER;
+}
+
+/* Whether there is one. */
+static bool slow_credential(const char *got, size_t room, const struct text *want, int kind)
+{
+	bool there = kind == TEXT && want->len > 0;
+
+	/* Longer than anybody's it is nobody's. */
+	check(strcmp(got, there && want->len < room ? want->data : "") == 0, "a credential");
+	return there;
+}
+
+static void check_connect(struct span in)
+{
+	struct json j = { in, false };
+	struct said said = { 0 };
+	struct nats_options o = { 0 };
+	struct nats_credentials got;
+	bool fine, broad = false;
+
+	skip(&j, " \t\r\n");
+	if (one_of(&j, "{") != 0)
+		slow_members(&j, true, &said);
+	else
+		j.bad = true;
+	skip(&j, " \t\r\n");
+	for (int i = 0; i < 10; i++) {
+		int wanted = i < 5 ? BOOL : i == 5 ? NUMBER : TEXT;
+
+		broad |= i < 9 && said.kinds[i] != 0 && said.kinds[i] != wanted &&
+			 said.kinds[i] != NOTHING;
+	}
+	fine = !j.bad && j.in.len == 0 && !broad;
+	check(nats_connect(in, NULL, &o, &got) == fine, "a CONNECT is read in two ways");
+	if (fine) {
+		check(o.has_user == slow_credential(got.user, sizeof(got.user), &said.user,
+						    said.kinds[6]),
+		      "whether there is a user");
+		(void)slow_credential(got.pass, sizeof(got.pass), &said.pass, said.kinds[7]);
+		check(o.has_token == slow_credential(got.token, sizeof(got.token), &said.token,
+						     said.kinds[8]),
+		      "whether there is a token");
+		check(o.account == (said.kinds[9] == TEXT && said.account.len > 0), "an account");
+	}
+	free(said.user.data);
+	free(said.pass.data);
+	free(said.token.data);
+	free(said.account.data);
 }
 
 /* ---- in pieces ---- */
@@ -323,7 +594,6 @@ static void check_alike(struct span in, size_t line_bytes)
 
 int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 {
-	struct nats_options options = { 0 };
 	struct nats_replay replay;
 	struct text whole, split;
 	struct span in;
@@ -339,7 +609,7 @@ int LLVMFuzzerTestOneInput(const unsigned char *data, size_t size)
 	text_same(&whole, &split);
 	check_encode(in, data[0]);
 	check_alike(in, line_bytes);
-	(void)nats_connect(in, NULL, &options, NULL);
+	check_connect(in);
 	(void)nats_header(in, SPAN("Content-Type"));
 	(void)nats_replay(in, &replay);
 	check((nats_subject(in) <= NATS_SUBJECT_PATTERN) == name_pattern_valid(in), "a subject");
