@@ -24,7 +24,8 @@ enum {
 	TLS_BUFFER_BYTES = 4 * (CIPHER_RECORD_BYTES + CIPHER_OVERHEAD_BYTES),
 	TLS_BUFFER_CLASSES = 3, /* smaller ones, for what is small */
 	TLS_POOL_BYTES = 8 << 20,
-	TLS_STEPS = 4, /* of handshakes, in a turn: 0.2 to 0.3 ms each */
+	TLS_STEPS = 4, /* of handshakes, in a turn: 0.2 to 0.3 ms each, 0.6 with an RSA key */
+	TLS_STEPS_NS = 500000, /* none begins after that */
 	/* What has come of a handshake and waits; beyond: it fails. */
 	TLS_INPUT_BYTES_MAX = 128 << 10,
 	TLS_KEY_UPDATES = 16, /* in a minute; beyond: the end */

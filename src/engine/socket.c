@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 
+#include "base/clock.h"
 #include "base/memory.h"
 
 enum {
@@ -629,14 +630,18 @@ static struct socket *owner_of_tls(struct list *link)
 	return LIST_ENTRY(link, struct tls, link)->owner;
 }
 
-/* Handshakes go on, some in each turn, so that nothing waits long for them. */
+/* Handshakes go on, some in each turn, so that nothing waits long for them: where keys are large
+ * one of them is enough. */
 static void step_some(struct sockets *t)
 {
+	uint64_t ends_ns = list_empty(&t->tls.steps) ? 0 : clock_now_ns() + TLS_STEPS_NS;
 	struct list *link;
 
 	for (unsigned n = 0; n < TLS_STEPS && (link = list_take(&t->tls.steps)) != NULL; n++) {
 		step(t, owner_of_tls(link));
 		reactor_spend(t->reactor, STEP_COST);
+		if (clock_now_ns() >= ends_ns)
+			break;
 	}
 }
 

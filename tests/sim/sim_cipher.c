@@ -123,6 +123,8 @@ enum cipher_result cipher_handshake(struct cipher *c, struct span *in)
 	unsigned type;
 	size_t n;
 
+	sim.handshake_steps++;
+	sim.now_ns += sim.handshake_step_ns;
 	while ((type = open(&c->ssl->in, in, &n)) != 0) {
 		if (type != RECORD_HELLO)
 			sim_fail("a handshake with a record of type %u", type);

@@ -50,15 +50,17 @@ class Storm:
     rounds: int = 3  # at most, of a measurement
     full_config: dict = field(default_factory=dict)  # instead, at full size
     by_hand: bool = False  # no part of make check
+    # The pair's p99 meanwhile may be so many times what it is when all is quiet, and so many ms more.
+    within: tuple = None
 
 
 STORMS = []
 
 
-def storm(what, small, full, beside=True, rounds=3, full_config=None, by_hand=False, **config):
+def storm(what, small, full, beside=True, rounds=3, full_config=None, by_hand=False, within=None, **config):
     def add(run):
         name = run.__name__.replace("_", "-")
-        STORMS.append(Storm(name, what, run, small, full, config, beside, rounds, full_config or config, by_hand))
+        STORMS.append(Storm(name, what, run, small, full, config, beside, rounds, full_config or config, by_hand, within))
         return run
 
     return add
@@ -339,6 +341,7 @@ class Handshake:
     # So many take the clients, which are all in this process, a while, and those that have stopped hold no place up.
     full_config={"secure": True, "limits": {"handshake_seconds": 60, "accepts_per_ip": 0, "tls_handshakes": 10_000}},
     rounds=1,
+    within=(2, 2),
     secure=True,
     limits={"handshake_seconds": whole_seconds(1), "accepts_per_ip": 0},
 )
@@ -360,7 +363,8 @@ def handshakes(broker, n):
                 served, connected = time.monotonic() - connected, 0
     # What the library took for all that were under way at a time stays with the allocator, as far as it was touched. With 1,000
     # of each: in the middle of their first words 73 KB are counted of one, and 42 KB stay; behind them 52 KB, and 13 KB more stay.
-    return {"all served": f"{served:.1f} s", **before.restored(grown=(16 << 20) + (40 << 10) * n)}
+    # How many are under way at a time is the machine's doing: with 10,000 on two busy cores 42 KB stayed of each.
+    return {"all served": f"{served:.1f} s", **before.restored(grown=(16 << 20) + (48 << 10) * n)}
 
 
 # --- many at once ---------------------------------------------------------------------------------------

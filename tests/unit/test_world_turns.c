@@ -526,9 +526,56 @@ static void nothing_is_taken_for_published_in_a_drain(void **state)
 	world_end();
 }
 
+/* ---- handshakes ---- */
+
+/* Until all of them are done; returns how many steps a turn made at most. */
+static unsigned steps_in_a_turn(struct client *c[], unsigned n)
+{
+	const struct shard *s = &sim.broker.shards[0];
+	unsigned most = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		c[i] = world_client();
+		assert_non_null(c[i]);
+	}
+	while (s->sockets.tls.counts.full < n) {
+		unsigned before = sim.handshake_steps;
+
+		world_step();
+		most = sim.handshake_steps - before > most ? sim.handshake_steps - before : most;
+	}
+	return most;
+}
+
+static void handshakes_take_as_much_of_a_turn_whatever_one_costs(void **state)
+{
+	const struct sim_params params = {
+		.seed = 1, .schedule = 1, .shards = 1, .faults = 1u << FAULT_TLS
+	};
+	struct client *c[20];
+	unsigned steps;
+
+	(void)state;
+	for (unsigned us = 0; us <= 600; us += 300) {
+		world_adjust = NULL;
+		world_begin(&params, false);
+		sim.handshake_step_ns = us * NS_PER_US;
+		steps = steps_in_a_turn(c, 20);
+		if (us == 0)
+			assert_in_range(steps, 3, TLS_STEPS);
+		else
+			assert_int_equal(steps, us == 300 ? 2 : 1);
+		sim.handshake_step_ns = 0;
+		for (unsigned i = 0; i < 20; i++)
+			leave(c[i]);
+		world_end();
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(handshakes_take_as_much_of_a_turn_whatever_one_costs),
 		cmocka_unit_test(latency_is_counted_for_each_subscriber_by_door_and_section),
 		cmocka_unit_test(one_message_in_a_tenth_of_a_second_is_followed),
 		cmocka_unit_test(who_takes_long_is_counted_as_long),
