@@ -318,7 +318,7 @@ faults: ## Let every allocation, request and call of OpenSSL of the broker fail,
 	@FAULTS=all $(MAKE) INTEGRATION='test_faults*.py' integration
 
 .PHONY: cluster-faults
-cluster-faults: ## Three servers, three hosts, one of the servers killed again and again (RUNS=5)
+cluster-faults: ## Three hosts, one or three servers: killed, paused, cut off, slow (RUNS=5)
 	@CLUSTER=$(or $(RUNS),5) $(MAKE) INTEGRATION='test_upstream_log.py' integration
 
 # What a run finds new stays in build/fuzz; an input that fails belongs into the corpus.

@@ -496,9 +496,12 @@ def test_a_stream_that_contradicts_itself_becomes_another_one_on_every_host(log)
     def epochs():
         return {post(h, topic, b"x")[1]["id"].split(":")[0] for h in hosts for topic in ("live.a", "live.b", "live.c")}
 
-    hosts[0].loop.wait(lambda: len(epochs()) == 1, "both know it by the same epoch")
+    # Each reactor looks by itself.
+    hosts[0].loop.wait(lambda: [figure(h, "log_changed_total") for h in hosts] == [2, 2], "all have seen it")
+    for host in hosts:
+        wait_ready(host)
+    assert len(epochs()) == 1
     assert epochs() != {before[0].split(":")[0]}
-    assert all(figure(h, "log_changed_total") == 2 for h in hosts)
     program.close()
     api.close()
 
@@ -615,6 +618,33 @@ if RUNS > 0:
             server.send(signal.SIGCONT)
             oracle.go_on(4)
         oracle.judge()
+
+
+    @pytest.mark.parametrize("seconds", [1, 6])
+    @pytest.mark.parametrize("run", range(RUNS))
+    def test_a_host_that_is_cut_off_is_whole_when_it_is_back(log, run, seconds):
+        server = log.log_servers()
+        way = Held(server)
+        addresses = [f"nats://{server.address}", f"nats://{server.address}", way.address]
+        oracle = Oracle([log.log_host(upstream={"servers": [a], "publish_seconds": 30}) for a in addresses])
+        for _ in range(2):
+            oracle.go_on(1)
+            way.open.clear()
+            oracle.go_on(seconds)
+            way.open.set()
+            oracle.go_on(2)
+        oracle.judge()
+        way.close()
+
+    @pytest.mark.parametrize("run", range(RUNS))
+    def test_a_slow_link_costs_time_and_nothing_else(log, run):
+        server = log.log_servers()
+        way = Lossy(server, lambda: time.sleep(0.004))
+        addresses = [f"nats://{server.address}", f"nats://{server.address}", way.address]
+        oracle = Oracle([log.log_host(upstream={"servers": [a], "publish_seconds": 30}) for a in addresses])
+        oracle.go_on(10)
+        oracle.judge()
+        way.close()
 
 
 def check(log, **upstream):
