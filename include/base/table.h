@@ -3,9 +3,9 @@
 
 /*
  * Hash table from names to pointers: open addressing with linear probing, deletion by shifting back
- * (Knuth 6.4, algorithm R), at most three quarters full. One with many entries grows a little with
- * each that is added: what has not moved yet stays findable in the places it was in before. It owns
- * neither names nor values. One thread.
+ * (Knuth 6.4, algorithm R), at most three quarters full, or seven eighths a dense one. One with
+ * many entries grows a little with each that is added: what has not moved yet stays findable in the
+ * places it was in before. It owns neither names nor values. One thread.
  */
 
 #include <stdbool.h>
@@ -26,6 +26,7 @@ struct table {
 	/* While it grows: the slots before, all of them empty up to `moved`. NULL: it does not. */
 	struct named **before;
 	size_t before_n, moved;
+	bool dense; /* for many tables of names that are seldom looked for; set before the first */
 };
 
 /* Places that entries are in. */

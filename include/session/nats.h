@@ -35,11 +35,16 @@ struct subscription;
 struct nats_subscription {
 	struct named named;                /* first; the name is the sid */
 	struct subscription *subscription; /* NULL: it has ended */
-	uint64_t joined;                   /* in its stream's count */
-	uint32_t max;                      /* messages that it is to get since SUB; 0: all */
-	bool answers;                      /* replies may be for it (session/nats_inboxes.h) */
+	union {
+		uint64_t joined; /* when it stands: in its stream's count; before that: */
+		uint64_t max;    /* messages that it is to get since SUB; 0: all */
+	};
+	bool answers; /* replies may be for it (session/nats_inboxes.h) */
 	char sid[];
 };
+
+/* Those with a short sid are in a pool of their shard's, for there are very many. */
+enum { NATS_SUBSCRIPTION_BYTES = 48 };
 
 /* What has been published, as far as commands may have to wait for it. */
 struct nats_sent {
@@ -136,7 +141,7 @@ size_t nats_publish(struct connection *connection, const struct nats_event *even
 size_t nats_discard(struct connection *connection, struct span in);
 void nats_collected(struct connection *connection, struct block *block);
 void nats_publishing(struct connection *connection, struct block *block);
-void nats_subscriptions_release(struct nats_session *nats);
+void nats_subscriptions_release(struct connection *connection);
 
 /* ---- what struct protocol has of them ---- */
 

@@ -6,6 +6,7 @@
  */
 
 #include "base/list.h"
+#include "base/pool.h"
 #include "broker/shard.h"
 #include "session/gather.h"
 #include "session/http_answer.h"
@@ -23,6 +24,7 @@ struct session_shared {
 	struct deadline_class hello;     /* session/opening.h */
 	struct deadline_class nats_ping; /* session/nats.h */
 	uint64_t nats_clients;           /* so far */
+	struct pool nats_subscriptions;  /* with short sids: session/nats.h */
 	struct mqtt_clients mqtt;
 	struct upstream *upstream; /* NULL: there is none */
 };

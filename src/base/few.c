@@ -49,6 +49,8 @@ int few_add(struct few *f, struct named *entry)
 		return 0;
 	}
 	t = memory_new_zeroed(sizeof(*t));
+	if (t != NULL)
+		t->dense = true;
 	if (t == NULL || table_add(t, only(f)) != 0) {
 		memory_free(t);
 		return -ENOMEM;

@@ -18,6 +18,11 @@ void pool_init(struct pool *pool, size_t object_bytes)
 	*pool = (struct pool){ .object_bytes = on_lines(object_bytes) };
 }
 
+void pool_init_small(struct pool *pool, size_t object_bytes)
+{
+	*pool = (struct pool){ .object_bytes = (object_bytes + 15) & ~(size_t)15 };
+}
+
 void pool_release(struct pool *pool)
 {
 	while (pool->slabs != NULL) {
@@ -26,7 +31,7 @@ void pool_release(struct pool *pool)
 		pool->slabs = *(void **)slab;
 		memory_free(slab);
 	}
-	pool_init(pool, pool->object_bytes);
+	*pool = (struct pool){ .object_bytes = pool->object_bytes };
 }
 
 static int add_slab(struct pool *pool)

@@ -7,9 +7,9 @@
 
 enum {
 	SLOTS_MIN = 16,
-	GROW_AT_ONCE = 64, /* slots */
+	GROW_AT_ONCE = 256, /* slots: what is kept of them beside would be a third of all */
 	/* Looked at with each entry that is added: twice as many must be enough before it is full
-	 * again, which takes three quarters as many entries as there were slots. */
+	 * again, which takes three quarters as many entries as there were slots, or more. */
 	MOVED_AT_ONCE = 8,
 };
 
@@ -17,7 +17,7 @@ void table_release(struct table *t)
 {
 	memory_free(t->slots);
 	memory_free(t->before);
-	*t = (struct table){ 0 };
+	*t = (struct table){ .dense = t->dense };
 }
 
 static inline struct named *find_in(struct named *const *slots, size_t slots_n, uint64_t hash,
@@ -110,7 +110,7 @@ static int grow(struct table *t)
 
 int table_add(struct table *t, struct named *entry)
 {
-	if (4 * (t->entries_n + 1) > 3 * t->slots_n && grow(t) != 0)
+	if ((t->entries_n + 1) * 8 > (t->dense ? 7 : 6) * t->slots_n && grow(t) != 0)
 		return -ENOMEM;
 	if (t->before != NULL)
 		move_some(t);

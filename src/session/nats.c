@@ -475,7 +475,7 @@ void nats_session_free(struct connection *c)
 
 	if (nats == NULL)
 		return;
-	nats_subscriptions_release(nats);
+	nats_subscriptions_release(c);
 	intake_give_back(nats->intake);
 	memory_free(nats);
 }
@@ -484,6 +484,7 @@ void nats_sessions_init(struct shard *s)
 {
 	struct deadline_class *class = &session_shared(s)->nats_ping;
 
+	pool_init_small(&session_shared(s)->nats_subscriptions, NATS_SUBSCRIPTION_BYTES);
 	deadline_class_init(class, s->config->nats.ping_seconds * NS_PER_S);
 	reactor_watch(&s->reactor, class, look, s);
 }

@@ -12,6 +12,7 @@
 #include "session/gather.h"
 #include "session/nats.h"
 #include "session/nats_inboxes.h"
+#include "session/shared.h"
 #include "topic/block.h"
 #include "topic/interest.h"
 
@@ -31,20 +32,55 @@ static struct nats_subscription *find(const struct nats_session *nats, struct sp
 							    hash_bytes(sid.data, sid.len), sid);
 }
 
-static void forget(struct nats_session *nats, struct nats_subscription *ns)
+static size_t bytes_of(struct span sid)
 {
-	nats_inboxes_remove(nats, ns);
-	few_remove(&nats->subscriptions, &ns->named);
-	memory_free(ns);
+	return offsetof(struct nats_subscription, sid) + sid.len;
 }
 
-void nats_subscriptions_release(struct nats_session *nats)
+static struct nats_subscription *new_subscription(struct connection *c, struct span sid)
 {
+	size_t bytes = bytes_of(sid);
+	struct nats_subscription *ns =
+		bytes <= NATS_SUBSCRIPTION_BYTES
+			? pool_take(&session_shared(c->shard)->nats_subscriptions)
+			: memory_new(bytes);
+
+	if (ns == NULL)
+		return NULL;
+	*ns = (struct nats_subscription){
+		.named = { hash_bytes(sid.data, sid.len), { ns->sid, sid.len } },
+	};
+	memcpy(ns->sid, sid.data, sid.len);
+	return ns;
+}
+
+static void free_subscription(struct connection *c, struct nats_subscription *ns)
+{
+	if (ns == NULL)
+		return;
+	if (bytes_of(ns->named.name) <= NATS_SUBSCRIPTION_BYTES)
+		pool_give(&session_shared(c->shard)->nats_subscriptions, ns);
+	else
+		memory_free(ns);
+}
+
+static void forget(struct connection *c, struct nats_subscription *ns)
+{
+	struct nats_session *nats = nats_of(c);
+
+	nats_inboxes_remove(nats, ns);
+	few_remove(&nats->subscriptions, &ns->named);
+	free_subscription(c, ns);
+}
+
+void nats_subscriptions_release(struct connection *c)
+{
+	struct nats_session *nats = nats_of(c);
 	struct named *n;
 
 	nats_inboxes_release(nats);
 	for (size_t at = 0; (n = few_next(&nats->subscriptions, &at)) != NULL;)
-		memory_free(n);
+		free_subscription(c, (struct nats_subscription *)(void *)n);
 	few_release(&nats->subscriptions);
 }
 
@@ -80,19 +116,6 @@ static bool may_look(struct connection *c, struct span topic)
 	       connection_local(c);
 }
 
-static struct nats_subscription *new_subscription(struct span sid)
-{
-	struct nats_subscription *ns =
-		memory_new_zeroed(offsetof(struct nats_subscription, sid) + sid.len);
-
-	if (ns == NULL)
-		return NULL;
-	memcpy(ns->sid, sid.data, sid.len);
-	ns->named.hash = hash_bytes(sid.data, sid.len);
-	ns->named.name = (struct span){ ns->sid, sid.len };
-	return ns;
-}
-
 static struct replay replay_of(const struct nats_replay *r)
 {
 	static const enum replay_kind kinds[] = { [NATS_REPLAY_NONE] = REPLAY_NONE,
@@ -111,7 +134,7 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 				    .ids = replay->kind != NATS_REPLAY_NONE,
 				    .framed = nats->framed,
 				    .sid = e->sid };
-	struct nats_subscription *ns = new_subscription(e->sid);
+	struct nats_subscription *ns = new_subscription(c, e->sid);
 	char *parameter = memory_new(NATS_FRAME_HEAD + e->sid.len);
 	int err;
 
@@ -120,7 +143,7 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 			(struct run_publisher){ c->shard->id, c->socket.slot,
 						socket_generation(&c->shard->sockets, &c->socket) };
 	if (ns == NULL || parameter == NULL || few_add(&nats->subscriptions, &ns->named) != 0) {
-		memory_free(ns);
+		free_subscription(c, ns);
 		memory_free(parameter);
 		connection_error(c, REASON_MEMORY);
 		return;
@@ -144,7 +167,7 @@ static void subscribe(struct connection *c, const struct nats_event *e, struct s
 		return;
 	}
 	if (ns->subscription == NULL)
-		forget(nats, ns);
+		forget(c, ns);
 	if (err == -ENOSPC)
 		nats_say_error(c, NATS_SUBSCRIPTIONS, SPAN(""), "");
 	else
@@ -209,20 +232,21 @@ size_t nats_subscribe(struct connection *c, const struct nats_event *e, size_t u
 
 void nats_session_enough(struct connection *c, void *session)
 {
-	forget(nats_of(c), session);
+	forget(c, session);
 }
 
 void nats_session_subscribed(struct connection *c, struct subscription *sub,
 			     const struct subscribe_letter *l)
 {
 	struct nats_subscription *ns = sub->session;
+	uint64_t max = ns->max;
 	char gap[NATS_NOBODY_MAX];
 	size_t n;
 
 	ns->joined = sub->cursor.counted;
 	/* Without memory for it clients look at no more than they wanted all the same. */
-	if (ns->max > 0)
-		(void)subscription_limit(sub, ns->joined + ns->max);
+	if (max > 0)
+		(void)subscription_limit(sub, ns->joined + max);
 	if (l == NULL || l->gap == 0 || !nats_of(c)->headers)
 		return;
 	n = nats_gap(l->name, ns->named.name, l->epoch, l->gap, gap);
@@ -248,13 +272,14 @@ size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t
 	if (ns == NULL)
 		return used;
 	if (e->max > 0 && ns->subscription != NULL) {
-		ns->max = (uint32_t)e->max;
-		if (!subscription_is(ns->subscription, SUBSCRIPTION_ASKED))
-			(void)subscription_limit(ns->subscription, ns->joined + ns->max);
+		if (subscription_is(ns->subscription, SUBSCRIPTION_ASKED))
+			ns->max = e->max;
+		else
+			(void)subscription_limit(ns->subscription, ns->joined + e->max);
 		return used;
 	}
 	sub = ns->subscription;
-	forget(nats, ns);
+	forget(c, ns);
 	if (sub != NULL)
 		subscription_end(sub);
 	return used;

@@ -212,6 +212,7 @@ static void release(struct shard *s)
 	websockets_release(s);
 	mqtt_clients_release(s);
 	intakes_release(s);
+	pool_release(&session_shared(s)->nats_subscriptions);
 	memory_free(s->sessions);
 }
 

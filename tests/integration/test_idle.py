@@ -48,18 +48,18 @@ DOORS = {
 }
 
 
-def join(address, door, first, count):
+def join(address, talk, first, count):
     """One after another, so that nothing is needed for many at once."""
     host, port = address.rsplit(":", 1)
     clients = []
     for i in range(first, first + count):
         client = socket.create_connection((host, int(port)), PATIENCE)
-        for text, answer in DOORS[door]:
+        for text, answer in talk:
             client.sendall(text(i))
             got = b""
             while answer not in got:
                 more = client.recv(4096)
-                assert more, (door, got)
+                assert more, got
                 got += more
         clients.append(client)
     return clients
@@ -88,12 +88,27 @@ def test_an_idle_subscriber_costs_640_bytes_at_most_through_every_door(start):
     broker = start(reactors=1, listen=listen, engine=engine, nats={"hello_ms": 60000})
     address, clients, costs = broker.address(), [], {}
     idle = broker.descriptors()
-    close(join(address, "line", 0, (COUNT + FIRST) * len(DOORS)))
+    close(join(address, DOORS["line"], 0, (COUNT + FIRST) * len(DOORS)))
     broker.loop.wait(lambda: broker.descriptors() == idle, "the end of those who filled the pools")
-    for door in DOORS:
-        clients += join(address, door, 0, FIRST)
+    for door, talk in DOORS.items():
+        clients += join(address, talk, 0, FIRST)
         before = counted(address)
-        clients += join(address, door, FIRST, COUNT)
+        clients += join(address, talk, FIRST, COUNT)
         costs[door] = round(SHARED + (counted(address) - before) / COUNT)
     close(clients)
     assert all(cost <= 640 for cost in costs.values()), costs
+
+
+def test_each_of_many_subscriptions_costs_200_bytes_at_most(start):
+    """A hundred of each connection: their share of it, their sids and places in tables are in that."""
+    many, each, first = 400, 100, 40
+    listen = {"main": {"address": "127.0.0.1:0", "protocols": ["http", "nats"]}}
+    broker = start(reactors=1, listen=listen, nats={"hello_ms": 60000}, limits={"connections": 1000, "subscriptions": 50000})
+    subscribe = b"".join(b"SUB idle.%d %d\r\n" % (i, i + 1) for i in range(each)) + b"PING\r\n"
+    talk = [(lambda i: HELLO, b"PONG\r\n"), (lambda i: subscribe, b"PONG\r\n")]
+    clients = join(broker.address(), talk, 0, first)
+    before = counted(broker.address())
+    clients += join(broker.address(), talk, first, many)
+    cost = (counted(broker.address()) - before) / (many * each)
+    close(clients)
+    assert cost <= 200

@@ -989,7 +989,8 @@ static void check_empty(long before)
 		if (kernel_timers(i) != 0)
 			sim_fail("shard %u still ticks", i);
 		kept += (long)(slabs_of(&s->clients.connection_pool) +
-			       slabs_of(&s->audience.subscription_pool));
+			       slabs_of(&s->audience.subscription_pool) +
+			       slabs_of(&session_shared(s)->nats_subscriptions));
 		if (s->audience.wilds.groups.entries_n != 0 ||
 		    !patterns_empty(&s->audience.wilds.patterns) ||
 		    s->audience.wilds.matched.entries_n != 0)

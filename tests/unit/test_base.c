@@ -383,14 +383,13 @@ static size_t in_place(const struct table *t)
 	return n;
 }
 
-static void a_large_table_grows_a_little_with_each_entry(void **state)
+static void grow_with_each_entry(bool dense)
 {
-	enum { MANY = 45000, MOVED = 9 };
+	enum { MANY = 45000, MOVED = 9, AT_ONCE = 256 };
 	struct entry *entries = calloc(MANY, sizeof(*entries));
-	struct table t = { 0 };
+	struct table t = { .dense = dense };
 	size_t slots_n = 0, grown = 0;
 
-	(void)state;
 	assert_non_null(entries);
 	for (unsigned i = 0; i < MANY; i++) {
 		struct entry *e = &entries[i];
@@ -398,7 +397,7 @@ static void a_large_table_grows_a_little_with_each_entry(void **state)
 		snprintf(e->name, sizeof(e->name), "%u", i);
 		e->named = (struct named){ hash_bytes(e->name, strlen(e->name)), span_of(e->name) };
 		assert_int_equal(table_add(&t, &e->named), 0);
-		if (t.slots_n == slots_n || t.slots_n <= 128) {
+		if (t.slots_n == slots_n || t.slots_n <= 2 * AT_ONCE) {
 			slots_n = t.slots_n;
 			continue;
 		}
@@ -419,6 +418,48 @@ static void a_large_table_grows_a_little_with_each_entry(void **state)
 	assert_int_equal(in_place(&t), MANY);
 	table_release(&t);
 	free(entries);
+}
+
+static void a_large_table_grows_a_little_with_each_entry(void **state)
+{
+	(void)state;
+	grow_with_each_entry(false);
+	grow_with_each_entry(true);
+}
+
+/* Ninety names and more of a client, of which there may be ten thousand. */
+static void what_is_dense_or_small_takes_less_room(void **state)
+{
+	struct table tables[] = { { .dense = false }, { .dense = true } };
+	struct entry entries[112];
+	struct pool pool;
+	char *one;
+
+	(void)state;
+	for (unsigned i = 0; i < 112; i++) {
+		snprintf(entries[i].name, sizeof(entries[i].name), "%u", i);
+		entries[i].named =
+			(struct named){ hash_bytes(entries[i].name, strlen(entries[i].name)),
+					span_of(entries[i].name) };
+		for (unsigned t = 0; t < 2; t++)
+			assert_int_equal(table_add(&tables[t], &entries[i].named), 0);
+	}
+	for (unsigned t = 0; t < 2; t++) {
+		assert_int_equal(table_places(&tables[t]), t == 0 ? 256 : 128);
+		for (unsigned i = 0; i < 112; i++)
+			assert_ptr_equal(table_find(&tables[t], entries[i].named.hash,
+						    entries[i].named.name),
+					 &entries[i].named);
+		assert_null(table_find(&tables[t], 7, SPAN("none")));
+		table_release(&tables[t]);
+	}
+	pool_init_small(&pool, 41);
+	one = pool_take(&pool);
+	assert_ptr_equal((char *)pool_take(&pool), one + 48);
+	pool_release(&pool);
+	assert_non_null(pool_take(&pool));
+	assert_int_equal(pool.object_bytes, 48);
+	pool_release(&pool);
 }
 
 static void names_with_the_same_hash_are_told_apart(void **state)
@@ -753,6 +794,7 @@ int main(void)
 		cmocka_unit_test(table_holds_what_was_added_and_not_removed),
 		cmocka_unit_test(table_does_so_when_runs_of_entries_wrap_around),
 		cmocka_unit_test(a_large_table_grows_a_little_with_each_entry),
+		cmocka_unit_test(what_is_dense_or_small_takes_less_room),
 		cmocka_unit_test(names_with_the_same_hash_are_told_apart),
 		cmocka_unit_test(objects_of_a_pool_do_not_overlap),
 		cmocka_unit_test(links_go_in_and_out_of_lists),
