@@ -50,8 +50,11 @@ struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
 /* Its streams must have no cursors. */
 void interest_free(struct interest *interest);
 
-/* The stream of this wire; made, with a copy of the parameter, if it is not there. NULL: out of
- * memory. */
+/* The stream of this wire; made, with a copy of the parameter, if it is not there. Some of those
+ * that it comes by and nobody reads any more go. NULL: out of memory. */
 struct stream *interest_stream(struct interest *interest, const struct wire *wire);
+/* Takes one out of its interest's list, at where that has it, and frees it, if nobody reads it and
+ * nobody will: a client that comes and goes has another parameter each time. */
+bool interest_drop_unread(struct stream **at);
 
 #endif

@@ -234,6 +234,13 @@ static inline bool stream_wants_sends(const struct stream *s)
 	return !list_empty(&s->ready) || !list_empty(&s->replaying);
 }
 
+/* Whether it has no cursor, not even one that leaves, and nobody will come to it. */
+static inline bool stream_unread(const struct stream *s)
+{
+	return list_empty(&s->idle) && list_empty(&s->ready) && list_empty(&s->busy) &&
+	       list_empty(&s->replaying) && s->pins == 0;
+}
+
 /* ---- between the files of streams: stream_append.c, stream_pending.c, stream.c, replay.c, each of
  * which calls those before it ---- */
 

@@ -5,6 +5,8 @@
 #include "base/memory.h"
 #include "topic/stream.h"
 
+enum { DROPS_MAX = 8 }; /* by one who looks for another: more than come with him */
+
 struct interest *interest_new(struct span name, uint64_t hash, unsigned home,
 			      const struct config_topic *settings)
 {
@@ -40,15 +42,33 @@ void interest_free(struct interest *i)
 	memory_free(i);
 }
 
+bool interest_drop_unread(struct stream **at)
+{
+	struct stream *s = *at;
+
+	if (!stream_unread(s) || s->pressed || s->held)
+		return false;
+	*at = s->next;
+	stream_release(s);
+	memory_free(s);
+	return true;
+}
+
 struct stream *interest_stream(struct interest *i, const struct wire *wire)
 {
 	struct wire own = *wire;
+	unsigned drops = 0;
 	struct stream *s;
 
-	for (s = i->streams; s != NULL; s = s->next)
+	for (struct stream **at = &i->streams; (s = *at) != NULL;) {
 		if (s->wire.format == wire->format &&
 		    span_equal(s->wire.parameter, wire->parameter))
 			return s;
+		if (drops < DROPS_MAX && interest_drop_unread(at))
+			drops++;
+		else
+			at = &s->next;
+	}
 	s = memory_new(sizeof(*s) + wire->parameter.len);
 	if (s == NULL)
 		return NULL;

@@ -907,6 +907,7 @@ static const struct wire_format other_format = { .name = "other" };
 static void interest_makes_a_stream_for_a_format_once(void **state)
 {
 	struct interest *i = interest_new(SPAN("a.topic"), 4711, 2, &settings);
+	struct cursor reader;
 	struct stream *first;
 
 	(void)state;
@@ -918,8 +919,10 @@ static void interest_makes_a_stream_for_a_format_once(void **state)
 	first = interest_stream(i, &(struct wire){ .format = &some_format });
 	assert_non_null(first);
 	assert_ptr_equal(first->wire.format, &some_format);
+	assert_int_equal(stream_join(first, &reader), 0);
 	assert_ptr_equal(interest_stream(i, &(struct wire){ .format = &some_format }), first);
 	assert_true(interest_stream(i, &(struct wire){ .format = &other_format }) != first);
+	(void)stream_remove(first, &reader);
 	interest_free(i);
 }
 
@@ -928,17 +931,57 @@ static void what_stands_in_every_frame_parts_streams_of_a_format(void **state)
 	char sid[] = "7";
 	const struct wire seven = { &some_format, { sid, 1 } }, also = { &some_format, SPAN("7") };
 	struct interest *i = interest_new(SPAN("a.topic"), 4711, 2, &settings);
+	struct cursor reader;
 	struct stream *first;
 
 	(void)state;
 	assert_non_null(i);
 	first = interest_stream(i, &seven);
 	assert_non_null(first);
+	assert_int_equal(stream_join(first, &reader), 0);
 	sid[0] = '8';
 	assert_true(span_equal(first->wire.parameter, SPAN("7")));
 	assert_ptr_equal(interest_stream(i, &also), first);
 	assert_true(interest_stream(i, &seven) != first);
 	assert_true(interest_stream(i, &(struct wire){ .format = &some_format }) != first);
+	(void)stream_remove(first, &reader);
+	interest_free(i);
+}
+
+static void a_stream_that_nobody_reads_goes_when_another_is_looked_for(void **state)
+{
+	static const char *const sids[] = { "1", "2", "3", "4" };
+	struct interest *i = interest_new(SPAN("a.topic"), 4711, 2, &settings);
+	struct cursor reader, pin;
+	struct stream *read = NULL, *pinned = NULL, *last = NULL;
+
+	(void)state;
+	assert_non_null(i);
+	for (unsigned n = 0; n < 4; n++) {
+		last = interest_stream(i, &(struct wire){ &some_format, span_of(sids[n]) });
+		assert_non_null(last);
+		if (n == 0) {
+			read = last;
+			assert_int_equal(stream_join(read, &reader), 0);
+		} else if (n == 1) {
+			pinned = last;
+			assert_int_equal(stream_pin(pinned, &pin), 0);
+		}
+	}
+	assert_ptr_equal(i->streams, last);
+	assert_ptr_equal(last->next, pinned);
+	assert_ptr_equal(pinned->next, read);
+	assert_null(read->next);
+	assert_true(interest_drop_unread(&i->streams));
+	assert_false(interest_drop_unread(&i->streams));
+	stream_unpin(pinned, &pin);
+	stream_leave(read, &reader);
+	assert_true(interest_drop_unread(&i->streams));
+	assert_ptr_equal(i->streams, read);
+	assert_false(interest_drop_unread(&i->streams));
+	(void)stream_remove(read, &reader);
+	assert_true(interest_drop_unread(&i->streams));
+	assert_null(i->streams);
 	interest_free(i);
 }
 
@@ -1042,6 +1085,7 @@ int main(void)
 		cmocka_unit_test(other_settings_are_other_limits),
 		cmocka_unit_test(interest_makes_a_stream_for_a_format_once),
 		cmocka_unit_test(what_stands_in_every_frame_parts_streams_of_a_format),
+		cmocka_unit_test(a_stream_that_nobody_reads_goes_when_another_is_looked_for),
 		cmocka_unit_test(inboxes_of_one_client_have_one_home),
 		cmocka_unit_test(topics_of_a_section_with_one_order_have_one_home),
 		cmocka_unit_test(inboxes_and_what_is_internal_to_a_service_pass),

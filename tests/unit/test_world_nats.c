@@ -13,7 +13,10 @@
 #include "base/config.h"
 #include "broker/broker.h"
 #include "broker/listener.h"
+#include "broker/shard.h"
 #include "broker/subscription.h"
+#include "topic/interest.h"
+#include "topic/stream.h"
 
 /* NATS clients of whole brokers, in the simulation's world (test_world.c). */
 
@@ -71,6 +74,43 @@ static void end(struct client *c)
 static uint64_t subscriptions(void)
 {
 	return atomic_load(&sim.broker.subscriptions);
+}
+
+static unsigned streams_of(const char *topic)
+{
+	const struct span name = span_of(topic);
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < sim.broker.shards_n; i++) {
+		const struct interest *of = (const struct interest *)(const void *)table_find(
+			&sim.broker.shards[i].audience.interests, topic_hash(name), name);
+
+		for (const struct stream *s = of != NULL ? of->streams : NULL; s != NULL;
+		     s = s->next)
+			n++;
+	}
+	return n;
+}
+
+/* Each subscription has a sid of its own, and its messages a form of their own. */
+static void what_was_subscribed_to_before_leaves_nothing_behind(void **state)
+{
+	char text[128];
+	struct client *stays, *c;
+
+	(void)state;
+	begin(1);
+	stays = nats_client(HELLO "SUB room 1\r\nPING\r\n");
+	c = nats_client(HELLO "PING\r\n");
+	for (unsigned sid = 2; sid < 200; sid++) {
+		(void)snprintf(text, sizeof(text), "SUB room %u\r\n%sUNSUB %u\r\n", sid,
+			       sid % 2 == 0 ? "PUB room 1\r\nx\r\n" : "", sid);
+		say(c, text);
+	}
+	assert_in_range(streams_of("room"), 1, 2);
+	end(c);
+	end(stays);
+	world_end();
 }
 
 static void a_limit_is_kept_within_a_block(void **state)
@@ -442,6 +482,7 @@ static void what_is_said_alike_is_published_as_if_it_were_not(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(what_was_subscribed_to_before_leaves_nothing_behind),
 		cmocka_unit_test(a_limit_is_kept_within_a_block),
 		cmocka_unit_test(a_limit_that_has_been_reached_ends_at_once),
 		cmocka_unit_test(a_member_that_has_enough_leaves_the_rest_to_others),
