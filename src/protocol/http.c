@@ -166,6 +166,21 @@ static bool request_line_valid(struct span line)
 	       memcmp(line.data + version, "HTTP/", 5) == 0;
 }
 
+/* To the next byte that ends a line, or from which on something is too long. */
+static size_t ordinary_upto(const struct http_decoder *d, struct span in,
+			    const struct http_limits *limits)
+{
+	size_t at = d->scanned, end = in.len < limits->head_bytes ? in.len : limits->head_bytes;
+
+	if (d->cr)
+		return at;
+	if (d->lines == 0 && end - d->line > limits->uri_bytes)
+		end = d->line + limits->uri_bytes + 1;
+	while (at < end && in.data[at] != '\r' && in.data[at] != '\n')
+		at++;
+	return at;
+}
+
 /*
  * Looks at the bytes that have come since the last time, one by one, so that what is wrong first is
  * found first however they are split. True: the head is whole, or an error is in *e.
@@ -178,7 +193,7 @@ static bool scan_head(struct http_decoder *d, struct span in, const struct http_
 		fail(d, e, 400, "malformed head");
 		return true;
 	}
-	for (; d->scanned < in.len; d->scanned++) {
+	for (; (d->scanned = ordinary_upto(d, in, limits)) < in.len; d->scanned++) {
 		size_t at = d->scanned;
 		char c = in.data[at];
 
