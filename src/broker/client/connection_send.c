@@ -110,7 +110,11 @@ static int gather_one(struct connection *c, struct subscription *sub, struct gat
 	if (n < 0)
 		return n;
 	if (n == 0) {
-		subscription_go_on(sub);
+		/* What was left may have had no form. */
+		if (stream_at_end(sub->stream, &sub->cursor))
+			at_end(c, sub);
+		else
+			subscription_go_on(sub);
 		return 0;
 	}
 	subscription_set(sub, SUBSCRIPTION_IN_FLIGHT);
