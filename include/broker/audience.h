@@ -22,11 +22,13 @@ struct block;
 struct connection;
 struct deal_letter;
 struct gap_letter;
+struct interest;
 struct shard;
 struct stream;
 struct subscribe_letter;
 struct subscription;
 struct topic_letter;
+struct wire;
 
 /* The owner's part. Each may end the connection, and with it the subscription. */
 struct audience_events {
@@ -49,6 +51,17 @@ struct audience_events {
 	void (*broken)(struct connection *connection, enum drop_reason reason);
 };
 
+/* What has come and has not got to all streams that it is for: there are too many for one turn. */
+struct undelivered {
+	struct block *block; /* NULL: there is none */
+	/* The interests that it is still for, all pinned; the array is its own. Of the first it is
+	 * the turn of this stream, pinned; NULL: of all of them. */
+	struct interest **of;
+	uint32_t of_n, at;
+	struct stream *stream;
+	uint32_t number; /* of the last that there was: streams that have got it know it by this */
+};
+
 /* A shard's interests and their streams. */
 struct audience {
 	const struct audience_events *events;
@@ -67,6 +80,7 @@ struct audience {
 	/* Streams whose subscribers are told goodbye, or of a gap (appended): there are some who
 	 * have not been; and those who have left only in part. */
 	struct list ending, ended;
+	struct undelivered undelivered;
 	struct list recounts; /* interests with more or fewer subscribers */
 	uint32_t pressed;     /* streams that fan-out lags so far behind that no lane is drained */
 	bool relieved;        /* there are fewer of them than at the last look */
@@ -106,8 +120,17 @@ void audience_appended(struct shard *shard, struct stream *stream);
 
 /* ---- what comes: audience_deliver.c ---- */
 
-/* A sequenced block for this shard's subscribers; takes the block over. */
+/* A sequenced block for this shard's subscribers; takes the block over. What there is no time for
+ * in this turn is undelivered, and no letter is read before it is not. */
 void audience_deliver(struct shard *shard, struct block *block);
+/* The stream of an interest where somebody new may stand (interest_stream): what is undelivered is
+ * before him. */
+struct stream *audience_stream(struct shard *shard, struct interest *interest,
+			       const struct wire *wire);
+/* In each turn in which something is undelivered. */
+void audience_go_on(struct shard *shard);
+/* When all is to be freed. */
+void audience_forget_undelivered(struct shard *shard);
 /* Messages for members of a group here; takes the letter over. */
 void audience_dealt(struct shard *shard, struct deal_letter *letter);
 /* The last publisher of a topic that says goodbye has left; takes the letter over. */

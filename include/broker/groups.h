@@ -10,7 +10,7 @@
  * anew. The shard's thread only.
  */
 
-#include "broker/pattern_letters.h"
+#include "broker/patterns.h"
 
 struct block;
 struct pattern;
@@ -24,8 +24,20 @@ enum {
 	DEAL_REFUSALS_MAX = 64,
 };
 
-/* Deals a block's messages to the groups among those that it reaches. */
-void groups_deal(struct shard *shard, const struct reach *reach, struct block *block);
+/* A block that has not been dealt to all groups yet: there are too many for one turn. */
+struct undealt {
+	struct block *block;       /* NULL: there is none */
+	struct known_pattern **of; /* patterns of the groups that it is still for; its own memory */
+	uint32_t of_n, at;
+	struct receivers receivers; /* what its publisher is told then */
+};
+
+/* Deals a block's messages to the groups among those that it reaches. False: what there is no time
+ * for in this turn is undealt, and no letter is read before it is not; the block is held. */
+bool groups_deal(struct shard *shard, const struct reach *reach, struct block *block);
+/* In each turn in which something is undealt. True: nothing is now, but that the block is the
+ * caller's. */
+bool groups_go_on(struct shard *shard, bool to_the_end);
 /* Deals them to the members of this one of the home's patterns. */
 void groups_deal_one(struct shard *shard, struct pattern *pattern, struct block *block);
 /* LETTER_DEAL_AGAIN; takes the letter over. */

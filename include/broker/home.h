@@ -16,6 +16,7 @@
 #include "base/table.h"
 #include "base/tree.h"
 #include "base/wire.h"
+#include "broker/groups.h"
 #include "broker/letters.h"
 #include "broker/patterns.h"
 #include "engine/deadline.h"
@@ -47,8 +48,9 @@ struct home {
 	struct list heard; /* topics that have subscribers: so many */
 	uint64_t heard_n;
 	struct list censuses; /* that go through these */
-	bool sweeping;        /* some of them are to be forgotten in this turn */
-	uint64_t swept_ns;    /* when that was last begun */
+	struct undealt undealt;
+	bool sweeping;     /* some of them are to be forgotten in this turn */
+	uint64_t swept_ns; /* when that was last begun */
 };
 
 /* How many lists of idle topics a configuration makes. */
@@ -59,6 +61,8 @@ static inline size_t home_idle_lists(const struct config *config)
 
 /* Sequences a block, keeps it and sends it to every interested shard; takes the block over. */
 void home_publish(struct shard *shard, struct block *block);
+/* In each turn in which one has not been dealt to all groups that it is for. */
+void home_go_on(struct shard *shard);
 /* Each takes the letter over, and answers where there is an answer. */
 void home_subscribe(struct shard *shard, struct subscribe_letter *letter);
 void home_unsubscribe(struct shard *shard, struct topic_letter *letter);

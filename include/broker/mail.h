@@ -8,6 +8,10 @@
  * FIFO, in the order in which it was written whatever the lane, and is read before the turn ends:
  * posting a letter never calls anybody. Belongs to the shard's thread.
  *
+ * A letter that takes long is read in several turns: its reader says so (mail_stall), and none is
+ * read before it has been. Those that come meanwhile wait in the lanes, and the rest of a batch
+ * among the shard's own.
+ *
  * Mail lies lowest in the broker: it knows letters by their kind only, and a table that says who
  * reads a kind and how one that nobody reads any more is freed.
  */
@@ -51,7 +55,8 @@ struct outbox {
 	bool waiting; /* in the list of those to be flushed */
 };
 
-/* Letters of a shard to itself: at most what one turn writes. It begins anew whenever it is empty,
+/* Letters of a shard to itself, and those of others that came behind one that takes long: at most
+ * what one turn writes, and a batch. It begins anew whenever it is empty,
  * so that it stays in warm memory. */
 struct own_mail {
 	struct letter **letters;
@@ -62,6 +67,8 @@ struct mail {
 	struct reactor *reactor;
 	const struct letter_use *uses; /* by kind */
 	struct own_mail own;
+	unsigned stalls; /* letters that have been read in part */
+	bool behind;     /* letters of others are among the own: the next ones go behind them */
 	unsigned shards_n;
 	uint32_t lane_entries;
 	struct outboxes {
@@ -95,6 +102,22 @@ static inline void mail_post_own(struct mail *m, struct letter *letter)
 /* Reads letters of this shard to itself, those included that are written meanwhile, as far as there
  * is time in this turn. Returns whether there are more. */
 bool mail_read_own(struct mail *mail, struct shard *reader);
+/* The letter that is being read goes on in later turns; and has ended. */
+static inline void mail_stall(struct mail *m)
+{
+	m->stalls++;
+}
+static inline void mail_unstall(struct mail *m)
+{
+	m->stalls--;
+}
+/* Whether nothing may be read but the shard's own letters, or not even these. */
+static inline bool mail_stalls(const struct mail *m)
+{
+	return m->stalls > 0 || m->behind;
+}
+/* Letters of another shard, in the order in which they came. */
+void mail_read(struct mail *mail, struct shard *reader, void **letters, unsigned n);
 static inline bool mail_own_waits(const struct mail *m)
 {
 	return m->own.n > 0;

@@ -27,6 +27,7 @@ struct interest {
 	uint32_t settings_n;  /* the owner's: how manyth settings these are */
 	unsigned home;        /* shard */
 	bool live;            /* the home has answered: blocks that come are for us */
+	bool undelivered;     /* the owner's: something has not got to all of its streams yet */
 	uint32_t subscribers; /* here, those that wait for an answer included */
 	uint32_t unanswered;  /* letters under way to the home and back */
 	uint32_t pins;        /* somebody still looks at it, though its last subscriber has left */

@@ -78,6 +78,7 @@ struct stream {
 	/* The owner's: the pass over its ready cursors that has begun, and the rest after one. */
 	struct {
 		uint32_t sends;
+		uint32_t put_off; /* the last block that was put off and has got here: its number */
 		uint64_t until_ns; /* it ends; 0: it has */
 	} pace;
 	/* The owner's: the message that is followed to those who get it (broker/latency). */

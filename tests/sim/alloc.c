@@ -33,6 +33,7 @@ static long outstanding;
 /* Only what a reactor asks for in its turn may be refused: starting and stopping are not here. */
 static bool refuse(size_t size)
 {
+	sim.now_ns += sim.allocation_ns;
 	if (fiber_current() < 0 || !fault(FAULT_MEMORY))
 		return false;
 	sim_trace("no memory for %" PRIu64 " bytes", size, 0, 0, 0);

@@ -122,8 +122,9 @@ struct sim {
 	uint64_t now_ns;
 	uint64_t handshake_step_ns; /* what a step of a handshake takes; */
 	unsigned handshake_steps;   /* so many were made */
-	uint64_t send_ns;           /* that it takes to hand over a send: a script's */
-	uint64_t trace;             /* hash of everything that happened */
+	/* That it takes to hand over a send, and to allocate memory: a script's. */
+	uint64_t send_ns, allocation_ns;
+	uint64_t trace; /* hash of everything that happened */
 	uint64_t step;
 	struct broker broker;
 	struct client *clients;

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -572,6 +573,94 @@ static void handshakes_take_as_much_of_a_turn_whatever_one_costs(void **state)
 	}
 }
 
+/* ---- very many forms and groups of one topic ---- */
+
+enum { FORMS = 300, MESSAGE_US = 20 };
+
+/* One subscription for each form, or member of each group. */
+static struct client *nats_who_subscribes(bool groups)
+{
+	struct client *c = client_who_says("CONNECT {\"verbose\":false}\r\n");
+	char line[64];
+
+	for (unsigned i = 1; i <= FORMS; i++) {
+		if (groups)
+			(void)snprintf(line, sizeof(line), "SUB t g%u %u\r\n", i, i);
+		else
+			(void)snprintf(line, sizeof(line), "SUB t %u\r\n", i);
+		client_say(c, line, strlen(line));
+	}
+	say(c, "PING\r\n");
+	assert_non_null(memmem(c->line, c->line_n, "PONG\r\n", 6));
+	c->line_n = 0;
+	return c;
+}
+
+static unsigned times(const struct client *c, const char *text)
+{
+	const char *at = c->line, *end = c->line + c->line_n;
+	unsigned n = 0;
+
+	while ((at = memmem(at, (size_t)(end - at), text, strlen(text))) != NULL) {
+		at += strlen(text);
+		n++;
+	}
+	return n;
+}
+
+/* Others get their turns meanwhile, and nothing that comes later is ahead of it. */
+static void one_message_goes_to_very_many_over_turns(bool groups)
+{
+	struct shard *s = begin(no_pace, 1);
+	static const char publish[] = "PUB t 1\r\nx\r\nPUB other 1\r\ny\r\nPING\r\n";
+	static const char come[] = "CONNECT {\"verbose\":false}\r\nSUB t 7\r\nSUB t 301\r\n";
+	struct client *many, *publisher, *late = NULL;
+	uint64_t turns;
+
+	sim.broker.listeners[0].protocols |= CONFIG_PROTOCOL_NATS;
+	many = nats_who_subscribes(groups);
+	publisher = client_who_says("CONNECT {\"verbose\":false}\r\nSUB other 1\r\n");
+	sim.allocation_ns = MESSAGE_US * NS_PER_US;
+	turns = s->reactor.stats.turns;
+	client_say(publisher, publish, strlen(publish));
+	while (times(publisher, "PONG") == 0) {
+		world_step();
+		if (late != NULL || s->mail.stalls == 0)
+			continue;
+		assert_int_equal(times(publisher, "MSG other"), 0);
+		late = world_client();
+		assert_non_null(late);
+		client_say(late, come, strlen(come));
+	}
+	assert_non_null(late);
+	assert_true(s->reactor.stats.turns - turns >= FORMS * MESSAGE_US / 1000);
+	assert_int_equal(times(publisher, "MSG other 1 1\r\ny\r\nPONG\r\n"), 1);
+	sim.allocation_ns = 0;
+	world_rest();
+	assert_int_equal(times(many, "\r\nx\r\n"), FORMS);
+	assert_int_equal(times(late, "MSG"), 0);
+	many->line_n = 0;
+	say(publisher, "PUB t 1\r\nz\r\n");
+	assert_int_equal(times(many, "\r\nz\r\n"), FORMS);
+	assert_int_equal(times(late, "\r\nz\r\n"), 2);
+	leave(many);
+	leave(publisher);
+	leave(late);
+	world_end();
+}
+
+static void a_message_goes_to_very_many_forms_of_a_topic_over_turns(void **state)
+{
+	(void)state;
+	one_message_goes_to_very_many_over_turns(false);
+}
+
+static void a_message_is_dealt_to_very_many_groups_over_turns(void **state)
+{
+	(void)state;
+	one_message_goes_to_very_many_over_turns(true);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -586,6 +675,8 @@ int main(void)
 		cmocka_unit_test(those_who_are_busy_are_looked_at_over_turns),
 		cmocka_unit_test(what_lines_take_is_taken_off_the_turn),
 		cmocka_unit_test(nothing_is_taken_for_published_in_a_drain),
+		cmocka_unit_test(a_message_goes_to_very_many_forms_of_a_topic_over_turns),
+		cmocka_unit_test(a_message_is_dealt_to_very_many_groups_over_turns),
 		cmocka_unit_test(a_pass_whose_sends_take_long_goes_on_in_the_next_turn),
 	};
 

@@ -1,7 +1,9 @@
 #include "broker/audience.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
+#include "base/memory.h"
 #include "broker/groups.h"
 #include "broker/interests.h"
 #include "broker/latency.h"
@@ -12,6 +14,8 @@
 #include "broker/subscription.h"
 #include "topic/block.h"
 #include "topic/interest.h"
+
+enum { APPEND_COST = 2 }; /* of one more stream: about as long as a letter */
 
 static void appended(struct shard *s, struct stream *stream, const struct block *b)
 {
@@ -64,41 +68,207 @@ static void append(struct shard *s, struct stream *stream, struct block *b)
 		appended(s, stream, b);
 }
 
+static bool time_is_up(struct shard *s)
+{
+	reactor_spend(&s->reactor, APPEND_COST);
+	return reactor_spent(&s->reactor);
+}
+
+/* From this one on; NULL: from the first. Returns the one where time was up; NULL: it has got to
+ * all of them. */
+static struct stream *append_to_all(struct shard *s, struct interest *i, struct stream *from,
+				    struct block *b)
+{
+	struct stream **at = from != NULL ? &from->next : &i->streams;
+
+	if (from != NULL)
+		append(s, from, b);
+	for (bool first = from == NULL; *at != NULL; first = false) {
+		struct stream *stream = *at;
+
+		if (!first && time_is_up(s))
+			return stream;
+		if (stream->cursors > 0 || stream->pins > 0)
+			append(s, stream, b);
+		else if (interest_drop_unread(at))
+			continue;
+		at = &stream->next;
+	}
+	return NULL;
+}
+
+static void note_asked(struct interest *i, struct block *b)
+{
+	for (struct list *l = i->wild->askings.next; l != &i->wild->askings; l = l->next)
+		pattern_asking_note(LIST_ENTRY(l, struct pattern_asking, link), b);
+}
+
 /* To whoever wants a pattern that its topic is matched by. */
-static void deliver_wild(struct shard *s, struct block *b)
+static struct stream *append_wild(struct shard *s, struct interest *i, struct block *b)
+{
+	if (i->settings_n != s->audience.settings_n)
+		interests_configure_one(s, i);
+	note_asked(i, b);
+	return append_to_all(s, i, NULL, b);
+}
+
+/* ---- what there is no time for ---- */
+
+/* It goes on there in later turns. */
+static void go_on_at(struct undelivered *u, struct stream *stream)
+{
+	u->stream = stream;
+	if (stream != NULL)
+		stream->pins++;
+}
+
+/* From this stream of the first on (NULL: there is no first), then for the others. False: there is
+ * no memory to remember that. */
+static bool put_off(struct shard *s, struct block *b, struct stream *stream, struct interest *first,
+		    struct interest *const *others, uint32_t others_n)
+{
+	struct undelivered *u = &s->audience.undelivered;
+	uint32_t n = 0;
+
+	assert(u->block == NULL);
+	u->of = memory_new((others_n + 1) * sizeof(struct interest *));
+	if (u->of == NULL)
+		return false;
+	u->number++;
+	if (first != NULL)
+		u->of[n++] = first;
+	for (struct stream *has = first != NULL ? first->streams : NULL; has != stream;
+	     has = has->next)
+		has->pace.put_off = u->number;
+	for (uint32_t k = 0; k < others_n; k++) {
+		note_asked(others[k], b);
+		u->of[n++] = others[k];
+	}
+	for (uint32_t k = 0; k < n; k++) {
+		u->of[k]->undelivered = true;
+		u->of[k]->pins++;
+	}
+	u->of_n = n;
+	u->at = 0;
+	u->block = b;
+	go_on_at(u, stream);
+	mail_stall(&s->mail);
+	return true;
+}
+
+/* Once only. */
+static void catch_up(struct shard *s, struct stream *stream)
+{
+	struct undelivered *u = &s->audience.undelivered;
+
+	if (stream->pace.put_off == u->number)
+		return;
+	stream->pace.put_off = u->number;
+	if (stream->cursors > 0 || stream->pins > 0)
+		append(s, stream, u->block);
+}
+
+struct stream *audience_stream(struct shard *s, struct interest *i, const struct wire *wire)
+{
+	struct stream *stream = interest_stream(i, wire);
+
+	if (stream != NULL && i->undelivered)
+		catch_up(s, stream);
+	return stream;
+}
+
+/* To more of the first interest's streams. True: to all of them now. */
+static bool catch_up_more(struct shard *s, struct undelivered *u)
+{
+	struct interest *i = u->of[u->at];
+	struct stream *from = u->stream, *stream = from != NULL ? from : i->streams;
+
+	if (i->settings_n != s->audience.settings_n)
+		interests_configure_one(s, i);
+	while (stream != NULL) {
+		catch_up(s, stream);
+		stream = stream->next;
+		if (stream != NULL && time_is_up(s))
+			break;
+	}
+	go_on_at(u, stream);
+	if (from != NULL)
+		from->pins--;
+	return stream == NULL;
+}
+
+void audience_go_on(struct shard *s)
+{
+	struct undelivered *u = &s->audience.undelivered;
+
+	if (u->block == NULL)
+		return;
+	while (u->at < u->of_n && catch_up_more(s, u)) {
+		struct interest *i = u->of[u->at++];
+
+		i->undelivered = false;
+		i->pins--;
+		interests_let_go(s, i);
+		if (time_is_up(s))
+			break;
+	}
+	if (u->at < u->of_n)
+		return;
+	audience_forget_undelivered(s);
+	mail_unstall(&s->mail);
+}
+
+void audience_forget_undelivered(struct shard *s)
+{
+	struct undelivered *u = &s->audience.undelivered;
+
+	if (u->block != NULL)
+		block_unref(u->block);
+	memory_free(u->of);
+	*u = (struct undelivered){ .number = u->number };
+}
+
+/* ---- all that comes ---- */
+
+/* To this interest's streams from one on (NULL: to none), and to whoever wants a pattern. False: it
+ * has been put off. */
+static bool deliver_wild(struct shard *s, struct block *b, struct interest *i,
+			 struct stream *stream)
 {
 	struct interest *const *of;
-	uint32_t n;
+	uint32_t n = 0;
 
-	of = wilds_match(&s->audience.wilds, b, &n);
+	of = patterns_empty(&s->audience.wilds.patterns) ? NULL
+							 : wilds_match(&s->audience.wilds, b, &n);
+	if (stream != NULL && put_off(s, b, stream, i, of, n))
+		return false;
+	while (stream != NULL)
+		stream = append_to_all(s, i, stream, b);
 	for (uint32_t k = 0; k < n; k++) {
-		struct interest *i = of[k];
-
-		if (i->settings_n != s->audience.settings_n)
-			interests_configure_one(s, i);
-		for (struct list *l = i->wild->askings.next; l != &i->wild->askings; l = l->next)
-			pattern_asking_note(LIST_ENTRY(l, struct pattern_asking, link), b);
-		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next)
-			if (stream->cursors > 0 || stream->pins > 0)
-				append(s, stream, b);
+		if (k > 0 && time_is_up(s) && put_off(s, b, NULL, NULL, of + k, n - k))
+			return false;
+		for (stream = append_wild(s, of[k], b); stream != NULL;
+		     stream = append_to_all(s, of[k], stream, b))
+			if (put_off(s, b, stream, of[k], of + k + 1, n - k - 1))
+				return false;
 	}
+	return true;
 }
 
 void audience_deliver(struct shard *s, struct block *b)
 {
 	struct interest *i = interests_find(s, b->hash, block_name(b));
+	struct stream *left = NULL;
 
 	s->counters.blocks_delivered++;
 	if (i != NULL && i->live) {
 		i->epoch = b->epoch;
 		i->number = block_number(b) + b->messages - 1;
-		for (struct stream *stream = i->streams; stream != NULL; stream = stream->next)
-			if (stream->cursors > 0)
-				append(s, stream, b);
+		left = append_to_all(s, i, NULL, b);
 	}
-	if (!patterns_empty(&s->audience.wilds.patterns))
-		deliver_wild(s, b);
-	block_unref(b);
+	if ((left == NULL && patterns_empty(&s->audience.wilds.patterns)) ||
+	    deliver_wild(s, b, i, left))
+		block_unref(b);
 }
 
 static void append_lot(struct shard *s, struct member *m, const struct deal_letter *l,

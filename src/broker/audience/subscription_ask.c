@@ -31,7 +31,7 @@ static int join(struct subscription *sub, const struct wire *wire, struct subscr
 {
 	struct shard *s = sub->connection->shard;
 	struct interest *i = sub->interest;
-	struct stream *stream = interest_stream(i, wire);
+	struct stream *stream = audience_stream(s, i, wire);
 	uint64_t messages = 0, unencodable = 0;
 	int err;
 
@@ -74,7 +74,7 @@ static int join_known(struct subscription *sub, struct pattern_asking *a)
 		err = stream_join_pinned(stream, &sub->cursor, &a->pin, newest,
 					 pattern_asking_newest(a, newest), &messages);
 	} else {
-		stream = interest_stream(i, &a->wire);
+		stream = audience_stream(s, i, &a->wire);
 		err = stream != NULL ? stream_join(stream, &sub->cursor) : -ENOMEM;
 	}
 	if (err != 0)
@@ -180,7 +180,7 @@ static bool ask_homes(struct subscription *sub, const struct subscription_wanted
 	a->subscribers = a->member != NULL ? w->members_n : i->subscribers;
 	a->responders = a->member != NULL ? w->responders_n : i->responders;
 	if (a->newest) {
-		stream = interest_stream(i, &wanted->wire);
+		stream = audience_stream(c->shard, i, &wanted->wire);
 		if (stream == NULL || stream_pin(stream, &a->pin) != 0)
 			goto fail;
 		stream->owner = i;

@@ -1,14 +1,18 @@
 #include "broker/groups.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "broker/patterns.h"
+#include "base/memory.h"
 #include "broker/shard.h"
 #include "topic/block.h"
 #include "topic/pattern.h"
 
-enum { LOTS_MAX = 64 };
+enum {
+	LOTS_MAX = 64,
+	GROUP_COST = 2, /* of one that is dealt to: about as long as a letter */
+};
 
 /* Messages that are shared out among the members of one group. */
 struct deal {
@@ -171,27 +175,68 @@ static void share_out(struct deal *d, struct deck *deck)
 }
 
 /* So many of the patterns from here on are of the same group. */
-static uint32_t same_group(const struct reach *reach, uint32_t from)
+static uint32_t same_group(struct known_pattern *const *of, uint32_t of_n)
 {
 	uint32_t n = 1;
 
-	while (from + n < reach->groups_n && span_equal(reach->groups[from + n]->pattern.group,
-							reach->groups[from]->pattern.group))
+	while (n < of_n && span_equal(of[n]->pattern.group, of[0]->pattern.group))
 		n++;
 	return n;
 }
 
-void groups_deal(struct shard *s, const struct reach *reach, struct block *b)
+/* To the groups of so many patterns. Returns how many there was time for. */
+static uint32_t deal_to_all(struct shard *s, struct known_pattern *const *of, uint32_t of_n,
+			    struct block *b, bool to_the_end)
 {
 	const struct dealt all = { 0, b->messages };
+	uint32_t i = 0;
 
-	for (uint32_t i = 0, n; i < reach->groups_n; i += n) {
-		struct deal d = { .shard = s, .of = reach->groups + i };
+	while (i < of_n) {
+		struct deal d = { .shard = s, .of = of + i, .of_n = same_group(of + i, of_n - i) };
 		struct deck deck = { .block = b, .lots = &all, .left = b->messages };
 
-		n = d.of_n = same_group(reach, i);
 		share_out(&d, &deck);
+		i += d.of_n;
+		reactor_spend(&s->reactor, GROUP_COST);
+		if (!to_the_end && reactor_spent(&s->reactor))
+			break;
 	}
+	return i;
+}
+
+bool groups_deal(struct shard *s, const struct reach *reach, struct block *b)
+{
+	struct undealt *u = &s->home.undealt;
+	uint32_t n = deal_to_all(s, reach->groups, reach->groups_n, b, false), left;
+
+	assert(u->block == NULL);
+	left = reach->groups_n - n;
+	if (left == 0)
+		return true;
+	u->of = memory_new(left * sizeof(struct known_pattern *));
+	if (u->of == NULL) {
+		(void)deal_to_all(s, reach->groups + n, left, b, true);
+		return true;
+	}
+	memcpy(u->of, reach->groups + n, left * sizeof(struct known_pattern *));
+	u->of_n = left;
+	u->at = 0;
+	u->block = b;
+	mail_stall(&s->mail);
+	return false;
+}
+
+bool groups_go_on(struct shard *s, bool to_the_end)
+{
+	struct undealt *u = &s->home.undealt;
+
+	u->at += deal_to_all(s, u->of + u->at, u->of_n - u->at, u->block, to_the_end);
+	if (u->at < u->of_n)
+		return false;
+	memory_free(u->of);
+	u->of = NULL;
+	mail_unstall(&s->mail);
+	return true;
 }
 
 void groups_deal_one(struct shard *s, struct pattern *pattern, struct block *b)
@@ -214,7 +259,7 @@ void groups_deal_again(struct shard *s, struct deal_letter *l)
 			     .left = messages_of(l->lots, l->lots_n) };
 
 	for (uint32_t i = 0, n; i < reach->groups_n && d.of_n == 0; i += n) {
-		n = same_group(reach, i);
+		n = same_group(reach->groups + i, reach->groups_n - i);
 		if (!span_equal(reach->groups[i]->pattern.group, group))
 			continue;
 		d.of = reach->groups + i;

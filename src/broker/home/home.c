@@ -4,6 +4,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include "base/memory.h"
 #include "base/probe.h"
 #include "broker/census.h"
 #include "broker/fetch.h"
@@ -68,14 +69,22 @@ static void sequenced(struct shard *s, struct topic *t, struct block *b)
 		home_wake(s, t);
 }
 
+/* What it was published for has happened. */
+static void delivered(struct shard *s, struct block *b, struct receivers receivers)
+{
+	if (b->receipt != NULL)
+		send_receipt(s, b, 0, receivers);
+	block_unref(b);
+}
+
 /* To every shard that it reaches. Every receiver's hold is there before the first letter leaves.
- * shared: others deal it to groups (home_deal). */
-static void deliver(struct shard *s, const struct reach *reach, struct block *b, bool shared)
+ * Takes the block over. shared: others deal it to groups (home_deal); receivers: what its
+ * publisher is told. */
+static void deliver(struct shard *s, const struct reach *reach, struct block *b, bool shared,
+		    struct receivers receivers)
 {
 	uint32_t left = reach->shards_n;
 
-	if (reach->groups_n > 0 && !shared)
-		groups_deal(s, reach, b);
 	b->letter.kind = LETTER_DELIVER;
 	if (left > 0)
 		block_ref(b, left);
@@ -86,22 +95,43 @@ static void deliver(struct shard *s, const struct reach *reach, struct block *b,
 			shard_post(s, shard, LANE_FREE, &b->letter);
 		}
 	}
+	if (reach->groups_n == 0 || shared || groups_deal(s, reach, b))
+		delivered(s, b, receivers);
+	else
+		s->home.undealt.receivers = receivers;
+}
+
+static void go_on(struct shard *s, bool to_the_end)
+{
+	struct undealt *u = &s->home.undealt;
+	struct block *b = u->block;
+
+	if (b == NULL || !groups_go_on(s, to_the_end))
+		return;
+	u->block = NULL;
+	delivered(s, b, u->receivers);
+}
+
+void home_go_on(struct shard *s)
+{
+	go_on(s, false);
 }
 
 /* It finds those who want it or is gone. */
 static void pass(struct shard *s, struct block *b, bool shared)
 {
+	struct receivers receivers = { 0 };
 	const struct reach *reach;
 
+	go_on(s, true);
 	b->epoch = b->seq = 0;
 	s->counters.published += b->messages;
 	s->counters.blocks_in++;
 	PROBE(publish, s->id, block_name(b).data, b->name_len, b->messages, b->len, b->seq);
 	reach = reach_of_passing(s, block_name(b));
-	deliver(s, reach, b, shared);
 	if (b->receipt != NULL)
-		send_receipt(s, b, 0, reach_receivers(s, reach, block_name(b)));
-	block_unref(b);
+		receivers = reach_receivers(s, reach, block_name(b));
+	deliver(s, reach, b, shared, receivers);
 }
 
 /* NULL with *error 0: it passes. */
@@ -130,7 +160,11 @@ static struct receivers receivers_of(struct shard *s, const struct topic *t)
 void home_deliver(struct shard *s, struct topic *t, struct block *b)
 {
 	uint64_t kept = s->home.history.bytes;
+	struct receivers receivers = { 0 };
 
+	/* Not all that is delivered comes in letters. */
+	if (s->home.undealt.block != NULL)
+		go_on(s, true);
 	t->known = true;
 	topic_sequence(t, b, &s->home.history, s->reactor.now_ns);
 	if (b->retain)
@@ -144,12 +178,11 @@ void home_deliver(struct shard *s, struct topic *t, struct block *b)
 		home_weigh(s, t);
 	if (t->reach.generation != patterns_generation(&s->home.known.table, t->bucket))
 		reach_renew(s, t);
-	deliver(s, &t->reach, b, t->tapped != NULL);
-	if (b->receipt != NULL)
-		send_receipt(s, b, 0, receivers_of(s, t));
 	if (b->version_len > 0 || topic_awaited(t))
 		sequenced(s, t, b);
-	block_unref(b);
+	if (b->receipt != NULL)
+		receivers = receivers_of(s, t);
+	deliver(s, &t->reach, b, t->tapped != NULL, receivers);
 }
 
 void home_publish(struct shard *s, struct block *b)
@@ -404,6 +437,9 @@ void home_release(struct shard *s)
 {
 	struct named *n;
 
+	if (s->home.undealt.block != NULL)
+		block_unref(s->home.undealt.block);
+	memory_free(s->home.undealt.of);
 	for (size_t at = 0; (n = table_next(&s->home.topics, &at)) != NULL;) {
 		home_forget_waiting((struct topic *)(void *)n);
 		retained_release(s, (struct topic *)(void *)n);

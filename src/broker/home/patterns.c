@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/hash.h"
 #include "base/memory.h"
 #include "broker/shard.h"
 #include "broker/tap.h"
@@ -205,10 +206,10 @@ struct collecting {
 	bool internal, lost;
 };
 
-/* Keeps those of one group side by side. False: out of memory. */
+/* False: out of memory. */
 static bool add_group(struct reach *r, struct known_pattern *k)
 {
-	uint32_t n = r->groups_n, at = n;
+	uint32_t n = r->groups_n;
 
 	if (n == 0 || (n >= GROUPS_SLOTS_MIN && (n & (n - 1)) == 0)) {
 		size_t slots = n == 0 ? GROUPS_SLOTS_MIN : 2 * n;
@@ -219,12 +220,46 @@ static bool add_group(struct reach *r, struct known_pattern *k)
 			return false;
 		r->groups = groups;
 	}
-	for (uint32_t i = 0; i < n; i++)
-		if (span_equal(r->groups[i]->pattern.group, k->pattern.group))
-			at = i;
-	memmove(r->groups + at + (at < n), r->groups + at, (n - at) * sizeof(*r->groups));
-	r->groups[at] = k;
-	r->groups_n++;
+	r->groups[r->groups_n++] = k;
+	return true;
+}
+
+/* Puts those of one group side by side: each into the list of its group, which a table knows by its
+ * last, and then list by list. False: out of memory. */
+static bool sort_groups(struct reach *r)
+{
+	uint32_t n = r->groups_n, slots = 2, at = 0;
+	struct known_pattern **groups = r->groups, **sorted;
+	uint32_t *before, *last; /* 0: none; else one more than where it is */
+
+	while (slots < 2 * n)
+		slots *= 2;
+	sorted = memory_new(n * sizeof(struct known_pattern *));
+	before = memory_new_zeroed((n + (size_t)slots) * sizeof(uint32_t));
+	if (sorted == NULL || before == NULL) {
+		memory_free(sorted);
+		memory_free(before);
+		/* One that comes twice would be dealt to twice. */
+		r->groups_n = 0;
+		return false;
+	}
+	last = before + n;
+	for (uint32_t i = 0; i < n; i++) {
+		struct span group = groups[i]->pattern.group;
+		uint64_t slot = hash_bytes(group.data, group.len) & (slots - 1);
+
+		while (last[slot] != 0 && !span_equal(groups[last[slot] - 1]->pattern.group, group))
+			slot = (slot + 1) & (slots - 1);
+		before[i] = last[slot];
+		last[slot] = i + 1;
+	}
+	for (uint32_t slot = 0; slot < slots; slot++)
+		for (uint32_t i = last[slot]; i != 0; i = before[i - 1])
+			sorted[at++] = groups[i - 1];
+	assert(at == n);
+	memory_free(before);
+	memory_free(groups);
+	r->groups = sorted;
 	return true;
 }
 
@@ -255,6 +290,7 @@ static bool add_patterns(struct shard *s, struct reach *r, struct span name)
 	r->groups = NULL;
 	r->groups_n = 0;
 	patterns_match(&s->home.known.table, name, collect, &c);
+	c.lost |= r->groups_n > 1 && !sort_groups(r);
 	r->shards_n = 0;
 	for (size_t i = 0; i < c.words; i++)
 		r->shards_n += (uint32_t)__builtin_popcountll(r->shards[i]);

@@ -213,11 +213,25 @@ void mail_make_room(struct mail *m)
 	own->slots_n *= 2;
 }
 
+void mail_read(struct mail *m, struct shard *reader, void **letters, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++) {
+		struct letter *letter = letters[i];
+
+		if (mail_stalls(m)) {
+			m->behind = true;
+			mail_post_own(m, letter);
+		} else {
+			m->uses[letter->kind].read(reader, letter);
+		}
+	}
+}
+
 bool mail_read_own(struct mail *m, struct shard *reader)
 {
 	struct own_mail *own = &m->own;
 
-	for (unsigned n = 1; own->first < own->n; n++) {
+	for (unsigned n = 1; own->first < own->n && m->stalls == 0; n++) {
 		struct letter *letter = own->letters[own->first++];
 
 		m->uses[letter->kind].read(reader, letter);
@@ -232,6 +246,7 @@ bool mail_read_own(struct mail *m, struct shard *reader)
 	if (own->first < own->n)
 		return true;
 	own->first = own->n = 0;
+	m->behind = false;
 	return false;
 }
 

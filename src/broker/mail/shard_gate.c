@@ -13,7 +13,7 @@ bool shard_gate_open(void *context, enum mailbox_lane lane)
 {
 	const struct shard *s = context;
 
-	return s->audience.pressed == 0 &&
+	return s->audience.pressed == 0 && !mail_stalls(&s->mail) &&
 	       (lane == LANE_FREE ||
 		(!mail_lags(&s->mail) && (!no_memory(s) || s->budget.nobody_to_evict)));
 }

@@ -254,11 +254,7 @@ static void letters(void *context, unsigned sender, enum mailbox_lane lane, void
 
 	(void)sender;
 	(void)lane;
-	for (unsigned i = 0; i < n; i++) {
-		struct letter *letter = list[i];
-
-		s->broker->letter_uses[letter->kind].read(s, letter);
-	}
+	mail_read(&s->mail, s, list, n);
 }
 
 /* ---- the turn ---- */
@@ -275,6 +271,15 @@ static bool let_segments_go(struct shard *s)
 	return more;
 }
 
+/* Those that are read in part. True: they still are. */
+static bool letters_go_on(struct shard *s)
+{
+	reactor_part(&s->reactor, TURN_LETTERS);
+	home_go_on(s);
+	audience_go_on(s);
+	return s->mail.stalls > 0;
+}
+
 /* What has been left for later, some of it in each turn. True: there is more. */
 static bool go_on(struct shard *s)
 {
@@ -283,6 +288,8 @@ static bool go_on(struct shard *s)
 	if (!list_empty(&s->sockets.dying))
 		reactor_part(&s->reactor, PART_CLIENTS);
 	more = sockets_flush(&s->sockets);
+	if (s->mail.stalls > 0)
+		more |= letters_go_on(s);
 	if (mail_own_waits(&s->mail))
 		(void)mail_read_own(&s->mail, s);
 	budget_turn(s);
@@ -521,6 +528,7 @@ void shard_release(struct shard *s)
 		s->broker->sessions->release(s);
 		if (s->broker->figures != NULL)
 			s->broker->figures->release(s);
+		audience_forget_undelivered(s);
 		interests_release(s);
 		home_release(s);
 		reactor_release(&s->reactor);
