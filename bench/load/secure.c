@@ -41,18 +41,19 @@ struct keyring *secure_load(const struct options *o)
 	char *said = NULL;
 	size_t said_len;
 	FILE *errors;
+	int err = -ENOMEM;
 
 	if (!o->tls)
 		return NULL;
 	keyring_begin();
 	snprintf(ca, sizeof(ca), "%s", o->ca != NULL ? o->ca : "");
 	errors = open_memstream(&said, &said_len);
-	if (errors == NULL || keyring_load_client(&config, &keyring, errors) != 0) {
-		if (errors != NULL)
-			fclose(errors);
-		refuse(said != NULL ? said : "out of memory\n");
+	if (errors != NULL) {
+		err = keyring_load_client(&config, &keyring, errors);
+		fclose(errors);
 	}
-	fclose(errors);
+	if (err != 0)
+		refuse(said != NULL ? said : "out of memory\n");
 	free(said);
 	/* What is fastest first, as browsers have it: servers that leave the choice to their
 	 * clients are measured with the cipher of those that do not. */
