@@ -325,6 +325,20 @@ def words_of_servers(said, ours, _):
     return ours.said[-2:] == [UNKNOWN, b"(end)"] and re.search(rb"(?i)(^|\n)(\+OK|-ERR|INFO)", said)
 
 
+@difference("each subject has an order of its own: which of those that a pattern matches come before its maximum is nowhere said")
+def maximum_of_several(said, ours, theirs):
+    patterns = set(re.findall(rb"(?im)^SUB[ \t]+\S*[*>]\S*[ \t]+(?:\S+[ \t]+)?(\S+)[ \t]*\r?$", said))
+    limited = set(re.findall(rb"(?im)^UNSUB[ \t]+(\S+)[ \t]+\d", said))
+
+    def others(answers):
+        return {key: of for key, of in answers.messages.items() if key[0] not in patterns & limited}
+
+    def heard(answers):
+        return sum(len(of) for of in answers.messages.values())
+
+    return ours.said == theirs.said and others(ours) == others(theirs) and heard(ours) == heard(theirs)
+
+
 def excused(case, ours, theirs):
     for name, (_, holds) in DIFFERENCES.items():
         if holds(case.said, ours, theirs):
