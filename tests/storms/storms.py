@@ -21,9 +21,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable
 
-from clients import Crowd, free_port, request, talk
+from clients import Crowd, free_port, request, talk  # first: it knows where the others are
+import mqtt_wire
 from certificates import Authority
 from harness import FACTOR, PATIENCE, ROOT, SANITIZER, Broker, at_most, config_text, whole_seconds
+from resp import command
+from web_socket import PING, TEXT, frame
 
 CORPUS = ROOT / "tests/fuzz/corpus"
 LISTEN = {
@@ -31,7 +34,8 @@ LISTEN = {
     "line": {"address": "127.0.0.1:0", "protocols": ["line"]},
     "http": {"address": "127.0.0.1:0", "protocols": ["http"]},
 }
-BOTH, LINE, HTTP, TLS = range(4)  # indexes of the listeners; the last one where a storm is `secure`
+BOTH, LINE, HTTP = range(3)  # indexes of the listeners
+TLS = DOORS = 3  # where a storm is `secure`, or for clients of other `doors`
 REACTORS = 2
 # Receive buffers are used, and so resident, when many send at once: 1024 of 16 KiB for each reactor, and then they stay.
 RECEIVE_BYTES = REACTORS * 1024 * (16 << 10)
@@ -67,9 +71,11 @@ def storm(what, small, full, beside=True, rounds=3, full_config=None, by_hand=Fa
 
 
 def config_of(config, directory):
-    """With its listeners; secure=True: one of TLS, too."""
+    """With its listeners; secure=True: one of TLS, too; doors=True: one for NATS, Redis, MQTT and WebSocket."""
     config = dict(config)
     listen = dict(LISTEN)
+    if config.pop("doors", False):
+        listen["doors"] = {"address": "127.0.0.1:0", "protocols": ["http", "nats", "resp", "mqtt"]}
     if config.pop("secure", False):
         Path(directory).mkdir(exist_ok=True, parents=True)
         chain, key = Authority(directory).issue("main", "DNS:localhost", "IP:127.0.0.1")
@@ -505,6 +511,11 @@ def counted(wanted):
     return count, heard
 
 
+def both(one, other):
+    """For keep: what comes is for each of the two."""
+    return lambda data: (one(data), other(data))
+
+
 def published_all(broker, before, what, members, messages):
     """Publishers that have said all and BYE: each has its receipt, and every message its number."""
     crowd = members[0].crowd
@@ -734,6 +745,120 @@ def stopped(broker, n):
         crowd.wait_each(readers, lambda m: len(m.got) >= len(text) or m.ended, "everything", 3 * PATIENCE)
         assert all(m.got == text and not m.ended for m in readers), "nobody is dropped for the time in which nobody could be served"
     return {"messages": f"{said}", **before.restored(grown=16 << 20)}
+
+
+# --- other doors ----------------------------------------------------------------------------------------
+
+HELLO = b'CONNECT {"verbose":false}\r\n'
+
+
+@storm("patterns, queue groups and sids of one topic that each get each message, on three connections", 500, 50_000, by_hand=True, doors=True)
+def very_many(broker, n):
+    before, address, times = Baseline(broker), broker.address(DOORS), 5
+    levels = [b"t%d" % i for i in range(16)]
+    told = {
+        b".".join(levels): [b"SUB " + b".".join(b"*" if i >> k & 1 else level for k, level in enumerate(levels)) + b" %d\r\n" % i for i in range(n)],
+        b"groups": [b"SUB groups g%d %d\r\n" % (i, i) for i in range(n)],
+        b"sids": [b"SUB sids %d\r\n" % i for i in range(n // 5)],
+    }
+    with Crowd() as crowd:
+        publisher, counts = crowd.add(address, HELLO), {}
+        for subject, lines in told.items():
+            counts[subject], messages = counted(b"MSG ")
+            ready, pongs = counted(b"PONG\r\n")
+            crowd.add(address, HELLO + b"".join(lines) + b"PING\r\n", keep=both(messages, pongs))
+            crowd.wait(lambda: ready[0] == 1, lambda: f"{subject}: its PONG", 6 * PATIENCE)
+        begin = time.monotonic()
+        for _ in range(times):
+            for subject in told:
+                publisher.say(b"PUB %s 1\r\nx\r\n" % subject)
+            crowd.sleep(0.2)
+        crowd.wait(lambda: all(counts[s][0] == times * len(lines) for s, lines in told.items()), lambda: f"messages: {counts}", 6 * PATIENCE)
+        seconds = time.monotonic() - begin
+    return {"delivered": f"{times * sum(map(len, told.values())) / seconds:.0f}/s", **before.restored(grown=(32 << 20) + 3 * 1024 * n)}
+
+
+@storm("MQTT clients with wills that come at once, are taken over, half of them, and go without a word", 200, 10_000, by_hand=True, doors=True)
+def wills(broker, n):
+    before, address = Baseline(broker), broker.address(DOORS)
+    accepted, subscribed_to = b"\x20\x02\x00\x00", b"\x90\x03\x00\x01\x00"
+
+    def client(crowd, i):
+        hello = mqtt_wire.connect(4, f"sensor-{i}", keep_alive=60, will=("gone", f"will of {i}", 0, b""))
+        return crowd.add(address, hello + mqtt_wire.subscribe(4, "herd"))
+
+    with Crowd() as crowd:
+        count, heard = counted(b"\x00\x04gonewill of ")
+        stands, acknowledged = counted(subscribed_to)
+        watcher = crowd.add(address, mqtt_wire.connect(4, "watcher") + mqtt_wire.subscribe(4, "gone"), keep=both(acknowledged, heard))
+        crowd.wait(lambda: stands[0] == 1, "somebody hears of wills")
+        begin = time.monotonic()
+        herd = [client(crowd, i) for i in range(n)]
+        crowd.wait_each(herd, lambda m: m.got == accepted + subscribed_to, "all are subscribed", 6 * PATIENCE)
+        came = time.monotonic() - begin
+        again = [client(crowd, i) for i in range(n // 2)]
+        crowd.wait_each(again, lambda m: m.got == accepted + subscribed_to, "half of them again", 6 * PATIENCE)
+        crowd.wait_each(herd[: n // 2], lambda m: m.ended, "those before are taken over", 6 * PATIENCE)
+        crowd.wait(lambda: count[0] == n // 2, lambda: f"wills of those taken over: {count[0]} of {n // 2}", 6 * PATIENCE)
+        for m in again + herd[n // 2 :]:
+            m.close(reset=True)
+        crowd.wait(lambda: count[0] == n // 2 + n, lambda: f"wills: {count[0]} of {n // 2 + n}", 6 * PATIENCE)
+        assert not watcher.ended
+    return {"came": f"{n / came:.0f}/s", **before.restored(grown=(16 << 20) + 4096 * n)}
+
+
+@storm("subscriptions that Redis clients make and end all the time while messages pass", 50, 1000, by_hand=True, doors=True)
+def restless(broker, n):
+    before, address, rounds, published = Baseline(broker), broker.address(DOORS), 50, 200
+    rest = b"".join(
+        command("SUBSCRIBE", "churned", f"own.{r}") + command("PSUBSCRIBE", "chur*") + command("UNSUBSCRIBE") + command("PUNSUBSCRIBE") for r in range(rounds)
+    )
+    with Crowd() as crowd:
+        faithful = crowd.add(broker.address(BOTH), b"SUBSCRIBE churned\r\n")
+        crowd.wait(lambda: faithful.got == OK, "who stays is subscribed")
+        publisher = crowd.add(address, command("PING"))  # who says nothing is taken for a NATS client
+        begin, pongs = time.monotonic(), []
+        for _ in range(n):
+            pong, heard = counted(b"+PONG\r\n")
+            crowd.add(address, rest + command("PING"), keep=heard)
+            pongs.append(pong)
+        for i in range(published):
+            publisher.say(command("PUBLISH", "churned", f"message {i}"))
+            crowd.turn(0.002)
+        crowd.wait(lambda: all(pong[0] == 1 for pong in pongs), lambda: f"PONGs: {sum(pong[0] for pong in pongs)} of {n}", 12 * PATIENCE)
+        seconds = time.monotonic() - begin
+        everything = OK + b"".join(b"message %d\r\n" % i for i in range(published))
+        crowd.wait(lambda: len(faithful.got) >= len(everything), "all messages for who stayed")
+        assert bytes(faithful.got) == everything
+    return {"subscriptions": f"{3 * rounds * n / seconds:.0f}/s", **before.restored(grown=(48 << 20) + (16 << 10) * n)}
+
+
+@storm("WebSocket messages in fragments of a byte, with pings between them", 50, 1000, by_hand=True, doors=True)
+def fragments(broker, n):
+    before, address, size, messages = Baseline(broker), broker.address(DOORS), 64, 20
+    upgrade = b"GET /ws/fragments HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    one = frame(TEXT, "x", fin=False) + b"".join(frame(PING) + frame(0, "x", fin=i == size - 1) for i in range(1, size))
+    with Crowd() as crowd:
+        count, heard = counted(b"x" * size + b"\r\n")
+        stands, said_ok = counted(OK)
+        crowd.add(broker.address(BOTH), b"SUBSCRIBE fragments\r\n", keep=both(said_ok, heard))
+        crowd.wait(lambda: stands[0] == 1, "somebody hears of them")
+        members, heads, pongs = [], [], []
+        for _ in range(n):
+            head, head_heard = counted(b"\r\n\r\n")
+            pong, pong_heard = counted(b"\x8a\x00")
+            members.append(crowd.add(address, upgrade, keep=both(head_heard, pong_heard)))
+            heads.append(head)
+            pongs.append(pong)
+        crowd.wait(lambda: all(head[0] == 1 for head in heads), "all are answered", 3 * PATIENCE)
+        begin = time.monotonic()
+        for member in members:
+            member.say(one * messages)
+        crowd.wait(lambda: count[0] == n * messages, lambda: f"messages: {count[0]} of {n * messages}", 12 * PATIENCE)
+        wanted = messages * (size - 1)
+        crowd.wait(lambda: all(pong[0] == wanted for pong in pongs), lambda: f"pongs: {min(p[0] for p in pongs)} of {wanted}", 12 * PATIENCE)
+        seconds = time.monotonic() - begin
+    return {"frames": f"{n * messages * (2 * size - 1) / seconds:.0f}/s", **before.restored(grown=(48 << 20) + (16 << 10) * n)}
 
 
 # --- bytes that nobody should send ----------------------------------------------------------------------
