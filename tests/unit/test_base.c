@@ -431,7 +431,7 @@ static void a_large_table_grows_a_little_with_each_entry(void **state)
 static void what_is_dense_or_small_takes_less_room(void **state)
 {
 	struct table tables[] = { { .dense = false }, { .dense = true } };
-	struct entry entries[112];
+	struct entry entries[112] = { { .name = "" } };
 	struct pool pool;
 	char *one;
 

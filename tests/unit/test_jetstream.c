@@ -63,7 +63,7 @@ static void a_stream_becomes_another_one_by_a_count_in_its_description(void **st
 						{ " [log 9]", " [log 10]" } };
 	struct jetstream_stream s;
 	char out[4096], again[5000];
-	size_t n;
+	size_t n = 0;
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(steps) / sizeof(*steps); i++) {
