@@ -43,13 +43,13 @@ struct nats_event {
  * PUB. A line, its end not counted, may have so many bytes. */
 void nats_decode(struct span in, size_t line_bytes, struct nats_event *event, size_t *used);
 
-/* "CONNECT {", "PING", "PUB ", "HPUB ", "SUB " in capital letters, or the beginning of one of them:
- * 1 surely, 0 perhaps (come again with more), -1 no. */
 /* Behind the line of a PUB: how long the line at the start is, with its end, if it says the same
  * but for how long the payload is, which it has without leading zeros or spaces behind it. 0: it
  * does not, or is not all there. */
 size_t nats_alike(struct span line, struct span in, size_t *bytes);
 
+/* "CONNECT {", "PING", "PUB ", "HPUB ", "SUB " in capital letters, or the beginning of one of them:
+ * 1 surely, 0 perhaps (come again with more), -1 no. */
 int nats_detect(struct span first);
 
 /* What CONNECT says, and what is so where it does not. */
