@@ -330,31 +330,6 @@ static void cancel_completed(void *context, const struct completion *c)
 		landed(t, s);
 }
 
-int sockets_init(struct sockets *t, struct reactor *reactor, const struct socket_events *events,
-		 uint32_t max)
-{
-	*t = (struct sockets){
-		.reactor = reactor, .events = events, .slots_max = max, .free = SOCKET_NO_SLOT
-	};
-	list_init(&t->hungry);
-	list_init(&t->dying);
-	tls_shared_init(&t->tls, reactor->params.ring.recv_buffer_bytes);
-	reactor_handle(reactor, OP_SOCKET_RECV, recv_completed, t);
-	reactor_handle(reactor, OP_SOCKET_SEND, send_completed, t);
-	reactor_handle(reactor, OP_SOCKET_CANCEL, cancel_completed, t);
-	return 0;
-}
-
-void sockets_release(struct sockets *t)
-{
-	assert(t->open == 0);
-	tls_shared_release(&t->tls);
-	if (t->slots == NULL)
-		return;
-	munmap(t->slots, t->slots_n * sizeof(*t->slots));
-	memory_count(-(int64_t)(t->slots_n * sizeof(*t->slots)));
-}
-
 /* Slots have pages of their own: what grows in the heap leaves holes behind, and what of it is not
  * used yet is a share for each client. */
 static int grow(struct sockets *t)
@@ -380,6 +355,32 @@ static int grow(struct sockets *t)
 	t->slots = slots;
 	t->slots_n = n;
 	return 0;
+}
+
+int sockets_init(struct sockets *t, struct reactor *reactor, const struct socket_events *events,
+		 uint32_t max)
+{
+	*t = (struct sockets){
+		.reactor = reactor, .events = events, .slots_max = max, .free = SOCKET_NO_SLOT
+	};
+	list_init(&t->hungry);
+	list_init(&t->dying);
+	tls_shared_init(&t->tls, reactor->params.ring.recv_buffer_bytes);
+	reactor_handle(reactor, OP_SOCKET_RECV, recv_completed, t);
+	reactor_handle(reactor, OP_SOCKET_SEND, send_completed, t);
+	reactor_handle(reactor, OP_SOCKET_CANCEL, cancel_completed, t);
+	/* The first are there from the start, whatever memory there is when somebody comes. */
+	return grow(t);
+}
+
+void sockets_release(struct sockets *t)
+{
+	assert(t->open == 0);
+	tls_shared_release(&t->tls);
+	if (t->slots == NULL)
+		return;
+	munmap(t->slots, t->slots_n * sizeof(*t->slots));
+	memory_count(-(int64_t)(t->slots_n * sizeof(*t->slots)));
 }
 
 int socket_open(struct sockets *t, struct socket *s, int fd)
