@@ -208,13 +208,16 @@ def test_a_wake_up_that_fails_is_tried_again(tmp_path, name):
     try:
         clients = [broker.subscribe("wake") for _ in range(8)]
         publishers = [broker.publisher("wake") for _ in range(8)]
+        failed = 0
         for i, publisher in enumerate(publishers):
             broker.loop.sleep(0.4)
             broker.faults.fail(REQUEST + OPCODES["MSG_RING"], 1, 3, getattr(errno, name))
             publisher.send_lines(b"%d" % i)
             for client in clients:
                 assert client.take(1) == [b"%d" % i]
-        assert broker.faults.first(REQUEST + OPCODES["MSG_RING"]) > 0, "some wake-up has failed"
+            failed += broker.faults.first(REQUEST + OPCODES["MSG_RING"]) > 0
+        # Whoever is on the topic's own reactor wakes the others only.
+        assert failed > 0, "some wake-up has failed"
         broker.faults.off(REQUEST + OPCODES["MSG_RING"])
         broker.stop()
     finally:
