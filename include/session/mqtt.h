@@ -85,6 +85,7 @@ struct mqtt_session {
 	bool told : 1;            /* that a message was refused: in the log */
 	bool retaining : 1;       /* the block that goes out now is to be retained */
 	bool framed : 1;          /* packets are in WebSocket's frames */
+	bool unechoed : 1;        /* some subscription does not want what it publishes itself */
 };
 
 _Static_assert(sizeof(struct mqtt_session) <= SESSION_BYTES, "it lies in the connection");

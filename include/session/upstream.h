@@ -28,7 +28,7 @@
  * upstream_passing.c requests and groups, which have neither topic nor log,
  * upstream_log.c the stream and what is missing, upstream_past.c what was before,
  * upstream_waiting.c subscribers that wait, upstream_receive.c makes blocks of what comes,
- * upstream_publish.c has what goes up,
+ * upstream_publish.c has what goes up, upstream_message.c how,
  * upstream_changed.c a log that is another one, upstream_ids.c what has come before,
  * upstream_inbox.c subjects and answers. The shard's thread only.
  */
@@ -490,6 +490,17 @@ void upstream_unpin(struct upstream *upstream, struct upstream_topic *topic);
 void upstream_let_publish(struct upstream *upstream, struct upstream_topic *topic);
 /* Makes room for headers, and that empty. False: out of memory. */
 bool upstream_scratch(struct upstream *upstream, size_t bytes);
+/* What is said of a block's messages when they go up. */
+struct upstream_up {
+	struct block *block;
+	bool passing;       /* it leaves nothing behind, and has no topic */
+	uint8_t repetition; /* its messages have ids of that one (upstream_ids.c) */
+};
+/* What its publisher wants repetitions of a message to be known by. Empty: nothing. */
+struct span upstream_key(const struct block *block, const struct record *record);
+/* Writes one of its messages; id: by which it is known when it comes back. */
+void upstream_put_message(struct upstream *upstream, const struct upstream_up *up,
+			  const struct record *record, uint64_t id);
 /* Takes the block over. */
 void upstream_publish(struct upstream *upstream, struct upstream_topic *topic, struct block *block);
 /* The same of one that leaves nothing behind, and goes up at once or not at all. */
@@ -505,9 +516,14 @@ void upstream_publish_lost(struct upstream *upstream);
 /* The topic stands: what was published to it may go up. */
 void upstream_publish_stands(struct upstream *upstream, struct upstream_topic *topic);
 /* A message with this id (Nats-Msg-Id) has come, and is about to be delivered. Returns a block that
- * is to be delivered in its place, as it was published; NULL: there is none. */
+ * is to be delivered in its place, as it was published; NULL: there is none. *from, which the
+ * caller has set to nobody (generation 0), is its publisher where he does not want to get it
+ * himself. */
 struct block *upstream_publish_came(struct upstream *upstream, struct upstream_topic *topic,
-				    struct span id, uint64_t number);
+				    struct span id, uint64_t number, struct run_publisher *from);
+/* The publisher of a message that leaves nothing behind and has come back, if he does not want to
+ * get it; nobody (generation 0): nobody is known who does not. */
+struct run_publisher upstream_publish_passed(struct upstream *upstream, struct span id);
 /* What the stream says of the message of this id. */
 void upstream_publish_acknowledged(struct upstream *upstream, struct span id,
 				   const struct jetstream_ack *ack);

@@ -29,6 +29,7 @@ struct block {
 	uint8_t key_len;       /* of what its repetitions are known by; 0: by nothing */
 	uint8_t form;          /* enum run_form: of the body */
 	bool retain;           /* one message, to be kept as the topic's retained one */
+	bool unechoed;         /* its publisher does not want to get it himself */
 	uint32_t travelled_ns; /* before it was stamped: from its receive on, up to four seconds */
 	/* For a publisher that waits to hear its number, at this connection: a letter to it, plain
 	 * memory of the block's; or NULL. */

@@ -161,6 +161,7 @@ void mqtt_publishing(struct connection *c, struct block *b)
 	struct sequenced_letter *receipt;
 
 	b->retain = m->retaining;
+	b->unechoed = m->unechoed;
 	if (in == NULL || in->in_block == 0)
 		return;
 	receipt = calloc(1, sizeof(*receipt));

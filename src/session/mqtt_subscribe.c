@@ -445,10 +445,12 @@ static void ask(struct mqtt_session *m, struct mqtt_subscription *s, const struc
 	struct subscription *made;
 	int err;
 
-	if (f->no_local)
+	if (f->no_local) {
+		m->unechoed = true;
 		w.not_local =
 			(struct run_publisher){ c->shard->id, c->socket.slot,
 						socket_generation(&c->shard->sockets, &c->socket) };
+	}
 	wanted.wire.parameter = (struct span){ parameter, mqtt_parameter(&w, parameter) };
 	s->asked = true;
 	s->gives = retained && a->pattern && a->group.len == 0;

@@ -293,6 +293,7 @@ void nats_publishing(struct connection *c, struct block *b)
 	struct nats_session *nats = nats_of(c);
 	struct sequenced_letter *receipt;
 
+	b->unechoed = nats->no_echo;
 	nats->work->published.topics |= UINT64_C(1) << b->hash % 64;
 	if (!nats->work->asks)
 		return;

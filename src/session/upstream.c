@@ -49,6 +49,9 @@ static bool upstream_write(struct upstream *u, struct span bytes)
 {
 	struct upstream_bytes *out = &u->out;
 
+	/* What follows on what is not there would be read as something else. */
+	if (u->overrun)
+		return false;
 	if (out->len + bytes.len > out->room) {
 		size_t room = out->room < OUT_BYTES_MIN ? OUT_BYTES_MIN : 2 * out->room;
 		char *data;
@@ -82,7 +85,7 @@ static void flush(struct upstream *u)
 	struct connection *c = u->connection;
 	struct span bytes = { u->out.data, u->out.len };
 
-	if (bytes.len == 0 || c == NULL)
+	if (bytes.len == 0 || c == NULL || u->overrun)
 		return;
 	u->out.len = 0;
 	if (!connection_reply(c, bytes))
@@ -486,7 +489,7 @@ bool upstream_go_on(struct shard *s)
 	flush(u);
 	if (next_ns != UINT64_MAX)
 		reactor_wake_at(&s->reactor, next_ns);
-	return more;
+	return more || u->overrun;
 }
 
 /* ---- a shard's part ---- */

@@ -77,6 +77,7 @@ bool upstream_passing_message(struct upstream *u, uint64_t sid, struct span subj
 			      const struct upstream_message *m)
 {
 	struct pattern *members = NULL;
+	struct run_publisher from;
 	struct span name;
 	struct block *b;
 
@@ -92,6 +93,10 @@ bool upstream_passing_message(struct upstream *u, uint64_t sid, struct span subj
 	b = upstream_block(u, name, m);
 	if (b == NULL)
 		return true;
+	from = upstream_publish_passed(u, nats_header(m->headers, SPAN("Nats-Msg-Id")));
+	b->shard = from.shard;
+	b->slot = from.slot;
+	b->generation = from.generation;
 	b->stamped_ns = u->shard->reactor.now_ns;
 	if (members != NULL)
 		home_deal(u->shard, members, b);

@@ -26,7 +26,6 @@
 enum {
 	WRITE_BYTES = 1 << 10,
 	PAYLOAD_AROUND = 1 << 10, /* left of what a server takes, for headers of ours */
-	ID_MAX = UPSTREAM_NONCE + 24,
 	WORD_BITS = 64,
 };
 static const uint64_t again_ns = NS_PER_S;
@@ -35,7 +34,7 @@ static const uint64_t again_ns = NS_PER_S;
 struct pending {
 	struct list order; /* among all of them */
 	struct list link;  /* unwritten, or of its topic that does not stand, or unanswered */
-	struct block *block;
+	struct upstream_up up;
 	struct topic_letter *letter;
 	struct upstream_topic *topic;
 	uint64_t ping; /* without a log: it is there when so many have been answered */
@@ -43,13 +42,11 @@ struct pending {
 	uint64_t id;            /* of its first message; 0: it has never been sent */
 	uint64_t epoch, number; /* of its topic's last message when it was first sent */
 	uint32_t messages, came_n;
-	bool passing;       /* it leaves nothing behind, and has no topic */
-	bool holds;         /* and its publishers wait */
-	bool strict;        /* one message of its topic after the other goes up */
-	bool goes_on;       /* the next one does so now */
-	uint8_t repetition; /* its messages go up under ids of that one (upstream_ids.c) */
-	bool keyed;         /* some message of it has an id of its publisher's, */
-	bool asks;          /* or wants an answer */
+	bool holds;   /* and its publishers wait */
+	bool strict;  /* one message of its topic after the other goes up */
+	bool goes_on; /* the next one does so now */
+	bool keyed;   /* some message of it has an id of its publisher's, */
+	bool asks;    /* or wants an answer */
 	bool duplicate;
 	size_t bytes;
 	uint64_t hash;             /* of its name */
@@ -169,7 +166,7 @@ void upstream_publish(struct upstream *u, struct upstream_topic *ut, struct bloc
 		return;
 	}
 	t->known = true;
-	p->block = b;
+	p->up.block = b;
 	p->topic = ut;
 	p->strict = u->log && t->settings->strict_order;
 	p->bytes = block_bytes(b);
@@ -259,8 +256,8 @@ static void refuse(struct upstream *u, struct block *b, int error, bool passing)
 /* Nobody knows what has become of it, or it is too long. */
 static void fail(struct upstream *u, struct pending *p, int error)
 {
-	if (p->block != NULL)
-		refuse(u, p->block, error, p->passing);
+	if (p->up.block != NULL)
+		refuse(u, p->up.block, error, p->up.passing);
 	settle(u, p);
 }
 
@@ -274,130 +271,15 @@ static void note_time(struct upstream *u, const struct pending *p)
 static void succeed(struct upstream *u, struct pending *p)
 {
 	note_time(u, p);
-	if (p->block != NULL && p->block->receipt != NULL)
-		home_acknowledge(u->shard, p->block, p->passing ? 0 : p->topic->epoch,
+	if (p->up.block != NULL && p->up.block->receipt != NULL)
+		home_acknowledge(u->shard, p->up.block, p->up.passing ? 0 : p->topic->epoch,
 				 p->acknowledged_max);
-	else if (p->block != NULL)
-		block_unref(p->block);
+	else if (p->up.block != NULL)
+		block_unref(p->up.block);
 	settle(u, p);
 }
 
 /* ---- what goes up ---- */
-
-static void put_field(struct upstream_bytes *to, const char *name, struct span value)
-{
-	if (value.len == 0)
-		return;
-	to->len += (size_t)snprintf(to->data + to->len, to->room - to->len, "%s: %.*s\r\n", name,
-				    (int)value.len, value.data);
-}
-
-/* Under an id of its publisher's, or the next one. */
-static void put_id(struct upstream_bytes *to, struct span id, unsigned repetition)
-{
-	char behind[8] = "";
-
-	if (repetition > 0)
-		snprintf(behind, sizeof(behind), "~%u", repetition);
-	to->len += (size_t)snprintf(to->data + to->len, to->room - to->len,
-				    "Nats-Msg-Id: %.*s%s\r\n", (int)id.len, id.data, behind);
-}
-
-bool upstream_scratch(struct upstream *u, size_t bytes)
-{
-	char *data;
-
-	u->scratch.len = 0;
-	if (bytes <= u->scratch.room)
-		return true;
-	data = memory_resize(u->scratch.data, bytes);
-	if (data == NULL)
-		return false;
-	u->scratch.data = data;
-	u->scratch.room = bytes;
-	return true;
-}
-
-/* What its publisher wants repetitions to be known by. */
-static struct span key_of(const struct block *b, const struct record *r)
-{
-	return b->key_len > 0 ? block_key(b) : nats_header(r->headers, SPAN("Nats-Msg-Id"));
-}
-
-/* What its publisher says beside a message, as headers: its own, without the empty line at their
- * end, then ours. Empty: there is nothing to say. */
-static struct span headers_up(struct upstream *u, const struct pending *p, const struct record *r,
-			      uint64_t id)
-{
-	const struct block *b = p->block;
-	bool one = b->form == RUN_ONE, named = !p->passing && (u->log || b->receipt != NULL);
-	struct span version = one ? block_version(b) : r->version,
-		    encoding = one ? block_encoding(b) : (struct span){ NULL, 0 };
-	struct span own = r->headers, line = SPAN("NATS/1.0\r\n"), key = key_of(b, r);
-	bool says = own.len >= 4 && b->key_len == 0 && key.len > 0;
-	char text[ID_MAX];
-
-	if (own.len == 0 && r->type.len == 0 && version.len == 0 && encoding.len == 0 && !named)
-		return (struct span){ NULL, 0 };
-	if (!upstream_scratch(u,
-			      own.len + r->type.len + version.len + encoding.len + key.len + 256))
-		return (struct span){ NULL, 0 };
-	if (own.len >= 4)
-		line.len = (size_t)((const char *)memchr(own.data, '\n', own.len) - own.data) + 1;
-	memcpy(u->scratch.data, own.len >= 4 ? own.data : line.data, line.len);
-	u->scratch.len = line.len;
-	if (named && key.len == 0) {
-		snprintf(text, sizeof(text), "%s-%" PRIu64, u->nonce, id);
-		key = span_of(text);
-	}
-	/* The first one counts. */
-	if (named && (!says || p->repetition > 0))
-		put_id(&u->scratch, key, p->repetition);
-	if (own.len >= 4) {
-		memcpy(u->scratch.data + u->scratch.len, own.data + line.len,
-		       own.len - line.len - 2);
-		u->scratch.len += own.len - line.len - 2;
-	} else {
-		/* Headers of their own say these themselves. */
-		put_field(&u->scratch, "Content-Type", r->type);
-		put_field(&u->scratch, "X-Version", version);
-		put_field(&u->scratch, "Content-Encoding", encoding);
-	}
-	memcpy(u->scratch.data + u->scratch.len, "\r\n", 2);
-	u->scratch.len += 2;
-	return (struct span){ u->scratch.data, u->scratch.len };
-}
-
-static void write_message(struct upstream *u, const struct pending *p, const struct record *r,
-			  uint64_t id)
-{
-	struct span headers = headers_up(u, p, r, id);
-	char text[48];
-	int n;
-
-	/* What this says comes first. */
-	struct span reply = upstream_reply(u, p->block, r->reply);
-
-	upstream_put(u, headers.len > 0 ? SPAN("HPUB ") : SPAN("PUB "));
-	upstream_put(u, upstream_prefix(u, block_name(p->block)));
-	upstream_put(u, block_name(p->block));
-	upstream_put(u, SPAN(" "));
-	if (u->log && !p->passing) {
-		n = snprintf(text, sizeof(text), "a.%" PRIu64 " ", id);
-		upstream_put(u, span_of(u->inbox));
-		upstream_put(u, (struct span){ text, (size_t)n });
-	} else if (reply.len > 0) {
-		upstream_put(u, reply);
-		upstream_put(u, SPAN(" "));
-	}
-	n = headers.len > 0 ? snprintf(text, sizeof(text), "%zu %zu\r\n", headers.len,
-				       headers.len + r->payload.len)
-			    : snprintf(text, sizeof(text), "%zu\r\n", r->payload.len);
-	upstream_put(u, (struct span){ text, (size_t)n });
-	upstream_put(u, headers);
-	upstream_put(u, r->payload);
-	upstream_put(u, SPAN("\r\n"));
-}
 
 /* Whether the server takes all of them. */
 static bool fits(const struct upstream *u, const struct block *b)
@@ -414,20 +296,25 @@ static bool fits(const struct upstream *u, const struct block *b)
 	return true;
 }
 
+static void number(struct upstream *u, struct pending *p)
+{
+	p->id = u->ids + 1;
+	u->ids += p->messages;
+}
+
 /* Those of its messages that have not come and are not known to be there. */
 static void write_block(struct upstream *u, struct pending *p)
 {
-	struct run run = block_run(p->block);
+	struct run run = block_run(p->up.block);
 	struct record r;
 	uint32_t at = 0;
 
-	if (!fits(u, p->block)) {
+	if (!fits(u, p->up.block)) {
 		fail(u, p, -EMSGSIZE);
 		return;
 	}
 	if (p->id == 0) {
-		p->id = u->ids + 1;
-		u->ids += p->messages;
+		number(u, p);
 		p->epoch = p->topic->epoch;
 		p->number = p->topic->number;
 	} else {
@@ -445,9 +332,9 @@ static void write_block(struct upstream *u, struct pending *p)
 	for (; u->state == UPSTREAM_UP && run_next_record(&run, &r); at++) {
 		if (is_set(p->bits, at) || is_set(acknowledged_of(p), at))
 			continue;
-		p->keyed |= key_of(p->block, &r).len > 0;
+		p->keyed |= upstream_key(p->up.block, &r).len > 0;
 		p->asks |= r.reply.len > 0;
-		write_message(u, p, &r, p->id + at);
+		upstream_put_message(u, &p->up, &r, p->id + at);
 		if (p->strict)
 			break;
 	}
@@ -465,8 +352,8 @@ void upstream_publish_passing(struct upstream *u, struct block *b)
 		refuse(u, b, u->state != UPSTREAM_UP ? -EHOSTUNREACH : -EMSGSIZE, true);
 		return;
 	}
-	p->block = b;
-	p->passing = true;
+	p->up.block = b;
+	p->up.passing = true;
 	p->hash = b->hash;
 	p->bytes = block_bytes(b);
 	p->ping = u->pings + 1;
@@ -477,8 +364,11 @@ void upstream_publish_passing(struct upstream *u, struct block *b)
 	if (p->holds)
 		shard_hold(u->shard, p->hash);
 	reactor_spend(&u->shard->reactor, p->messages + p->bytes / WRITE_BYTES);
-	while (run_next_record(&run, &r))
-		write_message(u, p, &r, 0);
+	number(u, p);
+	for (uint32_t at = 0; run_next_record(&run, &r); at++) {
+		p->keyed |= upstream_key(b, &r).len > 0;
+		upstream_put_message(u, &p->up, &r, p->id + at);
+	}
 }
 
 bool upstream_publish_write(struct upstream *u)
@@ -556,7 +446,7 @@ void upstream_publish_answered(struct upstream *u)
 		if (p->ping > u->pongs)
 			break;
 		/* It would have come back: it may not be published, or not be heard. */
-		if (p->block != NULL && p->block->receipt != NULL)
+		if (p->up.block != NULL && p->up.block->receipt != NULL)
 			fail(u, p, -EHOSTUNREACH);
 		else
 			succeed(u, p);
@@ -601,11 +491,11 @@ static struct pending *find_key(struct upstream *u, const struct upstream_topic 
 		struct record r;
 		struct run run;
 
-		if (!p->keyed || p->topic != ut || p->block == NULL)
+		if (!p->keyed || p->topic != ut || p->up.block == NULL)
 			continue;
-		run = block_run(p->block);
+		run = block_run(p->up.block);
 		for (*at = 0; run_next_record(&run, &r); ++*at)
-			if (!is_set(p->bits, *at) && span_equal(key_of(p->block, &r), key))
+			if (!is_set(p->bits, *at) && span_equal(upstream_key(p->up.block, &r), key))
 				return p;
 	}
 	return NULL;
@@ -628,42 +518,65 @@ static void answer(struct upstream *u, const struct pending *p, uint32_t at, uin
 	struct run run;
 	struct record r = { .reply = { NULL, 0 } };
 
-	if (!p->asks || p->block == NULL)
+	if (!p->asks || p->up.block == NULL)
 		return;
-	run = block_run(p->block);
+	run = block_run(p->up.block);
 	for (uint32_t i = 0; i <= at; i++)
 		(void)run_next_record(&run, &r);
 	if (r.reply.len > 0)
 		upstream_acknowledge(u, r.reply, number, duplicate);
 }
 
-struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *ut, struct span id,
-				    uint64_t number)
+/* The block that has the message of this id, and which it is; NULL: it is none of ours. */
+static struct pending *find_id(struct upstream *u, const struct upstream_topic *ut, struct span id,
+			       uint32_t *at)
 {
 	struct span first, rest;
 	struct pending *p;
-	struct block *b = NULL;
 	uint64_t n;
-	uint32_t at = 0;
 
 	if (id.len == 0 || list_empty(&u->pending))
 		return NULL;
 	first = upstream_id_first(id);
 	rest = span_skip(first, first.len > UPSTREAM_NONCE ? UPSTREAM_NONCE + 1 : first.len);
 	if (rest.len > 0 && memcmp(id.data, u->nonce, UPSTREAM_NONCE) == 0 && number_in(rest, &n))
-		p = find(u, n, &at);
+		p = find(u, n, at);
 	else
-		p = find_key(u, ut, id, &at);
-	if (p == NULL && first.len < id.len)
-		p = find_key(u, ut, first, &at);
-	if (p == NULL || p->topic != ut || p->block == NULL || is_set(p->bits, at))
+		p = find_key(u, ut, id, at);
+	return p != NULL || first.len == id.len ? p : find_key(u, ut, first, at);
+}
+
+static struct run_publisher unechoed(const struct block *b)
+{
+	return b->unechoed ? (struct run_publisher){ b->shard, b->slot, b->generation }
+			   : (struct run_publisher){ .generation = 0 };
+}
+
+struct run_publisher upstream_publish_passed(struct upstream *u, struct span id)
+{
+	uint32_t at;
+	struct pending *p = find_id(u, NULL, id, &at);
+
+	return p != NULL && p->up.passing ? unechoed(p->up.block)
+					  : (struct run_publisher){ .generation = 0 };
+}
+
+struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *ut, struct span id,
+				    uint64_t number, struct run_publisher *from)
+{
+	struct block *b = NULL;
+	uint32_t at = 0;
+	struct pending *p = find_id(u, ut, id, &at);
+
+	if (p == NULL || p->topic != ut || p->up.block == NULL || is_set(p->bits, at))
 		return NULL;
+	*from = unechoed(p->up.block);
 	if (u->log)
 		answer(u, p, at, number, false);
 	/* One whose publisher waits is delivered as it was published, and that is his receipt. */
-	if (p->block->receipt != NULL && p->messages == 1) {
-		b = p->block;
-		p->block = NULL;
+	if (p->up.block->receipt != NULL && p->messages == 1) {
+		b = p->up.block;
+		p->up.block = NULL;
 	}
 	/* Without a log the PONG is the end of it. */
 	if (!u->log)
@@ -674,7 +587,7 @@ struct block *upstream_publish_came(struct upstream *u, struct upstream_topic *u
 		return b;
 	}
 	if (b == NULL)
-		block_unref(p->block);
+		block_unref(p->up.block);
 	note_time(u, p);
 	settle(u, p);
 	return b;
@@ -747,11 +660,11 @@ static bool may_be_skipped(const struct pending *p)
 /* Under other ids, for the stream would take it for what it has. */
 static void repeat(struct upstream *u, struct pending *p)
 {
-	if (p->repetition == UPSTREAM_REPETITIONS_MAX) {
+	if (p->up.repetition == UPSTREAM_REPETITIONS_MAX) {
 		fail(u, p, -EHOSTUNREACH);
 		return;
 	}
-	p->repetition++;
+	p->up.repetition++;
 	p->acknowledged_max = 0;
 	p->duplicate = false;
 	memset(acknowledged_of(p), 0, words_of(p->messages) * sizeof(p->bits[0]));
@@ -832,7 +745,7 @@ void upstream_publish_expire(struct upstream *u, uint64_t *next_ns)
 		struct pending *p = LIST_ENTRY(u->pending.next, struct pending, order);
 
 		/* Without a log the PONG comes, or the connection goes. */
-		if ((p->passing || (!u->log && p->id != 0)) && u->state == UPSTREAM_UP)
+		if ((p->up.passing || (!u->log && p->id != 0)) && u->state == UPSTREAM_UP)
 			return;
 		if (!upstream_gives_up(u) && upstream_now(u) - p->at_ns < limit_ns) {
 			if (p->at_ns + limit_ns < *next_ns)
@@ -861,8 +774,8 @@ void upstream_publish_release(struct upstream *u)
 	while ((l = list_take(&u->pending)) != NULL) {
 		struct pending *p = LIST_ENTRY(l, struct pending, order);
 
-		if (p->block != NULL)
-			block_unref(p->block);
+		if (p->up.block != NULL)
+			block_unref(p->up.block);
 		free(p->letter);
 		memory_free(p);
 	}

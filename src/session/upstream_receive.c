@@ -141,15 +141,28 @@ static void miss(struct upstream *u, struct upstream_topic *ut)
 	ut->why = UPSTREAM_GAP_MEMORY;
 }
 
+static bool is_from(const struct block *b, struct run_publisher from)
+{
+	return b->generation == from.generation &&
+	       (from.generation == 0 || (b->shard == from.shard && b->slot == from.slot));
+}
+
+static void set_from(struct block *b, struct run_publisher from)
+{
+	b->shard = from.shard;
+	b->slot = from.slot;
+	b->generation = from.generation;
+}
+
 static void gather(struct upstream *u, struct upstream_topic *ut, const struct record *r,
-		   uint64_t number)
+		   uint64_t number, struct run_publisher from)
 {
 	size_t bytes = record_bytes(r);
 	struct block *b;
 
 	/* In a block numbers have no hole. */
 	if (u->gathered != ut || u->block->len + bytes > GATHER_BYTES_MAX ||
-	    (u->log && number != u->number + u->block->messages))
+	    !is_from(u->block, from) || (u->log && number != u->number + u->block->messages))
 		upstream_deliver(u);
 	if (u->block == NULL) {
 		u->extras = false;
@@ -162,6 +175,7 @@ static void gather(struct upstream *u, struct upstream_topic *ut, const struct r
 		miss(u, ut);
 		return;
 	}
+	set_from(b, from);
 	record_write(block_body(b) + b->len, r);
 	b->len += bytes;
 	b->messages++;
@@ -222,24 +236,28 @@ struct block *upstream_block(struct upstream *u, struct span name, const struct 
 }
 
 static void deliver_labelled(struct upstream *u, struct upstream_topic *ut,
-			     const struct upstream_message *m, const struct block_labels *labels)
+			     const struct upstream_message *m, const struct block_labels *labels,
+			     struct run_publisher from)
 {
 	struct block *b;
 
 	upstream_deliver(u);
 	b = labelled(ut->topic->named.name, ut->topic->named.hash, labels, m->payload);
-	if (b == NULL)
+	if (b == NULL) {
 		miss(u, ut);
-	else
-		deliver_block(u, ut, b, m->number);
+		return;
+	}
+	set_from(b, from);
+	deliver_block(u, ut, b, m->number);
 }
 
-/* One of ours, as it was published. */
+/* One of ours, as it was published. False: it is not, or has to be made from what came; then *from
+ * is as upstream_publish_came has it. */
 static bool deliver_own(struct upstream *u, struct upstream_topic *ut,
-			const struct upstream_message *m)
+			const struct upstream_message *m, struct run_publisher *from)
 {
 	struct block *b = upstream_publish_came(u, ut, nats_header(m->headers, SPAN("Nats-Msg-Id")),
-						m->number);
+						m->number, from);
 
 	if (b == NULL)
 		return false;
@@ -250,18 +268,19 @@ static bool deliver_own(struct upstream *u, struct upstream_topic *ut,
 
 void upstream_take(struct upstream *u, struct upstream_topic *ut, const struct upstream_message *m)
 {
+	struct run_publisher from = { .generation = 0 };
 	struct block_labels labels;
 	struct record r;
 
 	/* Reading never waits for subscribers: what there is no memory for is not taken. */
 	if (budget_now(u->shard->broker) == BUDGET_EVICTION && !u->shard->drain.draining)
 		miss(u, ut);
-	else if (m->headers.len > 0 && u->past == NULL && deliver_own(u, ut, m))
+	else if (m->headers.len > 0 && u->past == NULL && deliver_own(u, ut, m, &from))
 		return;
 	else if (describe(u, m, &r, &labels))
-		deliver_labelled(u, ut, m, &labels);
+		deliver_labelled(u, ut, m, &labels, from);
 	else
-		gather(u, ut, &r, m->number);
+		gather(u, ut, &r, m->number, from);
 }
 
 void upstream_take_past(struct upstream *u, struct upstream_topic *ut,

@@ -107,6 +107,27 @@ def test_a_request_is_answered_on_whichever_host_or_server_somebody_answers(net,
 
 
 @pytest.mark.parametrize(("subject", "upstream"), [*KINDS, ("live.jobs", SERVICES)])
+def test_who_wants_no_echo_gets_what_others_publish_only(net, subject, upstream):
+    servers_for(net, upstream)
+    a, b = net.shared(upstream), net.shared(upstream)
+    deaf, beside, far = net.client(a), net.client(a), net.client(b)
+    deaf.say('CONNECT {"verbose":false,"headers":true,"echo":false}')
+    everybody = (deaf, beside, far)
+    for client in everybody:
+        client.listen(subject).listen(subject.rsplit(".", 1)[0] + ".*")
+    # One that its publisher has named, one with a header, and plain ones; each behind another's.
+    head = b"NATS/1.0\r\nNats-Msg-Id: mine\r\n\r\n", b"NATS/1.0\r\nColour: red\r\n\r\n"
+    for h in head:
+        deaf.say(b"HPUB %s %d %d" % (subject.encode(), len(h), len(h) + 4), h + b"deaf")
+    deaf.say(*[f"PUB {subject} 4", "deaf"] * 3)
+    assert [beside.message()[2] for _ in range(10)] == [b"deaf"] * 10
+    for client in (beside, far):
+        client.say(f"PUB {subject} 6", "others")
+    got = {client: sorted(client.message()[2] for _ in range(n)) for client, n in ((deaf, 4), (beside, 4), (far, 14))}
+    assert got == {deaf: [b"others"] * 4, beside: [b"others"] * 4, far: [b"deaf"] * 10 + [b"others"] * 4}
+
+
+@pytest.mark.parametrize(("subject", "upstream"), [*KINDS, ("live.jobs", SERVICES)])
 def test_each_message_goes_to_one_member_of_a_group_over_all_hosts(net, subject, upstream):
     server = servers_for(net, upstream)
     a, b = net.shared(upstream), net.shared(upstream)
