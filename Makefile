@@ -397,6 +397,11 @@ BASELINE ?= $(lastword $(sort $(filter-out %-quick %-knobs,$(wildcard bench/repo
 bench-knobs: $(BROKER) $(LOAD) $(BUILD)/limit ## Measure what each knob of engine { } does, write a report: about 10 minutes
 	bench/knobs.py $(BENCH)
 
+.PHONY: bench-cluster
+bench-cluster: $(BROKER) $(LOAD) ## Measure what a cluster as upstream costs: about 4 minutes
+	bench/peers/build --no-install || echo "bench: goes on with the peers that are there" >&2
+	bench/cluster.py $(BENCH)
+
 .PHONY: bench-kernel
 bench-kernel: $(BUILD)/limit $(BUILD)/receive ## Try newer ways of the kernel beside those of the broker: about 4 minutes
 	bench/limit/tries $(BENCH)

@@ -187,26 +187,26 @@ static void greeting_received(struct client *c, const char *data, size_t len, in
 	go_secure(c);
 }
 
-static int dial(const struct options *o)
+static int dial(const struct address *to)
 {
-	int one = 1, fd = socket(o->address.storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	int one = 1, fd = socket(to->storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
 	int err;
 
 	if (fd < 0)
 		return -errno;
-	while (connect(fd, (const struct sockaddr *)&o->address.storage, o->address.len) != 0) {
+	while (connect(fd, (const struct sockaddr *)&to->storage, to->len) != 0) {
 		if (errno == EINTR)
 			continue;
 		err = -errno;
 		close(fd);
 		return err;
 	}
-	if (o->address.storage.ss_family != AF_UNIX)
+	if (to->storage.ss_family != AF_UNIX)
 		(void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	return fd;
 }
 
-static void explain_dial(struct client *c, int err)
+static void explain_dial(struct client *c, const char *endpoint, int err)
 {
 	const char *hint = "";
 
@@ -216,13 +216,14 @@ static void explain_dial(struct client *c, int err)
 		hint = "; no local port is left: see net.ipv4.ip_local_port_range";
 	else if (err == -ECONNREFUSED || err == -ENOENT)
 		hint = "; is the broker running there?";
-	run_fail(c->worker->run, "cannot connect to %s: %s%s", c->worker->run->options->endpoint,
-		 strerror(-err), hint);
+	run_fail(c->worker->run, "cannot connect to %s: %s%s", endpoint, strerror(-err), hint);
 }
 
 bool client_open(struct worker *w, struct client *c, const struct client_handshake *p)
 {
+	const struct options *o = w->run->options;
 	struct handshake *h = calloc(1, sizeof(*h));
+	bool elsewhere = p->publishes && o->publish_to != NULL;
 	int fd, err;
 
 	c->worker = w;
@@ -233,9 +234,9 @@ bool client_open(struct worker *w, struct client *c, const struct client_handsha
 		handshake_free(h);
 		return false;
 	}
-	fd = dial(w->run->options);
+	fd = dial(elsewhere ? &o->publish_address : &o->address);
 	if (fd < 0) {
-		explain_dial(c, fd);
+		explain_dial(c, elsewhere ? o->publish_to : o->endpoint, fd);
 		handshake_free(h);
 		return false;
 	}

@@ -35,6 +35,7 @@ struct client_handshake {
 	unsigned more;
 	/* It is ready: sets received and sent. */
 	void (*ready)(struct client *client);
+	bool publishes; /* it goes where publishers go */
 };
 
 /* The kind, topic and number are set; false: the run has failed. */

@@ -88,7 +88,7 @@ int flow_init(struct flow *f, const struct flow_params *p)
 	}
 	if (p->wire->delivered == NULL)
 		return 0;
-	p->wire->delivered(&in, p->topic_name, bytes, &p->asked);
+	p->wire->delivered(&in, p->delivered_name, bytes, &p->asked);
 	f->in_prefix = in.prefix.len;
 	f->in_bytes = in.prefix.len + bytes + in.suffix.len;
 	if (text_equal(&in.prefix, &out.prefix) && text_equal(&in.suffix, &out.suffix))

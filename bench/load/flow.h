@@ -61,7 +61,7 @@ struct flow_params {
 	uint32_t run, topic, publisher;
 	const struct filler *filler;
 	const struct wire *wire;
-	struct span topic_name;
+	struct span topic_name, delivered_name; /* as it is published, and as it comes back */
 	struct wire_asked asked;
 	unsigned window; /* 0: paced */
 	double period_ns;

@@ -46,6 +46,9 @@ static const char usage[] =
 	"\n"
 	"Connections:\n"
 	"  --host HOST, --port PORT   instead of ENDPOINT\n"
+	"  --publish-to ENDPOINT  publishers go there, to another host that shares the topics\n"
+	"  --deliver-prefix TEXT  subscribers ask for the topics with this before them, as a\n"
+	"                       NATS stream republishes them\n"
 	"  --protocol NAME      line, sse (HTTP and server-sent events), ws (WebSocket), resp\n"
 	"                       (Redis), nats or mqtt (line)\n"
 	"  --threads N          reactors of the generator's own (1)\n"
@@ -251,6 +254,8 @@ void options_parse(struct options *o, int argc, char **argv)
 		OPT_STALL,
 		OPT_HOST,
 		OPT_PORT,
+		OPT_PUBLISH_TO,
+		OPT_DELIVER_PREFIX,
 		OPT_PROTOCOL,
 		OPT_THREADS,
 		OPT_SPIN,
@@ -285,6 +290,8 @@ void options_parse(struct options *o, int argc, char **argv)
 		{ "stall", required_argument, NULL, OPT_STALL },
 		{ "host", required_argument, NULL, OPT_HOST },
 		{ "port", required_argument, NULL, OPT_PORT },
+		{ "publish-to", required_argument, NULL, OPT_PUBLISH_TO },
+		{ "deliver-prefix", required_argument, NULL, OPT_DELIVER_PREFIX },
 		{ "protocol", required_argument, NULL, OPT_PROTOCOL },
 		{ "threads", required_argument, NULL, OPT_THREADS },
 		{ "spin", no_argument, NULL, OPT_SPIN },
@@ -312,6 +319,7 @@ void options_parse(struct options *o, int argc, char **argv)
 			       .subscribers = 5,
 			       .publishers = 1,
 			       .topics_each = 1,
+			       .deliver_prefix = "",
 			       .message_bytes = 8192,
 			       .rate_per_s = 20,
 			       .batch = UINT32_MAX,
@@ -380,6 +388,17 @@ void options_parse(struct options *o, int argc, char **argv)
 			break;
 		case OPT_PORT:
 			port = optarg;
+			break;
+		case OPT_PUBLISH_TO:
+			o->publish_to = optarg;
+			resolve_endpoint(&o->publish_address, optarg);
+			break;
+		case OPT_DELIVER_PREFIX:
+			if (strlen(optarg) > DELIVER_PREFIX_MAX ||
+			    strpbrk(optarg, " \t\r\n") != NULL)
+				complain("--deliver-prefix: want up to %d characters, no spaces",
+					 DELIVER_PREFIX_MAX);
+			o->deliver_prefix = optarg;
 			break;
 		case OPT_PROTOCOL:
 			o->wire = wire_find(optarg);

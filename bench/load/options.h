@@ -16,11 +16,14 @@ struct address {
 	socklen_t len; /* 0: none */
 };
 
-enum { OPTIONS_PIDS_MAX = 8 };
+enum { OPTIONS_PIDS_MAX = 8, DELIVER_PREFIX_MAX = 24 };
 
 struct options {
 	const char *endpoint; /* as it was given */
 	struct address address;
+	const char *publish_to; /* where publishers connect, if that is somewhere else; or NULL */
+	struct address publish_address;
+	const char *deliver_prefix; /* of the topics that subscribers ask for */
 	const struct wire *wire;
 
 	unsigned topics, subscribers, publishers; /* the latter two for each topic */

@@ -149,7 +149,9 @@ bool publisher_open(struct worker *w, struct publisher *p, struct flow *f)
 	const struct wire *wire = w->run->options->wire;
 	char name[RUN_TOPIC_MAX];
 	struct wire_text hello;
-	struct client_handshake handshake = { .opened = wire->publisher_opened, .ready = opened };
+	struct client_handshake handshake = { .opened = wire->publisher_opened,
+					      .ready = opened,
+					      .publishes = true };
 
 	wire->open_publisher(&hello, run_topic(w->run, f->topic, name));
 	handshake.hello = (struct span){ hello.bytes, hello.len };

@@ -236,6 +236,10 @@ void report_json(FILE *out, const struct run *run, const struct result *r)
 	json_string(out, "protocol", o->wire->name);
 	putc(',', out);
 	json_string(out, "endpoint", o->endpoint);
+	if (o->publish_to != NULL) {
+		putc(',', out);
+		json_string(out, "publish_to", o->publish_to);
+	}
 	fprintf(out,
 		",\"topics_per_connection\":%u,\"topics\":%u,\"subscribers\":%u,\"publishers\":%u,"
 		"\"bytes\":%zu"

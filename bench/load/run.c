@@ -60,7 +60,8 @@ void run_step(struct run *run)
 	(void)pthread_barrier_wait(&run->step);
 }
 
-struct span run_topic(const struct run *run, uint32_t topic, char buf[RUN_TOPIC_MAX])
+static struct span name_topic(const struct run *run, const char *prefix, uint32_t topic,
+			      char buf[RUN_TOPIC_MAX])
 {
 	const struct options *o = run->options;
 	char dot = o->wire->separator != 0 ? o->wire->separator : '.';
@@ -68,11 +69,21 @@ struct span run_topic(const struct run *run, uint32_t topic, char buf[RUN_TOPIC_
 	 * (subscriber.c). */
 	int digits = run_topics_each(o) > 1 ? 7 : 1;
 	int n = topic == MESSAGE_TOPICS_MAX
-			? snprintf(buf, RUN_TOPIC_MAX, "idle%c%08x", dot, run->id)
-			: snprintf(buf, RUN_TOPIC_MAX, "load%c%08x%c%0*u", dot, run->id, dot,
-				   digits, topic);
+			? snprintf(buf, RUN_TOPIC_MAX, "%sidle%c%08x", prefix, dot, run->id)
+			: snprintf(buf, RUN_TOPIC_MAX, "%sload%c%08x%c%0*u", prefix, dot, run->id,
+				   dot, digits, topic);
 
 	return (struct span){ buf, (size_t)n };
+}
+
+struct span run_topic(const struct run *run, uint32_t topic, char buf[RUN_TOPIC_MAX])
+{
+	return name_topic(run, "", topic, buf);
+}
+
+struct span run_delivered_topic(const struct run *run, uint32_t topic, char buf[RUN_TOPIC_MAX])
+{
+	return name_topic(run, run->options->deliver_prefix, topic, buf);
 }
 
 struct span run_pattern(const struct run *run, char buf[RUN_TOPIC_MAX])
@@ -82,8 +93,9 @@ struct span run_pattern(const struct run *run, char buf[RUN_TOPIC_MAX])
 
 	if (!o->pattern)
 		return (struct span){ buf, 0 };
-	return (struct span){ buf, (size_t)snprintf(buf, RUN_TOPIC_MAX, "load%c%08x%c%s", dot,
-						    run->id, dot, o->wire->any_level) };
+	return (struct span){ buf, (size_t)snprintf(buf, RUN_TOPIC_MAX, "%sload%c%08x%c%s",
+						    o->deliver_prefix, dot, run->id, dot,
+						    o->wire->any_level) };
 }
 
 /* ---- memory -----------------------------------------------------------------------------------
@@ -93,7 +105,7 @@ static int init_flows(struct run *run)
 {
 	const struct options *o = run->options;
 	unsigned readers = run_readers(o);
-	char name[RUN_TOPIC_MAX], pattern[RUN_TOPIC_MAX];
+	char name[RUN_TOPIC_MAX], delivered[RUN_TOPIC_MAX], pattern[RUN_TOPIC_MAX];
 
 	run->flows = calloc((size_t)o->topics * o->publishers + 1, sizeof(*run->flows));
 	if (run->flows == NULL)
@@ -107,6 +119,7 @@ static int init_flows(struct run *run)
 				.filler = &run->filler,
 				.wire = o->wire,
 				.topic_name = run_topic(run, t, name),
+				.delivered_name = run_delivered_topic(run, t, delivered),
 				.asked = { .many = run_topics_each(o) > 1,
 					   .number = t % run_topics_each(o),
 					   .pattern = run_pattern(run, pattern) },

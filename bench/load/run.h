@@ -58,6 +58,8 @@ void run_step(struct run *run);
 
 /* The name of a topic of this run, in buf. */
 struct span run_topic(const struct run *run, uint32_t topic, char buf[RUN_TOPIC_MAX]);
+/* The same as subscribers ask for it, and get it. */
+struct span run_delivered_topic(const struct run *run, uint32_t topic, char buf[RUN_TOPIC_MAX]);
 /* The pattern that brings all topics; empty: none is asked for. */
 struct span run_pattern(const struct run *run, char buf[RUN_TOPIC_MAX]);
 

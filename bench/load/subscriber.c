@@ -275,8 +275,9 @@ static char *hello_of(const struct run *run, uint32_t topic, struct span *text)
 		struct wire_text one;
 
 		wire->subscribe(&one,
-				asked.pattern.len > 0 ? asked.pattern
-						      : run_topic(run, topic + asked.number, name),
+				asked.pattern.len > 0
+					? asked.pattern
+					: run_delivered_topic(run, topic + asked.number, name),
 				&asked);
 		memcpy(hello + len, one.bytes, one.len);
 		len += one.len;

@@ -92,7 +92,7 @@ static void churn(struct worker *w, uint64_t now_ns)
 		c->closed = churn_closed;
 		c->topic = (uint32_t)(due % w->run->options->topics);
 		w->churning++;
-		if (!subscriber_open_idle(w, c, run_topic(w->run, c->topic, name), 0,
+		if (!subscriber_open_idle(w, c, run_delivered_topic(w->run, c->topic, name), 0,
 					  churn_opened)) {
 			free(c);
 			return;
@@ -289,7 +289,7 @@ static void connect_idle(struct worker *w)
 {
 	const struct options *o = w->run->options;
 	char name[RUN_TOPIC_MAX];
-	struct span topic = run_topic(w->run, MESSAGE_TOPICS_MAX, name);
+	struct span topic = run_delivered_topic(w->run, MESSAGE_TOPICS_MAX, name);
 
 	for (uint32_t i = w->id; i < o->idle; i += w->run->workers_n) {
 		struct client *c = &w->idle[w->idle_n++];

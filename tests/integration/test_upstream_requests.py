@@ -2,11 +2,12 @@
 
 import itertools
 import json
+import subprocess
 
 import pytest
 
 from cluster import Client
-from harness import at_most
+from harness import BROKER, at_most
 from test_upstream import is_ready, post, world  # noqa: F401 (a fixture)
 
 LISTEN = {"main": {"address": "127.0.0.1:0", "protocols": ["line", "http"]}, "nats": {"address": "127.0.0.1:0", "protocols": ["nats"]}}
@@ -157,6 +158,19 @@ def take(member, got):
         if words[0] in (b"MSG", b"HMSG"):
             got.append(member.body(words))
     return len(got)
+
+
+def test_broker_load_publishes_on_one_host_and_subscribes_on_another_and_at_a_server(net):
+    upstream = {"log": "jetstream", "stream": "LOAD", "create": True, "topics": ["load.>"]}
+    server = servers_for(net, upstream)
+    a, b = (host.address(1) for host in (net.shared(upstream), net.shared(upstream)))
+    for to, args in ((b, []), (server.address, ["--deliver-prefix", "fan."])):
+        command = [BROKER.with_name("broker-load"), "--json", "--protocol", "nats", "--publish-to", a, *args, to]
+        command += ["--duration", "0.3", "--warmup", "0.1", "--rate", "100", "--topics", "2", "--bytes", "128"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=at_most(20))
+        assert done.returncode == 0, done.stderr
+        result = json.loads(done.stdout)
+        assert (result["errors"], result["publish_to"]) == (0, a) and result["delivered"] > 0
 
 
 def test_a_group_has_one_subscription_for_each_of_its_members_up_to_eight(net):
