@@ -215,7 +215,8 @@ $(BUILD)/fuzz_broker: $(BUILD)/obj/tests/fuzz/fuzz_broker.o \
 	$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $(SIM_WRAPS:%=-Wl,--wrap=%) -o $@ $^ $(PKG_LIBS)
 
 # Scripts for the simulation's world.
-WORLD_TESTS := test_world test_world_users test_world_patterns test_world_nats test_world_mqtt test_world_turns test_world_survey
+WORLD_TESTS := test_world test_world_users test_world_patterns test_world_nats test_world_mqtt test_world_turns test_world_survey \
+		test_world_websocket
 $(WORLD_TESTS:%=$(BUILD)/tests/%): $(BUILD)/tests/%: $(BUILD)/obj/tests/unit/%.o \
 		$(call object,$(filter-out %/runner.c,$(SIM_SRCS))) $(LIB)
 	@echo "  LD    $@"

@@ -251,10 +251,12 @@ void websocket_ended(struct connection *c)
 {
 	struct websocket_session *ws = websocket_of(c);
 
-	if (ws->input != NULL)
-		intake_ended(ws->intake);
-	else
+	if (ws->input == NULL)
 		connection_goodbye(c);
+	else if (must_wait(c))
+		ws->intake->ended = true; /* what its reader keeps comes first */
+	else
+		intake_ended(ws->intake);
 }
 
 void websocket_resume(struct connection *c)
@@ -274,7 +276,9 @@ void websocket_resume(struct connection *c)
 		read_frames(c, &nothing);
 		gather_end(c);
 	}
-	intake_resume(ws->intake);
+	/* What its reader still keeps would be forgotten at the end of everything. */
+	if (c->state != CONNECTION_OPEN || !must_wait(c))
+		intake_resume(ws->intake);
 }
 
 /* What has not been published is not to be any more. */

@@ -32,8 +32,13 @@ struct overlap {
 	struct list pattern;             /* among the patterns */
 	struct list leaving_out;         /* among those that leave something out, by their order */
 	struct subscription *takes_over; /* that is asked for anew; or NULL */
+	struct subscription *before;     /* that it has taken over from, and is behind; or NULL */
 	struct wanted_topic *missed;     /* the next of those that have to be told of a gap */
 	uint64_t goes_on;                /* with this number; 0: no gap is to be told of */
+	uint64_t epoch;                  /* then: of that */
+	/* The same, where it is to be told when all has gone out of what it has taken over from. */
+	uint64_t goes_on_later;
+	struct list behind; /* then: among those that have */
 };
 
 /* One that it has asked for, by its name; the subscription refers to it. */
@@ -45,16 +50,19 @@ struct wanted_topic {
 	char name[];
 };
 
-/* One that goes when all that takes over stands; and then this is said. */
+/* One that goes when all that takes over stands and all has been sent that came before that; and
+ * then this is said. */
 struct going {
 	struct wanted_topic *wanted;
+	bool taken_over; /* what comes is for the others, as soon as they may have it */
+	uint64_t number; /* then: of the last message that was for it */
 	size_t word_len;
 	char word[];
 };
 
 struct websocket_topics {
 	struct few wanted; /* struct wanted_topic */
-	struct list patterns, leaving_out;
+	struct list patterns, leaving_out, behind;
 	unsigned leaving_out_n;
 	uint64_t order;
 	struct wanted_topic *missed;
@@ -80,6 +88,11 @@ static struct wanted_topic *of_pattern(struct list *l)
 static struct wanted_topic *of_leaving_out(struct list *l)
 {
 	return LIST_ENTRY(l, struct overlap, leaving_out)->wanted;
+}
+
+static struct wanted_topic *of_behind(struct list *l)
+{
+	return LIST_ENTRY(l, struct overlap, behind)->wanted;
 }
 
 static bool goes(const struct websocket_topics *t, const struct wanted_topic *w)
@@ -127,6 +140,7 @@ static bool make_overlap(struct wanted_topic *w)
 	w->overlap->wanted = w;
 	list_init(&w->overlap->pattern);
 	list_init(&w->overlap->leaving_out);
+	list_init(&w->overlap->behind);
 	return true;
 }
 
@@ -383,13 +397,6 @@ void websocket_topics_enough(struct connection *c, void *session)
 
 /* ---- unsubscribe ---- */
 
-/* It still gets what is its by now. */
-static void leave(struct subscription *sub)
-{
-	if (subscription_limit(sub, 0) != 0)
-		subscription_end(sub);
-}
-
 /* Asks anew for those that have left out what this one brought, to be begun together. Returns how
  * many there are. */
 static unsigned ask_anew(struct connection *c, const struct wanted_topic *going)
@@ -442,10 +449,25 @@ enum reason websocket_topics_unsubscribe(struct connection *c, struct span name,
 	return REASON_NONE;
 }
 
-/* -ENOMEM. */
+/* It has its turn, whatever its stream waits for. */
+static void hurry(struct connection *c, struct subscription *sub)
+{
+	if (subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))
+		return;
+	subscription_queue(sub);
+	connection_turn(c);
+}
+
+/* It still gets what is its by now. */
+static void leave(struct connection *c, struct subscription *sub)
+{
+	subscription_leave(sub);
+	hurry(c, sub);
+}
+
+/* What comes from now on is for this one, behind what is the other one's. -ENOMEM. */
 static int take_over(struct connection *c, struct wanted_topic *w)
 {
-	struct subscription *before = w->subscription;
 	struct left_out l;
 	struct wire wire;
 	int err;
@@ -458,33 +480,87 @@ static int take_over(struct connection *c, struct wanted_topic *w)
 	wire_free(&wire);
 	if (err != 0)
 		return err;
+	w->overlap->before = w->subscription;
 	w->subscription = w->overlap->takes_over;
 	w->overlap->takes_over = NULL;
-	leave(before);
+	list_append(&topics_of(c)->behind, &w->overlap->behind);
+	leave(c, w->overlap->before);
+	subscription_hold(w->subscription);
 	if (left_out_empty(&l))
 		stop_leaving_out(topics_of(c), w);
 	return 0;
 }
 
-void websocket_topics_settle(struct connection *c)
+/* False: out of memory, and the connection ends. */
+static bool take_all_over(struct connection *c)
 {
 	struct websocket_topics *t = topics_of(c);
 	struct going *going = t->going;
 	struct list *next;
 
-	if (going == NULL)
-		return;
 	for (struct list *l = t->leaving_out.next; l != &t->leaving_out; l = next) {
 		struct wanted_topic *w = of_leaving_out(l);
 
 		next = l->next;
 		if (w->overlap->takes_over != NULL && take_over(c, w) != 0) {
 			connection_error(c, REASON_MEMORY);
-			return;
+			return false;
 		}
 	}
+	going->number = subscription_interest(going->wanted->subscription)->number;
+	going->taken_over = true;
+	leave(c, going->wanted->subscription);
+	return true;
+}
+
+/* Whether all has gone out of what came before others have taken over. */
+static bool all_left(struct websocket_topics *t)
+{
+	for (struct list *l = t->behind.next; l != &t->behind; l = l->next)
+		if (!subscription_done(of_behind(l)->overlap->before))
+			return false;
+	return subscription_done(t->going->wanted->subscription);
+}
+
+static void say_gap(struct connection *c, const struct wanted_topic *w, uint64_t goes_on)
+{
+	char out[WEBSOCKET_ANSWER_MAX];
+
+	if (goes_on != 0 && c->state != CONNECTION_CLOSED)
+		websocket_json_say(
+			c, out,
+			websocket_answer_gap(w->named.name, w->overlap->epoch, goes_on, out));
+}
+
+static void let_go_on(struct connection *c, struct wanted_topic *w)
+{
+	struct subscription *before = w->overlap->before;
+
+	w->overlap->before = NULL;
+	subscription_end(before);
+	say_gap(c, w, w->overlap->goes_on_later);
+	w->overlap->goes_on_later = 0;
+	hurry(c, w->subscription);
+}
+
+void websocket_topics_settle(struct connection *c)
+{
+	struct websocket_topics *t = topics_of(c);
+	struct going *going = t->going;
+	struct list *l;
+
+	if (going == NULL || (!going->taken_over && !take_all_over(c)))
+		return;
+	if (!all_left(t)) {
+		websocket_of(c)->busy = true;
+		return;
+	}
 	t->going = NULL;
-	leave(going->wanted->subscription);
+	if (going->wanted->overlap != NULL)
+		say_gap(c, going->wanted, going->wanted->overlap->goes_on_later);
+	while ((l = list_take(&t->behind)) != NULL)
+		let_go_on(c, of_behind(l));
+	subscription_end(going->wanted->subscription);
 	forget(t, going->wanted);
 	websocket_json_say(c, going->word, going->word_len);
 	memory_free(going);
@@ -492,17 +568,39 @@ void websocket_topics_settle(struct connection *c)
 
 /* ---- gaps ---- */
 
+/* What goes, or what others have taken over from and are behind: it may have nothing left that will
+ * be sent, and the gap is told of when they go on. */
+static bool missed_before(struct connection *c, struct wanted_topic *w, struct subscription *sub)
+{
+	const struct going *going = topics_of(c)->going;
+
+	if (going == NULL || !going->taken_over ||
+	    (going->wanted != w && w->overlap->before == NULL))
+		return false;
+	w->overlap->goes_on_later =
+		going->wanted == w ? going->number + 1 : subscription_interest(sub)->number + 1;
+	if (going->wanted != w && w->subscription == sub)
+		subscription_hold(sub);
+	c->resumes = true;
+	connection_turn(c);
+	return true;
+}
+
 void websocket_topics_missed(struct connection *c, struct subscription *sub)
 {
 	struct websocket_topics *t = topics_of(c);
 	struct wanted_topic *w = sub->session;
 
-	if (w == NULL || w->subscription != sub)
+	/* One that is to take over has no past. */
+	if (w == NULL || (w->overlap != NULL && w->overlap->takes_over == sub))
 		return;
 	if (!make_overlap(w)) {
 		connection_error(c, REASON_MEMORY);
 		return;
 	}
+	w->overlap->epoch = subscription_interest(sub)->epoch;
+	if (missed_before(c, w, sub))
+		return;
 	if (w->overlap->goes_on == 0) {
 		w->overlap->missed = t->missed;
 		t->missed = w;
@@ -514,17 +612,12 @@ void websocket_topics_missed(struct connection *c, struct subscription *sub)
 void websocket_topics_interject(struct connection *c)
 {
 	struct websocket_topics *t = topics_of(c);
-	char out[WEBSOCKET_ANSWER_MAX];
 
-	while (t->missed != NULL && c->state == CONNECTION_OPEN) {
+	while (t->missed != NULL && c->state != CONNECTION_CLOSED) {
 		struct wanted_topic *w = t->missed;
 
 		t->missed = w->overlap->missed;
-		websocket_json_say(
-			c, out,
-			websocket_answer_gap(w->named.name,
-					     subscription_interest(w->subscription)->epoch,
-					     w->overlap->goes_on, out));
+		say_gap(c, w, w->overlap->goes_on);
 		w->overlap->goes_on = 0;
 	}
 }
@@ -539,6 +632,7 @@ struct websocket_topics *websocket_topics_new(void)
 		return NULL;
 	list_init(&t->patterns);
 	list_init(&t->leaving_out);
+	list_init(&t->behind);
 	return t;
 }
 

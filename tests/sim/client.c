@@ -119,6 +119,9 @@ size_t client_text(unsigned publisher, unsigned number, char *text, bool *encoda
 	want = kind < 26                    ? random_from(&r, 10000, SIM_MESSAGE_BYTES_MAX)
 	       : kind < (budget ? 200 : 60) ? random_from(&r, 200, 3000)
 					    : random_from(&r, 0, 150);
+	/* In JSON there is more to a message. */
+	if (sim.clients[publisher].speech == SPEAKS_WEBSOCKET && want > SIM_MESSAGE_BYTES_MAX - 500)
+		want = SIM_MESSAGE_BYTES_MAX - 500;
 	while (len < want) {
 		uint64_t bits = random_next(&r);
 
@@ -323,6 +326,11 @@ static bool think(struct client *c)
 		say_command(c);
 		return true;
 	}
+	if (c->talk != NULL && c->talk->waits && !c->ok) {
+		c->said_all = sim.calm == CALM_ALL;
+		c->ending = c->said_all ? END_FIN : c->ending;
+		return c->said_all;
+	}
 	if (c->patient && !c->ok && (c->speech == SPEAKS_LINE || c->role == ROLE_SUBSCRIBER))
 		return false;
 	if (c->role == ROLE_SUBSCRIBER) {
@@ -456,7 +464,7 @@ bool client_hears_frames(struct sim_tcp *wire)
 {
 	const struct client *c = LIST_ENTRY(wire, struct client, wire);
 
-	return c->talk != NULL && c->talk->frames;
+	return c->speech == SPEAKS_WEBSOCKET || (c->talk != NULL && c->talk->frames);
 }
 
 bool client_may_miss(const struct client *c)
@@ -599,6 +607,8 @@ static void hear_end(struct client *c)
 	struct sim_tcp *w = &c->wire;
 
 	c->over = true;
+	if (c->talk != NULL && c->talk->ended != NULL)
+		c->talk->ended(c);
 	sim_trace("client  %" PRIu64 " is at the end after %" PRIu64 " lines", c->id, c->lines_n, 0,
 		  0);
 	if (!w->client_fin) {
@@ -662,7 +672,7 @@ static bool listen(struct client *c)
 	if (n > 0) {
 		if (c->talk != NULL)
 			many_hear_bytes(c, data, n);
-		else if (c->speech != SPEAKS_LINE)
+		else if (c->speech != SPEAKS_LINE && c->role != ROLE_RAW)
 			http_hear(c, data, n);
 		else if (c->role <= ROLE_SUBSCRIBER)
 			hear(c, data, n);

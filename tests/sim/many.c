@@ -13,6 +13,7 @@
 static const struct talk *const talks[] = {
 	[SPEAKS_RESP] = &resp_talk,
 	[SPEAKS_MQTT] = &mqtt_talk,
+	[SPEAKS_WEBSOCKET] = &socket_json_talk,
 	[SPEAKS_NATS] = &nats_talk,
 };
 
@@ -34,6 +35,8 @@ void many_init(struct client *c)
 		return;
 	c->speech = SPEAKS_RESP + c->id % many_speeches();
 	c->talk = talks[c->speech];
+	if (c->speech == SPEAKS_WEBSOCKET && random_one_in(&r, 3))
+		c->talk = &socket_topic_talk;
 	if (c->ending == END_TOO_LONG)
 		c->ending = END_CLOSE;
 	if (c->role == ROLE_PUBLISHER) {
@@ -87,6 +90,11 @@ bool many_think(struct client *c)
 		c->talk->connect(c);
 		return true;
 	}
+	if (c->talk->waits && !c->ok) {
+		c->said_all = sim.calm == CALM_ALL;
+		c->ending = c->said_all ? END_FIN : c->ending;
+		return c->said_all;
+	}
 	if (sim.calm == CALM_ALL || c->generated >= c->messages)
 		return end(c);
 	/* Listens for a while. */
@@ -110,7 +118,17 @@ bool many_think(struct client *c)
 
 void many_place(struct client *c, unsigned topic, size_t next)
 {
+	/* When what is held of the past has been told, it joins those who are told what comes. */
+	if (!c->heard[topic].placed)
+		c->heard[topic].begin = next;
+}
+
+void many_place_answered(struct client *c, unsigned topic, size_t next)
+{
+	if (c->speech != SPEAKS_WEBSOCKET)
+		return;
 	c->heard[topic].begin = next;
+	c->heard[topic].placed = true;
 }
 
 /* ---- what it hears ---- */

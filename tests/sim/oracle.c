@@ -234,6 +234,11 @@ long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq)
 	return -1;
 }
 
+size_t oracle_place(unsigned topic, uint64_t epoch, uint64_t seq)
+{
+	return era_base(&orders[topic], epoch, false) + seq;
+}
+
 static void sequenced(unsigned topic, struct client *publisher, struct span message, bool lines)
 {
 	struct order *o = &orders[topic];
@@ -447,6 +452,8 @@ void __wrap_subscription_answered(struct shard *s, struct subscribe_letter *l)
 			c->next = begin;
 			c->gap_epoch = l->epoch;
 			c->gap_seq = l->gap;
+			if (l->error == 0)
+				many_place_answered(c, (unsigned)topic, begin);
 		}
 		sim_trace("shard   %" PRIu64 " answered for client %" PRId64 ": begins at %" PRIu64
 			  ", error %" PRId64,
@@ -524,7 +531,7 @@ int __wrap_stream_join(struct stream *stream, struct cursor *cursor)
 		return 0;
 	}
 
-	if (err == 0 && client >= 0 && topic >= 0 && sim.clients[client].role == ROLE_MANY)
+	if (err == 0 && client >= 0 && topic >= 0 && sim.clients[client].talk != NULL)
 		many_place(&sim.clients[client], (unsigned)topic,
 			   orders[topic].delivered[connection->shard->id]);
 	else if (err == 0 && client >= 0 && topic >= 0 && !sim.clients[client].asked)

@@ -11,7 +11,7 @@
  *   client.c     what clients do, and the check of every byte they get
  *   http.c       those of them that speak HTTP
  *   wild.c       those that subscribe to patterns, or are in a queue group
- *   many.c       those with many subscriptions: resp.c, mqtt.c, nats.c
+ *   many.c       those with many subscriptions: resp.c, mqtt.c, websocket.c, nats.c
  *   oracle.c     what the broker decided (order, places of joining), listened to at its own calls
  *   sim_ring.c   include/engine/ring.h: sockets, requests and completions in memory
  *   sim_cipher.c include/engine/cipher.h, and the client's side of that
@@ -301,6 +301,8 @@ struct span oracle_topic_name(unsigned topic);
 long oracle_letters(enum mailbox_lane lane);
 /* Index of this message in the topic's order, or -1. */
 long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq);
+/* How many there are up to this one, which may be 0 or still to come. */
+size_t oracle_place(unsigned topic, uint64_t epoch, uint64_t seq);
 
 /* ---- clients ---- */
 
@@ -316,15 +318,27 @@ enum role {
 	ROLE_RAW,
 };
 /* A publisher that speaks HTTP is SPEAKS_CHUNKED. */
-enum speech { SPEAKS_LINE, SPEAKS_CHUNKED, SPEAKS_EVENTS, SPEAKS_RESP, SPEAKS_MQTT, SPEAKS_NATS };
+enum speech {
+	SPEAKS_LINE,
+	SPEAKS_CHUNKED,
+	SPEAKS_EVENTS,
+	SPEAKS_RESP,
+	SPEAKS_MQTT,
+	SPEAKS_WEBSOCKET,
+	SPEAKS_NATS
+};
 enum ending { END_BYE, END_FIN, END_CLOSE, END_RESET, END_STAY, END_TOO_LONG };
 
 enum {
 	MANY_BEFORE_NATS = SPEAKS_NATS - SPEAKS_RESP,
 	MANY_MAX = SPEAKS_NATS - SPEAKS_RESP + 1,
 	MANY_AT_ONCE = 3,
-	QUESTIONS_MAX = 64
+	QUESTIONS_MAX = 64,
+	SOCKET_PATTERNS = 4, /* that are asked for at /ws, */
+	SOCKET_NAMES = SIM_TOPICS_MAX + SOCKET_PATTERNS,
 };
+
+enum name { NAME_OFF, NAME_ASKED, NAME_ON, NAME_GOING };
 
 struct client {
 	unsigned id;
@@ -372,7 +386,20 @@ struct client {
 		size_t begin; /* where the last subscription has begun */
 		size_t next;
 		unsigned sid; /* of NATS */
+		/* WebSocket: its home has said where it begins; `next` is what comes next and not
+		 * only at most that; it has heard of a gap of unknown length; of one that has gone
+		 * the rest may come; the newest that has come, and what it asked to go on with. */
+		bool placed, known, skipped, lingers;
+		uint64_t epoch, seq;
+		size_t from;
 	} heard[SIM_TOPICS_MAX];
+	struct {
+		unsigned char names[SOCKET_NAMES]; /* enum name: topics and patterns */
+		unsigned pings, pongs;
+		unsigned
+			due; /* the code that it is to be closed with; 0: with none in particular */
+		bool closed;
+	} socket;
 	/* What it has asked for: of MQTT by the packet's identifier, of NATS by its PINGs. */
 	struct question {
 		unsigned n, topics[MANY_AT_ONCE];
@@ -439,6 +466,7 @@ struct talk {
 	bool acknowledged; /* it waits for word of what it has published before it ends */
 	bool early;        /* messages may come before word of the subscription */
 	bool frames;       /* it is no text */
+	bool waits;        /* nothing may be said before the answer to what comes first */
 	void (*connect)(struct client *c); /* says what comes first; NULL: nothing does */
 	void (*message)(struct client *c, unsigned number, const char *text, size_t n);
 	/* Wants these topics (on), or does not want them any more. */
@@ -448,8 +476,10 @@ struct talk {
 	/* Takes one reply off; returns how long it is, or 0: it is not all there, and so much is
 	 * needed (c->body_left). */
 	size_t (*hear)(struct client *c, struct span in);
+	/* The broker says no more; NULL: that is all the same. */
+	void (*ended)(struct client *c);
 };
-extern const struct talk resp_talk, mqtt_talk, nats_talk;
+extern const struct talk resp_talk, mqtt_talk, nats_talk, socket_topic_talk, socket_json_talk;
 
 /* How many of these protocols are spoken. */
 unsigned many_speeches(void);
@@ -460,6 +490,8 @@ bool many_think(struct client *c);
 void many_hear_bytes(struct client *c, const char *data, size_t n);
 /* Its subscription begins there. */
 void many_place(struct client *c, unsigned topic, size_t next);
+/* The same where its home has said so. */
+void many_place_answered(struct client *c, unsigned topic, size_t next);
 /* When all is calm it has got what it is subscribed to. */
 void many_check(const struct client *c, const char *when);
 /* What they hear: a topic of this name, or -1; it has it from now on, or not any more; the message

@@ -807,6 +807,11 @@ static void check_received(const char *when)
 		if (c->role == ROLE_MANY && !c->over && !c->error && !c->wire.reset &&
 		    !c->wire.broker_fin && !c->wire.waiting)
 			many_check(c, when);
+		if (c->role == ROLE_PUBLISHER && c->talk != NULL && c->bye && !c->error &&
+		    c->sequenced != c->messages && !many_may_fail())
+			sim_fail("%s: client %u was closed in order, and %u of %u messages are "
+				 "published",
+				 when, c->id, c->sequenced, c->messages);
 		if (c->role != ROLE_SUBSCRIBER || client_wild(c) || !c->ok || c->over || c->error ||
 		    c->bye || c->wire.reset || c->wire.broker_fin ||
 		    (sim.params.faults & (1u << FAULT_MEMORY | 1u << FAULT_RELOAD)))
@@ -999,6 +1004,7 @@ static void check_empty(long before)
 			sim_fail("shard %u still knows patterns", i);
 		kept += kept_by_patterns(s);
 		kept += session_shared(s)->intakes.spare_n;
+		kept += session_shared(s)->websockets.spare != NULL;
 		kept += (s->home.topics.slots != NULL) + slots_of(&s->audience.interests) +
 			slots_of(&session_shared(s)->mqtt.identities);
 		for (enum mailbox_lane lane = 0; lane < LANES; lane++)

@@ -162,13 +162,17 @@ static void gather_output(struct connection *c, struct gathered *g)
 	g->packing = false;
 }
 
-/* Whether what its protocol has to say between messages may be said where none is under way. */
+/* Whether what its protocol has to say between messages may be said where none is under way: not
+ * before the answer to its only subscription, which among many is about others, nor behind its last
+ * word. */
 static bool interjects(const struct connection *c)
 {
 	const struct subscription *sub = connection_subscription(c);
+	bool speaks = c->state == CONNECTION_OPEN ||
+		      (c->state == CONNECTION_FINISHING && c->farewell != NULL);
 
-	return c->interjects && c->state == CONNECTION_OPEN && sub != NULL &&
-	       !subscription_is(sub, SUBSCRIPTION_ASKED);
+	return c->interjects && speaks && sub != NULL &&
+	       (c->subscriptions_n > 1 || !subscription_is(sub, SUBSCRIPTION_ASKED));
 }
 
 bool connection_may_interject(const struct connection *c)
