@@ -62,6 +62,17 @@ def program_of_libnats(tmp_path_factory):
     return program
 
 
+@pytest.fixture(name="go_client")
+def program_of_the_go_client(tmp_path):
+    """A program of Debian's Go client (nats_client.go); what is compiled once is kept in build/."""
+    program, source = tmp_path / "nats_client", ROOT / "tests/integration/nats_client.go"
+    places = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOCACHE": str(ROOT / "build/go"), "GOFLAGS": ""}
+    go = shutil.which("go") or pytest.fail("go is not installed; try: deploy/deps test")
+    made = subprocess.run([go, "build", "-o", program, source], env={**os.environ, **places}, capture_output=True, text=True, check=False)
+    assert made.returncode == 0, f"{made.stderr}\ngolang-github-nats-io-go-nats-dev is missing? try: deploy/deps test"
+    return program
+
+
 class Raw:
     """A client by hand: what it hears, line by line."""
 
@@ -139,6 +150,13 @@ def test_a_program_of_libnats_finds_what_it_knows_here_and_there(start, oracle, 
         done = subprocess.run([libnats, f"nats://{address}"], capture_output=True, text=True, timeout=PATIENCE, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("held ") == len(re.findall(r"^\tCLAIM\(", (ROOT / "tests/integration/nats_client.c").read_text(), re.M))
+
+
+def test_a_program_of_the_go_client_finds_what_it_knows_here_and_there(start, oracle, go_client):
+    for address in (start(reactors=2, listen=NATS).address(), oracle):
+        done = subprocess.run([go_client, f"nats://{address}"], capture_output=True, text=True, timeout=PATIENCE, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.endswith("held all of them\n")
 
 
 @contextlib.contextmanager
