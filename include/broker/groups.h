@@ -7,7 +7,8 @@
  * not take its mail is passed over while there are others. The letter names the group's pattern and
  * the messages, and the shard finds the member (broker/members.h). What nobody has taken there -
  * the last member has left, or one with messages that it has not got - comes back and is dealt
- * anew. The shard's thread only.
+ * anew. What is for none of a pattern's members on a shard (the only one is its publisher) comes
+ * there once. The shard's thread only.
  */
 
 #include "broker/patterns.h"

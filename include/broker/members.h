@@ -53,6 +53,8 @@ static inline struct member *member_of(struct stream *stream)
 /* Whom of a group the next lot of this block is for: one who has nothing before it if there is one
  * among the first few. It becomes the last. NULL: there is none who takes it. */
 struct member *member_choose(struct wild *wild, const struct block *block);
+/* Whether there is one that neither leaves nor has still to come. */
+bool members_stand(const struct wild *wild);
 /* These have been put into its stream too, each in its form. */
 void member_dealt(struct member *member, struct block *block, const struct dealt *messages,
 		  uint8_t tries);

@@ -87,15 +87,23 @@ struct dealt {
 	uint32_t first, n;
 };
 
+/* There are members of this pattern on this shard, and it is for none of them. */
+struct refusal {
+	uint64_t pattern; /* its key's hash */
+	unsigned shard;
+};
+
 /* LETTER_DEAL, and LETTER_DEAL_AGAIN: messages of one block for members of one pattern, each lot
  * for another one. */
 struct deal_letter {
 	struct letter letter;
-	struct block *block; /* held */
-	unsigned shard;      /* AGAIN: from where it comes back, */
-	bool refused;        /* since nobody there takes it now */
-	uint8_t tries;       /* how often that has happened */
-	bool matched;        /* it has been counted as that */
+	struct block *block;      /* held */
+	unsigned shard;           /* AGAIN: from where it comes back, */
+	bool refused;             /* since nobody there takes it now */
+	uint8_t tries;            /* how often that has happened */
+	bool matched;             /* it has been counted as that */
+	struct refusal *refusals; /* or NULL */
+	uint32_t refusals_n;
 	uint64_t hash;
 	struct span key; /* of the pattern */
 	uint32_t lots_n;
@@ -119,6 +127,8 @@ void pattern_count_unref(struct pattern_count *letter);
 /* NULL: out of memory. Room for so many lots; takes a hold of the block. */
 struct deal_letter *deal_letter_new(const struct pattern *pattern, struct block *block,
 				    uint32_t lots);
+/* These go behind those that it has. False: out of memory. */
+bool deal_letter_refused(struct deal_letter *letter, const struct refusal *refusals, uint32_t n);
 void deal_letter_free(struct deal_letter *letter);
 
 #endif

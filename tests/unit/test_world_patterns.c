@@ -292,6 +292,33 @@ static void what_a_member_has_not_got_when_it_leaves_goes_to_another(void **stat
 	world_end();
 }
 
+/* Its publisher is in the group, and wants nothing of its own. */
+static void what_no_member_takes_is_refused_once(void **state)
+{
+	struct shard *s;
+	struct client *c;
+	uint64_t began_ns;
+
+	(void)state;
+	begin(1);
+	s = &sim.broker.shards[0];
+	s->broker->listeners[0].protocols |= CONFIG_PROTOCOL_NATS;
+	c = client_who_says("CONNECT {\"verbose\":false,\"echo\":false}\r\nSUB w g 1\r\n");
+	sim.allocation_ns = NS_PER_MS;
+	began_ns = sim.now_ns;
+	say(c, "PUB w 1\r\nx\r\nPING\r\n");
+	while (s->counters.dropped[DROP_CLOSED] == 0)
+		world_step();
+	sim.allocation_ns = 0;
+	/* Each time that it is dealt takes a letter. */
+	assert_in_range(sim.now_ns - began_ns, 1, 32 * NS_PER_MS);
+	world_rest();
+	assert_true(has(c, "PONG\r\n"));
+	assert_false(has(c, "MSG"));
+	assert_int_equal(s->counters.matched, 1);
+	world_end();
+}
+
 static void all_topics_of_a_section_have_one_order(void **state)
 {
 	struct config *config = config_defaults();
@@ -333,6 +360,7 @@ int main(void)
 		cmocka_unit_test(homes_know_how_many_subscribe_to_a_pattern),
 		cmocka_unit_test(a_message_goes_to_one_member_of_each_group),
 		cmocka_unit_test(what_a_member_has_not_got_when_it_leaves_goes_to_another),
+		cmocka_unit_test(what_no_member_takes_is_refused_once),
 		cmocka_unit_test(all_topics_of_a_section_have_one_order),
 	};
 

@@ -314,8 +314,9 @@ static uint32_t append_dealt(struct shard *s, struct member *m, const struct dea
 }
 
 /* What nobody here takes goes back, to be dealt to others. */
-static void refuse(struct shard *s, struct deal_letter *l)
+static void refuse(struct shard *s, struct deal_letter *l, bool for_none)
 {
+	const struct refusal refusal = { l->hash, s->id };
 	uint32_t messages = 0;
 
 	for (uint32_t k = 0; k < l->lots_n; k++)
@@ -328,6 +329,9 @@ static void refuse(struct shard *s, struct deal_letter *l)
 		deal_letter_free(l);
 		return;
 	}
+	/* Without memory to say so it may come here again. */
+	if (for_none)
+		(void)deal_letter_refused(l, &refusal, 1);
 	l->letter.kind = LETTER_DEAL_AGAIN;
 	l->shard = s->id;
 	l->refused = true;
@@ -340,6 +344,7 @@ void audience_dealt(struct shard *s, struct deal_letter *l)
 	struct wild *w =
 		(struct wild *)(void *)table_find(&s->audience.wilds.groups, l->hash, l->key);
 	uint32_t refused = 0;
+	bool for_none = w != NULL;
 
 	if (w != NULL && w->interest->settings_n != s->audience.settings_n)
 		interests_configure_one(s, w->interest);
@@ -349,12 +354,14 @@ void audience_dealt(struct shard *s, struct deal_letter *l)
 		struct dealt lot = l->lots[k];
 		uint32_t taken = m != NULL ? append_dealt(s, m, l, &lot) : 0;
 
-		if (taken < lot.n)
-			l->lots[refused++] = (struct dealt){ lot.first + taken, lot.n - taken };
+		if (taken == lot.n)
+			continue;
+		for_none = for_none && m == NULL && members_stand(w);
+		l->lots[refused++] = (struct dealt){ lot.first + taken, lot.n - taken };
 	}
 	l->lots_n = refused;
 	if (refused > 0)
-		refuse(s, l);
+		refuse(s, l, for_none);
 	else
 		deal_letter_free(l);
 }

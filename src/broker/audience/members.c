@@ -105,6 +105,14 @@ struct member *member_choose(struct wild *w, const struct block *b)
 	return best;
 }
 
+bool members_stand(const struct wild *w)
+{
+	for (struct list *l = w->members.next; l != &w->members; l = l->next)
+		if (LIST_ENTRY(l, struct member, link)->stream.cursors > 0)
+			return true;
+	return false;
+}
+
 static struct lot *lot_at(const struct member *m, uint32_t i)
 {
 	return &m->lots[(m->first + i) & (m->slots_n - 1)];

@@ -47,7 +47,13 @@ static void pass_over(struct deal *d)
 /* Members on a shard, as far as they are dealt to. */
 static uint32_t members_of(const struct deal *d, const struct known_pattern *k, unsigned shard)
 {
-	return d->passed[shard / 64] >> shard % 64 & 1 ? 0 : k->subscribers[shard];
+	if (d->passed[shard / 64] >> shard % 64 & 1)
+		return 0;
+	for (uint32_t i = 0; d->again != NULL && i < d->again->refusals_n; i++)
+		if (d->again->refusals[i].shard == shard &&
+		    d->again->refusals[i].pattern == k->pattern.named.hash)
+			return 0;
+	return k->subscribers[shard];
 }
 
 static uint64_t members_in_all(const struct deal *d)
@@ -114,6 +120,23 @@ static void seats_next(const struct deal *d, struct seats *at)
 	} while (seats_n(d, at) == 0);
 }
 
+/* NULL: out of memory. */
+static struct deal_letter *letter_new(const struct deal *d, const struct known_pattern *k,
+				      const struct deck *deck, uint32_t lots)
+{
+	const struct deal_letter *again = d->again;
+	struct deal_letter *l = deal_letter_new(&k->pattern, deck->block, lots);
+
+	if (l == NULL || again == NULL)
+		return l;
+	l->matched = again->matched;
+	l->tries = again->tries;
+	if (again->refusals_n == 0 || deal_letter_refused(l, again->refusals, again->refusals_n))
+		return l;
+	deal_letter_free(l);
+	return NULL;
+}
+
 /* Each of so many members there gets a lot, as long as there are some. */
 static void deal_to(const struct deal *d, const struct seats *at, uint32_t members,
 		    struct deck *deck)
@@ -128,14 +151,11 @@ static void deal_to(const struct deal *d, const struct seats *at, uint32_t membe
 		if (l == NULL || l->lots_n == LOTS_MAX) {
 			if (l != NULL)
 				shard_post(d->shard, at->shard, LANE_FREE, &l->letter);
-			l = deal_letter_new(&k->pattern, deck->block,
-					    members - i < LOTS_MAX ? members - i : LOTS_MAX);
+			l = letter_new(d, k, deck, members - i < LOTS_MAX ? members - i : LOTS_MAX);
 			if (l == NULL) {
 				lose(d, lot.n, matched, DROP_MEMORY);
 				continue;
 			}
-			l->matched = matched;
-			l->tries = d->again != NULL ? d->again->tries : 0;
 		}
 		l->lots[l->lots_n++] = lot;
 	}

@@ -143,8 +143,21 @@ struct deal_letter *deal_letter_new(const struct pattern *p, struct block *b, ui
 	return l;
 }
 
+bool deal_letter_refused(struct deal_letter *l, const struct refusal *refusals, uint32_t n)
+{
+	struct refusal *all = realloc(l->refusals, (l->refusals_n + n) * sizeof(*all));
+
+	if (all == NULL)
+		return false;
+	memcpy(all + l->refusals_n, refusals, n * sizeof(*all));
+	l->refusals = all;
+	l->refusals_n += n;
+	return true;
+}
+
 void deal_letter_free(struct deal_letter *l)
 {
 	block_unref(l->block);
+	free(l->refusals);
 	free(l);
 }
