@@ -80,6 +80,7 @@ struct audience {
 	/* Streams whose subscribers are told goodbye, or of a gap (appended): there are some who
 	 * have not been; and those who have left only in part. */
 	struct list ending, ended;
+	struct list forms; /* of interests that end and have very many streams: struct forms */
 	struct undelivered undelivered;
 	struct list recounts; /* interests with more or fewer subscribers */
 	uint32_t pressed;     /* streams that fan-out lags so far behind that no lane is drained */

@@ -27,6 +27,8 @@ void interests_count(struct shard *shard, struct subscription *subscription,
 void interest_note_told(struct interest *interest);
 /* One that nobody has any more ends, once no answer is under way that counts on it. */
 void interests_let_go(struct shard *shard, struct interest *interest);
+/* In each turn in which there are some (audience.forms): frees streams of interests that end. */
+void interests_end_some(struct shard *shard);
 /* Once per turn: frees members of groups that have left in the last one. */
 void interests_reap(struct shard *shard);
 /* Tells the homes where there are more or fewer subscribers than they know. To be called at the end

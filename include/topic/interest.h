@@ -17,9 +17,20 @@
 #include "base/wire.h"
 
 struct config_topic;
+struct interest;
 struct stream;
 struct topic_letter;
 struct wild;
+
+/* The streams of an interest that has many, by their wires: looking for one takes no longer the
+ * more there are. */
+struct forms {
+	struct table table;
+	size_t stepped; /* in it, by who looks for those that nobody reads */
+	/* The owner's: it ends, and has more streams than are freed at once. */
+	struct list ending;
+	struct interest *interest;
+};
 
 struct interest {
 	struct named named; /* first: it is in the shard's table */
@@ -38,6 +49,7 @@ struct interest {
 	uint64_t epoch, number; /* of the newest message that has come here, as clients know it */
 	struct stream *streams; /* one for each wire that somebody here has asked for */
 	struct stream *ended;   /* the owner's: that nothing is appended to any more */
+	struct forms *forms;    /* NULL: it has few streams */
 	/* The shard's, plain memory: for its end, which must not fail for want of any. */
 	struct topic_letter *unsubscribe;
 	struct tree limits; /* the owner's: of its subscribers that end by themselves */
@@ -54,8 +66,12 @@ void interest_free(struct interest *interest);
 /* The stream of this wire; made, with a copy of the parameter, if it is not there. Some of those
  * that it comes by and nobody reads any more go. NULL: out of memory. */
 struct stream *interest_stream(struct interest *interest, const struct wire *wire);
-/* Takes one out of its interest's list, at where that has it, and frees it, if nobody reads it and
- * nobody will: a client that comes and goes has another parameter each time. */
-bool interest_drop_unread(struct stream **at);
+/* Frees one of an interest's streams if nobody reads it and nobody will: a client that comes and
+ * goes has another parameter each time. */
+bool interest_drop_unread(struct interest *interest, struct stream *stream);
+/* Puts one among those that have ended: whoever asks for its wire gets another one. */
+void interest_end_stream(struct interest *interest, struct stream *stream);
+/* Frees one that has ended. */
+void interest_free_ended(struct stream *stream);
 
 #endif

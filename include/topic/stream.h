@@ -49,13 +49,13 @@ struct cursor {
 };
 
 struct stream {
-	struct stream *next; /* of the same interest */
-	struct wire wire;    /* its parameter is the owner's memory */
-	struct chunk *head;  /* written; NULL while idle */
-	struct chunk *tail;  /* oldest of the live chain */
-	struct chunk *whole; /* oldest from which on nothing is missing; NULL: none */
-	uint64_t next_seq;   /* number of the message after the head */
-	bool unnumbered;     /* messages of many topics: nothing that is missing shows */
+	struct stream *next, **link; /* of the same interest, and where that has it */
+	struct wire wire;            /* its parameter is the owner's memory */
+	struct chunk *head;          /* written; NULL while idle */
+	struct chunk *tail;          /* oldest of the live chain */
+	struct chunk *whole;         /* oldest from which on nothing is missing; NULL: none */
+	uint64_t next_seq;           /* number of the message after the head */
+	bool unnumbered;             /* messages of many topics: nothing that is missing shows */
 	uint64_t pos, count; /* of the head: bytes and messages so far, from an arbitrary start */
 	size_t bytes;        /* in chunks from tail to head: the backlog */
 	size_t next_capacity;

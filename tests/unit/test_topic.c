@@ -904,6 +904,61 @@ static void other_settings_are_other_limits(void **state)
 static const struct wire_format some_format = { .name = "some" };
 static const struct wire_format other_format = { .name = "other" };
 
+enum { MANY_FORMS = 1000 };
+
+static struct wire wire_of(unsigned n, char text[12])
+{
+	int len = snprintf(text, 12, "%u", n);
+
+	return (struct wire){ .format = n % 2 ? &some_format : &other_format,
+			      .parameter = { text, (size_t)len } };
+}
+
+static size_t streams_of(const struct interest *i)
+{
+	size_t n = 0;
+
+	for (const struct stream *s = i->streams; s != NULL; s = s->next)
+		n++;
+	return n;
+}
+
+static void interest_finds_each_of_very_many_forms_and_lets_go_of_those_unread(void **state)
+{
+	struct interest *i = interest_new(SPAN("a.topic"), 4711, 2, &settings);
+	struct stream *streams[MANY_FORMS];
+	char text[12];
+
+	(void)state;
+	assert_non_null(i);
+	for (unsigned n = 0; n < MANY_FORMS; n++) {
+		const struct wire wire = wire_of(n, text);
+
+		streams[n] = interest_stream(i, &wire);
+		assert_non_null(streams[n]);
+		streams[n]->pins++;
+	}
+	for (unsigned n = 0; n < MANY_FORMS; n++) {
+		struct wire wire = wire_of(n, text);
+
+		assert_ptr_equal(interest_stream(i, &wire), streams[n]);
+		wire.parameter.data = "other";
+		wire.parameter.len = 5;
+		assert_true(interest_stream(i, &wire) != streams[n]);
+	}
+	assert_non_null(i->forms);
+	/* Whoever comes has another one each time, and leaves. */
+	for (unsigned n = MANY_FORMS; n < 20 * MANY_FORMS; n++) {
+		const struct wire wire = wire_of(n, text);
+
+		assert_non_null(interest_stream(i, &wire));
+	}
+	assert_in_range(streams_of(i), MANY_FORMS, 2 * MANY_FORMS);
+	for (unsigned n = 0; n < MANY_FORMS; n++)
+		streams[n]->pins--;
+	interest_free(i);
+}
+
 static void interest_makes_a_stream_for_a_format_once(void **state)
 {
 	struct interest *i = interest_new(SPAN("a.topic"), 4711, 2, &settings);
@@ -972,15 +1027,15 @@ static void a_stream_that_nobody_reads_goes_when_another_is_looked_for(void **st
 	assert_ptr_equal(last->next, pinned);
 	assert_ptr_equal(pinned->next, read);
 	assert_null(read->next);
-	assert_true(interest_drop_unread(&i->streams));
-	assert_false(interest_drop_unread(&i->streams));
+	assert_true(interest_drop_unread(i, i->streams));
+	assert_false(interest_drop_unread(i, i->streams));
 	stream_unpin(pinned, &pin);
 	stream_leave(read, &reader);
-	assert_true(interest_drop_unread(&i->streams));
+	assert_true(interest_drop_unread(i, i->streams));
 	assert_ptr_equal(i->streams, read);
-	assert_false(interest_drop_unread(&i->streams));
+	assert_false(interest_drop_unread(i, i->streams));
 	(void)stream_remove(read, &reader);
-	assert_true(interest_drop_unread(&i->streams));
+	assert_true(interest_drop_unread(i, i->streams));
 	assert_null(i->streams);
 	interest_free(i);
 }
@@ -1083,6 +1138,8 @@ int main(void)
 		cmocka_unit_test(topic_knows_its_interested_shards),
 		cmocka_unit_test(epochs_differ_from_topic_to_topic),
 		cmocka_unit_test(other_settings_are_other_limits),
+		cmocka_unit_test(
+			interest_finds_each_of_very_many_forms_and_lets_go_of_those_unread),
 		cmocka_unit_test(interest_makes_a_stream_for_a_format_once),
 		cmocka_unit_test(what_stands_in_every_frame_parts_streams_of_a_format),
 		cmocka_unit_test(a_stream_that_nobody_reads_goes_when_another_is_looked_for),

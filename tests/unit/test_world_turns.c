@@ -20,6 +20,7 @@
 #include "broker/shard.h"
 #include "broker/subscription.h"
 #include "broker/tap.h"
+#include "topic/interest.h"
 #include "topic/stream.h"
 #include "topic/topic.h"
 
@@ -661,6 +662,41 @@ static void a_message_is_dealt_to_very_many_groups_over_turns(void **state)
 	one_message_goes_to_very_many_over_turns(true);
 }
 
+static size_t streams_of_t(const struct shard *s)
+{
+	const struct interest *i = (const struct interest *)(const void *)table_find(
+		&s->audience.interests, topic_hash(SPAN("t")), SPAN("t"));
+	size_t n = 0;
+
+	for (const struct stream *at = i != NULL ? i->streams : NULL; at != NULL; at = at->next)
+		n++;
+	return n;
+}
+
+static void very_many_forms_of_a_topic_that_ends_are_freed_over_turns(void **state)
+{
+	struct shard *s = begin(no_pace, 1);
+	struct client *many;
+
+	(void)state;
+	sim.broker.listeners[0].protocols |= CONFIG_PROTOCOL_NATS;
+	many = nats_who_subscribes(false);
+	assert_int_equal(streams_of_t(s), FORMS);
+	s->reactor.params.turn_us = 1;
+	leave(many);
+	while (streams_of_t(s) > 0) {
+		size_t before = streams_of_t(s);
+		uint64_t turns = s->reactor.stats.turns;
+
+		world_step();
+		assert_true(before - streams_of_t(s) <=
+			    LOOKS_IN_A_TURN * (s->reactor.stats.turns - turns + 1));
+	}
+	world_rest();
+	assert_null(table_find(&s->audience.interests, topic_hash(SPAN("t")), SPAN("t")));
+	world_end();
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -676,6 +712,7 @@ int main(void)
 		cmocka_unit_test(what_lines_take_is_taken_off_the_turn),
 		cmocka_unit_test(nothing_is_taken_for_published_in_a_drain),
 		cmocka_unit_test(a_message_goes_to_very_many_forms_of_a_topic_over_turns),
+		cmocka_unit_test(very_many_forms_of_a_topic_that_ends_are_freed_over_turns),
 		cmocka_unit_test(a_message_is_dealt_to_very_many_groups_over_turns),
 		cmocka_unit_test(a_pass_whose_sends_take_long_goes_on_in_the_next_turn),
 	};

@@ -21,6 +21,7 @@ void audience_init(struct audience *a)
 	list_init(&a->appended);
 	list_init(&a->ending);
 	list_init(&a->ended);
+	list_init(&a->forms);
 	list_init(&a->recounts);
 }
 

@@ -14,15 +14,10 @@
 
 enum { TELL_COST = 8 };
 
-/* A stream ends in one step: whoever subscribes from now on comes into another one. at: where its
- * interest has it. */
-static void end_stream(struct shard *s, struct interest *i, struct stream **at)
+/* A stream ends in one step: whoever subscribes from now on comes into another one. */
+static void end_stream(struct shard *s, struct interest *i, struct stream *stream)
 {
-	struct stream *stream = *at;
-
-	*at = stream->next;
-	stream->next = i->ended;
-	i->ended = stream;
+	interest_end_stream(i, stream);
 	audience_begin_round(stream);
 	list_remove(&stream->appended);
 	list_append(&s->audience.ending, &stream->appended);
@@ -36,7 +31,7 @@ void audience_bye(struct shard *s, struct topic_letter *l)
 
 	free(l);
 	while (i != NULL && i->streams != NULL)
-		end_stream(s, i, &i->streams);
+		end_stream(s, i, i->streams);
 }
 
 /* ---- gaps ---- */
@@ -78,17 +73,14 @@ void audience_gap(struct shard *s, struct gap_letter *l)
 	struct interest *i = interests_find(s, l->hash, l->name);
 
 	if (i != NULL && i->live) {
-		struct stream **at = &i->streams;
-
 		i->epoch = l->epoch;
 		i->number = l->number;
-		while (*at != NULL) {
-			if (tell_gap(s, *at, l)) {
-				at = &(*at)->next;
+		for (struct stream *stream = i->streams, *next; stream != NULL; stream = next) {
+			next = stream->next;
+			if (tell_gap(s, stream, l))
 				continue;
-			}
-			(*at)->gap = true;
-			end_stream(s, i, at);
+			stream->gap = true;
+			end_stream(s, i, stream);
 		}
 	}
 	free(l);
@@ -141,17 +133,6 @@ static bool left_by_all(const struct stream *stream)
 	       list_empty(&stream->replaying) && list_empty(&stream->busy) && stream->pins == 0;
 }
 
-static void free_ended(struct interest *i, struct stream *stream)
-{
-	struct stream **at = &i->ended;
-
-	while (*at != stream)
-		at = &(*at)->next;
-	*at = stream->next;
-	stream_release(stream);
-	memory_free(stream);
-}
-
 bool audience_bye_some(struct shard *s)
 {
 	struct list *link;
@@ -166,7 +147,7 @@ bool audience_bye_some(struct shard *s)
 		i->pins++;
 		all = tell_some(s, stream);
 		if (left_by_all(stream))
-			free_ended(i, stream);
+			interest_free_ended(stream);
 		else
 			list_append(all ? &s->audience.ended : &s->audience.ending, link);
 		i->pins--;

@@ -79,20 +79,20 @@ static bool time_is_up(struct shard *s)
 static struct stream *append_to_all(struct shard *s, struct interest *i, struct stream *from,
 				    struct block *b)
 {
-	struct stream **at = from != NULL ? &from->next : &i->streams;
+	struct stream *stream = from != NULL ? from->next : i->streams, *next;
 
 	if (from != NULL)
 		append(s, from, b);
-	for (bool first = from == NULL; *at != NULL; first = false) {
-		struct stream *stream = *at;
+	for (bool first = from == NULL; stream != NULL; stream = next, first = false) {
+		bool read = stream->cursors > 0 || stream->pins > 0;
 
 		if (!first && time_is_up(s))
 			return stream;
-		if (stream->cursors > 0 || stream->pins > 0)
+		if (read)
 			append(s, stream, b);
-		else if (interest_drop_unread(at))
-			continue;
-		at = &stream->next;
+		next = stream->next;
+		if (!read)
+			(void)interest_drop_unread(i, stream);
 	}
 	return NULL;
 }

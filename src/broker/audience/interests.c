@@ -40,12 +40,15 @@ static void let_wild_go(struct shard *s, struct wild *w)
 	wild_free(w);
 }
 
-void interests_let_go(struct shard *s, struct interest *i)
+static bool wanted(const struct interest *i)
+{
+	return i->subscribers > 0 || i->unanswered > 0 || i->pins > 0;
+}
+
+static void end(struct shard *s, struct interest *i)
 {
 	struct topic_letter *l;
 
-	if (i->subscribers > 0 || i->unanswered > 0 || i->pins > 0)
-		return;
 	s->audience.unconfigured -= i->settings_n != s->audience.settings_n;
 	if (i->wild != NULL) {
 		let_wild_go(s, i->wild);
@@ -59,6 +62,49 @@ void interests_let_go(struct shard *s, struct interest *i)
 	shard_post(s, i->home, LANE_FREE, &l->letter);
 	table_remove(&s->audience.interests, &i->named);
 	interest_free(i);
+}
+
+void interests_let_go(struct shard *s, struct interest *i)
+{
+	if (wanted(i))
+		return;
+	/* Very many streams are freed over turns. */
+	if (i->forms == NULL || i->streams == NULL)
+		end(s, i);
+	else if (list_empty(&i->forms->ending))
+		list_append(&s->audience.forms, &i->forms->ending);
+}
+
+/* False: there are more than there is time for. */
+static bool drop_streams(struct shard *s, struct interest *i)
+{
+	for (struct stream *stream = i->streams, *next; stream != NULL; stream = next) {
+		next = stream->next;
+		(void)interest_drop_unread(i, stream);
+		reactor_spend(&s->reactor, 1);
+		if (reactor_spent(&s->reactor))
+			return false;
+	}
+	return true;
+}
+
+void interests_end_some(struct shard *s)
+{
+	struct list *l;
+	bool all = true;
+
+	reactor_part(&s->reactor, PART_CLIENTS);
+	while (all && (l = list_take(&s->audience.forms)) != NULL) {
+		struct interest *i = LIST_ENTRY(l, struct forms, ending)->interest;
+
+		if (wanted(i))
+			continue;
+		all = drop_streams(s, i);
+		if (all)
+			end(s, i);
+		else
+			list_append(&s->audience.forms, l);
+	}
 }
 
 void interests_count(struct shard *s, struct subscription *sub, struct interest *i, bool more)

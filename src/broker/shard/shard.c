@@ -321,6 +321,10 @@ static bool go_on(struct shard *s)
 	}
 	if (!list_empty(&s->audience.gone))
 		interests_reap(s);
+	if (!list_empty(&s->audience.forms)) {
+		interests_end_some(s);
+		more |= !list_empty(&s->audience.forms);
+	}
 	if (wilds_left(&s->audience.wilds)) {
 		wilds_forget_some(&s->audience.wilds);
 		more |= wilds_left(&s->audience.wilds);
