@@ -13,73 +13,63 @@
 
 enum { WORD = 64 }; /* bytes looked at in one step, one bit each */
 
-/* Bit i of *lf: byte i is a LF; likewise *cr. Finding ends of lines is the only work per byte that
- * the broker does. */
+/* Bit i: byte i is this one. Finding ends of lines is the only work per byte that the broker does.
+ */
 #if defined(__x86_64__)
-static inline void masks(const char *p, uint64_t *lf, uint64_t *cr)
+static inline uint64_t find(const char *p, char wanted)
 {
-	const __m128i newline = _mm_set1_epi8('\n'), ret = _mm_set1_epi8('\r');
+	const __m128i every = _mm_set1_epi8(wanted);
+	uint64_t found = 0;
 
-	*lf = *cr = 0;
 	for (int i = 0; i < WORD / 16; i++) {
 		__m128i v = _mm_loadu_si128((const __m128i *)(const void *)(p + 16 * i));
 
-		*lf |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(v, newline)) << 16 * i;
-		*cr |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(v, ret)) << 16 * i;
+		found |= (uint64_t)(uint32_t)_mm_movemask_epi8(_mm_cmpeq_epi8(v, every)) << 16 * i;
 	}
+	return found;
 }
 #elif defined(__ARM_NEON) && defined(__aarch64__)
-static inline uint64_t bits(uint8x16_t a, uint8x16_t b, uint8x16_t c, uint8x16_t d)
+static inline uint64_t find(const char *p, char wanted)
 {
 	static const uint8_t weights[16] = { 1, 2, 4, 8, 16, 32, 64, 128,
 					     1, 2, 4, 8, 16, 32, 64, 128 };
-	const uint8x16_t w = vld1q_u8(weights);
-	uint8x16_t ab = vpaddq_u8(vandq_u8(a, w), vandq_u8(b, w));
-	uint8x16_t cd = vpaddq_u8(vandq_u8(c, w), vandq_u8(d, w));
+	const uint8x16_t every = vdupq_n_u8((uint8_t)wanted), w = vld1q_u8(weights);
+	const uint8_t *u = (const uint8_t *)p;
+	uint8x16_t ab = vpaddq_u8(vandq_u8(vceqq_u8(vld1q_u8(u), every), w),
+				  vandq_u8(vceqq_u8(vld1q_u8(u + 16), every), w));
+	uint8x16_t cd = vpaddq_u8(vandq_u8(vceqq_u8(vld1q_u8(u + 32), every), w),
+				  vandq_u8(vceqq_u8(vld1q_u8(u + 48), every), w));
 
 	ab = vpaddq_u8(ab, cd);
 	ab = vpaddq_u8(ab, ab);
 	return vgetq_lane_u64(vreinterpretq_u64_u8(ab), 0);
 }
-
-static inline void masks(const char *p, uint64_t *lf, uint64_t *cr)
-{
-	const uint8x16_t newline = vdupq_n_u8('\n'), ret = vdupq_n_u8('\r');
-	const uint8_t *u = (const uint8_t *)p;
-	uint8x16_t a = vld1q_u8(u), b = vld1q_u8(u + 16), c = vld1q_u8(u + 32),
-		   d = vld1q_u8(u + 48);
-
-	*lf = bits(vceqq_u8(a, newline), vceqq_u8(b, newline), vceqq_u8(c, newline),
-		   vceqq_u8(d, newline));
-	*cr = bits(vceqq_u8(a, ret), vceqq_u8(b, ret), vceqq_u8(c, ret), vceqq_u8(d, ret));
-}
 #else
-static inline void masks(const char *p, uint64_t *lf, uint64_t *cr)
+static inline uint64_t find(const char *p, char wanted)
 {
-	*lf = *cr = 0;
-	for (unsigned i = 0; i < WORD; i++) {
-		*lf |= (uint64_t)(p[i] == '\n') << i;
-		*cr |= (uint64_t)(p[i] == '\r') << i;
-	}
+	uint64_t found = 0;
+
+	for (unsigned i = 0; i < WORD; i++)
+		found |= (uint64_t)(p[i] == wanted) << i;
+	return found;
 }
 #endif
 
 #if defined(__x86_64__)
 #define WIDE __attribute__((target("avx2,popcnt,bmi,lzcnt")))
 
-WIDE static inline void masks_wide(const char *p, uint64_t *lf, uint64_t *cr)
+WIDE static inline uint64_t find_wide(const char *p, char wanted)
 {
-	const __m256i newline = _mm256_set1_epi8('\n'), ret = _mm256_set1_epi8('\r');
+	const __m256i every = _mm256_set1_epi8(wanted);
+	uint64_t found = 0;
 
-	*lf = *cr = 0;
 	for (int i = 0; i < WORD / 32; i++) {
 		__m256i v = _mm256_loadu_si256((const __m256i *)(const void *)(p + 32 * i));
 
-		*lf |= (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, newline))
-		       << 32 * i;
-		*cr |= (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, ret))
-		       << 32 * i;
+		found |= (uint64_t)(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, every))
+			 << 32 * i;
 	}
+	return found;
 }
 #endif
 
@@ -89,59 +79,94 @@ struct scan {
 	bool canonical;   /* CR and LF come only as CRLF, as far as `whole` goes */
 	bool inner_cr;    /* as far as that some CR comes otherwise */
 	bool tail_cr;     /* behind the last LF a CR that is not the last byte */
-	bool short_lines; /* some line but the first may be a goodbye */
+	bool short_lines; /* some line may be a goodbye */
 };
 
-static inline __attribute__((always_inline)) struct scan
-scan_with(void (*find)(const char *, uint64_t *, uint64_t *), struct span in, bool cr_before_in)
+/* What one word of a scan leaves to the next. */
+struct scanned {
+	struct scan scan;
+	uint64_t stray_cr; /* CRs followed by something else than LF since the last LF */
+};
+
+/* "BYE\n" or "BYE\r\n" is that long, up to its end from the one before. */
+static inline bool goodbye_fits(size_t bytes)
 {
-	struct scan s = { .canonical = true };
-	uint64_t lf_before = 0;            /* the previous word's */
-	uint64_t cr_before = cr_before_in; /* 1: the byte before this word was a CR */
-	uint64_t stray_cr = 0; /* CRs followed by something else than LF since the last LF */
-	char tail[WORD];
+	return bytes - 4 <= 1;
+}
 
-	for (size_t at = 0; at < in.len; at += WORD) {
-		const char *p = in.data + at;
-		uint64_t lf, cr, after_cr, valid = UINT64_MAX;
+/* A word with a LF without a CR before it, or the other way round. */
+static inline __attribute__((always_inline)) void scan_odd(struct scanned *s, uint64_t lf,
+							   uint64_t after_cr)
+{
+	uint64_t upto = lf != 0 ? UINT64_MAX >> __builtin_clzll(lf) : 0;
 
-		if (in.len - at < WORD) {
-			valid = (UINT64_C(1) << (in.len - at)) - 1;
-			memset(tail, 0, sizeof(tail));
-			memcpy(tail, p, in.len - at);
-			p = tail;
-		}
-		find(p, &lf, &cr);
-		after_cr = (cr << 1 | cr_before) & valid;
-		cr_before = cr >> 63;
-		if (lf != 0) {
-			unsigned top = 63 - (unsigned)__builtin_clzll(lf);
-			uint64_t upto = top == 63 ? UINT64_MAX : (UINT64_C(2) << top) - 1;
-
-			/* A LF without a CR before it, or the other way round. */
-			if (stray_cr != 0 || ((lf ^ after_cr) & upto) != 0) {
-				s.canonical = false;
-				s.inner_cr |= stray_cr != 0 || (after_cr & ~lf & upto) != 0;
-			}
-			stray_cr = after_cr & ~upto;
-			s.messages += (uint32_t)__builtin_popcountll(lf);
-			s.whole = at + top + 1;
-			/* Line ends four or five bytes apart: "BYE\n" or "BYE\r\n". */
-			if (lf & (lf << 4 | lf_before >> 60 | lf << 5 | lf_before >> 59))
-				s.short_lines = true;
-		} else {
-			stray_cr |= after_cr;
-		}
-		lf_before = lf;
+	if (lf == 0) {
+		s->stray_cr |= after_cr;
+		return;
 	}
-	s.tail_cr = stray_cr != 0;
-	return s;
+	if (s->stray_cr != 0 || ((lf ^ after_cr) & upto) != 0) {
+		s->scan.canonical = false;
+		s->scan.inner_cr |= s->stray_cr != 0 || (after_cr & ~lf & upto) != 0;
+	}
+	s->stray_cr = after_cr & ~upto;
+}
+
+/* The word at this offset: bits of its LFs, and of the bytes that follow on a CR. */
+static inline __attribute__((always_inline)) void scan_word(struct scanned *s, size_t at,
+							    uint64_t lf, uint64_t after_cr)
+{
+	size_t whole;
+
+	/* Where there is nothing but CRLF, as with nearly everybody, the two are the same. */
+	if (__builtin_expect(((lf ^ after_cr) | s->stray_cr) != 0, 0))
+		scan_odd(s, lf, after_cr);
+	if (lf == 0)
+		return;
+	whole = at + WORD - (unsigned)__builtin_clzll(lf);
+	if ((lf & (lf - 1)) == 0) {
+		s->scan.messages++;
+		s->scan.short_lines |= goodbye_fits(whole - s->scan.whole);
+	} else {
+		size_t first = at + (unsigned)__builtin_ctzll(lf) + 1;
+
+		s->scan.messages += (uint32_t)__builtin_popcountll(lf);
+		s->scan.short_lines |=
+			(lf & (lf << 4 | lf << 5)) != 0 || goodbye_fits(first - s->scan.whole);
+	}
+	s->scan.whole = whole;
+}
+
+static inline __attribute__((always_inline)) struct scan
+scan_with(uint64_t (*in_word)(const char *, char), struct span in, bool cr_before)
+{
+	struct scanned s = { .scan.canonical = true };
+	const char *p = in.data;
+	size_t at = WORD, rest;
+
+	if (in.len < WORD) {
+		char word[WORD] = { 0 };
+
+		memcpy(word, p, in.len);
+		scan_word(&s, 0, in_word(word, '\n'),
+			  (in_word(word, '\r') << 1 | cr_before) & ((UINT64_C(1) << in.len) - 1));
+	} else {
+		scan_word(&s, 0, in_word(p, '\n'), in_word(p, '\r') << 1 | cr_before);
+		for (; in.len - at >= WORD; at += WORD)
+			scan_word(&s, at, in_word(p + at, '\n'), in_word(p + at - 1, '\r'));
+		rest = in.len - at;
+		/* The last bytes together with some that have been looked at. */
+		if (rest > 0)
+			scan_word(&s, at, in_word(p + in.len - WORD, '\n') >> (WORD - rest),
+				  in_word(p + in.len - WORD - 1, '\r') >> (WORD - rest));
+	}
+	s.scan.tail_cr = s.stray_cr != 0;
+	return s.scan;
 }
 
 #if defined(__x86_64__)
 WIDE static struct scan scan_wide(struct span in, bool cr_before)
 {
-	return scan_with(masks_wide, in, cr_before);
+	return scan_with(find_wide, in, cr_before);
 }
 #endif
 
@@ -152,7 +177,7 @@ static struct scan scan_lines(struct span in, bool cr_before)
 	if (__builtin_cpu_supports("avx2"))
 		return scan_wide(in, cr_before);
 #endif
-	return scan_with(masks, in, cr_before);
+	return scan_with(find, in, cr_before);
 }
 
 /* "BYE" with an end of line behind it: its length; otherwise 0. */
