@@ -42,6 +42,14 @@ static inline void list_remove(struct list *link)
 	list_init(link);
 }
 
+/* Takes the link out of the list that it is in, to the end of this one. */
+static inline void list_move(struct list *l, struct list *link)
+{
+	link->prev->next = link->next;
+	link->next->prev = link->prev;
+	list_append(l, link);
+}
+
 /* Moves all of from to the end of l in O(1); from is empty afterwards. */
 static inline void list_splice(struct list *l, struct list *from)
 {

@@ -45,6 +45,8 @@ struct chunk {
 	struct block *block;
 	struct span body;
 	size_t prefix_len, suffix_len;
+	/* All that is readable, where it lies in one piece; NULL: it lies in parts. */
+	const char *bytes;
 	/* Not encoded yet: all its messages; no byte of it can be read. NULL: it is. */
 	struct pending *pending;
 	/* What has been encoded; behind it, where its format has no boundaries, from the back on

@@ -16,6 +16,7 @@ struct chunk *chunk_new(size_t capacity, uint64_t base, uint64_t first)
 	if (c == NULL)
 		return NULL;
 	*c = (struct chunk){ .refs = 1, .base = base, .first = first, .capacity = capacity };
+	c->bytes = c->data;
 	return c;
 }
 

@@ -198,9 +198,8 @@ bool stream_between(struct stream *s, struct cursor *c)
 }
 
 /* So many bytes of a chunk that refers to its body, from an offset on. Returns how many spans that
- * are. Out of line, where small messages do not pay for it. */
-static unsigned __attribute__((noinline))
-gather_parts(const struct chunk *k, size_t at, size_t bytes, struct iovec *spans)
+ * are. */
+static unsigned gather_parts(const struct chunk *k, size_t at, size_t bytes, struct iovec *spans)
 {
 	const struct span parts[3] = { { k->data, k->prefix_len },
 				       k->body,
@@ -225,7 +224,9 @@ gather_parts(const struct chunk *k, size_t at, size_t bytes, struct iovec *spans
 	return n;
 }
 
-int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsigned max)
+/* Of as many chunks as go in one send. Out of line, where what is in one does not pay for it. */
+static int __attribute__((noinline))
+gather_chunks(struct stream *s, struct cursor *c, struct iovec *spans, unsigned max)
 {
 	size_t send_bytes = STREAM_SEND_BYTES, piece_bytes = STREAM_SEND_PIECE_BYTES;
 	size_t piece_max = STREAM_SEND_PIECE_MAX;
@@ -233,12 +234,7 @@ int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsig
 	uint64_t pos;
 	unsigned n = 0;
 
-	find_chunk(s, c);
-	step(s, c);
-	list_remove(&c->link);
-	list_append(&s->busy, &c->link);
 	c->goal_bytes = 0;
-	c->goal_whole = true;
 	if (c->chunk != NULL && c->chunk->pending != NULL) {
 		if (stream_encode_pending(s, c->chunk) != 0)
 			return -ENOMEM;
@@ -297,26 +293,47 @@ int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsig
 	return (int)n;
 }
 
+int stream_gather(struct stream *s, struct cursor *c, struct iovec *spans, unsigned max)
+{
+	const struct chunk *k;
+	size_t left;
+
+	find_chunk(s, c);
+	step(s, c);
+	list_move(&s->busy, &c->link);
+	c->goal_whole = true;
+	k = c->chunk;
+	/* Mostly that is what is in the last chunk. */
+	if (k == NULL || k->next != NULL || k->bytes == NULL || c->pos < c->live_pos || max < 3)
+		return gather_chunks(s, c, spans, max);
+	left = (size_t)(chunk_end(k) - c->pos);
+	if (left == 0 || left > STREAM_SEND_BYTES)
+		return gather_chunks(s, c, spans, max);
+	/* The data is only read by the kernel; iovec knows no const. */
+	*spans = (struct iovec){ (void *)(uintptr_t)(k->bytes + (c->pos - k->base)), left };
+	c->goal_bytes = (uint32_t)left;
+	c->goal_count = k->first + k->messages;
+	return 1;
+}
+
 /* The list that it belongs in when nothing of it is in flight. */
 static inline void put_in_list(struct stream *s, struct cursor *c)
 {
 	find_chunk(s, c);
 	step(s, c);
-	list_remove(&c->link);
 	if (!stream_at_end(s, c))
-		list_append(c->pos < c->live_pos ? &s->replaying : &s->ready, &c->link);
-	else if (c->last_count != 0)
-		list_append(&s->busy, &c->link);
+		list_move(c->pos < c->live_pos ? &s->replaying : &s->ready, &c->link);
 	else
-		list_append(&s->idle, &c->link);
+		list_move(c->last_count != 0 ? &s->busy : &s->idle, &c->link);
 }
 
-uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes)
+/* What has gone may end before the goal, or in another chunk than it began in. */
+static uint64_t __attribute__((noinline))
+sent_of_chunks(struct stream *s, struct cursor *c, size_t bytes)
 {
 	bool whole = bytes == c->goal_bytes;
 	uint64_t delivered;
 
-	assert(bytes <= c->goal_bytes);
 	while (bytes > 0) {
 		size_t left = (size_t)(chunk_end(c->chunk) - c->pos),
 		       n = bytes < left ? bytes : left;
@@ -338,10 +355,29 @@ uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes)
 	return delivered;
 }
 
+uint64_t stream_sent(struct stream *s, struct cursor *c, size_t bytes)
+{
+	const struct chunk *k = c->chunk;
+	uint64_t counted = c->counted;
+
+	assert(bytes <= c->goal_bytes);
+	if (bytes < c->goal_bytes || bytes == 0 || k->next != NULL)
+		return sent_of_chunks(s, c, bytes);
+	/* Behind the last chunk, where it stands already, there is none to go on to. */
+	c->pos += bytes;
+	c->goal_bytes = 0;
+	if (c->goal_count > counted)
+		c->counted = c->goal_count;
+	if (c->pos == chunk_end(k) && c->last_count == 0)
+		list_move(&s->idle, &c->link);
+	else
+		put_in_list(s, c);
+	return c->counted - counted;
+}
+
 void stream_hold(struct stream *s, struct cursor *c)
 {
-	list_remove(&c->link);
-	list_append(&s->busy, &c->link);
+	list_move(&s->busy, &c->link);
 }
 
 void stream_unhold(struct stream *s, struct cursor *c)
@@ -443,6 +479,7 @@ static struct chunk *chunk_again(const struct chunk *from)
 	c->prefix_len = from->prefix_len;
 	c->suffix_len = from->suffix_len;
 	c->body = from->body;
+	c->bytes = from->bytes;
 	c->block = from->block;
 	c->used = from->used;
 	block_ref(c->block, 1);

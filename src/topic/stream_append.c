@@ -146,6 +146,7 @@ static int append_reference(struct stream *s, const struct run *run, uint32_t me
 	c->prefix_len = prefix_len;
 	c->suffix_len = suffix_len;
 	c->body = body;
+	c->bytes = prefix_len + suffix_len == 0 ? body.data : NULL;
 	c->block = block;
 	block_ref(block, 1);
 	c->used = prefix_len + body.len + suffix_len;
