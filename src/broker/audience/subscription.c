@@ -255,29 +255,14 @@ bool subscription_barred(const struct subscription *sub)
 
 /* ---- sends ---- */
 
-/* Whether it is still there. */
-static inline __attribute__((always_inline)) bool sent(struct subscription *sub, size_t bytes)
+/* It has not all gone, or something ends: what becomes of it. Whether it is still there. Out of
+ * line, where what goes as a whole does not pay for it. */
+static bool __attribute__((noinline)) sent_in_part(struct subscription *sub, bool whole)
 {
 	struct connection *c = sub->connection;
 	struct shard *s = c->shard;
 	struct stream *stream = sub->stream;
-	const struct interest *i = stream->owner;
-	bool whole = sub->cursor.goal_whole && bytes == sub->cursor.goal_bytes;
 
-	subscription_unset(sub, SUBSCRIPTION_IN_FLIGHT);
-	PROBE(sent, s->id, c->socket.fd, i->named.name.data, i->named.name.len, bytes,
-	      s->reactor.now_ns - c->socket.sent_ns);
-	if (stream->followed.left > 0)
-		latency_sent(s, sub, bytes);
-	s->counters.delivered += stream_sent(stream, &sub->cursor, bytes);
-	if (stream->unnumbered)
-		note_taken(sub);
-	if (whole && c->middle == NULL && c->state == CONNECTION_OPEN &&
-	    !(sub->cursor.owner & (SUBSCRIPTION_SKIP | SUBSCRIPTION_UNWANTED))) {
-		if (stream_wants_sends(stream))
-			audience_dirty(s, stream);
-		return true;
-	}
 	if (c->state == CONNECTION_CLOSED)
 		return false;
 	if (!whole && !stream_between(stream, &sub->cursor))
@@ -305,6 +290,31 @@ static inline __attribute__((always_inline)) bool sent(struct subscription *sub,
 		subscription_free(sub, (enum drop_reason)c->reason);
 		return false;
 	}
+	return true;
+}
+
+/* Whether it is still there. */
+static inline __attribute__((always_inline)) bool sent(struct subscription *sub, size_t bytes)
+{
+	struct connection *c = sub->connection;
+	struct shard *s = c->shard;
+	struct stream *stream = sub->stream;
+	const struct interest *i = stream->owner;
+	bool whole = sub->cursor.goal_whole && bytes == sub->cursor.goal_bytes;
+
+	subscription_unset(sub, SUBSCRIPTION_IN_FLIGHT);
+	PROBE(sent, s->id, c->socket.fd, i->named.name.data, i->named.name.len, bytes,
+	      s->reactor.now_ns - c->socket.sent_ns);
+	if (stream->followed.left > 0)
+		latency_sent(s, sub, bytes);
+	s->counters.delivered += stream_sent(stream, &sub->cursor, bytes);
+	if (stream->unnumbered)
+		note_taken(sub);
+	if (!whole || c->middle != NULL || c->state != CONNECTION_OPEN ||
+	    (sub->cursor.owner & (SUBSCRIPTION_SKIP | SUBSCRIPTION_UNWANTED)))
+		return sent_in_part(sub, whole);
+	if (stream_wants_sends(stream))
+		audience_dirty(s, stream);
 	return true;
 }
 

@@ -15,6 +15,10 @@ enum {
 	PACKED_BYTES_MAX = 2 << 10, /* of one subscription there */
 };
 
+/* What a connection with one subscription, and nothing but its messages to say, shall not pay for.
+ */
+#define COLD __attribute__((noinline))
+
 /* Whether a barrier has to wait for more than what is in the send. */
 static bool holds_up(const struct subscription *sub)
 {
@@ -152,7 +156,7 @@ static int gather_queue(struct connection *c, struct gathered *g)
 	return 0;
 }
 
-static void gather_output(struct connection *c, struct gathered *g)
+COLD static void gather_output(struct connection *c, struct gathered *g)
 {
 	if (c->output == NULL || g->n == RING_SPANS_MAX)
 		return;
@@ -180,7 +184,7 @@ bool connection_may_interject(const struct connection *c)
 	return interjects(c) && !c->socket.sending && c->middle == NULL;
 }
 
-static void interject(struct connection *c)
+COLD static void interject(struct connection *c)
 {
 	if (!interjects(c))
 		return;
@@ -188,8 +192,9 @@ static void interject(struct connection *c)
 	c->protocol->interject(c);
 }
 
-static int gather(struct connection *c, struct gathered *g)
+COLD static int gather(struct connection *c, struct gathered *g)
 {
+	g->bytes = g->packed = 0;
 	if (c->subscriptions_n == 1)
 		subscription_queue_if_behind(connection_subscription(c));
 	if (c->middle != NULL) {
@@ -226,10 +231,12 @@ static int gather_alone(struct connection *c, struct gathered *g)
 	struct subscription *sub = connection_subscription(c);
 	int n;
 
-	if (c->middle == NULL)
+	if (c->output != NULL && c->middle == NULL) {
 		gather_output(c, g);
-	if (subscription_is(sub, SUBSCRIPTION_ASKED) ||
-	    (c->middle == NULL && !output_all_gathered(c->output)))
+		if (!output_all_gathered(c->output))
+			return 0;
+	}
+	if (subscription_is(sub, SUBSCRIPTION_ASKED))
 		return 0;
 	n = stream_gather(sub->stream, &sub->cursor, g->spans + g->n, RING_SPANS_MAX - g->n);
 	if (n <= 0) {
@@ -339,7 +346,7 @@ static bool alone_landed(struct connection *c, size_t n)
 }
 
 /* In the order in which it was gathered. */
-static bool all_landed(struct connection *c, size_t n)
+COLD static bool all_landed(struct connection *c, size_t n)
 {
 	uint32_t flying = c->flying, after = c->output_after;
 	bool skipped = false;
@@ -373,9 +380,8 @@ void connection_queue_back(struct connection *c)
 int connection_gather(struct connection *c, struct gathered *g)
 {
 	g->n = 0;
-	g->bytes = g->packed = 0;
 	g->packing = false;
-	if (c->middle == NULL) {
+	if (c->interjects && c->middle == NULL) {
 		interject(c);
 		if (c->state == CONNECTION_CLOSED)
 			return 0;
