@@ -54,12 +54,17 @@ enum http_event_kind {
 	HTTP_EVENT_ERROR, /* status, reason: the connection is at its end */
 };
 
+/* Of what is not said of its kind there is nothing in it. */
 struct http_event {
 	enum http_event_kind kind;
-	struct http_request request;
-	struct span bytes;
-	unsigned status;
-	const char *reason;
+	union {
+		struct http_request request;
+		struct span bytes;
+		struct {
+			unsigned status;
+			const char *reason;
+		};
+	};
 };
 
 struct http_limits {

@@ -120,7 +120,9 @@ void http_decoder_free(struct http_decoder *d)
 static void fail(struct http_decoder *d, struct http_event *e, unsigned status, const char *reason)
 {
 	d->mode = MODE_DEAD;
-	*e = (struct http_event){ .kind = HTTP_EVENT_ERROR, .status = status, .reason = reason };
+	e->kind = HTTP_EVENT_ERROR;
+	e->status = status;
+	e->reason = reason;
 }
 
 /* ---- heads ---- */
@@ -156,11 +158,11 @@ static bool request_line_valid(struct span line)
 	for (size_t i = 0; i < line.len; i++) {
 		unsigned char c = (unsigned char)line.data[i];
 
-		if (c < ' ' || c >= 0x7f || c == '#')
+		if (c > ' ' && c < 0x7f && c != '#')
+			continue;
+		if (c != ' ' || i == version || ++spaces > 2)
 			return false;
-		if (c == ' ' && (i == 0 || line.data[i - 1] == ' ' || ++spaces > 2))
-			return false;
-		version = c == ' ' ? i + 1 : version;
+		version = i + 1;
 	}
 	return spaces == 2 && line.len - version >= 5 &&
 	       memcmp(line.data + version, "HTTP/", 5) == 0;
@@ -170,12 +172,21 @@ static bool request_line_valid(struct span line)
 static size_t ordinary_upto(const struct http_decoder *d, struct span in,
 			    const struct http_limits *limits)
 {
+	const uint64_t each = 0x0101010101010101; /* of eight bytes */
 	size_t at = d->scanned, end = in.len < limits->head_bytes ? in.len : limits->head_bytes;
+	uint64_t eight;
 
 	if (d->cr)
 		return at;
 	if (d->lines == 0 && end - d->line > limits->uri_bytes)
 		end = d->line + limits->uri_bytes + 1;
+	/* Eight at a time, as long as none of them is less than 16. */
+	while (at + sizeof(eight) <= end) {
+		memcpy(&eight, in.data + at, sizeof(eight));
+		if (((eight - each * 16) & ~eight & each * 128) != 0)
+			break;
+		at += sizeof(eight);
+	}
 	while (at < end && in.data[at] != '\r' && in.data[at] != '\n')
 		at++;
 	return at;
@@ -586,7 +597,8 @@ static void decode_length(struct http_decoder *d, struct span in, struct http_ev
 	} else if (in.len > 0) {
 		*used = in.len < d->left ? in.len : (size_t)d->left;
 		d->left -= *used;
-		*e = (struct http_event){ .kind = HTTP_EVENT_BODY, .bytes = { in.data, *used } };
+		e->kind = HTTP_EVENT_BODY;
+		e->bytes = (struct span){ in.data, *used };
 	}
 }
 
@@ -643,7 +655,8 @@ static void decode_chunked(struct http_decoder *d, struct span in, const struct 
 		fail(d, e, 413, "message too large");
 	} else if (d->data.len > 0) {
 		d->body += d->data.len;
-		*e = (struct http_event){ .kind = HTTP_EVENT_BODY, .bytes = d->data };
+		e->kind = HTTP_EVENT_BODY;
+		e->bytes = d->data;
 	} else if (d->complete) {
 		*d = (struct http_decoder){ .mode = MODE_HEAD };
 		e->kind = HTTP_EVENT_END;
@@ -653,7 +666,7 @@ static void decode_chunked(struct http_decoder *d, struct span in, const struct 
 void http_decode(struct http_decoder *d, struct span in, const struct http_limits *limits,
 		 struct http_event *e, size_t *used)
 {
-	*e = (struct http_event){ .kind = HTTP_EVENT_MORE };
+	e->kind = HTTP_EVENT_MORE;
 	switch (d->mode) {
 	case MODE_HEAD:
 		decode_head(d, in, limits, e, used);

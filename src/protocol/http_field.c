@@ -19,12 +19,6 @@ bool http_equal(struct span a, struct span b)
 	return a.len == b.len && strncasecmp(a.data, b.data, a.len) == 0;
 }
 
-bool http_token_char(char c)
-{
-	return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
-	       (c != 0 && strchr("!#$%&'*+-.^_`|~", c) != NULL);
-}
-
 bool http_token(struct span s)
 {
 	for (size_t i = 0; i < s.len; i++)

@@ -258,7 +258,7 @@ static struct span look_at(struct connection *c, struct span bytes)
 	const struct http_limits limits = limits_of(c);
 	struct reactor *r = &c->shard->reactor;
 	struct http_session *http = http_of(c);
-	struct http_event e = { .kind = HTTP_EVENT_MORE };
+	struct http_event e; /* uninitialized: it is large */
 	unsigned n = 0;
 	size_t used;
 

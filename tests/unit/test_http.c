@@ -410,6 +410,20 @@ static void a_body_keeps_the_limit_that_its_head_was_read_with(void **state)
 	http_decoder_free(f.decoder);
 }
 
+static void a_token_is_of_letters_digits_and_some_signs(void **state)
+{
+	static const char tokens[] = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+				     "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+	(void)state;
+	for (int c = 0; c < 256; c++) {
+		const char one = (char)c;
+		bool is = memchr(tokens, one, sizeof(tokens) - 1) != NULL;
+
+		assert_int_equal(http_token((struct span){ &one, 1 }), is);
+	}
+}
+
 static void percent_escapes_are_decoded_once(void **state)
 {
 	char out[64];
@@ -615,6 +629,7 @@ int main(void)
 		cmocka_unit_test(malformed_chunks_are_refused),
 		cmocka_unit_test(a_body_keeps_the_limit_that_its_head_was_read_with),
 		cmocka_unit_test(limits_have_a_status_each),
+		cmocka_unit_test(a_token_is_of_letters_digits_and_some_signs),
 		cmocka_unit_test(percent_escapes_are_decoded_once),
 		cmocka_unit_test(query_values_are_found_by_their_whole_key),
 		cmocka_unit_test(lists_in_several_lines_are_one),
