@@ -118,6 +118,41 @@ char *resp_put_bulk(char *out, struct span text);
 /* There is no such thing. */
 char *resp_put_null(char *out, enum resp_version version);
 
+/* ---- who it is ---- */
+
+enum {
+	RESP_NAME_BYTES_MAX = 255,  /* of a client's */
+	RESP_WRONG_BYTES_MAX = 200, /* of an error's line, without its end */
+};
+
+struct resp_login {
+	bool given;
+	struct span user, secret; /* as they were said */
+};
+
+/* What HELLO asks for. */
+struct resp_hello {
+	uint8_t version; /* enum resp_version; 0: as it is */
+	bool names;
+	struct resp_login login;
+	struct span name; /* empty: it has none any more */
+};
+
+/*
+ * AUTH and HELLO by the words behind them, which resp_next walks: what was said, valid as long as
+ * they are. Returns NULL, or the line that says what is wrong, without its end, as Redis says it;
+ * of a long option no more than the beginning. AUTH has one word at least; password_needed: an
+ * AUTH with a password alone makes sense.
+ */
+const char *resp_auth(struct span rest, uint32_t words, bool password_needed,
+		      struct resp_login *login);
+const char *resp_hello(struct span rest, uint32_t words, struct resp_hello *hello,
+		       char text[RESP_WRONG_BYTES_MAX]);
+/* Others read lines of names, parted by spaces. */
+bool resp_client_name_valid(struct span name);
+#define RESP_BAD_CLIENT_NAME                                                                       \
+	"-ERR Client names cannot contain spaces, newlines or special characters."
+
 /* ---- messages ---- */
 
 enum resp_push {

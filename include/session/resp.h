@@ -31,8 +31,6 @@ struct shard;
 struct subscribe_letter;
 struct subscription;
 
-enum { RESP_NAME_BYTES_MAX = 255 }; /* of a client's */
-
 /* How far a command has been done. */
 enum resp_done {
 	RESP_DONE,

@@ -73,15 +73,6 @@ static void number(struct connection *c, uint64_t n)
 	(void)resp_reply(c, (struct span){ text, (size_t)(resp_put_head(text, ':', n) - text) });
 }
 
-/* What no name of a client's may have in it, for others read lines of names. */
-static bool name_is_plain(struct span name)
-{
-	for (size_t i = 0; i < name.len; i++)
-		if (name.data[i] < '!' || name.data[i] > '~')
-			return false;
-	return name.len <= RESP_NAME_BYTES_MAX;
-}
-
 /* ---- who it is ---- */
 
 static void set_name(struct connection *c, struct span name)
@@ -147,21 +138,14 @@ static bool is_in(struct connection *c)
 
 static enum resp_done run_auth(struct connection *c, struct resp_words words)
 {
-	struct span user = SPAN("default"), secret;
+	struct resp_login l;
+	const char *wrong = resp_auth(words.rest, words.n, !access_open(c), &l);
 
-	if (words.n > 2) {
-		resp_error(c, "-ERR syntax error");
+	if (wrong != NULL) {
+		resp_error(c, wrong);
 		return RESP_DONE;
 	}
-	if (words.n == 1 && access_open(c)) {
-		resp_error(c, "-ERR AUTH <password> called without any password configured for "
-			      "the default user. Are you sure your configuration is correct?");
-		return RESP_DONE;
-	}
-	if (words.n == 2)
-		user = resp_word(&words);
-	secret = resp_word(&words);
-	if (login(c, user, secret) != RESP_DONE)
+	if (login(c, l.user, l.secret) != RESP_DONE)
 		return RESP_WAITS;
 	if (is_in(c))
 		ok(c);
@@ -191,68 +175,19 @@ static void tell_hello(struct connection *c)
 	(void)resp_reply(c, (struct span){ text, (size_t)(at - text) });
 }
 
-/* What HELLO asks for. */
-struct hello {
-	uint8_t version; /* 0: as it is */
-	bool logs_in, names;
-	struct span user, secret, name;
-};
-
-/* NULL: it can be done; else what is wrong, in memory of text's. */
-static const char *read_hello(struct resp_words words, struct hello *h, char text[ERROR_BYTES_MAX])
-{
-	static const char no_number[] = "-ERR Protocol version is not an integer or out of range";
-
-	*h = (struct hello){ .version = 0 };
-	if (words.n > 0) {
-		struct span version = resp_word(&words);
-
-		if (version.len == 0 || version.len > 18)
-			return no_number;
-		for (size_t i = version.data[0] == '-' && version.len > 1; i < version.len; i++)
-			if (version.data[i] < '0' || version.data[i] > '9' ||
-			    (version.data[i] == '0' && i == 0 && version.len > 1))
-				return no_number;
-		if (version.len > 1 || (version.data[0] != '2' && version.data[0] != '3'))
-			return "-NOPROTO unsupported protocol version";
-		h->version = (uint8_t)(version.data[0] - '0');
-	}
-	while (words.n > 0) {
-		struct span option = resp_word(&words);
-
-		if (resp_is(option, "auth") && words.n >= 2) {
-			h->logs_in = true;
-			h->user = resp_word(&words);
-			h->secret = resp_word(&words);
-		} else if (resp_is(option, "setname") && words.n >= 1) {
-			h->names = true;
-			h->name = resp_word(&words);
-			if (!name_is_plain(h->name))
-				return "-ERR Client names cannot contain spaces, newlines or "
-				       "special characters.";
-		} else {
-			snprintf(text, ERROR_BYTES_MAX, "-ERR Syntax error in HELLO option '%.*s'",
-				 (int)(option.len < 128 ? option.len : 128), option.data);
-			return text;
-		}
-	}
-	return NULL;
-}
-
 static enum resp_done run_hello(struct connection *c, struct resp_words words)
 {
 	struct resp_client *r = resp_of(c);
-	char text[ERROR_BYTES_MAX];
-	const char *wrong;
-	struct hello h;
+	char text[RESP_WRONG_BYTES_MAX];
+	struct resp_hello h;
+	const char *wrong = resp_hello(words.rest, words.n, &h, text);
 
-	wrong = read_hello(words, &h, text);
 	if (wrong != NULL) {
 		resp_error(c, wrong);
 		return RESP_DONE;
 	}
-	if (h.logs_in) {
-		if (login(c, h.user, h.secret) != RESP_DONE)
+	if (h.login.given) {
+		if (login(c, h.login.user, h.login.secret) != RESP_DONE)
 			return RESP_WAITS;
 		if (!is_in(c))
 			return RESP_DONE;
@@ -385,9 +320,8 @@ static enum resp_done run_client(struct connection *c, struct resp_words words)
 	} else if (resp_is(what, "setname")) {
 		struct span name = resp_word(&words);
 
-		if (!name_is_plain(name)) {
-			resp_error(c, "-ERR Client names cannot contain spaces, newlines or "
-				      "special characters.");
+		if (!resp_client_name_valid(name)) {
+			resp_error(c, RESP_BAD_CLIENT_NAME);
 			return RESP_DONE;
 		}
 		set_name(c, name);

@@ -2,12 +2,17 @@
 #include "protocol/resp.h"
 
 #include <ctype.h>
+#include <errno.h>
+#include <strings.h>
 
 /*
  * The decoder of RESP's commands against a slow reference that reads all bytes at once, and against
  * itself with the bytes split in another way. The first byte of an input sets the limits, the
- * second how it is split.
+ * second how it is split. What is behind the first word of an array is read as AUTH and HELLO have
+ * it, too, and by a reference that does as Redis does.
  */
+
+enum { SAID_WORDS_MAX = 12 }; /* that are read so */
 
 /* ---- what comes out, as text ---- */
 
@@ -43,6 +48,42 @@ static void add_words(struct text *out, struct span rest, uint32_t words)
 	}
 	check(rest.len == 0, "there are more words than it says");
 	text_add(out, "\n", 1);
+}
+
+static void add_login(struct text *out, const struct resp_login *l)
+{
+	add_word(out, l->user.data, l->user.len);
+	add_word(out, l->secret.data, l->secret.len);
+}
+
+/* Behind its first word. */
+static void add_said(struct text *out, struct span rest, uint32_t words)
+{
+	char text[RESP_WRONG_BYTES_MAX], head[32];
+	struct resp_login login;
+	struct resp_hello h;
+	const char *wrong;
+
+	(void)resp_next(&rest);
+	if (--words > SAID_WORDS_MAX)
+		return;
+	wrong = resp_hello(rest, words, &h, text);
+	if (wrong != NULL) {
+		text_add(out, wrong, strlen(wrong));
+	} else {
+		text_add(out, head, (size_t)snprintf(head, sizeof(head), "hello %u", h.version));
+		if (h.login.given)
+			add_login(out, &h.login);
+		if (h.names)
+			add_word(out, h.name.data, h.name.len);
+	}
+	for (unsigned needed = 0; words > 0 && needed < 2; needed++) {
+		wrong = resp_auth(rest, words, needed, &login);
+		if (wrong != NULL)
+			text_add(out, wrong, strlen(wrong));
+		else
+			add_login(out, &login);
+	}
 }
 
 /* A line's words, in memory of just the promised size. */
@@ -86,6 +127,7 @@ static enum taken take(void *context, struct span in, size_t *used)
 		return TAKE_MORE;
 	case RESP_COMMAND:
 		add_words(c->out, e.rest, e.words);
+		add_said(c->out, e.rest, e.words);
 		break;
 	case RESP_LINE:
 		if (!add_line(c->out, e.rest))
@@ -142,10 +184,117 @@ static size_t line_end(struct span in, size_t at)
 	return in.len - at > RESP_LINE_BYTES_MAX ? SIZE_MAX - 1 : SIZE_MAX;
 }
 
+/* A word as Redis looks at it, to be freed. */
+static char *string(struct span word)
+{
+	char *copy = malloc(word.len + 1);
+
+	check(copy != NULL, "out of memory");
+	memcpy(copy, word.data, word.len);
+	copy[word.len] = 0;
+	return copy;
+}
+
+/* string2ll: it is what the number is written as. */
+static bool integer(struct span word, long long *n)
+{
+	char *text = string(word), again[32];
+	bool is;
+
+	errno = 0;
+	*n = strtoll(text, NULL, 10);
+	snprintf(again, sizeof(again), "%lld", *n);
+	is = errno == 0 && strlen(text) == word.len && strcmp(text, again) == 0;
+	free(text);
+	return is;
+}
+
+static bool printable(struct span name)
+{
+	for (size_t i = 0; i < name.len; i++)
+		if ((unsigned char)name.data[i] <= 32 || (unsigned char)name.data[i] >= 127)
+			return false;
+	return name.len <= 255;
+}
+
+/* helloCommand, argv[0] being HELLO: what it has been told, or tells. */
+static void hello(struct span *argv, int argc, struct text *out)
+{
+	struct span user = { NULL, 0 }, secret = { NULL, 0 }, name = { NULL, 0 };
+	long long version = 0;
+	char line[200];
+
+	if (argc >= 2 && !integer(argv[1], &version)) {
+		text_add(out, "-ERR Protocol version is not an integer or out of range", 55);
+		return;
+	}
+	if (argc >= 2 && (version < 2 || version > 3)) {
+		text_add(out, "-NOPROTO unsupported protocol version", 37);
+		return;
+	}
+	for (int j = 2; j < argc; j++) {
+		int more = argc - 1 - j;
+		char *option = string(argv[j]);
+		bool known = true;
+
+		if (strcasecmp(option, "AUTH") == 0 && more >= 2) {
+			user = argv[j + 1];
+			secret = argv[j + 2];
+			j += 2;
+		} else if (strcasecmp(option, "SETNAME") == 0 && more > 0) {
+			name = argv[++j];
+			known = printable(name);
+			snprintf(line, sizeof(line),
+				 "-ERR Client names cannot contain spaces, newlines or special "
+				 "characters.");
+		} else {
+			known = false;
+			snprintf(line, sizeof(line), "-ERR Syntax error in HELLO option '%.128s'",
+				 option);
+		}
+		free(option);
+		if (known)
+			continue;
+		text_add(out, line, strlen(line));
+		return;
+	}
+	text_add(out, line, (size_t)snprintf(line, sizeof(line), "hello %lld", version));
+	if (user.data != NULL) {
+		add_word(out, user.data, user.len);
+		add_word(out, secret.data, secret.len);
+	}
+	if (name.data != NULL)
+		add_word(out, name.data, name.len);
+}
+
+/* authCommand, without and with a password for the default user. */
+static void auth(struct span *argv, int argc, struct text *out)
+{
+	for (int nopass = 1; nopass >= 0; nopass--) {
+		if (argc > 3) {
+			text_add(out, "-ERR syntax error", 17);
+		} else if (argc == 2 && nopass) {
+			static const char text[] =
+				"-ERR AUTH <password> called without any password configured for "
+				"the default user. Are you sure your configuration is correct?";
+
+			text_add(out, text, sizeof(text) - 1);
+		} else if (argc == 2) {
+			add_word(out, "default", 7);
+			add_word(out, argv[1].data, argv[1].len);
+		} else {
+			add_word(out, argv[1].data, argv[1].len);
+			add_word(out, argv[2].data, argv[2].len);
+		}
+	}
+}
+
 /* Bytes of the array at the start; 0: not all of it is there, or it is wrong (*over). */
 static size_t array(struct span in, const struct resp_limits *limits, struct text *out, bool *over)
 {
 	struct text words = { 0 };
+	struct span argv[SAID_WORDS_MAX + 2];
+	int argc = 0;
 	size_t end = line_end(in, 0), at, total = 0;
 	long long n;
 
@@ -198,6 +347,8 @@ static size_t array(struct span in, const struct resp_limits *limits, struct tex
 		} else {
 			*over = false;
 			add_word(&words, in.data + end + 2, (size_t)len);
+			if (argc < SAID_WORDS_MAX + 2)
+				argv[argc++] = (struct span){ in.data + end + 2, (size_t)len };
 			at = end + 2 + (size_t)len + 2;
 			total += (size_t)len;
 		}
@@ -209,6 +360,11 @@ static size_t array(struct span in, const struct resp_limits *limits, struct tex
 	if (words.len > 0) {
 		text_add(out, words.data, words.len);
 		text_add(out, "\n", 1);
+	}
+	if (argc > 0 && argc < SAID_WORDS_MAX + 2) {
+		hello(argv, argc, out);
+		if (argc > 1)
+			auth(argv, argc, out);
 	}
 	free(words.data);
 	return at;

@@ -443,6 +443,112 @@ static void ends_of_messages_are_found(void **state)
 										 : all);
 }
 
+/* ---- who it is ---- */
+
+/* What is behind the first word of a line; NULL: nothing is wrong. */
+static const char *hello(const char *line, struct resp_hello *h)
+{
+	static char array[2000], text[RESP_WRONG_BYTES_MAX];
+	struct span rest = { array, 0 };
+	int words = resp_array_of_line(span_of(line), array, &rest.len);
+
+	assert_true(words > 0);
+	(void)resp_next(&rest);
+	return resp_hello(rest, (uint32_t)words - 1, h, text);
+}
+
+static void assert_hello_wrong(const char *line, const char *wrong)
+{
+	struct resp_hello h;
+	const char *is = hello(line, &h);
+
+	assert_non_null(is);
+	assert_string_equal(is, wrong);
+}
+
+static void hello_asks_for_a_version_a_login_and_a_name(void **state)
+{
+	struct resp_hello h;
+
+	(void)state;
+	assert_null(hello("HELLO", &h));
+	assert_int_equal(h.version, 0);
+	assert_false(h.login.given || h.names);
+	assert_null(hello("HELLO 3 auth joe 'a b' SetName me", &h));
+	assert_int_equal(h.version, RESP_3);
+	assert_true(h.login.given && h.names);
+	assert_true(span_equal(h.login.user, SPAN("joe")));
+	assert_true(span_equal(h.login.secret, SPAN("a b")));
+	assert_true(span_equal(h.name, SPAN("me")));
+	/* The last one counts; a name may be none. */
+	assert_null(hello("HELLO 2 AUTH a b AUTH c '' SETNAME x SETNAME ''", &h));
+	assert_int_equal(h.version, RESP_2);
+	assert_true(span_equal(h.login.user, SPAN("c")));
+	assert_int_equal(h.login.secret.len, 0);
+	assert_true(h.names);
+	assert_int_equal(h.name.len, 0);
+}
+
+static void what_is_wrong_with_hello_is_said_as_redis_says_it(void **state)
+{
+	static const char *const no_numbers[] = { "''",
+						  "x",
+						  "-",
+						  "-0",
+						  "03",
+						  "+3",
+						  "3.0",
+						  "'3 '",
+						  "\"3\\x00\"",
+						  "9223372036854775808",
+						  "-9223372036854775809",
+						  "99999999999999999999" };
+	static const char *const others[] = {
+		"0", "1", "4", "33", "-2", "9223372036854775807", "-9223372036854775808"
+	};
+	char line[300];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(no_numbers) / sizeof(*no_numbers); i++) {
+		snprintf(line, sizeof(line), "HELLO %s", no_numbers[i]);
+		assert_hello_wrong(line, "-ERR Protocol version is not an integer or out of range");
+	}
+	for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++) {
+		snprintf(line, sizeof(line), "HELLO %s", others[i]);
+		assert_hello_wrong(line, "-NOPROTO unsupported protocol version");
+	}
+	assert_hello_wrong("HELLO 3 AUTH joe", "-ERR Syntax error in HELLO option 'AUTH'");
+	assert_hello_wrong("HELLO 3 setname", "-ERR Syntax error in HELLO option 'setname'");
+	assert_hello_wrong("HELLO 3 SETNAME a more", "-ERR Syntax error in HELLO option 'more'");
+	/* An option ends with a NUL, as a string of C's does. */
+	assert_hello_wrong("HELLO 3 \"a\\x00b\"", "-ERR Syntax error in HELLO option 'a'");
+	assert_hello_wrong("HELLO 3 SETNAME 'a b'", RESP_BAD_CLIENT_NAME);
+	/* The first that is wrong is told of. */
+	assert_hello_wrong("HELLO 5 more", "-NOPROTO unsupported protocol version");
+	memset(line, 'o', sizeof(line));
+	memcpy(line, "HELLO 2 ", 8);
+	line[8 + 200] = 0;
+	assert_int_equal(strlen(hello(line, &(struct resp_hello){ 0 })),
+			 strlen("-ERR Syntax error in HELLO option ''") + 128);
+}
+
+static void auth_has_a_password_or_a_name_in_front_of_it(void **state)
+{
+	static const char one[] = "$1\r\nx\r\n", two[] = "$1\r\nx\r\n$1\r\ny\r\n";
+	struct resp_login l;
+
+	(void)state;
+	assert_null(resp_auth(SPAN(two), 2, false, &l));
+	assert_true(span_equal(l.user, SPAN("x")) && span_equal(l.secret, SPAN("y")));
+	assert_null(resp_auth(SPAN(one), 1, true, &l));
+	assert_true(span_equal(l.user, SPAN("default")) && span_equal(l.secret, SPAN("x")));
+	assert_string_equal(resp_auth(SPAN(one), 1, false, &l),
+			    "-ERR AUTH <password> called without any password configured for the "
+			    "default user. Are you sure your configuration is correct?");
+	assert_false(l.given);
+	assert_string_equal(resp_auth(SPAN(two), 3, true, &l), "-ERR syntax error");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -463,6 +569,9 @@ int main(void)
 		cmocka_unit_test(messages_of_every_form_are_framed),
 		cmocka_unit_test(what_is_sent_from_where_it_lies_is_framed_alike),
 		cmocka_unit_test(ends_of_messages_are_found),
+		cmocka_unit_test(hello_asks_for_a_version_a_login_and_a_name),
+		cmocka_unit_test(what_is_wrong_with_hello_is_said_as_redis_says_it),
+		cmocka_unit_test(auth_has_a_password_or_a_name_in_front_of_it),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
