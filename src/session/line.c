@@ -123,8 +123,9 @@ void publisher_refused(struct shard *s, struct topic_letter *l)
 	struct socket *socket = socket_at(&s->sockets, l->slot, l->generation);
 	struct connection *c = socket != NULL ? connection_of(socket) : NULL;
 
-	/* One that is ending and waits for no receipt has been told something else. */
-	if (c != NULL && (c->state == CONNECTION_OPEN || c->awaiting))
+	/* One that is ending and waits for no receipt has been told something else; one that did
+	 * wait for it has been told this when another block of its was refused. */
+	if (c != NULL && (c->state == CONNECTION_OPEN || (c->awaiting && !c->hasty)))
 		connection_no_topic(c, l->error);
 	free(l);
 }

@@ -127,8 +127,8 @@ void upstream_let_publish(struct upstream *u, struct upstream_topic *ut)
 /* Whether so much is on its way that publishers have to wait; half: whether they may go on. */
 static bool crowded(const struct upstream *u, unsigned part)
 {
-	return u->messages >= u->config->in_flight / part ||
-	       u->bytes >= u->config->in_flight_bytes / part;
+	return u->messages * part >= u->config->in_flight ||
+	       u->bytes * part >= u->config->in_flight_bytes;
 }
 
 static void add(struct upstream *u, struct pending *p)

@@ -21,9 +21,10 @@ enum {
 	FAILURES_MAX = 20, /* then it stops */
 	FAILURES_TOLD = 3, /* in full */
 	REGRESSIONS_MAX = 1000,
-	FIRE_SEEDS = 1000, /* in so many, every kind of fault does something */
-	TWICE = 50,        /* every so many seeds one is played twice */
-	SEED_SECONDS = 60, /* of CPU: a seed that takes longer hangs; or so many times as long */
+	FIRE_SEEDS = 1000,   /* in so many, every kind of fault does something */
+	UPSTREAM_EVERY = 11, /* of so many seeds one has topics of a cluster's */
+	TWICE = 50,          /* every so many seeds one is played twice */
+	SEED_SECONDS = 60,   /* of CPU: a seed that takes longer hangs; or so many times as long */
 	WALL_FACTOR = 10,
 	SHRINK_SECONDS = 20, /* spent on making a failure small */
 };
@@ -31,7 +32,7 @@ enum {
 static const char usage[] =
 	"Usage: sim [--seeds N] [--first S] [--jobs J] [--regressions FILE]\n"
 	"       sim --seed S [--shards N] [--clients N] [--steps N] [--faults none|kind,kind...]\n"
-	"           [--many N] [--events N]\n"
+	"           [--many N] [--upstream 1] [--events N]\n"
 	"\n"
 	"The first plays N seeds and, before them, those of the file; the second plays one and "
 	"shows\n"
@@ -100,6 +101,8 @@ static void print_command(FILE *out, const struct sim_params *p)
 	fprintf(out, "%s", any ? "" : "none");
 	if (p->many > 0)
 		fprintf(out, " --many %u", p->many);
+	if (p->upstream > 0)
+		fprintf(out, " --upstream %u", p->upstream);
 	fputc('\n', out);
 }
 
@@ -119,6 +122,8 @@ static bool parse_option(struct options *o, const char *name, const char *value)
 		o->overrides.steps = number;
 	} else if (strcmp(name, "--many") == 0) {
 		o->overrides.many = number < MANY_MAX ? number : MANY_MAX;
+	} else if (strcmp(name, "--upstream") == 0) {
+		o->overrides.upstream = number < UPSTREAM_SIMS ? number : 0;
 	} else if (strcmp(name, "--faults") == 0) {
 		o->faults_given = true;
 		return parse_faults(value, &o->overrides.faults);
@@ -137,6 +142,7 @@ static struct sim_params params_of(const struct options *o)
 	p.steps = o->overrides.steps != 0 ? o->overrides.steps : p.steps;
 	p.faults = o->faults_given ? o->overrides.faults : p.faults;
 	p.many = o->overrides.many;
+	p.upstream = o->overrides.upstream;
 	return p;
 }
 
@@ -286,6 +292,20 @@ static void tell(struct sim_params p)
 
 /* ---- many seeds ---- */
 
+/* The cluster fails in most of them. */
+static struct sim_params params_upstream(struct options o)
+{
+	struct sim_params p;
+
+	if (o.overrides.upstream == 0)
+		o.overrides.upstream = UPSTREAM_SIM_CORE;
+	p = params_of(&o);
+	p.many = 0;
+	if (o.seed / UPSTREAM_EVERY % 4 != 0 && !o.faults_given)
+		p.faults |= 1u << FAULT_UPSTREAM;
+	return p;
+}
+
 static struct sim_params params_at(const struct options *o, uint64_t index)
 {
 	struct options one = *o;
@@ -295,6 +315,8 @@ static struct sim_params params_at(const struct options *o, uint64_t index)
 	one.seed = o->first + index - regressions_n;
 	/* The file's lines are what they were before there were such clients. */
 	one.overrides.many = one.seed & 1 ? MANY_MAX : 0;
+	if (o->overrides.upstream != 0 || one.seed % UPSTREAM_EVERY == 0)
+		return params_upstream(one);
 	return params_of(&one);
 }
 

@@ -12,6 +12,8 @@
  *   http.c       those of them that speak HTTP
  *   wild.c       those that subscribe to patterns, or are in a queue group
  *   many.c       those with many subscriptions: resp.c, mqtt.c, websocket.c, nats.c
+ *   cluster.c    worlds of their own, in which the broker's topics are a cluster's (upstream)
+ *   server.c     the nats-server there
  *   oracle.c     what the broker decided (order, places of joining), listened to at its own calls
  *   sim_ring.c   include/engine/ring.h: sockets, requests and completions in memory
  *   sim_cipher.c include/engine/cipher.h, and the client's side of that
@@ -31,6 +33,7 @@ enum {
 	SIM_SCRIPTED_MAX = 256, /* clients of a script */
 	SIM_SHARDS_MAX = 80,
 	SIM_TOPICS_MAX = 8,
+	SIM_DIALS_MAX = 64, /* connections to the server, with those that are just ending */
 	SIM_PIPE_BYTES_MAX = 64 << 10,
 	SIM_MESSAGE_BYTES_MAX = 40000,
 };
@@ -94,9 +97,13 @@ enum fault {
 	FAULT_LIMITS,   /* limits that are hit */
 	FAULT_BUDGET,   /* a memory budget that is hit, and more to publish */
 	FAULT_TLS,      /* everybody speaks TLS */
+	FAULT_UPSTREAM, /* the server closes, vanishes, refuses, is silent */
 	FAULTS
 };
 extern const char *const fault_names[FAULTS];
+
+/* Whose the topics are: this host's, or a cluster's. */
+enum sim_upstream { UPSTREAM_SIM_NONE, UPSTREAM_SIM_CORE, UPSTREAM_SIMS };
 
 struct sim_params {
 	uint64_t seed;
@@ -106,6 +113,7 @@ struct sim_params {
 	/* How many protocols of many subscriptions some clients speak, of those of many.c in their
 	 * order; 0: all have one subscription. */
 	unsigned many;
+	enum sim_upstream upstream;
 };
 
 /* CALM_NONE: faults happen. CALM_PUBLISHERS: none any more, and publishers end. CALM_ALL:
@@ -303,6 +311,27 @@ long oracle_letters(enum mailbox_lane lane);
 long oracle_find(unsigned topic, uint64_t epoch, uint64_t seq);
 /* How many there are up to this one, which may be 0 or still to come. */
 size_t oracle_place(unsigned topic, uint64_t epoch, uint64_t seq);
+
+/* ---- a cluster, and the world around it ---- */
+
+/* A message that has come to the server, as its text says: of that publisher, its n-th. */
+void cluster_published(struct span subject, struct span payload);
+/* What its configuration has beside, and which faults there are. */
+void cluster_configure(struct config *config);
+void cluster_restrict(struct sim_params *params);
+/* The world's steps, with all that is checked, up to when it has come to rest. */
+void cluster_play(void);
+
+void server_init(void);
+void server_release(void);
+/* Somebody dials. 0 and his wire; -errno: he is refused; -EAGAIN: not yet. */
+int server_accept(struct sim_tcp **wire);
+/* It hears and says something, or nothing. */
+bool server_step(void);
+/* As a client elsewhere does. */
+void server_publish(struct span subject, struct span payload);
+/* How many connections have been lost, with what was on its way. */
+unsigned server_lost(void);
 
 /* ---- clients ---- */
 

@@ -12,7 +12,11 @@
 #include "base/poison.h"
 #include "sim.h"
 
-enum { FD_FIRST = 1000, RING_FD_FIRST = 10, FDS_MAX = SIM_CLIENTS_MAX + SIM_SHARDS_MAX + 8 };
+enum {
+	FD_FIRST = 1000,
+	RING_FD_FIRST = 10,
+	FDS_MAX = SIM_CLIENTS_MAX + SIM_SHARDS_MAX + SIM_DIALS_MAX + 8
+};
 
 enum op {
 	REQUEST_ACCEPT,
@@ -20,6 +24,7 @@ enum op {
 	REQUEST_RECV_INTO,
 	REQUEST_SEND,
 	REQUEST_TIMER,
+	REQUEST_CONNECT,
 	/* These end at once when they are submitted. */
 	REQUEST_CANCEL,
 	REQUEST_CANCEL_FD,
@@ -27,13 +32,14 @@ enum op {
 	REQUEST_WAKE,
 };
 
-static const char op_letters[] = { 'a', 'r', 'i', 's', 't', 'c', 'f', 'u', 'w' };
+static const char op_letters[] = { 'a', 'r', 'i', 's', 't', 'd', 'c', 'f', 'u', 'w' };
 
-/* What an fd stands for: a client's connection or a shard's listener. */
+/* What an fd stands for: a client's connection, one to a server, or a shard's listener. */
 struct file {
+	struct sim_tcp *wire; /* NULL: a listener, or it is not connected yet */
 	bool open, listener, shut_read, shut_write, reset_at_close;
 	unsigned shard;
-	int client; /* -1: none */
+	int client; /* -1: none, it is a listener or was dialled */
 	unsigned requests, sends, receives;
 	uint32_t waiting[SIM_CLIENTS_MAX]; /* of a listener: clients, first come first */
 	unsigned waiting_n;
@@ -133,7 +139,7 @@ static struct file *file_of(int fd, const char *what)
 
 static struct sim_tcp *wire_of(const struct file *f)
 {
-	return &sim.clients[f->client].wire;
+	return f->wire;
 }
 
 static int open_file(bool listener, unsigned shard, int client)
@@ -147,9 +153,11 @@ static int open_file(bool listener, unsigned shard, int client)
 		if (!kernel.files[i].open && kernel.files[i].requests == 0 && skip-- == 0)
 			break;
 	assert(i < FDS_MAX);
-	kernel.files[i] = (struct file){
-		.open = true, .listener = listener, .shard = shard, .client = client
-	};
+	kernel.files[i] = (struct file){ .wire = client >= 0 ? &sim.clients[client].wire : NULL,
+					 .open = true,
+					 .listener = listener,
+					 .shard = shard,
+					 .client = client };
 	return FD_FIRST + (int)i;
 }
 
@@ -442,9 +450,12 @@ static bool recv_goes_on(struct request *r)
 	return complete(r, (int)n, r->op == REQUEST_RECV && !r->once && may_go_on(), buffer);
 }
 
-static void count_lines(struct sim_tcp *w, const char *p, size_t n)
+static void count_lines(const struct file *f, const char *p, size_t n)
 {
-	if (client_hears_frames(w))
+	/* A server is no subscriber. */
+	if (f->client < 0)
+		return;
+	if (client_hears_frames(f->wire))
 		sim.lines += n;
 	else
 		while (n-- > 0)
@@ -458,7 +469,7 @@ static bool send_into_the_void(struct request *r)
 	if (wire_of(r->file)->tls != NULL)
 		return complete(r, (int)r->total, false, -1);
 	for (unsigned i = 0; i < r->spans_n; i++)
-		count_lines(wire_of(r->file), r->spans[i].iov_base, r->spans[i].iov_len);
+		count_lines(r->file, r->spans[i].iov_base, r->spans[i].iov_len);
 	return complete(r, (int)r->total, false, -1);
 }
 
@@ -506,7 +517,7 @@ static bool send_goes_on(struct request *r)
 				sim_tls_hear(w, (char *)s.iov_base + skip, n);
 			} else {
 				n = pipe_write(&w->out, (char *)s.iov_base + skip, n);
-				count_lines(w, (char *)s.iov_base + skip, n);
+				count_lines(r->file, (char *)s.iov_base + skip, n);
 			}
 			moved += n;
 		}
@@ -530,9 +541,18 @@ static bool timer_goes_on(struct request *r)
 	return complete(r, -ETIME, may_go_on(), -1);
 }
 
+static bool connect_goes_on(struct request *r)
+{
+	int result = server_accept(&r->file->wire);
+
+	return result != -EAGAIN && complete(r, result, false, -1);
+}
+
 static bool proceeds(struct request *r)
 {
 	switch (r->op) {
+	case REQUEST_CONNECT:
+		return connect_goes_on(r);
 	case REQUEST_ACCEPT:
 		return accept_goes_on(r);
 	case REQUEST_RECV:
@@ -646,6 +666,7 @@ static void start(struct request *r)
 		arm(r);
 		return;
 	case REQUEST_ACCEPT:
+	case REQUEST_CONNECT:
 	case REQUEST_RECV:
 	case REQUEST_RECV_INTO:
 	case REQUEST_SEND:
@@ -1057,6 +1078,8 @@ void ring_close(struct ring *ring, int fd)
 	sim_trace("kernel  close fd %" PRIu64, (uint64_t)fd, 0, 0, 0);
 	f->open = false;
 	w = wire_of(f);
+	if (w == NULL)
+		return;
 	w->broker_fin = w->broker_closed = true;
 	if (f->reset_at_close)
 		kernel_reset(w);
@@ -1117,23 +1140,22 @@ void ring_reset(struct ring *ring, int fd)
 	file_of(fd, "a reset")->reset_at_close = true;
 }
 
-/* Nobody dials yet. */
 int ring_socket(struct ring *ring, int family, int silence_ms)
 {
-	(void)ring;
 	(void)family;
 	(void)silence_ms;
-	return -EAFNOSUPPORT;
+	if (sim.params.upstream == UPSTREAM_SIM_NONE)
+		return -EAFNOSUPPORT;
+	return open_file(false, ring->shard, -1);
 }
 
+/* Whatever the address is: there is one server. */
 void ring_connect(struct ring *ring, int fd, const void *address, unsigned address_bytes,
 		  uint64_t user_data)
 {
-	(void)ring;
 	(void)address;
 	(void)address_bytes;
-	(void)user_data;
-	sim_fail("a dial on fd %d, which cannot be", fd);
+	queue(ring, REQUEST_CONNECT, fd, user_data);
 }
 
 void ring_listen_options(int fd, size_t send_buffer_bytes, int silence_ms)

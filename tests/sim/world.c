@@ -65,7 +65,7 @@ const char *const fault_names[FAULTS] = {
 	[FAULT_PREEMPT] = "preempt", [FAULT_RESET] = "reset",       [FAULT_STALL] = "stall",
 	[FAULT_TIME] = "time",       [FAULT_MEMORY] = "memory",     [FAULT_GARBAGE] = "garbage",
 	[FAULT_RELOAD] = "reload",   [FAULT_DRAIN] = "drain",       [FAULT_LIMITS] = "limits",
-	[FAULT_BUDGET] = "budget",   [FAULT_TLS] = "tls",
+	[FAULT_BUDGET] = "budget",   [FAULT_TLS] = "tls",           [FAULT_UPSTREAM] = "upstream",
 };
 
 /* ---- what happened ---- */
@@ -162,6 +162,7 @@ static void draw_rates(void)
 	sim.rate[FAULT_ACCEPT] += 1;
 	sim.rate[FAULT_ENTER] += 1;
 	sim.rate[FAULT_PREEMPT] += 1;
+	sim.rate[FAULT_UPSTREAM] += 200;
 }
 
 static unsigned power(struct random *r, unsigned low, unsigned high)
@@ -273,6 +274,8 @@ static struct config *make_config(unsigned version)
 	if (sim.params.faults & 1u << FAULT_BUDGET)
 		c->limits.memory_bytes = draw_budget(version);
 	draw_paces(c, version);
+	if (sim.params.upstream != UPSTREAM_SIM_NONE)
+		cluster_configure(c);
 	if (world_adjust != NULL)
 		world_adjust(c);
 	return c;
@@ -570,6 +573,7 @@ static void go_on(unsigned rounds_max, bool sleep)
 		push_posted();
 		check_budget();
 		any |= step_clients();
+		any |= server_step();
 		any |= kernel_sweep();
 		any |= turn_all();
 		any = any || (sleep && end_sleep());
@@ -664,7 +668,9 @@ static void check_awake(void)
 
 static bool reads(const struct connection *c)
 {
-	return !sim.clients[kernel_client_of(c->socket.fd)].stalled;
+	int client = kernel_client_of(c->socket.fd);
+
+	return client < 0 || !sim.clients[client].stalled;
 }
 
 static void check_stream(const struct shard *s, const struct stream *stream)
@@ -712,7 +718,7 @@ static void check_connection(struct connection *c, void *argument)
 
 	(void)argument;
 	/* A request may wait for a message that is still to come. */
-	if (c->awaiting && !held_up() && sim.clients[client].role < ROLE_READER)
+	if (c->awaiting && !held_up() && client >= 0 && sim.clients[client].role < ROLE_READER)
 		sim_fail("client %d still waits for a home", client);
 	if (c->socket.sending && reads(c))
 		sim_fail("client %d reads and a send to it does not end", client);
@@ -1241,6 +1247,9 @@ static long before, started;
 void world_begin(const struct sim_params *params, bool verbose)
 {
 	sim = (struct sim){ .params = *params, .verbose = verbose, .now_ns = 1000 * NS_PER_S };
+	if (params->upstream != UPSTREAM_SIM_NONE)
+		cluster_restrict(&sim.params);
+	params = &sim.params;
 	sim.random = random_for(params->schedule, 7, 0);
 	sim.topics_n = SIM_TOPICS_MAX;
 	events_n = 0;
@@ -1252,6 +1261,7 @@ void world_begin(const struct sim_params *params, bool verbose)
 	for (unsigned i = 0; i < params->clients; i++)
 		client_init(&sim.clients[i], i);
 	kernel_init();
+	server_init();
 	oracle_init();
 	before = alloc_outstanding();
 	start_broker();
@@ -1272,6 +1282,7 @@ static void end(void)
 	if (alloc_outstanding() != before)
 		sim_fail("%ld allocations are leaked", alloc_outstanding() - before);
 	kernel_release();
+	server_release();
 	oracle_release();
 	wild_release();
 	for (unsigned i = 0; i < sim.clients_n; i++)
@@ -1282,6 +1293,11 @@ static void end(void)
 uint64_t sim_run(const struct sim_params *params, bool verbose)
 {
 	world_begin(params, verbose);
+	if (sim.params.upstream != UPSTREAM_SIM_NONE) {
+		cluster_play();
+		world_end();
+		return sim.trace;
+	}
 	play();
 	end();
 	return sim.trace;
