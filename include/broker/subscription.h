@@ -102,6 +102,9 @@ int subscription_begin(struct subscription *subscription, const struct wire *wir
 /* Its client does not want it any more: nothing more of it from now on but the rest of a message
  * and what the kernel has. It may be gone when this returns. */
 void subscription_end(struct subscription *subscription);
+/* Its client wants no more than what is its already: it gets that, and ends. False: there is
+ * something of it still to be sent; true: it is gone. */
+bool subscription_retire(struct subscription *subscription);
 /* The last that it gets is the message with this number in its stream's count (cursor.counted is
  * where it is): then it ends, and its protocol's `enough` is called. What has come before is its in
  * any case. It stands. It may be gone when this returns. -ENOMEM: there is no limit. */

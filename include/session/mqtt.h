@@ -127,6 +127,7 @@ void mqtt_session_subscribed(struct connection *connection, struct subscription 
 			     const struct subscribe_letter *letter);
 void mqtt_session_logged_in(struct connection *connection, enum access_result result);
 void mqtt_session_refused(struct connection *connection, void *session, enum reason reason);
+void mqtt_session_barrier(struct connection *connection);
 void mqtt_session_sequenced(struct connection *connection, const struct sequenced_letter *letter);
 const char *mqtt_session_say(struct connection *connection, enum reason reason);
 const char *mqtt_session_farewell(const struct connection *connection, bool bye);

@@ -188,6 +188,11 @@ enum resp_done resp_pubsub(struct connection *connection, struct resp_words word
 enum resp_done resp_info(struct connection *connection, struct resp_words words);
 /* A block is about to be published: wants a receipt. */
 void resp_publishing(struct connection *connection, struct block *block);
+/* Whether the ends of some are still on their way: to their homes, or behind messages. */
+static inline bool resp_ends_are_due(const struct connection *c)
+{
+	return c->syncs > 0 || connection_barred(c);
+}
 /* All that it has subscribed to ends, some at a time. True: that was the last. */
 bool resp_end_subscriptions(struct connection *connection);
 void resp_subscriptions_free(struct resp_client *client);
@@ -202,6 +207,7 @@ void resp_session_stop_publishing(struct connection *connection, bool receipt);
 void resp_session_subscribed(struct connection *connection, struct subscription *subscription,
 			     const struct subscribe_letter *letter);
 void resp_session_refused(struct connection *connection, void *session, enum reason reason);
+void resp_session_barrier(struct connection *connection);
 void resp_session_sequenced(struct connection *connection, const struct sequenced_letter *letter);
 void resp_session_logged_in(struct connection *connection, enum access_result result);
 const char *resp_session_say(struct connection *connection, enum reason reason);

@@ -30,6 +30,7 @@ struct mqtt_pending {
 	uint32_t n, at;       /* filters; how many have been looked at */
 	uint32_t outstanding; /* of those, not decided */
 	size_t left;          /* bytes of filters */
+	bool behind;          /* messages of what has ended are still to come before the answer */
 	char bytes[];         /* room for the answer's head; a code for each */
 };
 
@@ -84,7 +85,8 @@ static void answer_if_done(struct mqtt_session *m)
 	size_t codes = m->level == MQTT_5 || p->type == MQTT_SUBACK ? p->n : 0, n;
 	char head[MQTT_SUBACK_HEAD_MAX], *at;
 
-	if (p->at < p->n || p->outstanding > 0 || mqtt_connection(m)->state != CONNECTION_OPEN)
+	if (p->at < p->n || p->outstanding > 0 || p->behind ||
+	    mqtt_connection(m)->state != CONNECTION_OPEN)
 		return;
 	n = mqtt_put_suback(m->level, (enum mqtt_type)p->type, p->id, p->n, head);
 	at = p->bytes + MQTT_SUBACK_HEAD_MAX - n;
@@ -504,10 +506,34 @@ static unsigned unsubscribe(struct mqtt_session *m, struct span filter)
 
 	if (s == NULL)
 		return MQTT_NO_SUBSCRIPTION;
-	end_before(m, s);
-	subscription_end(s->subscription);
+	if (!subscription_retire(s->subscription))
+		m->work->pending->behind = true;
 	forget(m, s);
 	return MQTT_SUCCESS;
+}
+
+/* Whether something that the client has published may still be on its way: that goes before. */
+static bool fenced(struct mqtt_session *m)
+{
+	struct connection *c = mqtt_connection(m);
+
+	gather_flush(c);
+	if (!c->published && !connection_barred(c))
+		return false;
+	intake_hold(m->intake);
+	if (!connection_barred(c))
+		connection_barrier(c);
+	return true;
+}
+
+void mqtt_session_barrier(struct connection *c)
+{
+	struct mqtt_session *m = mqtt_of(c);
+
+	if (m->work == NULL || m->work->pending == NULL)
+		return;
+	m->work->pending->behind = false;
+	answer_if_done(m);
 }
 
 size_t mqtt_take_subscribe(struct mqtt_session *m, const struct mqtt_head *head, struct span in)
@@ -515,8 +541,11 @@ size_t mqtt_take_subscribe(struct mqtt_session *m, const struct mqtt_head *head,
 	struct span body = { in.data + head->bytes, head->remaining };
 	struct mqtt_pending *p;
 	struct mqtt_subscribe s;
-	unsigned reason = mqtt_subscribe(m->level, head, body, &s);
+	unsigned reason;
 
+	if (fenced(m))
+		return 0;
+	reason = mqtt_subscribe(m->level, head, body, &s);
 	if (reason == MQTT_SUCCESS && mqtt_has(&s.properties, MQTT_SUBSCRIPTION_ID))
 		reason = MQTT_NO_SUBSCRIPTION_IDS;
 	if (reason != MQTT_SUCCESS) {
@@ -562,7 +591,7 @@ bool mqtt_go_on_with_pending(struct mqtt_session *m, struct span in, size_t *use
 	for (unsigned n = 0; n < FILTERS_AT_ONCE && mqtt_next_filter(&filters, options, &f); n++) {
 		unsigned code;
 
-		waits = options && in_between(m, f.filter);
+		waits = in_between(m, f.filter);
 		if (waits)
 			break;
 		code = options ? subscribe(m, &f) : unsubscribe(m, f.filter);
@@ -574,6 +603,8 @@ bool mqtt_go_on_with_pending(struct mqtt_session *m, struct span in, size_t *use
 	}
 	*used = p->left - left.len;
 	p->left = left.len;
+	if (p->behind && p->at == p->n)
+		connection_barrier(mqtt_connection(m));
 	answer_if_done(m);
 	return !waits;
 }

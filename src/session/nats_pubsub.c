@@ -281,7 +281,7 @@ size_t nats_unsubscribe(struct connection *c, const struct nats_event *e, size_t
 	sub = ns->subscription;
 	forget(c, ns);
 	if (sub != NULL)
-		subscription_end(sub);
+		(void)subscription_retire(sub);
 	return used;
 }
 

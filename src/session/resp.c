@@ -347,7 +347,7 @@ static enum resp_done run_reset(struct connection *c, struct resp_words words)
 
 	(void)words;
 	if (!resp_end_subscriptions(c))
-		return c->syncs > 0 ? RESP_WAITS : RESP_AGAIN;
+		return resp_ends_are_due(c) ? RESP_WAITS : RESP_AGAIN;
 	access_logout(c);
 	set_name(c, SPAN(""));
 	r->version = RESP_2;
@@ -724,6 +724,12 @@ void resp_session_ended(struct connection *c)
 		intake_ended(resp_of(c)->intake);
 	else
 		connection_goodbye(c);
+}
+
+/* The command that waits for it goes on with its connection. */
+void resp_session_barrier(struct connection *c)
+{
+	(void)c;
 }
 
 void resp_session_resume(struct connection *c)

@@ -356,16 +356,19 @@ static void add_home(struct homes *homes, unsigned home)
 		homes->of[homes->n++] = home;
 }
 
-/* It gets nothing from here on, and is confirmed when its homes know. */
-static void end_core(struct resp_subscription *rs, struct homes *homes)
+/* Nothing is for it from here on, and its end is confirmed when its homes know and its client has
+ * what was. True: that is still to be sent. */
+static bool end_core(struct resp_subscription *rs, struct homes *homes)
 {
+	struct subscription *core = rs->core;
+
 	const struct interest *i = subscription_interest(rs->core);
 	unsigned homes_n = i->wild != NULL ? i->wild->homes_n : 1;
 
 	for (unsigned n = 0; n < homes_n; n++)
 		add_home(homes, i->home + n);
-	subscription_end(rs->core);
 	rs->core = NULL;
+	return !subscription_retire(core);
 }
 
 /* The next of a kind, WORDS_AT_ONCE at most, or those that are named. */
@@ -374,22 +377,25 @@ static unsigned end_some(struct connection *c, enum resp_push push, struct resp_
 	struct resp_client *r = resp_of(c);
 	struct homes homes = { .n = 0 };
 	struct list *first = r->subscribed->of[push], *l = first;
+	bool behind = false;
 	unsigned n = 0;
 
 	if (r->work->step == UNSUBSCRIBE_ALL)
 		do {
-			end_core(LIST_ENTRY(l, struct resp_subscription, link), &homes);
+			behind |= end_core(LIST_ENTRY(l, struct resp_subscription, link), &homes);
 			l = l->next;
 		} while (++n < WORDS_AT_ONCE && l != first);
 	for (; r->work->step == UNSUBSCRIBE_NAMED && n < WORDS_AT_ONCE && words.n > 0; n++) {
 		struct resp_subscription *rs = find(r, push, resp_word(&words));
 
 		if (rs != NULL && rs->core != NULL)
-			end_core(rs, &homes);
+			behind |= end_core(rs, &homes);
 	}
 	interests_recount(c->shard);
 	for (unsigned i = 0; i < homes.n; i++)
 		(void)connection_sync(c, homes.of[i]);
+	if (behind)
+		connection_barrier(c);
 	return n;
 }
 
@@ -433,7 +439,7 @@ enum resp_done resp_unsubscribe(struct connection *c, struct resp_words words)
 	}
 	if (r->work->asked == 0)
 		r->work->asked = (uint8_t)end_some(c, push, words);
-	if (c->syncs > 0)
+	if (resp_ends_are_due(c))
 		return RESP_WAITS;
 	for (; r->work->asked > 0; r->work->asked--)
 		confirm_end(&o, push,
@@ -451,7 +457,7 @@ bool resp_end_subscriptions(struct connection *c)
 	struct resp_client *r = resp_of(c);
 	unsigned push = 0, n;
 
-	if (c->syncs > 0)
+	if (resp_ends_are_due(c))
 		return false;
 	while (push < RESP_PUSHES && r->subscribed->of[push] == NULL)
 		push++;

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from harness import PATIENCE, Broker
-from mqtt_wire import Client, connect, packet, properties, publish, string, subscribe, unhex, unsubscribe
+from mqtt_wire import PING, PONG, Client, connect, packet, properties, publish, string, subscribe, unhex, unsubscribe
 
 LISTENERS = {
     "mqtt": {"address": "127.0.0.1:0", "protocols": ["mqtt"]},
@@ -281,6 +281,23 @@ def test_nothing_comes_behind_unsuback(place, level):
     assert client.message()[3] == b"1"
     assert [p[0] for p in client.reaction(unsubscribe(level, "gone/x"))] == [0xB0]
     assert client.reaction(publish(level, "gone/x", b"2")) == []
+
+
+def test_what_a_client_publishes_is_before_what_it_subscribes_to_next(place, level):
+    for i in range(8):
+        topic = f"next/{level}/{i}"
+        client = place.client(level)
+        client.send(publish(level, topic, b"old", retain=True) + PING)
+        assert client.next() == PONG
+        client.send(publish(level, topic, b"kept", retain=True) + subscribe(level, topic))
+        assert client.next()[0] == 0x90
+        flags, _, _, payload = client.message()
+        assert (flags, payload) == (1, b"kept")
+        # It has that once, and what it publishes now before its subscription ends.
+        client.send(publish(level, topic, b"last") + unsubscribe(level, topic) + publish(level, topic, b"late"))
+        assert client.message()[3] == b"last"
+        assert client.next()[0] == 0xB0
+        assert client.reaction() == []
 
 
 def test_the_same_filter_again_takes_the_place_of_the_first(place, level):

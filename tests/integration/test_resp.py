@@ -146,6 +146,17 @@ SAME = {
 }
 
 
+def test_what_was_counted_comes_before_the_end_of_either_subscription(broker):
+    """A connection in RESP3 may publish to itself, and end one of two subscriptions in the same breath."""
+    for i in range(8):
+        with Resp(broker.address()) as c:
+            c.say("HELLO", "3").reply()
+            c.send(b"".join(command(*words) for words in (("SUBSCRIBE", f"both.{i}"), ("PSUBSCRIBE", f"both.{i}*"))))
+            c.send(command("PUBLISH", f"both.{i}", "x") + command("PUNSUBSCRIBE") + command("UNSUBSCRIBE"))
+            said = [c.reply() for _ in range(7)]
+            assert [b"x" in words for words in said[3:5]] == [True, True], said
+
+
 @pytest.mark.parametrize("version", [2, 3])
 @pytest.mark.parametrize("name", SAME)
 def test_replies_are_those_of_the_real_server(broker, redis, name, version):

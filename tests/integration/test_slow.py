@@ -1,10 +1,13 @@
 """Subscribers that stop reading: they delay nobody, cost a bounded backlog, and are dealt with by policy."""
 
+import re
 import time
 
 import pytest
 
-from harness import PATIENCE, SANITIZER, Expect, at_most, numbered
+from harness import PATIENCE, SANITIZER, Expect, at_most, dial, line_listener, numbered
+from mqtt_wire import connect, subscribe, unsubscribe
+from resp import command
 
 RCVBUF = 64 << 10  # of stalled subscribers: little enough that the broker notices soon
 SIZE = 1000
@@ -166,3 +169,34 @@ def test_200_stalled_subscribers_cost_one_backlog(start):
     assert {c.sink.wrong_at for c in slow} == {None} and not any(c.ended for c in slow)
     matched = 3000 * (count + 1)
     broker.stop(published=3000, matched=matched, delivered=matched, dropped=0)
+
+
+# A subscriber of each door that reads nothing until its end has been said: what it subscribes with, what that
+# is answered, how the end is said, and what the answer ends with.
+GOODBYES = {
+    "nats": (b"CONNECT {}\r\nSUB going 1\r\nPING\r\n", b"PONG\r\n", b"UNSUB 1\r\nPING\r\n", b"PONG\r\n"),
+    "resp": (command("SUBSCRIBE", "going"), b":1\r\n", command("UNSUBSCRIBE", "going"), b":0\r\n"),
+    "mqtt": (connect() + subscribe(4, "going"), b"\x90\x03\x00\x01\x00", unsubscribe(4, "going"), b"\xb0\x02\x00\x01"),
+}
+
+
+@pytest.mark.parametrize("door", GOODBYES)
+def test_what_was_published_before_the_end_of_a_subscription_is_delivered(start, door):
+    listen = {"main": line_listener(), "door": {"address": "127.0.0.1:0", "protocols": [door]}}
+    broker = start(reactors=1, listen=listen, limits={"send_buffer_bytes": "16K"})
+    begin, begun, goodbye, ended = GOODBYES[door]
+    messages = numbered(b"m", 1000, SIZE)
+    with dial(broker.address(1), rcvbuf=RCVBUF) as client:
+        client.settimeout(PATIENCE)
+        client.sendall(begin)
+        heard = b""
+        while not heard.endswith(begun):
+            heard += client.recv(1 << 16)
+        broker.publish("going", *messages)
+        client.sendall(goodbye)
+        heard = b""
+        while not heard.endswith(ended):
+            heard += client.recv(1 << 16)
+    assert re.findall(rb"m \d+ \.+", heard) == messages
+    broker.publish("going", b"too late")
+    broker.stop(matched=1000, delivered=1000, dropped=0)

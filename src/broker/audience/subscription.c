@@ -412,6 +412,25 @@ static void have_enough(struct subscription *sub)
 		c->protocol->enough(c, session);
 }
 
+/* Whether it is gone. */
+static bool end_with_enough(struct subscription *sub)
+{
+	have_enough(sub);
+	if (subscription_is(sub, SUBSCRIPTION_IN_FLIGHT) || !subscription_done(sub))
+		return false;
+	subscription_free(sub, DROP_CLOSED);
+	return true;
+}
+
+bool subscription_retire(struct subscription *sub)
+{
+	sub->session = NULL;
+	if (!subscription_is(sub, SUBSCRIPTION_ASKED))
+		return end_with_enough(sub);
+	subscription_end(sub);
+	return true;
+}
+
 int subscription_limit(struct subscription *sub, uint64_t count)
 {
 	struct interest *i = subscription_interest(sub);
@@ -419,9 +438,7 @@ int subscription_limit(struct subscription *sub, uint64_t count)
 
 	forget_limit(i, sub);
 	if (sub->stream->count >= count) {
-		have_enough(sub);
-		if (!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT) && subscription_done(sub))
-			subscription_free(sub, DROP_CLOSED);
+		(void)end_with_enough(sub);
 		return 0;
 	}
 	limit = memory_new(sizeof(*limit));
