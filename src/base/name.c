@@ -159,21 +159,36 @@ struct span name_patterns_meet(struct span a, struct span b, char out[NAME_BYTES
 	return (struct span){ out, fits ? len : 0 };
 }
 
+enum { WORD = 8 }; /* bytes looked at together */
+
+static inline uint64_t word_at(const char *at)
+{
+	uint64_t word;
+
+	memcpy(&word, at, WORD);
+	return word;
+}
+
+static inline bool ascii(uint64_t word)
+{
+	return (word & UINT64_MAX / 255 * 0x80) == 0;
+}
+
 /* Most text is ASCII: how many bytes, in words of eight, are nothing else. */
 static size_t ascii_words(struct span text)
 {
 	size_t n = 0;
 
-	for (uint64_t word[4]; n + sizeof(word) <= text.len; n += sizeof(word)) {
-		memcpy(word, text.data + n, sizeof(word));
-		if ((word[0] | word[1] | word[2] | word[3]) & UINT64_MAX / 255 * 0x80)
+	for (; n + 4 * WORD <= text.len; n += 4 * WORD) {
+		const char *at = text.data + n;
+
+		if (!ascii(word_at(at) | word_at(at + WORD) | word_at(at + 2 * WORD) |
+			   word_at(at + 3 * WORD)))
 			break;
 	}
-	for (uint64_t word; n + sizeof(word) <= text.len; n += sizeof(word)) {
-		memcpy(&word, text.data + n, sizeof(word));
-		if (word & UINT64_MAX / 255 * 0x80)
+	for (; n + WORD <= text.len; n += WORD)
+		if (!ascii(word_at(text.data + n)))
 			break;
-	}
 	return n;
 }
 
