@@ -122,9 +122,10 @@ static void publish_part(struct connection *c, const struct websocket_event *e)
 	if (!may_publish(c))
 		return;
 	if (e->last && in->message == NULL) {
-		const struct record message = { .payload = e->bytes };
-
-		if (gather_add(c, topic_of(c), &message) != 0)
+		/* All that it publishes is for its one topic. */
+		if (gather_more(c, e->bytes))
+			return;
+		if (gather_add(c, topic_of(c), &(struct record){ .payload = e->bytes }) != 0)
 			connection_error(c, REASON_MEMORY);
 		return;
 	}
