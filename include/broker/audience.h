@@ -58,6 +58,7 @@ struct undelivered {
 	 * the turn of this stream, pinned; NULL: of all of them. */
 	struct interest **of;
 	uint32_t of_n, at;
+	bool matching; /* it is not known yet which patterns match it */
 	struct stream *stream;
 	uint32_t number; /* of the last that there was: streams that have got it know it by this */
 };

@@ -35,6 +35,7 @@ struct wild {
 	 * caught up with its streams; how many of these lag so far. */
 	uint64_t *held;
 	uint32_t holding;
+	uint32_t found_at; /* where it was found last in what is being matched */
 	char key[];
 };
 
@@ -57,6 +58,9 @@ struct wilds {
 	struct interest **found;
 	uint32_t found_n, found_slots;
 	bool lost; /* there was no memory for all */
+	bool gone; /* some have gone since: they are NULL */
+	struct pattern_walk walk;
+	uint64_t generation; /* when that began */
 };
 
 /* An interest in a pattern; it is in no table yet. NULL: out of memory. */
@@ -71,8 +75,12 @@ struct wild *wilds_find(const struct wilds *wilds, const struct pattern_key *key
 int wilds_add(struct wilds *wilds, struct wild *wild);
 void wilds_remove(struct wilds *wilds, struct wild *wild);
 
-/* The interests in patterns that match a block's name, *n of them; valid until the next call. */
-struct interest *const *wilds_match(struct wilds *wilds, const struct block *block, uint32_t *n);
+/* The interests in patterns that match a block's name, *n of them; valid until the next call. NULL:
+ * it is not known yet, for want of time in this turn; wilds_match_on goes on. */
+struct interest *const *wilds_match(struct shard *shard, const struct block *block, uint32_t *n);
+struct interest *const *wilds_match_on(struct shard *shard, const struct block *block, uint32_t *n);
+/* The block is forgotten. */
+void wilds_match_forget(struct wilds *wilds);
 
 /* Whether something is kept that nobody needs any more; then some of it is to be forgotten in each
  * turn. */

@@ -71,11 +71,28 @@ struct pattern_node {
 	uint32_t children;     /* beside the star */
 };
 
+/* A node that has the name's first levels, and so many of these. */
+struct pattern_visit {
+	const struct pattern_node *node; /* NULL: it has gone meanwhile */
+	unsigned levels;
+};
+
+/* Looking for all that match a name, in pieces. */
+struct pattern_walk {
+	struct span name, levels[NAME_LEVELS_MAX];
+	unsigned levels_n, waiting_n;
+	/* Of two ways on, one waits: never more than one for each level. */
+	struct pattern_visit at, waiting[NAME_LEVELS_MAX + 1];
+	bool ends_seen;       /* of the node that it is at: those that end there, or go on */
+	struct pattern *next; /* the next one of those that stand there */
+};
+
 struct patterns {
 	struct table keys, nodes;
 	struct pattern_node root;
 	struct table prefixes;                   /* struct pattern_prefix */
 	uint32_t prefixes_n[NAME_BYTES_MAX + 1]; /* of each length */
+	struct pattern_walk *walk;               /* one that has stopped; or NULL */
 	struct pattern *globs;                   /* those that are compared */
 	uint32_t globs_n;
 	uint64_t generation;                   /* changes that may concern any name; */
@@ -104,6 +121,14 @@ void patterns_touch(struct patterns *patterns, const struct pattern *pattern);
  * the table. */
 void patterns_match(const struct patterns *patterns, struct span name,
 		    void (*matched)(struct pattern *, void *), void *argument);
+
+/* The same in pieces: begins, and goes on by so many steps. The name must stay. True: it has come
+ * to its end; one that has stopped before may be forgotten. What is added meanwhile may be left
+ * out, what is removed is not called for any more. */
+void pattern_walk_begin(struct pattern_walk *walk, struct span name);
+bool pattern_walk_on(struct patterns *patterns, struct pattern_walk *walk, unsigned steps,
+		     void (*matched)(struct pattern *, void *), void *argument);
+void pattern_walk_forget(struct patterns *patterns);
 
 /* Whether this one does; it need not be in a table. */
 bool pattern_matches(const struct pattern *pattern, struct span name);

@@ -2,6 +2,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <string.h>
 
 #include "base/hash.h"
@@ -197,6 +198,16 @@ static struct pattern_node *child_or_new(struct patterns *p, struct pattern_node
 	return n;
 }
 
+/* This node goes; nothing stands there, and none is below. */
+static void walk_around(struct pattern_walk *w, const struct pattern_node *n)
+{
+	if (w->at.node == n)
+		w->at.node = NULL;
+	for (unsigned i = 0; i < w->waiting_n; i++)
+		if (w->waiting[i].node == n)
+			w->waiting[i].node = NULL;
+}
+
 /* Nodes that lead nowhere go, from this one up. */
 static void prune(struct patterns *p, struct pattern_node *n)
 {
@@ -204,6 +215,8 @@ static void prune(struct patterns *p, struct pattern_node *n)
 	       n->star == NULL && n->children == 0) {
 		struct pattern_node *parent = n->parent;
 
+		if (p->walk != NULL)
+			walk_around(p->walk, n);
 		if (parent->star == n) {
 			parent->star = NULL;
 		} else {
@@ -367,6 +380,8 @@ int patterns_add(struct patterns *p, struct pattern *pattern)
 void patterns_remove(struct patterns *p, struct pattern *pattern)
 {
 	table_remove(&p->keys, &pattern->named);
+	if (p->walk != NULL && p->walk->next == pattern)
+		p->walk->next = pattern->next;
 	if (pattern->form == GLOB_PREFIX) {
 		struct glob_meaning meaning;
 
@@ -395,44 +410,77 @@ static void tell(const struct match *m, struct pattern *list)
 		m->matched(p, m->argument);
 }
 
-/* A node that has the name's first levels, and so many of these. */
-struct visit {
-	const struct pattern_node *node;
-	unsigned levels;
-};
-
-static void match_levels(const struct patterns *p, struct span name, const struct match *m)
+static bool wildcards(const struct pattern_walk *w)
 {
-	struct span levels[NAME_LEVELS_MAX];
-	/* Of two ways on, one waits: never more than one for each level. */
-	struct visit waiting[NAME_LEVELS_MAX + 1], at = { &p->root, 0 };
-	bool dollar = *name.data == '$';
-	unsigned n = 0, waiting_n = 0;
+	return w->at.levels > 0 || *w->name.data != '$';
+}
 
-	while (name.len > 0 && n < NAME_LEVELS_MAX)
-		levels[n++] = level_next(&name);
-	for (;;) {
-		const struct pattern_node *node = at.node, *next = NULL;
-		bool wildcards = at.levels > 0 || !dollar;
+static void arrive(struct pattern_walk *w, struct pattern_visit at)
+{
+	w->at = at;
+	w->ends_seen = false;
+	w->next = at.node != NULL && wildcards(w) ? at.node->from : NULL;
+}
 
-		if (wildcards)
-			tell(m, node->from);
-		if (at.levels == n) {
-			tell(m, node->here);
-		} else {
-			if (wildcards)
-				tell(m, node->below);
-			next = child(p, node, levels[at.levels]);
-			if (wildcards && node->star != NULL)
-				waiting[waiting_n++] = (struct visit){ node->star, at.levels + 1 };
-		}
-		if (next != NULL)
-			at = (struct visit){ next, at.levels + 1 };
-		else if (waiting_n > 0)
-			at = waiting[--waiting_n];
-		else
-			return;
+void pattern_walk_begin(struct pattern_walk *w, struct span name)
+{
+	w->name = name;
+	w->levels_n = w->waiting_n = 0;
+	while (name.len > 0 && w->levels_n < NAME_LEVELS_MAX)
+		w->levels[w->levels_n++] = level_next(&name);
+	w->at = (struct pattern_visit){ NULL, 0 };
+	w->next = NULL;
+	w->ends_seen = false;
+}
+
+/* Those that end with the name at the node that it is at, or go on from there. */
+static struct pattern *ends_here(const struct pattern_walk *w)
+{
+	if (w->at.node == NULL)
+		return NULL;
+	if (w->at.levels == w->levels_n)
+		return w->at.node->here;
+	return wildcards(w) ? w->at.node->below : NULL;
+}
+
+/* To the next node. False: there is none. */
+static bool move_on(const struct patterns *p, struct pattern_walk *w)
+{
+	const struct pattern_node *node = w->at.node, *next = NULL;
+	unsigned levels = w->at.levels + 1;
+
+	if (node != NULL && w->at.levels < w->levels_n) {
+		next = child(p, node, w->levels[w->at.levels]);
+		if (wildcards(w) && node->star != NULL)
+			w->waiting[w->waiting_n++] = (struct pattern_visit){ node->star, levels };
 	}
+	if (next != NULL)
+		arrive(w, (struct pattern_visit){ next, levels });
+	else if (w->waiting_n > 0)
+		arrive(w, w->waiting[--w->waiting_n]);
+	else
+		return false;
+	return true;
+}
+
+/* Whether it has been at all nodes. */
+static bool match_levels(const struct patterns *p, struct pattern_walk *w, unsigned steps,
+			 const struct match *m)
+{
+	for (; steps > 0; steps--) {
+		struct pattern *pattern = w->next;
+
+		if (pattern != NULL) {
+			w->next = pattern->next;
+			m->matched(pattern, m->argument);
+		} else if (!w->ends_seen) {
+			w->ends_seen = true;
+			w->next = ends_here(w);
+		} else if (!move_on(p, w)) {
+			return true;
+		}
+	}
+	return false;
 }
 
 static void match_prefixes(const struct patterns *p, struct span name, const struct match *m)
@@ -462,16 +510,46 @@ bool pattern_matches(const struct pattern *p, struct span name)
 	       name_matches((struct span){ p->text.data, p->text.len - 2 }, name);
 }
 
+static bool match_some(const struct patterns *p, struct pattern_walk *w, unsigned steps,
+		       const struct match *m)
+{
+	if (!match_levels(p, w, steps, m))
+		return false;
+	match_prefixes(p, w->name, m);
+	for (struct pattern *g = p->globs; g != NULL; g = g->next)
+		if (glob_matches(g->text, w->name))
+			m->matched(g, m->argument);
+	return true;
+}
+
+bool pattern_walk_on(struct patterns *p, struct pattern_walk *w, unsigned steps,
+		     void (*matched)(struct pattern *, void *), void *argument)
+{
+	const struct match m = { matched, argument };
+	bool all;
+
+	assert(p->walk == NULL || p->walk == w);
+	if (p->walk == NULL)
+		arrive(w, (struct pattern_visit){ &p->root, 0 });
+	all = match_some(p, w, steps, &m);
+	p->walk = all ? NULL : w;
+	return all;
+}
+
+void pattern_walk_forget(struct patterns *p)
+{
+	p->walk = NULL;
+}
+
 void patterns_match(const struct patterns *p, struct span name,
 		    void (*matched)(struct pattern *, void *), void *argument)
 {
 	const struct match m = { matched, argument };
+	struct pattern_walk w;
 
 	if (patterns_empty(p))
 		return;
-	match_levels(p, name, &m);
-	match_prefixes(p, name, &m);
-	for (struct pattern *g = p->globs; g != NULL; g = g->next)
-		if (glob_matches(g->text, name))
-			matched(g, argument);
+	pattern_walk_begin(&w, name);
+	arrive(&w, (struct pattern_visit){ &p->root, 0 });
+	(void)match_some(p, &w, UINT_MAX, &m);
 }

@@ -662,6 +662,94 @@ static void a_message_is_dealt_to_very_many_groups_over_turns(void **state)
 	one_message_goes_to_very_many_over_turns(true);
 }
 
+/* ---- very many patterns ---- */
+
+enum { PATTERN_LEVELS = 9, PATTERNS = 1 << PATTERN_LEVELS, FOUND_IN_A_TURN = 40 };
+
+/* Of each level either its name or a star: all match the one without stars. */
+static const char *pattern_of(unsigned stars, const char *command, const char *rest)
+{
+	static char line[128];
+	size_t n = (size_t)snprintf(line, sizeof(line), "%s ", command);
+
+	for (unsigned i = 0; i < PATTERN_LEVELS; i++)
+		n += (size_t)snprintf(line + n, sizeof(line) - n, stars >> i & 1 ? "%s*" : "%s%u",
+				      i > 0 ? "." : "", i);
+	(void)snprintf(line + n, sizeof(line) - n, " %s\r\n", rest);
+	return line;
+}
+
+static void say_pattern(struct client *c, unsigned stars, const char *command, const char *rest)
+{
+	const char *line = pattern_of(stars, command, rest);
+
+	client_say(c, line, strlen(line));
+}
+
+static struct client *nats_who_wants_all_patterns(void)
+{
+	struct client *c = client_who_says("CONNECT {\"verbose\":false}\r\n");
+	char sid[12];
+
+	for (unsigned i = 1; i < PATTERNS; i++) {
+		(void)snprintf(sid, sizeof(sid), "%u", i);
+		say_pattern(c, i, "SUB", sid);
+	}
+	say(c, "PING\r\n");
+	assert_int_equal(times(c, "PONG"), 1);
+	c->line_n = 0;
+	return c;
+}
+
+/* Who comes meanwhile is behind the message, and who leaves does without it. */
+static void the_patterns_that_match_a_name_are_found_over_turns(void **state)
+{
+	struct shard *s = begin(no_pace, 1);
+	const struct wilds *w = &s->audience.wilds;
+	struct client *many, *publisher, *late = NULL;
+	uint32_t most = 0;
+
+	(void)state;
+	sim.broker.listeners[0].protocols |= CONFIG_PROTOCOL_NATS;
+	many = nats_who_wants_all_patterns();
+	publisher = client_who_says("CONNECT {\"verbose\":false}\r\n");
+	s->reactor.params.turn_us = 1;
+	say_pattern(publisher, 0, "PUB", "1\r\nx\r\nPING");
+	while (times(publisher, "PONG") == 0) {
+		uint32_t before = s->audience.undelivered.matching ? w->found_n : 0;
+		uint64_t turns = s->reactor.stats.turns;
+
+		world_step();
+		assert_true(!s->audience.undelivered.matching ||
+			    w->found_n <= before + FOUND_IN_A_TURN *
+							   (s->reactor.stats.turns - turns + 1));
+		most = w->found_n > most ? w->found_n : most;
+		if (late != NULL || !s->audience.undelivered.matching)
+			continue;
+		late = world_client();
+		assert_non_null(late);
+		say_pattern(late, 0, "CONNECT {\"verbose\":false}\r\nSUB", "1");
+		say_pattern(late, PATTERNS - 1, "SUB", "2");
+		client_say(many, "UNSUB 1\r\nUNSUB 511\r\n", 20);
+	}
+	assert_non_null(late);
+	world_rest();
+	assert_true(most >= PATTERNS - 3);
+	assert_in_range(times(many, "\r\nx\r\n"), PATTERNS - 3, PATTERNS - 1);
+	assert_int_equal(times(late, "MSG"), 0);
+	many->line_n = 0;
+	say_pattern(publisher, 0, "PUB", "1\r\nz");
+	world_rest();
+	assert_int_equal(times(many, "\r\nz\r\n"), PATTERNS - 3);
+	assert_int_equal(times(late, "\r\nz\r\n"), 2);
+	leave(many);
+	leave(publisher);
+	leave(late);
+	world_end();
+}
+
+/* ---- very many streams that end ---- */
+
 static size_t streams_of_t(const struct shard *s)
 {
 	const struct interest *i = (const struct interest *)(const void *)table_find(
@@ -712,6 +800,7 @@ int main(void)
 		cmocka_unit_test(what_lines_take_is_taken_off_the_turn),
 		cmocka_unit_test(nothing_is_taken_for_published_in_a_drain),
 		cmocka_unit_test(a_message_goes_to_very_many_forms_of_a_topic_over_turns),
+		cmocka_unit_test(the_patterns_that_match_a_name_are_found_over_turns),
 		cmocka_unit_test(very_many_forms_of_a_topic_that_ends_are_freed_over_turns),
 		cmocka_unit_test(a_message_is_dealt_to_very_many_groups_over_turns),
 		cmocka_unit_test(a_pass_whose_sends_take_long_goes_on_in_the_next_turn),

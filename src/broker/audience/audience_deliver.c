@@ -156,6 +156,18 @@ static bool put_off(struct shard *s, struct block *b, struct stream *stream, str
 	return true;
 }
 
+/* For whoever wants a pattern, too, which is found out in later turns. False: out of memory. */
+static bool put_off_matching(struct shard *s, struct block *b, struct stream *stream,
+			     struct interest *first)
+{
+	struct undelivered *u = &s->audience.undelivered;
+
+	if (!put_off(s, b, stream, stream != NULL ? first : NULL, NULL, 0))
+		return false;
+	u->matching = true;
+	return true;
+}
+
 /* Once only. */
 static void catch_up(struct shard *s, struct stream *stream)
 {
@@ -168,10 +180,39 @@ static void catch_up(struct shard *s, struct stream *stream)
 		append(s, stream, u->block);
 }
 
+/* It is for this interest as well. False: out of memory. */
+static bool add_undelivered(struct undelivered *u, struct interest *i)
+{
+	struct interest **of = u->of;
+
+	if ((u->of_n & (u->of_n - 1)) == 0)
+		of = memory_resize(u->of, (u->of_n > 0 ? 2 * u->of_n : 1) * sizeof(*of));
+	if (of == NULL)
+		return false;
+	u->of = of;
+	u->of[u->of_n++] = i;
+	i->undelivered = true;
+	i->pins++;
+	note_asked(i, u->block);
+	return true;
+}
+
+/* Whether it may turn out to be for this interest. */
+static bool may_be_for(const struct undelivered *u, const struct interest *i)
+{
+	return u->matching && !i->undelivered && i->wild != NULL &&
+	       i->wild->pattern.group.len == 0 &&
+	       pattern_matches(&i->wild->pattern, block_name(u->block));
+}
+
 struct stream *audience_stream(struct shard *s, struct interest *i, const struct wire *wire)
 {
-	struct stream *stream = interest_stream(i, wire);
+	struct undelivered *u = &s->audience.undelivered;
+	struct stream *stream;
 
+	if (may_be_for(u, i) && !add_undelivered(u, i))
+		return NULL;
+	stream = interest_stream(i, wire);
 	if (stream != NULL && i->undelivered)
 		catch_up(s, stream);
 	return stream;
@@ -197,11 +238,30 @@ static bool catch_up_more(struct shard *s, struct undelivered *u)
 	return stream == NULL;
 }
 
+/* Whether it is known now which patterns match it. */
+static bool match_more(struct shard *s, struct undelivered *u)
+{
+	struct interest *const *of;
+	uint32_t n;
+
+	of = wilds_match_on(s, u->block, &n);
+	if (of == NULL)
+		return false;
+	u->matching = false;
+	for (uint32_t k = 0; k < n; k++) {
+		if (of[k]->undelivered || add_undelivered(u, of[k]))
+			continue;
+		for (struct stream *stream = append_wild(s, of[k], u->block); stream != NULL;)
+			stream = append_to_all(s, of[k], stream, u->block);
+	}
+	return true;
+}
+
 void audience_go_on(struct shard *s)
 {
 	struct undelivered *u = &s->audience.undelivered;
 
-	if (u->block == NULL)
+	if (u->block == NULL || (u->matching && !match_more(s, u)))
 		return;
 	while (u->at < u->of_n && catch_up_more(s, u)) {
 		struct interest *i = u->of[u->at++];
@@ -224,11 +284,29 @@ void audience_forget_undelivered(struct shard *s)
 
 	if (u->block != NULL)
 		block_unref(u->block);
+	if (u->matching)
+		wilds_match_forget(&s->audience.wilds);
 	memory_free(u->of);
 	*u = (struct undelivered){ .number = u->number };
 }
 
 /* ---- all that comes ---- */
+
+/* The interests in patterns that it is for. False: that is found out in later turns. */
+static bool match(struct shard *s, struct block *b, struct interest *i, struct stream *stream,
+		  struct interest *const **of, uint32_t *n)
+{
+	*n = 0;
+	*of = NULL;
+	if (patterns_empty(&s->audience.wilds.patterns))
+		return true;
+	*of = wilds_match(s, b, n);
+	if (*of == NULL && put_off_matching(s, b, stream, i))
+		return false;
+	while (*of == NULL)
+		*of = wilds_match_on(s, b, n);
+	return true;
+}
 
 /* To this interest's streams from one on (NULL: to none), and to whoever wants a pattern. False: it
  * has been put off. */
@@ -236,11 +314,9 @@ static bool deliver_wild(struct shard *s, struct block *b, struct interest *i,
 			 struct stream *stream)
 {
 	struct interest *const *of;
-	uint32_t n = 0;
+	uint32_t n;
 
-	of = patterns_empty(&s->audience.wilds.patterns) ? NULL
-							 : wilds_match(&s->audience.wilds, b, &n);
-	if (stream != NULL && put_off(s, b, stream, i, of, n))
+	if (!match(s, b, i, stream, &of, &n) || (stream != NULL && put_off(s, b, stream, i, of, n)))
 		return false;
 	while (stream != NULL)
 		stream = append_to_all(s, i, stream, b);

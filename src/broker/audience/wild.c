@@ -17,6 +17,7 @@ enum {
 	MATCHED_MAX = 1 << 18, /* and never more than this */
 	MATCHED_LOOKED_AT = 2, /* for each one that is added */
 	FORGOTTEN_AT_ONCE = 64,
+	MATCH_STEPS = 8, /* that cost about as much as a letter */
 };
 
 /* ---- interests ---- */
@@ -79,6 +80,11 @@ int wilds_add(struct wilds *w, struct wild *wild)
 
 void wilds_remove(struct wilds *w, struct wild *wild)
 {
+	if (w->patterns.walk != NULL && wild->found_at < w->found_n &&
+	    w->found[wild->found_at] == wild->interest) {
+		w->found[wild->found_at] = NULL;
+		w->gone = true;
+	}
 	if (wild->pattern.group.len > 0)
 		table_remove(&w->groups, &wild->pattern.named);
 	else
@@ -103,16 +109,8 @@ static void find(struct pattern *pattern, void *argument)
 		w->found = found;
 		w->found_slots = slots;
 	}
+	wild->found_at = w->found_n;
 	w->found[w->found_n++] = wild->interest;
-}
-
-static struct interest *const *match(struct wilds *w, struct span name, uint32_t *n)
-{
-	w->found_n = 0;
-	w->lost = false;
-	patterns_match(&w->patterns, name, find, w);
-	*n = w->found_n;
-	return w->found;
 }
 
 static void forget(struct wilds *w, struct matched *m)
@@ -137,14 +135,16 @@ static void make_room(struct wilds *w)
 }
 
 /* Without memory for it, it is matched again the next time. */
-static void keep(struct wilds *w, const struct block *b, uint8_t bucket)
+static void keep(struct wilds *w, const struct block *b)
 {
+	uint8_t bucket = pattern_bucket(block_name(b));
 	struct span name = block_name(b);
 	size_t list_bytes = w->found_n * sizeof(struct interest *);
 	struct matched *m;
 
 	make_room(w);
-	if (w->lost || w->matched.entries_n >= MATCHED_MAX)
+	if (w->lost || w->matched.entries_n >= MATCHED_MAX ||
+	    w->generation != patterns_generation(&w->patterns, bucket))
 		return;
 	m = memory_new(sizeof(*m) + list_bytes + name.len);
 	if (m == NULL)
@@ -161,26 +161,70 @@ static void keep(struct wilds *w, const struct block *b, uint8_t bucket)
 		memory_free(m);
 }
 
-struct interest *const *wilds_match(struct wilds *w, const struct block *b, uint32_t *n)
+/* What is kept of this name, as long as it is right. */
+static struct matched *kept(struct wilds *w, const struct block *b)
 {
-	struct matched *m;
-	uint8_t bucket;
+	struct matched *m =
+		(struct matched *)(void *)table_find(&w->matched, b->hash, block_name(b));
 
+	if (m == NULL)
+		return NULL;
+	if (m->generation == patterns_generation(&w->patterns, m->bucket))
+		return m;
+	forget(w, m);
+	return NULL;
+}
+
+static void leave_out_gone(struct wilds *w)
+{
+	uint32_t n = 0;
+
+	for (uint32_t i = 0; w->gone && i < w->found_n; i++)
+		if (w->found[i] != NULL)
+			w->found[n++] = w->found[i];
+	if (w->gone)
+		w->found_n = n;
+	w->gone = false;
+}
+
+struct interest *const *wilds_match_on(struct shard *s, const struct block *b, uint32_t *n)
+{
+	static struct interest *const none[1];
+	struct wilds *w = &s->audience.wilds;
+
+	while (!pattern_walk_on(&w->patterns, &w->walk, MATCH_STEPS, find, w)) {
+		reactor_spend(&s->reactor, 1);
+		if (reactor_spent(&s->reactor))
+			return NULL;
+	}
+	leave_out_gone(w);
 	/* What leaves nothing behind does not come again. */
-	if (b->seq == 0)
-		return match(w, block_name(b), n);
-	m = (struct matched *)(void *)table_find(&w->matched, b->hash, block_name(b));
-	if (m != NULL && m->generation == patterns_generation(&w->patterns, m->bucket)) {
+	if (b->seq != 0)
+		keep(w, b);
+	*n = w->found_n;
+	return w->found_n > 0 ? w->found : none;
+}
+
+struct interest *const *wilds_match(struct shard *s, const struct block *b, uint32_t *n)
+{
+	struct wilds *w = &s->audience.wilds;
+	struct matched *m = b->seq != 0 ? kept(w, b) : NULL;
+
+	if (m != NULL) {
 		m->used = true;
 		*n = m->n;
 		return m->of;
 	}
-	if (m != NULL)
-		forget(w, m);
-	bucket = pattern_bucket(block_name(b));
-	(void)match(w, block_name(b), n);
-	keep(w, b, bucket);
-	return w->found;
+	w->found_n = 0;
+	w->lost = w->gone = false;
+	w->generation = patterns_generation(&w->patterns, pattern_bucket(block_name(b)));
+	pattern_walk_begin(&w->walk, block_name(b));
+	return wilds_match_on(s, b, n);
+}
+
+void wilds_match_forget(struct wilds *w)
+{
+	pattern_walk_forget(&w->patterns);
 }
 
 void wilds_forget_some(struct wilds *w)
@@ -197,7 +241,8 @@ void wilds_forget_some(struct wilds *w)
 	table_release(&w->matched);
 	memory_free(w->found);
 	w->found = NULL;
-	w->found_slots = 0;
+	w->found_n = w->found_slots = 0;
+	w->gone = false;
 }
 
 void wilds_release(struct wilds *w)
