@@ -39,6 +39,7 @@ struct http_answer {
 	const char *headers; /* more lines, each with CRLF, or NULL */
 	struct span body;
 	bool coded;         /* what it is depends on Accept-Encoding */
+	bool endless;       /* HEAD of a stream: it has no length */
 	struct block *hold; /* where the body lies, if it may be sent from there; else NULL */
 };
 

@@ -186,7 +186,7 @@ void http_answer(struct connection *c, const struct http_answer *a)
 {
 	struct http_session *http = http_of(c);
 	bool bodiless = http != NULL && http->head_only;
-	bool no_length = a->status == 304 || a->status == 204;
+	bool no_length = a->status == 304 || a->status == 204 || a->endless;
 	struct head h;
 
 	if (c->state >= CONNECTION_LINGERING)

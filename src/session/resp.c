@@ -238,14 +238,16 @@ static enum resp_done run_echo(struct connection *c, struct resp_words words)
 
 static enum resp_done run_select(struct connection *c, struct resp_words words)
 {
-	struct span db = resp_word(&words);
+	struct span db = resp_word(&words), number = db;
 	size_t digits = 0;
 
-	while (digits < db.len && isdigit((unsigned char)db.data[digits]))
+	if (db.len > 0 && db.data[0] == '-')
+		number = span_skip(db, 1);
+	while (digits < number.len && isdigit((unsigned char)number.data[digits]))
 		digits++;
 	if (span_equal(db, SPAN("0")))
 		ok(c);
-	else if (digits == db.len && digits > 0 && digits < 10 && db.data[0] != '0')
+	else if (digits == number.len && digits > 0 && digits < 10 && number.data[0] != '0')
 		resp_error(c, "-ERR DB index is out of range");
 	else
 		resp_error(c, "-ERR value is not an integer or out of range");
@@ -372,7 +374,8 @@ static enum resp_done run_unknown(struct connection *c, struct resp_words words)
 
 	while (words.n > 0 && n < ARGUMENTS_BYTES_MAX) {
 		struct span word = resp_word(&words);
-		size_t room = ARGUMENTS_BYTES_MAX - n, len = word.len < room ? word.len : room;
+		size_t room = ARGUMENTS_BYTES_MAX - n;
+		size_t len = strnlen(word.data, word.len < room ? word.len : room);
 
 		arguments[n++] = '\'';
 		memcpy(arguments + n, word.data, len);

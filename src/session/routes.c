@@ -282,7 +282,8 @@ static void handle_subscribe(struct connection *c, const struct http_request *r,
 						  .type = events ? SPAN("text/event-stream")
 								 : SPAN("application/octet-stream"),
 						  .headers = "Cache-Control: no-store\r\n"
-							     "X-Accel-Buffering: no\r\n" });
+							     "X-Accel-Buffering: no\r\n",
+						  .endless = true });
 		return;
 	}
 	(void)http_wait(c);

@@ -44,7 +44,7 @@ def both_reactors(broker, n=16):
 SAME = {
     "ping": [("PING",), ("ping", "x"), ("PING", ""), ("PING", "a", "b")],
     "echo": [("ECHO", "a\r\nb"), ("ECHO",), ("ECHO", "a", "b")],
-    "select": [("SELECT", "0"), ("SELECT", "16"), ("SELECT", "x"), ("SELECT",)],
+    "select": [("SELECT", "0"), ("SELECT", "16"), ("SELECT", "-1"), ("SELECT", "-0"), ("SELECT", "-"), ("SELECT", "x"), ("SELECT",)],
     "subscribe": [("SUBSCRIBE", "a"), ("SUBSCRIBE", "b", "a", "c"), ("UNSUBSCRIBE", "a", "x", "a"), ("PING",)],
     "subscribe twice in one": [("SUBSCRIBE", "a", "a", "b", "a")],
     "unsubscribe nothing": [("UNSUBSCRIBE",), ("SUNSUBSCRIBE",), ("UNSUBSCRIBE", "a")],
@@ -115,6 +115,7 @@ SAME = {
         ("NONSENSE",),
         ("nonsense", "a", "b\r\nc", "x" * 200, "y"),
         ("N" * 200, "a"),
+        ("nonsense", b"a\0b", b"\0", "c"),
         ("CLIENT", "NONSENSE"),
         ("CLIENT",),
         ("CLIENT", "GETNAME", "x"),
