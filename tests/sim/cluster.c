@@ -27,7 +27,7 @@ enum {
 	SHARDS_MAX = 5,
 	FOREIGN = SIM_CLIENTS_MAX, /* somebody elsewhere */
 	FOREIGN_EVERY = 200,
-	CALM_SECONDS = 40,
+	CALM_SECONDS = 20,
 	CALM_ROUNDS = 20000,
 };
 
@@ -95,6 +95,12 @@ void cluster_configure(struct config *config)
 	u->topics = texts("live.>");
 	u->topics_n = u->topics_kept_n = 1;
 	u->log = CONFIG_LOG_NONE;
+	if (sim.params.upstream == UPSTREAM_SIM_LOG) {
+		u->log = CONFIG_LOG_JETSTREAM;
+		free(u->stream);
+		u->stream = strdup("LIVE");
+		u->tail_seconds = random_from(&r, 1, 5);
+	}
 	u->ping_seconds = random_from(&r, 1, 2);
 	u->reconnect_ms_min = random_from(&r, 1, 50);
 	u->reconnect_ms_max = u->reconnect_ms_min * random_from(&r, 1, 20);
@@ -179,6 +185,12 @@ static bool may_miss(void)
 	return sim.params.faults & 1u << FAULT_MEMORY;
 }
 
+/* With a log everything is there to be fetched, and no silence is as long as repair_seconds. */
+static bool may_have_gaps(void)
+{
+	return sim.params.upstream != UPSTREAM_SIM_LOG || may_miss();
+}
+
 static void hear_message(struct client *c, struct player *p, struct span text)
 {
 	unsigned publisher, number;
@@ -206,8 +218,10 @@ static void hear_error(struct client *c, struct player *p, struct span line)
 		struct span text;
 		bool possible;
 	} errors[] = {
-		{ SPAN("ERROR gap"), listens },          { SPAN("ERROR slow consumer"), listens },
-		{ SPAN("ERROR upstream"), true },        { SPAN("ERROR timeout"), true },
+		{ SPAN("ERROR gap"), listens && may_have_gaps() },
+		{ SPAN("ERROR slow consumer"), listens },
+		{ SPAN("ERROR upstream"), true },
+		{ SPAN("ERROR timeout"), true },
 		{ SPAN("ERROR out of memory"), memory },
 	};
 
@@ -265,6 +279,8 @@ static void hear_event_line(struct client *c, struct player *p, struct span line
 	p->gap_event |= span_equal(line, SPAN("event: gap"));
 	if (line.len > 0)
 		return;
+	if (p->gap_event && !may_have_gaps())
+		sim_fail("client %u is told of a gap", c->id);
 	if (p->gap_event)
 		p->gap = true;
 	else if (p->data_n > 0)

@@ -22,7 +22,7 @@ enum {
 	FAILURES_TOLD = 3, /* in full */
 	REGRESSIONS_MAX = 1000,
 	FIRE_SEEDS = 1000,   /* in so many, every kind of fault does something */
-	UPSTREAM_EVERY = 11, /* of so many seeds one has topics of a cluster's */
+	UPSTREAM_EVERY = 13, /* of so many seeds one has topics of a cluster's */
 	TWICE = 50,          /* every so many seeds one is played twice */
 	SEED_SECONDS = 60,   /* of CPU: a seed that takes longer hangs; or so many times as long */
 	WALL_FACTOR = 10,
@@ -32,7 +32,7 @@ enum {
 static const char usage[] =
 	"Usage: sim [--seeds N] [--first S] [--jobs J] [--regressions FILE]\n"
 	"       sim --seed S [--shards N] [--clients N] [--steps N] [--faults none|kind,kind...]\n"
-	"           [--many N] [--upstream 1] [--events N]\n"
+	"           [--many N] [--upstream 1|2] [--events N]\n"
 	"\n"
 	"The first plays N seeds and, before them, those of the file; the second plays one and "
 	"shows\n"
@@ -298,7 +298,8 @@ static struct sim_params params_upstream(struct options o)
 	struct sim_params p;
 
 	if (o.overrides.upstream == 0)
-		o.overrides.upstream = UPSTREAM_SIM_CORE;
+		o.overrides.upstream =
+			o.seed / UPSTREAM_EVERY % 3 == 0 ? UPSTREAM_SIM_CORE : UPSTREAM_SIM_LOG;
 	p = params_of(&o);
 	p.many = 0;
 	if (o.seed / UPSTREAM_EVERY % 4 != 0 && !o.faults_given)

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "base/name.h"
+#include "server.h"
 #include "sim.h"
 
 /*
@@ -39,7 +40,7 @@ static struct server {
 	struct peer connections[SIM_DIALS_MAX];
 	struct random random;
 	uint64_t away_until_ns, silent_until_ns;
-	unsigned lost;
+	unsigned lost, slips; /* one in so many */
 } server;
 
 /* ---- bytes ---- */
@@ -80,6 +81,8 @@ void server_init(void)
 	server.random = random_for(sim.params.schedule, 21, 0);
 	server.away_until_ns = server.silent_until_ns = 0;
 	server.lost = 0;
+	server.slips = random_from(&server.random, 4, 300);
+	jetstream_init();
 }
 
 static void forget(struct peer *c)
@@ -96,6 +99,7 @@ static void forget(struct peer *c)
 
 void server_release(void)
 {
+	jetstream_release();
 	for (unsigned i = 0; i < SIM_DIALS_MAX; i++)
 		forget(&server.connections[i]);
 }
@@ -160,11 +164,7 @@ static void close_orderly(struct peer *c)
 
 /* ---- messages ---- */
 
-struct message {
-	struct span subject, reply, headers, payload;
-};
-
-static void pass_on(struct peer *c, const struct wish *to, const struct message *m)
+static void pass_on(struct peer *c, const struct wish *to, const struct server_message *m)
 {
 	char head[2 * SUBJECT_MAX + SID_MAX + 64];
 	size_t n = m->headers.len + m->payload.len;
@@ -181,7 +181,7 @@ static void pass_on(struct peer *c, const struct wish *to, const struct message 
 	add_text(&c->said, "\r\n");
 }
 
-static unsigned spread(const struct message *m)
+unsigned server_spread(struct span to, const struct server_message *m)
 {
 	unsigned n = 0;
 
@@ -189,7 +189,7 @@ static unsigned spread(const struct message *m)
 		struct peer *c = &server.connections[i];
 
 		for (size_t at = 0; c->used && at < c->interests_n; at++) {
-			if (!name_matches(span_of(c->interests[at].subject), m->subject))
+			if (!name_matches(span_of(c->interests[at].subject), to))
 				continue;
 			pass_on(c, &c->interests[at], m);
 			n++;
@@ -198,25 +198,46 @@ static unsigned spread(const struct message *m)
 	return n;
 }
 
-static void publish(const struct message *m)
+static void publish(const struct server_message *m)
 {
-	const struct message nobody = { .subject = m->reply,
-					.headers = SPAN("NATS/1.0 503\r\n\r\n"),
-					.reply = { "", 0 },
-					.payload = { "", 0 } };
+	const struct server_message nobody = { .subject = m->reply,
+					       .headers = SPAN("NATS/1.0 503\r\n\r\n"),
+					       .reply = { "", 0 },
+					       .payload = { "", 0 } };
 
+	if (jetstream_takes(m))
+		return;
 	cluster_published(m->subject, m->payload);
-	if (spread(m) == 0 && m->reply.len > 0)
-		(void)spread(&nobody);
+	if (server_spread(m->subject, m) == 0 && m->reply.len > 0)
+		(void)server_spread(m->reply, &nobody);
 }
 
 void server_publish(struct span subject, struct span payload)
 {
-	const struct message m = {
+	const struct server_message m = {
 		.subject = subject, .reply = { "", 0 }, .headers = { "", 0 }, .payload = payload
 	};
 
 	publish(&m);
+}
+
+bool server_slips(void)
+{
+	bool now = sim.calm == CALM_NONE && (sim.params.faults & 1u << FAULT_UPSTREAM) &&
+		   random_one_in(&server.random, server.slips);
+
+	sim.fired[FAULT_UPSTREAM] += now;
+	return now;
+}
+
+void server_disorder(void)
+{
+	server.lost++;
+}
+
+unsigned server_below(unsigned n)
+{
+	return random_below(&server.random, n);
 }
 
 /* ---- commands ---- */
@@ -290,7 +311,7 @@ static size_t take_publish(const struct bytes *in, size_t line, const struct spa
 	bool headers = words[0].len == 4;
 	unsigned fixed = headers ? 4 : 3;
 	size_t bytes, header_bytes;
-	struct message m = { .subject = words[1], .reply = { "", 0 } };
+	struct server_message m = { .subject = words[1], .reply = { "", 0 } };
 
 	if (n < fixed || n > fixed + 1)
 		sim_fail("the server hears %.*s", (int)line, in->data);

@@ -13,7 +13,7 @@
  *   wild.c       those that subscribe to patterns, or are in a queue group
  *   many.c       those with many subscriptions: resp.c, mqtt.c, websocket.c, nats.c
  *   cluster.c    worlds of their own, in which the broker's topics are a cluster's (upstream)
- *   server.c     the nats-server there
+ *   server.c     the nats-server there, and jetstream.c its stream
  *   oracle.c     what the broker decided (order, places of joining), listened to at its own calls
  *   sim_ring.c   include/engine/ring.h: sockets, requests and completions in memory
  *   sim_cipher.c include/engine/cipher.h, and the client's side of that
@@ -102,8 +102,8 @@ enum fault {
 };
 extern const char *const fault_names[FAULTS];
 
-/* Whose the topics are: this host's, or a cluster's. */
-enum sim_upstream { UPSTREAM_SIM_NONE, UPSTREAM_SIM_CORE, UPSTREAM_SIMS };
+/* Whose the topics are: this host's, or a cluster's, without a log or with one. */
+enum sim_upstream { UPSTREAM_SIM_NONE, UPSTREAM_SIM_CORE, UPSTREAM_SIM_LOG, UPSTREAM_SIMS };
 
 struct sim_params {
 	uint64_t seed;

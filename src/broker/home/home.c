@@ -273,6 +273,10 @@ static void refuse_subscriber(struct shard *s, struct subscribe_letter *l, int e
 
 void home_refuse_subscriber(struct shard *s, struct topic *t, struct subscribe_letter *l, int error)
 {
+	/* A shard with others there has told who has left since, perhaps this one: it takes nothing
+	 * back, and tells what is too much. */
+	if (topic_has_shard(t, l->shard))
+		l->change = l->change_responders = 0;
 	recount(s, t, -l->change, -l->change_responders);
 	refuse_subscriber(s, l, error);
 }
