@@ -129,6 +129,9 @@ void audience_deliver(struct shard *shard, struct block *block);
  * before him. */
 struct stream *audience_stream(struct shard *shard, struct interest *interest,
 			       const struct wire *wire);
+/* The number of the newest message of its topic that has come into this stream: another stream may
+ * have more already. */
+uint64_t audience_number(const struct shard *shard, const struct stream *stream);
 /* In each turn in which something is undelivered. */
 void audience_go_on(struct shard *shard);
 /* When all is to be freed. */

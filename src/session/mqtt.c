@@ -501,12 +501,25 @@ void mqtt_session_received(struct connection *c, struct span bytes)
 	intake_received(m->intake, bytes);
 }
 
+/* One subscription takes the place of another: in the end the core would send what is new between
+ * what came before. */
+static bool waits_with_goodbye(const struct mqtt_session *m)
+{
+	return m->intake != NULL && m->intake->ended &&
+	       (mqtt_connection(m)->asked > 0 || m->work->leaving_n > 0);
+}
+
 void mqtt_session_ended(struct connection *c)
 {
-	if (mqtt_of(c)->intake != NULL)
-		intake_ended(mqtt_of(c)->intake);
-	else
+	struct mqtt_session *m = mqtt_of(c);
+
+	if (m->intake == NULL) {
 		connection_goodbye(c);
+		return;
+	}
+	m->intake->ended = true;
+	if (!waits_with_goodbye(m))
+		intake_resume(m->intake);
 }
 
 void mqtt_session_stop_publishing(struct connection *c, bool receipt)
@@ -540,7 +553,7 @@ void mqtt_session_resume(struct connection *c)
 		mqtt_end_left(m);
 	if (m->work->giving != NULL)
 		mqtt_give(m);
-	if (c->state == CONNECTION_OPEN)
+	if (c->state == CONNECTION_OPEN && !waits_with_goodbye(m))
 		intake_resume(m->intake);
 }
 

@@ -9,6 +9,7 @@
 #include "base/list.h"
 #include "base/memory.h"
 #include "base/name.h"
+#include "broker/audience.h"
 #include "broker/connection.h"
 #include "broker/home.h"
 #include "broker/shard.h"
@@ -507,7 +508,7 @@ static bool take_all_over(struct connection *c)
 			return false;
 		}
 	}
-	going->number = subscription_interest(going->wanted->subscription)->number;
+	going->number = audience_number(c->shard, going->wanted->subscription->stream);
 	going->taken_over = true;
 	leave(c, going->wanted->subscription);
 	return true;
@@ -578,7 +579,7 @@ static bool missed_before(struct connection *c, struct wanted_topic *w, struct s
 	    (going->wanted != w && w->overlap->before == NULL))
 		return false;
 	w->overlap->goes_on_later =
-		going->wanted == w ? going->number + 1 : subscription_interest(sub)->number + 1;
+		going->wanted == w ? going->number + 1 : audience_number(c->shard, sub->stream) + 1;
 	if (going->wanted != w && w->subscription == sub)
 		subscription_hold(sub);
 	c->resumes = true;
@@ -605,7 +606,7 @@ void websocket_topics_missed(struct connection *c, struct subscription *sub)
 		w->overlap->missed = t->missed;
 		t->missed = w;
 	}
-	w->overlap->goes_on = subscription_interest(sub)->number + 1;
+	w->overlap->goes_on = audience_number(c->shard, sub->stream) + 1;
 	connection_interject(c);
 }
 

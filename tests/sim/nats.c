@@ -7,8 +7,10 @@
 /*
  * Clients that speak NATS (many.c). Nothing is confirmed but by the PONG to a PING behind it, which
  * is behind everything that came before: what was published is sequenced by then, and a
- * subscription that has ended gets nothing more.
+ * subscription that has ended gets nothing more. UNSUB may let it have a few messages more first.
  */
+
+enum { LIMIT_MAX = 8 }; /* messages more than have come */
 
 static void say_text(struct client *c, const char *text)
 {
@@ -60,9 +62,14 @@ static bool asks(struct client *c, unsigned topic, bool on)
 	}
 	if (on) {
 		h->sid += SIM_TOPICS_MAX;
+		h->got = h->limit = 0;
 		snprintf(line, sizeof(line), "SUB %.*s %u\r\n", (int)name.len, name.data,
 			 h->sid + topic);
+	} else if (h->limit == 0 && random_one_in(&c->random, 2)) {
+		h->limit = h->got + random_from(&c->random, 1, LIMIT_MAX);
+		snprintf(line, sizeof(line), "UNSUB %u %u\r\n", h->sid + topic, h->limit);
 	} else {
+		h->limit = 0;
 		snprintf(line, sizeof(line), "UNSUB %u\r\n", h->sid + topic);
 	}
 	say_text(c, line);
@@ -98,15 +105,24 @@ static void hear_pong(struct client *c)
 				 c->id, q->published, c->sequenced);
 		c->answered = q->published;
 	}
-	for (unsigned i = 0; i < q->n; i++)
-		many_confirmed(c, q->topics[i], q->on);
+	for (unsigned i = 0; i < q->n; i++) {
+		const struct heard *h = &c->heard[q->topics[i]];
+
+		many_confirmed(c, q->topics[i], q->on || h->limit > h->got);
+	}
 }
 
 static void hear_message(struct client *c, int topic, unsigned sid, struct span text)
 {
-	if (topic < 0 || sid != c->heard[topic].sid + (unsigned)topic)
+	struct heard *h = topic >= 0 ? &c->heard[topic] : NULL;
+
+	if (h == NULL || sid != h->sid + (unsigned)topic)
 		sim_fail("client %u hears of sid %u, which it has not", c->id, sid);
 	many_hear(c, topic, text);
+	h->got++;
+	/* Until its PONG it may have come to more; without memory there is no limit. */
+	if (h->got == h->limit && !h->asked && !(sim.params.faults & 1u << FAULT_MEMORY))
+		h->on = false;
 }
 
 static void hear_error(struct client *c, struct span line)

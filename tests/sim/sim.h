@@ -414,7 +414,9 @@ struct client {
 		bool on;      /* it is subscribed, as far as it knows */
 		size_t begin; /* where the last subscription has begun */
 		size_t next;
-		unsigned sid; /* of NATS */
+		unsigned sid; /* of NATS, */
+		/* messages that have come for it, and after how many it ends; 0: after none */
+		unsigned got, limit;
 		/* WebSocket: its home has said where it begins; `next` is what comes next and not
 		 * only at most that; it has heard of a gap of unknown length; of one that has gone
 		 * the rest may come; the newest that has come, and what it asked to go on with. */

@@ -218,6 +218,16 @@ struct stream *audience_stream(struct shard *s, struct interest *i, const struct
 	return stream;
 }
 
+uint64_t audience_number(const struct shard *s, const struct stream *stream)
+{
+	const struct undelivered *u = &s->audience.undelivered;
+	const struct interest *i = stream->owner;
+
+	if (!i->undelivered || stream->pace.put_off == u->number)
+		return i->number;
+	return block_number(u->block) - 1;
+}
+
 /* To more of the first interest's streams. True: to all of them now. */
 static bool catch_up_more(struct shard *s, struct undelivered *u)
 {
