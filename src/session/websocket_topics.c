@@ -435,6 +435,7 @@ enum reason websocket_topics_unsubscribe(struct connection *c, struct span name,
 		if (t->going == NULL)
 			return REASON_MEMORY;
 		t->going->wanted = w;
+		t->going->taken_over = false;
 		t->going->word_len = n;
 		memcpy(t->going->word, out, n);
 		if (ask_anew(c, w) > 0)

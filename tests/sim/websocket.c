@@ -197,7 +197,7 @@ static bool wanted(const struct client *c, unsigned topic)
 
 static void ask_for(struct client *c, unsigned which, bool on)
 {
-	struct heard *h = &c->heard[which];
+	struct heard *h = which < SIM_TOPICS_MAX ? &c->heard[which] : NULL;
 	bool past = which < SIM_TOPICS_MAX && on && !wanted(c, which);
 	char text[200];
 	int n = snprintf(text, sizeof(text), "{\"%s\":\"%s\"", on ? "subscribe" : "unsubscribe",
