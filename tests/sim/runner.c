@@ -102,7 +102,7 @@ static void print_command(FILE *out, const struct sim_params *p)
 	if (p->many > 0)
 		fprintf(out, " --many %u", p->many);
 	if (p->upstream > 0)
-		fprintf(out, " --upstream %u", p->upstream);
+		fprintf(out, " --upstream %u", (unsigned)p->upstream);
 	fputc('\n', out);
 }
 
