@@ -27,13 +27,10 @@ struct reactor;
 struct shard;
 
 /* What becomes of letters of a kind. The reader takes the letter over. discard: frees one that will
- * not be read, with what it holds; NULL: there is nothing to free. cost: of reading one, in
- * quarters of a microsecond, where that is more than any letter's and does not depend on what is in
- * it. */
+ * not be read, with what it holds; NULL: there is nothing to free. */
 struct letter_use {
 	void (*read)(struct shard *reader, struct letter *letter);
 	void (*discard)(struct letter *letter);
-	unsigned cost;
 };
 
 enum { OUTBOX_PUSHES = 8 };

@@ -17,7 +17,6 @@ enum {
 	LOOKS = 16,          /* at the clock in a turn's time, of work that takes what it should */
 	CPU_LOOK_US = 200,   /* between two looks at the clock that is dear */
 	LETTERS_AT_ONCE = 8, /* between two questions whether there is time for more */
-	DEADLINE_COST = 16,  /* of one that is over: somebody is told and closed, about 4 us */
 };
 
 static void ignore(void *context, const struct completion *completion)
@@ -46,7 +45,7 @@ static void expire_deadlines(struct reactor *r)
 
 		while (!spent && (d = deadline_due(r->deadlines[i].class, r->now_ns)) != NULL) {
 			r->deadlines[i].expired(r->deadlines[i].context, d);
-			reactor_spend(r, DEADLINE_COST);
+			reactor_spend(r, 1);
 			spent = reactor_spent(r);
 		}
 	}

@@ -18,9 +18,7 @@
  */
 
 enum {
-	FILTERS_AT_ONCE = 8,
-	FILTER_COST = 4,       /* of one that is looked at, about a microsecond, */
-	ASK_COST = 4,          /* and of a home that is asked what is retained for it */
+	FILTERS_AT_ONCE = 32,
 	GIVE_BYTES = 64 << 10, /* of retained messages that wait to be sent */
 	BLOCKS_MIN = 8,
 };
@@ -212,7 +210,6 @@ static bool ask_home(struct mqtt_session *m, unsigned home, enum pattern_kind ki
 	l->slot = c->socket.slot;
 	l->generation = socket_generation(&s->sockets, &c->socket);
 	m->work->giving->letters_n++;
-	reactor_spend(&s->reactor, ASK_COST);
 	shard_post(s, home, LANE_FREE, &l->letter);
 	return true;
 }
@@ -603,7 +600,6 @@ bool mqtt_go_on_with_pending(struct mqtt_session *m, struct span in, size_t *use
 		set_code(p, p->at, code);
 		p->at++;
 		left = filters;
-		reactor_spend(&mqtt_connection(m)->shard->reactor, FILTER_COST);
 	}
 	*used = p->left - left.len;
 	p->left = left.len;

@@ -17,8 +17,7 @@
 
 enum {
 	SLICE_BYTES = 4 << 10, /* of frames, before it may be others' turn */
-	FRAME_COST = 1,        /* of one, about a quarter of a microsecond; */
-	PART_BYTES = 256,      /* and so many that are unmasked and looked at take as long */
+	FRAME_COST = 1,        /* of one, about a quarter of a microsecond */
 };
 
 static struct websockets *shared(const struct shard *s)
@@ -192,7 +191,7 @@ static void read_frames(struct connection *c, struct span *bytes)
 	do {
 		websocket_decode(reader, bytes, max, &e);
 		handle(c, &e);
-		reactor_spend(&c->shard->reactor, FRAME_COST + e.bytes.len / PART_BYTES);
+		reactor_spend(&c->shard->reactor, FRAME_COST);
 	} while (e.kind != WEBSOCKET_EVENT_MORE && c->state == CONNECTION_OPEN && !must_wait(c));
 }
 

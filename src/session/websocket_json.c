@@ -19,10 +19,7 @@
 #include "topic/block.h"
 #include "topic/topic.h"
 
-enum {
-	PAYLOAD_BYTES_MAX = 4 << 10, /* that is put together where it need not be kept */
-	COMMAND_BYTES = 8, /* of one, read in a quarter of a microsecond at worst: "[[[[[[[[" */
-};
+enum { PAYLOAD_BYTES_MAX = 4 << 10 }; /* that is put together where it need not be kept */
 
 /* What of a request's query has not been asked for. */
 struct websocket_query {
@@ -183,7 +180,6 @@ static void run(struct connection *c, struct span text)
 	const char *wrong =
 		websocket_command_read(text, c->shard->config->limits.command_bytes, &command);
 
-	reactor_spend(&c->shard->reactor, text.len / COMMAND_BYTES);
 	if (access_needed(c) && (wrong != NULL || command.verb != WEBSOCKET_LOG_IN)) {
 		connection_error(c, REASON_NOT_PERMITTED);
 		return;

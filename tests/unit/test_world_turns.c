@@ -442,29 +442,26 @@ static void those_who_are_busy_are_looked_at_over_turns(void **state)
 	world_end();
 }
 
-/* ---- commands ---- */
+/* ---- lines ---- */
 
-/* What is taken off the turn when the newest client has said that, as often, all at once; then it
- * does say it. */
-static int64_t take(struct shard *s, struct client *client, struct span said, size_t times)
+/* As if its client had said all of that at once; then it does say the line. */
+static int64_t take(struct shard *s, struct client *client, const char *line, size_t lines)
 {
 	struct connection *c = LIST_ENTRY(s->clients.connections.prev, struct connection, link);
-	char *text = malloc(times * said.len);
-	int64_t spent;
+	size_t n = strlen(line);
+	char *text = malloc(lines * n);
+	int64_t before = s->reactor.turn.unlooked, spent;
 
 	assert_non_null(text);
 	/* A receive of its own is under way. */
 	c->socket.paused = true;
-	for (size_t i = 0; i < times; i++)
-		memcpy(text + i * said.len, said.data, said.len);
-	/* Nobody looks at the clock. */
-	s->reactor.turn.unlooked = INT64_MAX / 2;
-	c->protocol->received(c, (struct span){ text, times * said.len });
-	spent = INT64_MAX / 2 - s->reactor.turn.unlooked;
+	for (size_t i = 0; i < lines; i++)
+		memcpy(text + i * n, line, n);
+	c->protocol->received(c, (struct span){ text, lines * n });
+	spent = before - s->reactor.turn.unlooked;
 	c->socket.paused = false;
 	free(text);
-	client_say(client, said.data, said.len);
-	world_rest();
+	say(client, line);
 	return spent;
 }
 
@@ -476,71 +473,8 @@ static void what_lines_take_is_taken_off_the_turn(void **state)
 
 	(void)state;
 	subscriber = client_who_says("SUBSCRIBE t\r\n");
-	assert_true(take(s, subscriber, SPAN("PING\n"), 1000) >= 1000);
+	assert_true(take(s, subscriber, "PING\n", 1000) >= 1000);
 	leave(subscriber);
-	world_end();
-}
-
-enum {
-	NAMES = 48,
-	NAME_COST = 8, /* at least, of a topic that is subscribed to: 2 us */
-};
-
-/* Nor is a command that names thousands of topics. */
-static void what_each_name_in_a_command_takes_is_taken_off_the_turn(void **state)
-{
-	static const char connect[] = "\x10\x0d\0\x04MQTT\x04\x02\0\x3c\0\x01m";
-	static const char unsubscribe[] = "\xa2\x05\0\x02\0\x01z";
-	char text[2 + 2 + 4 * NAMES + 1] = "\x82\0\x01\0\x01", resp[32 + 7 * NAMES];
-	size_t n = 5, resp_n;
-	struct client *client;
-	struct shard *s = begin(no_pace, 1);
-
-	(void)state;
-	sim.broker.listeners[0].protocols |= CONFIG_PROTOCOL_MQTT | CONFIG_PROTOCOL_RESP;
-	resp_n = (size_t)snprintf(resp, sizeof(resp), "*%d\r\n$9\r\nSUBSCRIBE\r\n", NAMES + 1);
-	text[1] = (char)(0x80 | ((2 + 4 * NAMES) & 0x7f));
-	text[2] = (char)((2 + 4 * NAMES) >> 7);
-	text[3] = 0;
-	text[4] = 1;
-	for (unsigned i = 0; i < NAMES; i++, n += 4) {
-		memcpy(text + n, (const char[]){ 0, 1, (char)('A' + i), 0 }, 4);
-		resp_n += (size_t)sprintf(resp + resp_n, "$1\r\n%c\r\n", 'A' + i);
-	}
-	client = world_client();
-	client_say(client, connect, sizeof(connect) - 1);
-	world_rest();
-	assert_true(take(s, client, (struct span){ text, n }, 1) >= NAMES * NAME_COST);
-	assert_true(take(s, client, (struct span){ unsubscribe, sizeof(unsubscribe) - 1 }, NAMES) >=
-		    NAMES * NAME_COST / 2);
-	leave(client);
-	client = client_who_says("*1\r\n$4\r\nPING\r\n");
-	assert_true(take(s, client, (struct span){ resp, resp_n }, 1) >= NAMES * NAME_COST);
-	leave(client);
-	world_end();
-}
-
-/* Nor one that is long, and a tree of thousands of lists to the library that reads it. */
-static void what_a_long_command_takes_is_taken_off_the_turn(void **state)
-{
-	enum { DEPTH = 1900 };
-	char frame[8 + 16 + DEPTH] = "\x81\xfe";
-	struct span text = { frame, 8 };
-	struct client *client;
-	struct shard *s = begin(no_pace, 1);
-
-	(void)state;
-	client = client_who_says("GET /ws HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\n"
-				 "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-				 "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n");
-	/* The mask is all zero. */
-	text.len += (size_t)sprintf(frame + 8, "{\"ping\":");
-	memset(frame + text.len, '[', DEPTH);
-	text.len += DEPTH;
-	frame[2] = (char)((text.len - 8) >> 8);
-	frame[3] = (char)((text.len - 8) & 0xff);
-	assert_true(take(s, client, text, 10) >= 10 * DEPTH / 16);
-	leave(client);
 	world_end();
 }
 
@@ -864,8 +798,6 @@ int main(void)
 			a_gap_is_said_over_turns_to_those_whose_format_has_no_words_for_it),
 		cmocka_unit_test(those_who_are_busy_are_looked_at_over_turns),
 		cmocka_unit_test(what_lines_take_is_taken_off_the_turn),
-		cmocka_unit_test(what_each_name_in_a_command_takes_is_taken_off_the_turn),
-		cmocka_unit_test(what_a_long_command_takes_is_taken_off_the_turn),
 		cmocka_unit_test(nothing_is_taken_for_published_in_a_drain),
 		cmocka_unit_test(a_message_goes_to_very_many_forms_of_a_topic_over_turns),
 		cmocka_unit_test(the_patterns_that_match_a_name_are_found_over_turns),

@@ -15,8 +15,6 @@
 #include "broker/shard.h"
 #include "topic/interest.h"
 
-enum { END_COST = 8 }; /* of one, about 2 us */
-
 static struct shard *shard_of(const struct subscription *sub)
 {
 	return sub->connection->shard;
@@ -228,7 +226,6 @@ void subscription_end(struct subscription *sub)
 	struct connection *c = sub->connection;
 	uint32_t asked = c->asked;
 
-	reactor_spend(&c->shard->reactor, END_COST);
 	become_unwanted(sub);
 	subscription_unset(sub, SUBSCRIPTION_ENOUGH);
 	if (!subscription_is(sub, SUBSCRIPTION_IN_FLIGHT))

@@ -12,8 +12,6 @@
 #include "broker/shard.h"
 #include "topic/interest.h"
 
-enum { SUBSCRIBE_COST = 12 }; /* of one, about 3 us */
-
 /* It is in this stream now. */
 static void joined(struct subscription *sub, struct stream *stream)
 {
@@ -224,7 +222,6 @@ int subscription_new(struct connection *c, const struct subscription_wanted *wan
 	int err;
 
 	*made = NULL;
-	reactor_spend(&c->shard->reactor, SUBSCRIBE_COST);
 	if (wanted->pattern != PATTERN_NONE && wanted->replay.kind != REPLAY_NONE &&
 	    (wanted->replay.kind != REPLAY_LAST || wanted->replay.n != 1))
 		return -EINVAL;

@@ -222,7 +222,6 @@ void mail_read(struct mail *m, struct shard *reader, void **letters, unsigned n)
 			m->behind = true;
 			mail_post_own(m, letter);
 		} else {
-			reactor_spend(m->reactor, m->uses[letter->kind].cost);
 			m->uses[letter->kind].read(reader, letter);
 		}
 	}
@@ -235,7 +234,6 @@ bool mail_read_own(struct mail *m, struct shard *reader)
 	for (unsigned n = 1; own->first < own->n && m->stalls == 0; n++) {
 		struct letter *letter = own->letters[own->first++];
 
-		reactor_spend(m->reactor, m->uses[letter->kind].cost);
 		m->uses[letter->kind].read(reader, letter);
 		if (n < OWN_AT_ONCE)
 			continue;
