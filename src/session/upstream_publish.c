@@ -408,16 +408,26 @@ static void passed_lost(struct upstream *u)
 		fail(u, LIST_ENTRY(u->passed.next, struct pending, link), -EHOSTUNREACH);
 }
 
+/* All of it, in the order in which it was published: some may have been sent again, behind what
+ * came after it. */
+static void write_again(struct upstream *u)
+{
+	for (struct list *l = u->pending.next; l != &u->pending; l = l->next) {
+		struct pending *p = LIST_ENTRY(l, struct pending, order);
+
+		if (p->letter != NULL)
+			continue;
+		memset(acknowledged_of(p), 0, words_of(p->messages) * sizeof(p->bits[0]));
+		list_remove(&p->link);
+		list_append(&u->unwritten, &p->link);
+	}
+}
+
 void upstream_publish_lost(struct upstream *u)
 {
 	passed_lost(u);
 	if (u->log) {
-		for (struct list *l = u->unanswered.next; l != &u->unanswered; l = l->next) {
-			struct pending *p = LIST_ENTRY(l, struct pending, link);
-
-			memset(acknowledged_of(p), 0, words_of(p->messages) * sizeof(p->bits[0]));
-		}
-		unwrite(u, &u->unanswered);
+		write_again(u);
 		return;
 	}
 	while (!list_empty(&u->unanswered))
