@@ -55,15 +55,16 @@ struct wanted_topic {
  * then this is said. */
 struct going {
 	struct wanted_topic *wanted;
-	bool taken_over; /* what comes is for the others, as soon as they may have it */
-	uint64_t number; /* then: of the last message that was for it */
+	bool taken_over;    /* what comes is for the others, as soon as they may have it */
+	uint64_t number;    /* then: of the last message that was for it, */
+	struct list behind; /* and those that are behind what they have taken over from */
 	size_t word_len;
 	char word[];
 };
 
 struct websocket_topics {
 	struct few wanted; /* struct wanted_topic */
-	struct list patterns, leaving_out, behind;
+	struct list patterns, leaving_out;
 	unsigned leaving_out_n;
 	uint64_t order;
 	struct wanted_topic *missed;
@@ -436,6 +437,7 @@ enum reason websocket_topics_unsubscribe(struct connection *c, struct span name,
 			return REASON_MEMORY;
 		t->going->wanted = w;
 		t->going->taken_over = false;
+		list_init(&t->going->behind);
 		t->going->word_len = n;
 		memcpy(t->going->word, out, n);
 		if (ask_anew(c, w) > 0)
@@ -485,7 +487,7 @@ static int take_over(struct connection *c, struct wanted_topic *w)
 	w->overlap->before = w->subscription;
 	w->subscription = w->overlap->takes_over;
 	w->overlap->takes_over = NULL;
-	list_append(&topics_of(c)->behind, &w->overlap->behind);
+	list_append(&topics_of(c)->going->behind, &w->overlap->behind);
 	leave(c, w->overlap->before);
 	subscription_hold(w->subscription);
 	if (left_out_empty(&l))
@@ -516,12 +518,12 @@ static bool take_all_over(struct connection *c)
 }
 
 /* Whether all has gone out of what came before others have taken over. */
-static bool all_left(struct websocket_topics *t)
+static bool all_left(struct going *going)
 {
-	for (struct list *l = t->behind.next; l != &t->behind; l = l->next)
+	for (struct list *l = going->behind.next; l != &going->behind; l = l->next)
 		if (!subscription_done(of_behind(l)->overlap->before))
 			return false;
-	return subscription_done(t->going->wanted->subscription);
+	return subscription_done(going->wanted->subscription);
 }
 
 static void say_gap(struct connection *c, const struct wanted_topic *w, uint64_t goes_on)
@@ -553,14 +555,14 @@ void websocket_topics_settle(struct connection *c)
 
 	if (going == NULL || (!going->taken_over && !take_all_over(c)))
 		return;
-	if (!all_left(t)) {
+	if (!all_left(going)) {
 		websocket_of(c)->busy = true;
 		return;
 	}
 	t->going = NULL;
 	if (going->wanted->overlap != NULL)
 		say_gap(c, going->wanted, going->wanted->overlap->goes_on_later);
-	while ((l = list_take(&t->behind)) != NULL)
+	while ((l = list_take(&going->behind)) != NULL)
 		let_go_on(c, of_behind(l));
 	subscription_end(going->wanted->subscription);
 	forget(t, going->wanted);
@@ -634,7 +636,6 @@ struct websocket_topics *websocket_topics_new(void)
 		return NULL;
 	list_init(&t->patterns);
 	list_init(&t->leaving_out);
-	list_init(&t->behind);
 	return t;
 }
 
