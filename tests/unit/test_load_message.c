@@ -146,6 +146,7 @@ static struct flow_params window_of(unsigned window, const struct wire *wire)
 				     .filler = &filler,
 				     .wire = wire,
 				     .topic_name = SPAN("load.1.2"),
+				     .delivered_name = SPAN("load.1.2"),
 				     .window = window,
 				     .threads = 1 };
 }
