@@ -369,8 +369,8 @@ check: ## Lint, then all tests: release, asan, fuzzing, and the threaded ones un
 	step asan-build          SAN=asan all
 	step asan-unit           SAN=asan unit
 	step asan-integration    SAN=asan integration
-	step asan-sim            SAN=asan SEEDS=100 sim
-	step fuzz                SAN= T=3 fuzz
+	step asan-sim            SAN=asan SEEDS=60 sim
+	step fuzz                SAN= T=2 fuzz
 	step tsan-build          SAN=tsan all
 	step tsan-unit           SAN=tsan UNIT='test_mailbox*' unit
 	step tsan-integration    SAN=tsan INTEGRATION='test_threads*.py' integration

@@ -44,7 +44,7 @@ INTERNAL_ERROR, NO_MEMORY = 1, 2  # of a call of the library's
 EVER = 1 << 62
 
 # A sweep takes every so many'th call; with FAULTS=all, every one.
-STEP = 1 if os.environ.get("FAULTS") == "all" else 37 if SANITIZER else 29
+STEP = 1 if os.environ.get("FAULTS") == "all" else 74 if SANITIZER else 29
 
 
 class Faults:

@@ -16,7 +16,7 @@ import urllib.request
 import pytest
 
 import nats_differences
-from harness import PATIENCE, ROOT, at_most, node
+from harness import PATIENCE, ROOT, at_most, node, release_only
 from test_access import password_hash, token_hash
 
 CLIENTS = ROOT / "tests/integration/nats_clients.mjs"
@@ -139,6 +139,8 @@ def test_clients_of_nats_find_what_they_know(start, tmp_path):
     assert f"# pass {2 * CLIENTS.read_text().count(chr(10) + 'each(')}\n" in done.stdout
 
 
+# The broker has no part in it.
+@release_only
 def test_nats_server_finds_the_same_claims_true(oracle, tmp_path):
     done = node(CLIENTS, tmp_path, NATS_SERVER=oracle)
     print(done.stdout, done.stderr)

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 import redis as pyredis
 
-from harness import PATIENCE, ROOT, at_most, node
+from harness import PATIENCE, ROOT, at_most, node, release_only
 from resp import RedisServer, Resp, command
 
 CLIENTS = ROOT / "tests/integration/resp_clients.mjs"
@@ -758,7 +758,8 @@ def test_redis_benchmark_runs_its_tests_of_what_there_is(start):
 # --- clients of other languages --------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["broker", "redis"])
+# In what is found true of the real server the broker has no part.
+@pytest.fixture(params=["broker", pytest.param("redis", marks=release_only)])
 def server(request):
     """What a client of others cannot tell apart."""
     return request.getfixturevalue(request.param)
