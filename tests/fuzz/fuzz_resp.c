@@ -161,7 +161,7 @@ static long long number(const char *text, size_t len)
 	char copy[32], again[32];
 	long long n;
 
-	if (len == 0 || len > 18)
+	if (len == 0 || len > 18u + (*text == '-'))
 		return -1;
 	memcpy(copy, text, len);
 	copy[len] = 0;
