@@ -66,6 +66,14 @@ struct block *block_reserve(struct block *block, size_t len);
 /* Gives back room that a finished block has too much of; the block may move. */
 struct block *block_trim(struct block *block);
 
+/* Who published it; generation 0: nobody knows. */
+static inline void block_set_publisher(struct block *b, struct run_publisher publisher)
+{
+	b->shard = publisher.shard;
+	b->slot = publisher.slot;
+	b->generation = publisher.generation;
+}
+
 static inline struct span block_name(const struct block *b)
 {
 	return (struct span){ b->bytes, b->name_len };

@@ -77,7 +77,6 @@ bool upstream_passing_message(struct upstream *u, uint64_t sid, struct span subj
 			      const struct upstream_message *m)
 {
 	struct pattern *members = NULL;
-	struct run_publisher from;
 	struct span name;
 	struct block *b;
 
@@ -93,10 +92,8 @@ bool upstream_passing_message(struct upstream *u, uint64_t sid, struct span subj
 	b = upstream_block(u, name, m);
 	if (b == NULL)
 		return true;
-	from = upstream_publish_passed(u, nats_header(m->headers, SPAN("Nats-Msg-Id")));
-	b->shard = from.shard;
-	b->slot = from.slot;
-	b->generation = from.generation;
+	block_set_publisher(
+		b, upstream_publish_passed(u, nats_header(m->headers, SPAN("Nats-Msg-Id"))));
 	b->stamped_ns = u->shard->reactor.now_ns;
 	if (members != NULL)
 		home_deal(u->shard, members, b);

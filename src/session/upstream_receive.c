@@ -147,13 +147,6 @@ static bool is_from(const struct block *b, struct run_publisher from)
 	       (from.generation == 0 || (b->shard == from.shard && b->slot == from.slot));
 }
 
-static void set_from(struct block *b, struct run_publisher from)
-{
-	b->shard = from.shard;
-	b->slot = from.slot;
-	b->generation = from.generation;
-}
-
 static void gather(struct upstream *u, struct upstream_topic *ut, const struct record *r,
 		   uint64_t number, struct run_publisher from)
 {
@@ -175,7 +168,7 @@ static void gather(struct upstream *u, struct upstream_topic *ut, const struct r
 		miss(u, ut);
 		return;
 	}
-	set_from(b, from);
+	block_set_publisher(b, from);
 	record_write(block_body(b) + b->len, r);
 	b->len += bytes;
 	b->messages++;
@@ -247,7 +240,7 @@ static void deliver_labelled(struct upstream *u, struct upstream_topic *ut,
 		miss(u, ut);
 		return;
 	}
-	set_from(b, from);
+	block_set_publisher(b, from);
 	deliver_block(u, ut, b, m->number);
 }
 

@@ -94,22 +94,29 @@ static const char *heard(const struct client *c, const char *text)
 }
 
 /* Unsubscribes while two messages are on their way that another subscription has left out. */
+static struct client *who_unsubscribes(struct client **publisher)
+{
+	struct client *c = socket_of_many();
+
+	*publisher = publisher_of("PUBLISH t\r\n");
+	command(c, "{\"subscribe\":\"t\"}");
+	command(c, "{\"subscribe\":\"*\"}");
+	c->stalled = true;
+	c->wire.out.max = 4;
+	publish(*publisher, "one\r\n");
+	publish(*publisher, "two\r\n");
+	say_json(c, "{\"unsubscribe\":\"t\"}");
+	world_halt();
+	return c;
+}
+
 static void others_take_over_behind_what_is_on_its_way(void **state)
 {
 	struct client *c, *publisher;
 
 	(void)state;
 	begin(NULL);
-	c = socket_of_many();
-	publisher = publisher_of("PUBLISH t\r\n");
-	command(c, "{\"subscribe\":\"t\"}");
-	command(c, "{\"subscribe\":\"*\"}");
-	c->stalled = true;
-	c->wire.out.max = 4;
-	publish(publisher, "one\r\n");
-	publish(publisher, "two\r\n");
-	say_json(c, "{\"unsubscribe\":\"t\"}");
-	world_halt();
+	c = who_unsubscribes(&publisher);
 	publish(publisher, "three\r\n");
 	c->stalled = false;
 	world_rest();
@@ -126,16 +133,7 @@ static void what_is_skipped_while_others_take_over_is_a_gap(void **state)
 
 	(void)state;
 	begin(skips);
-	c = socket_of_many();
-	publisher = publisher_of("PUBLISH t\r\n");
-	command(c, "{\"subscribe\":\"t\"}");
-	command(c, "{\"subscribe\":\"*\"}");
-	c->stalled = true;
-	c->wire.out.max = 4;
-	publish(publisher, "one\r\n");
-	publish(publisher, "two\r\n");
-	say_json(c, "{\"unsubscribe\":\"t\"}");
-	world_halt();
+	c = who_unsubscribes(&publisher);
 	for (unsigned i = 0; i < 2000; i++)
 		publish(publisher, "far too much for a slow one\r\n");
 	c->stalled = false;

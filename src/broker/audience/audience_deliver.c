@@ -442,12 +442,12 @@ void audience_dealt(struct shard *s, struct deal_letter *l)
 
 		if (taken == lot.n)
 			continue;
-		for_none = for_none && m == NULL && members_stand(w);
+		for_none = for_none && m == NULL;
 		l->lots[refused++] = (struct dealt){ lot.first + taken, lot.n - taken };
 	}
 	l->lots_n = refused;
 	if (refused > 0)
-		refuse(s, l, for_none);
+		refuse(s, l, for_none && members_stand(w));
 	else
 		deal_letter_free(l);
 }
